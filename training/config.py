@@ -1,0 +1,292 @@
+"""Every setting of a run, declared once: bounds, unit and one sentence stand on the field.
+
+The TOML file, the command's flags, the page's form and the README's table are made from these models. Knows nothing of torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from training.errors import ConfigError, StudioError
+from training.workspace import checked_name
+
+Target = Literal["attention", "feed_forward", "projections", "convolutions"]
+
+
+def setting(default: Any, help: str, *, unit: str = "", advanced: bool = True, **bounds: Any) -> Any:
+    """A field with its sentence and unit; advanced=False puts it on the page's first screen."""
+    kept = list(default) if isinstance(default, list) else default
+    extra = {"unit": unit, "advanced": advanced}
+    if isinstance(kept, list):
+        return Field(default_factory=lambda: list(kept), description=help, json_schema_extra=extra, **bounds)
+    return Field(kept, description=help, json_schema_extra=extra, **bounds)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Base(Section):
+    """The model that learns to draw in the style."""
+
+    model: str = setting("mini", "`mini` (built in), a diffusers folder, a single .safetensors checkpoint, or a hub id", advanced=False, min_length=1)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "precision of the frozen base; auto: bfloat16 where the device has it, else float16 on a GPU and float32 on a CPU"
+    )
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+
+
+class Data(Section):
+    """The pictures and the words beside them."""
+
+    folder: str = setting("", "folder of .png, .jpg, .jpeg or .webp pictures with .txt captions or a metadata.jsonl", advanced=False)
+    trigger: str = setting("", "the word that calls the style, put into every caption by data.template", advanced=False, max_length=100)
+    template: str = setting(
+        "{caption}, {trigger} style", "how a caption is made when there is a trigger; {caption} and {trigger} are filled in", max_length=500
+    )
+    resolution: int = setting(0, "side of the square whose area every bucket has; 0 = the base's own size", unit="px", ge=0, le=4096)
+    buckets: bool = setting(True, "sort pictures by aspect ratio instead of cropping all to squares")
+    background: str = setting("white", "colour put behind transparent pictures, a name or #rrggbb", max_length=30)
+    flip: bool = setting(True, "also learn from mirrored pictures; turn off when left and right matter (faces with marks, writing)")
+    caption_dropout: float = setting(0.05, "share of captions left empty, so that the style needs no words", unit="share", ge=0, le=1)
+
+
+class Prior(Section):
+    """DreamBooth prior preservation: pictures of the base's own, so that it does not forget."""
+
+    folder: str = setting("", "class pictures; missing ones are drawn by the base into the run's folder (or here, if given)")
+    prompt: str = setting("", "what the class pictures show, for instance `an icon`", max_length=500)
+    images: int = setting(0, "class pictures in all; 0 = off", unit="pictures", ge=0, le=10_000)
+    weight: float = setting(1.0, "weight of their loss against the style's", ge=0, le=100)
+
+
+class Adapter(Section):
+    """What is trained: small matrices beside the frozen weights."""
+
+    method: Literal["lora"] = setting("lora", "lora: low-rank adaptation (Hu et al. 2021)")
+    rank: int = setting(16, "inner size of the adapters: more learns finer and makes a larger file", ge=1, le=512)
+    alpha: float = setting(16.0, "strength of the adapters; what counts is alpha / rank", gt=0, le=1024)
+    targets: list[Target] = setting(
+        ["attention", "feed_forward", "projections"], "UNet parts that get adapters: attention, feed_forward, projections, convolutions", min_length=1
+    )
+    text_encoder_targets: list[Literal["attention", "feed_forward"]] = setting(
+        ["attention", "feed_forward"], "text encoder parts that get adapters when optim.text_encoder_lr is above 0", min_length=1
+    )
+
+
+class Optim(Section):
+    """How long and how strongly to learn."""
+
+    steps: int = setting(1000, "length of the training", unit="updates", advanced=False, ge=1, le=1_000_000)
+    batch_size: int = setting(4, "pictures in one pass", unit="pictures", advanced=False, ge=1, le=256)
+    accumulate: int = setting(1, "passes whose gradients make one update", unit="passes", ge=1, le=256)
+    unet_lr: float = setting(1e-4, "learning rate of the UNet's adapters", ge=0, le=1)
+    text_encoder_lr: float = setting(5e-5, "learning rate of the text encoder's adapters; 0 = leave it alone", ge=0, le=1)
+    schedule: Literal["cosine", "constant", "linear"] = setting("cosine", "course of the learning rate after the warm-up")
+    warmup: float = setting(0.05, "share of the updates in which the learning rate rises from 0", unit="share", ge=0, le=1)
+    weight_decay: float = setting(0.01, "decoupled weight decay of AdamW", ge=0, le=10)
+    clip: float = setting(1.0, "largest norm of the gradient; 0 = no clipping", ge=0, le=1000)
+    min_snr: float = setting(5.0, "gamma of min-SNR loss weights (Hang et al. 2023); 0 = off", ge=0, le=100)
+    noise_offset: float = setting(0.0, "extra noise shared by a whole channel, for darker darks and lighter lights", ge=0, le=1)
+    ema: float = setting(0.0, "decay of an average of the adapters that is saved instead of them; 0 = off", ge=0, lt=1)
+    checkpointing: bool = setting(False, "recompute activations in the backward pass: less memory, slower")
+    seed: int = setting(0, "decides noise, timesteps, order and first weights", ge=0, le=2**63 - 1)
+
+
+class Preview(Section):
+    """Pictures drawn during training, always with the same noise."""
+
+    every: int = setting(100, "distance between previews; 0 = none", unit="updates", ge=0)
+    prompts: list[str] = setting([], "what to draw; empty = three of the captions", max_length=16)
+    negative: str = setting("", "what to keep away from", max_length=1000)
+    steps: int = setting(20, "denoising steps", unit="steps", ge=1, le=200)
+    guidance: float = setting(5.0, "guidance scale; 1 = off", ge=1, le=30)
+    seed: int = setting(0, "noise of the first preview; the next ones count up", ge=0, le=2**63 - 1)
+
+
+class Save(Section):
+    """Where the work goes."""
+
+    name: str = setting("my-style", "name of the style and of its file", advanced=False)
+    folder: str = setting("runs", "the run's folder is save.folder/save.name")
+    every: int = setting(100, "distance between checkpoints; 0 = only at the end", unit="updates", ge=0)
+    keep: int = setting(2, "how many checkpoints stay", unit="checkpoints", ge=1, le=1000)
+    author: str = setting("", "written into the style file when given", max_length=200)
+    licence: str = setting("", "written into the style file when given", max_length=200)
+
+
+class RunConfig(Section):
+    """Everything that decides a run: on a CPU, equal configs and equal pictures give equal styles bit for bit."""
+
+    base: Base = Field(default_factory=Base)
+    data: Data = Field(default_factory=Data)
+    prior: Prior = Field(default_factory=Prior)
+    adapter: Adapter = Field(default_factory=Adapter)
+    optim: Optim = Field(default_factory=Optim)
+    preview: Preview = Field(default_factory=Preview)
+    save: Save = Field(default_factory=Save)
+
+    @property
+    def run_folder(self) -> Path:
+        return Path(self.save.folder).expanduser() / self.save.name
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the settings table. kind: str, int, float, bool or list; choices: of a Literal or a list of them, else ()."""
+
+    section: str
+    name: str
+    kind: type
+    default: Any
+    choices: tuple[str, ...]
+    help: str
+    unit: str
+    advanced: bool
+    low: float | None
+    high: float | None
+
+    @property
+    def key(self) -> str:
+        return f"{self.section}.{self.name}"
+
+
+def settings() -> Iterator[Setting]:
+    """Every setting in the order of the declaration."""
+    for section, of_section in RunConfig.model_fields.items():
+        for name, field in of_section.annotation.model_fields.items():
+            yield _described(section, name, field)
+
+
+def _described(section: str, name: str, field: FieldInfo) -> Setting:
+    hint, choices = field.annotation, ()
+    if get_origin(hint) is list:
+        kind, inner = list, get_args(hint)[0]
+        choices = get_args(inner) if get_origin(inner) is Literal else ()
+    elif get_origin(hint) is Literal:
+        kind, choices = str, get_args(hint)
+    else:
+        kind = hint
+    bounds = {word: getattr(m, word) for m in field.metadata for word in ("ge", "gt", "le", "lt") if getattr(m, word, None) is not None}
+    extra = field.json_schema_extra
+    default = field.get_default(call_default_factory=True)
+    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
+    return Setting(section, name, kind, default, choices, field.description or "", extra["unit"], extra["advanced"], low, high)
+
+
+def from_mapping(found: Mapping[str, Any], source: str = "the settings") -> RunConfig:
+    """Check every value and return the config. Raises one ConfigError that lists everything wrong, with the nearest known names."""
+    complaints: list[str] = []
+    try:
+        config = RunConfig.model_validate(_lenient(found))
+    except ValidationError as error:
+        complaints = [_complaint(e) for e in error.errors()]
+    else:
+        complaints = list(_cross_checks(config))
+    if complaints:
+        head = f"{len(complaints)} settings are wrong" if len(complaints) > 1 else "A setting is wrong"
+        raise ConfigError("\n".join([f"{head} in {source}:", *(f"  - {c}" for c in complaints)]))
+    return config
+
+
+def _lenient(found: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML writes 1 for 1.0: let a whole number stand where a float is expected; everything else stays strict."""
+    floats = {(s.section, s.name) for s in settings() if s.kind is float}
+    lenient: dict[str, Any] = {}
+    for section, values in found.items():
+        if isinstance(values, Mapping):
+            values = {k: float(v) if (section, k) in floats and type(v) is int else v for k, v in values.items()}
+        lenient[section] = values
+    return lenient
+
+
+def _complaint(error: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    value = error.get("input")
+    if error["type"] == "extra_forbidden":
+        known = [s.key for s in settings()] if "." in where else list(RunConfig.model_fields)
+        return f"{where} is not a setting{nearest(where, known)}"
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return f"{where} is {value!r}, a section of settings was expected: [{where}] with its settings below"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{where} is {value!r}: {message.replace('input should', 'it should')}"
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return ", did you mean X?" for the closest known name, or a hint where to find them all."""
+    same_name = [k for k in known if k.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
+    close = same_name or difflib.get_close_matches(word, known, 1, 0.5)
+    return f", did you mean {close[0]}?" if close else "; train_style.py --help lists all of them"
+
+
+def _cross_checks(config: RunConfig) -> Iterator[str]:
+    """What no single field can know."""
+    try:
+        checked_name(config.save.name, "save.name")
+    except StudioError as error:
+        yield str(error)
+    if config.optim.unet_lr == 0 and config.optim.text_encoder_lr == 0:
+        yield "optim.unet_lr and optim.text_encoder_lr are both 0, so nothing would be trained: set one above 0"
+    if config.prior.images and not config.prior.prompt:
+        yield f"prior.images is {config.prior.images} but prior.prompt is empty: say what the class pictures show, or set prior.images = 0"
+    unknown = [part for part in ("caption", "trigger") if "{" + part + "}" not in config.data.template]
+    if "caption" in unknown:
+        yield f"data.template is {config.data.template!r}: it must contain {{caption}}, or every picture would have the same words"
+    try:
+        config.data.template.format(caption="", trigger="")
+    except (KeyError, IndexError, ValueError, AttributeError):
+        yield f"data.template is {config.data.template!r}: only {{caption}} and {{trigger}} can stand in braces"
+    if config.data.trigger and "trigger" in unknown:
+        yield f"data.trigger is {config.data.trigger!r} but data.template has no {{trigger}}: add it, or clear the trigger"
+    if "\0" in "".join([config.base.model, config.data.folder, config.data.trigger, config.prior.folder, config.save.folder]):
+        yield "a setting holds a NUL character: remove it"
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the file's tables, unchecked. Raises ConfigError when it is not there or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is not there. Give a run.toml, or only flags; train_style.py --help shows them.") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder, a TOML file was expected. Give {path / 'run.toml'}, if that is what you meant.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML ({error}). Look at that line, or start again from a run.toml that worked.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}).") from None
+
+
+def with_overrides(found: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return found with values set by dotted key, `{"optim.steps": 10}`; the originals stay as they are."""
+    merged = {section: dict(values) if isinstance(values, Mapping) else values for section, values in found.items()}
+    for key, value in overrides.items():
+        section, name = key.split(".", 1)
+        if not isinstance(merged.setdefault(section, {}), dict):
+            merged[section] = {}
+        merged[section][name] = value
+    return merged
+
+
+def to_toml(config: RunConfig) -> str:
+    """Every setting, so that the file says all that decided the run."""
+    return tomli_w.dumps(config.model_dump())
+
+
+def markdown_table() -> str:
+    """The README's settings table."""
+    rows = ["| setting | default | what it does |", "|---|---|---|"]
+    for s in settings():
+        default = {True: "on", False: "off"}.get(s.default, s.default) if s.kind is bool else s.default
+        shown = ", ".join(default) if isinstance(default, list) else str(default)
+        unit = f" ({s.unit})" if s.unit else ""
+        rows.append(f"| `{s.key}` | {f'`{shown}`' if shown else ''} | {s.help}{unit} |".replace("|  |", "| |"))
+    return "\n".join(rows)

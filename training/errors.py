@@ -1,0 +1,49 @@
+"""Every error this project raises on purpose. Knows nothing else.
+
+StudioError
+├── ConfigError      a setting is unknown, of the wrong type or out of bounds
+├── DataError        pictures or captions cannot be used as they are
+├── ModelError       a base model is missing, of an unknown kind or damaged
+├── StyleFileError   a style file is damaged, unsafe or made for another base
+├── SpaceError       a disk is full or a folder cannot be written
+├── DivergedError    the loss or the gradients stopped being finite
+└── OutOfMemory      the device's memory is not enough
+
+A message says what was found, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class StudioError(Exception):
+    """What a user can understand and mend. The message is shown as it is, without a traceback."""
+
+    exit_code = 2  # nothing was started
+
+
+class ConfigError(StudioError):
+    pass
+
+
+class DataError(StudioError):
+    pass
+
+
+class ModelError(StudioError):
+    pass
+
+
+class StyleFileError(StudioError):
+    pass
+
+
+class SpaceError(StudioError):
+    pass
+
+
+class DivergedError(StudioError):
+    exit_code = 1  # the run had begun
+
+
+class OutOfMemory(StudioError):
+    exit_code = 1

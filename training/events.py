@@ -1,0 +1,117 @@
+"""What a training run says, one small record at a time; the terminal, the page and the tests all read the same lines.
+
+Knows nothing of torch. A line of `events.jsonl` is the record as one JSON object with its name under `event` and the
+wall-clock time in seconds under `time`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Started:
+    """Everything was checked and loaded. step: updates already done (more than 0 on a resumed run); steps: updates in all."""
+
+    step: int
+    steps: int
+    pictures: int
+    trainable: int  # weights
+    total: int  # weights of the adapted parts
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """One update was made. seconds: wall-clock time of this update; left: estimated seconds to the end."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    seconds: float
+    left: float
+
+
+@dataclass(frozen=True)
+class Previewed:
+    """Pictures were drawn after `step` updates; paths are relative to the run's folder, in the order of preview.prompts."""
+
+    step: int
+    paths: tuple[str, ...]
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is complete on disk; path is relative to the run's folder."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Something worth knowing that is no trouble: a phase that takes time, a fallback that was taken."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    message: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The style is on disk, read back and compared; path is relative to the run's folder. stopped: on request, before the end."""
+
+    step: int
+    path: str
+    stopped: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The run cannot go on. saved: updates in the last checkpoint, 0 when there is none."""
+
+    message: str
+    saved: int
+
+
+Event = Started | Stepped | Previewed | Saved | Noted | Warned | Finished | Failed
+KINDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (Started, Stepped, Previewed, Saved, Noted, Warned, Finished, Failed)}
+
+
+def to_line(event: Event) -> str:
+    """One JSON object without a line end."""
+    name = type(event).__name__.lower()
+    return json.dumps({"event": name, "time": round(time.time(), 3), **dataclasses.asdict(event)}, ensure_ascii=False, allow_nan=False)
+
+
+def from_line(line: str) -> Event | None:
+    """Return the event, or None for a line that is not one (cut off by a crash, or written by a later version)."""
+    try:
+        found = json.loads(line)
+        kind = KINDS[found.pop("event")]
+        found.pop("time", None)
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in found.items()})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def read(path: Path) -> Iterator[Event]:
+    """Every readable event of an events.jsonl, oldest first; nothing when the file is not there."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if (event := from_line(line)) is not None:
+                yield event
