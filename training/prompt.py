@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from dataclasses import dataclass
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 KEY = "style_studio"  # the PNG text chunk that holds the record
 
@@ -22,6 +26,13 @@ class Prompt:
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+    def to_png(self, picture: Image.Image) -> bytes:
+        """The picture as a PNG file that says how it was drawn."""
+        info, file = PngInfo(), io.BytesIO()
+        info.add_itxt(KEY, self.to_json())
+        picture.save(file, "PNG", pnginfo=info)
+        return file.getvalue()
 
     @staticmethod
     def from_json(text: str) -> Prompt:

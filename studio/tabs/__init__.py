@@ -1,0 +1,44 @@
+"""The page's tabs, one module each, and what they share: how a complaint is told and how a picture is shown."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from studio.datasets import thumbnail
+from studio.forms import in_words
+from training.errors import StudioError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+PRIVATE = {"api_visibility": "private"}  # of an event: only the page itself may call it
+QUIET = {**PRIVATE, "show_progress": "hidden"}  # and no spinner over what it changes
+
+
+def told(handler: Callable[P, R]) -> Callable[P, R]:
+    """A handler whose StudioError becomes a message on the page instead of a traceback."""
+
+    @functools.wraps(handler)
+    def telling(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return handler(*args, **kwargs)
+        except StudioError as error:
+            raise gr.Error(in_html(in_words(str(error))), duration=20, title="That did not go", print_exception=False) from None
+
+    return telling
+
+
+def in_html(text: str) -> str:
+    """Text for a message on the page, which would take it for HTML."""
+    return escape(text).replace("\n", "<br>")
+
+
+def shown(picture: Path, side: int) -> str:
+    """Where the page may fetch a copy of a picture, at most side px wide and high: files of the workspace are never served themselves."""
+    return str(thumbnail(picture, side=side, into=Path(get_upload_folder()) / "shown"))

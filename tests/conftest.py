@@ -1,0 +1,42 @@
+"""Fixtures that several test modules share: one tiny base a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import tiny_base
+from training.families import detect
+from training.families.family import Parts
+
+
+def _loaded(folder: Path, dtype: torch.dtype) -> Parts:
+    from training.device import Place
+
+    return detect.load(detect.find(str(folder)), Place(torch.device("cpu"), dtype))
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny epsilon base on disk. Read only: copy it before you change a file."""
+    return tiny_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def v_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny v-prediction base with zero terminal SNR, as the built-in one is."""
+    return tiny_base(tmp_path_factory.mktemp("base") / "tiny-v", prediction_type="v_prediction")
+
+
+@pytest.fixture(scope="session")
+def parts(base_folder: Path) -> Parts:
+    """The tiny base in float32 on the CPU, shared: put adapters on a base of your own (detect.load), not on this one."""
+    return _loaded(base_folder, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def parts64(base_folder: Path) -> Parts:
+    """The tiny base in float64, where equal sums are equal to 1e-12. Shared like parts."""
+    return _loaded(base_folder, torch.float64)

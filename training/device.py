@@ -1,0 +1,68 @@
+"""Where the work runs and in what precision: device, dtype, attention, memory. The first module that imports torch."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from training.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device and the precision of the frozen weights on it."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    @property
+    def precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+
+def choose(device: str = "auto", dtype: str = "auto") -> Place:
+    """Turn settings into a place. Raises ConfigError for a device that is not here."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[kind]
+    if not here or (index and int(index) >= torch.cuda.device_count()):
+        raise ConfigError(f"base.device is {device}, which this machine or this build of torch does not have. Set it to auto or cpu.")
+    return Place(torch.device(device), _best_dtype(torch.device(device)) if dtype == "auto" else DTYPES[dtype])
+
+
+def _best_dtype(device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu":
+        return torch.bfloat16 if has_bfloat16_units() else torch.float32
+    return torch.float32
+
+
+def has_bfloat16_units() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX, or Arm's BF16); emulated it is slower than float32."""
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        return False
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    if any(getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe)):
+        return True
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("bf16") or capabilities.get("avx512_bf16"))
+
+
+def peak_memory(device: torch.device) -> float:
+    """Largest memory so far in GiB: the device's for a GPU, the process's own for a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / GIB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / GIB if sys.platform == "darwin" else peak * 1024 / GIB

@@ -1,0 +1,49 @@
+"""`--dry-run`: everything is checked, two updates are measured, the plan is printed, nothing is kept."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+
+from rich.console import Console
+from rich.table import Table
+
+from training.config import RunConfig
+from training.device import peak_memory
+from training.run import Run, planned
+from training.terminal import clock
+
+PROBES = 2  # updates measured; the first one also pays for setting things up
+
+
+def print_plan(config: RunConfig, began: float) -> None:
+    """Print pictures, buckets, updates, share of weights, memory and time expected. Raises StudioError as the run itself would."""
+    with tempfile.TemporaryDirectory() as scratch:  # the user's folders stay as they are
+        away = config.model_copy(update={"save": config.save.model_copy(update={"folder": scratch})})
+        run = Run(planned(away))
+        notes = [note.message for note in run.prepare(resume=False)]
+        setting_up = time.time() - began
+        for _ in range(PROBES):
+            run.update()
+    used = Counter(f"{b.width}x{b.height}" for b in run.bucket_of)
+    optim = config.optim
+    seen = optim.steps * optim.batch_size * optim.accumulate
+    table = Table(show_header=False, title=f"plan of {config.save.name}")
+    rows = {
+        "base": f"{run.parts.title} ({run.parts.family.title}), {run.place.precision} on {run.place.name}",
+        "pictures": f"{len(run.examples)}" + (f" and {config.prior.images} class pictures" if config.prior.images else ""),
+        "buckets": ", ".join(f"{size} px: {count}" for size, count in sorted(used.items())),
+        "updates": f"{optim.steps} of {optim.batch_size * optim.accumulate} pictures: every picture {seen / len(run.examples):.0f} times",
+        "trained": f"{run.trainable:,} of {run.total:,} weights ({run.trainable / run.total:.2%})",
+        "style file": f"about {run.trainable * 2 / 1e6:.1f} MB",
+        "memory": f"about {peak_memory(run.place.device):.1f} GiB",
+        "time": f"about {clock(setting_up + run.pace[-1] * optim.steps)}, previews not counted",
+        "goes to": str(config.run_folder),
+    }
+    for name, text in rows.items():
+        table.add_row(name, text)
+    console = Console()
+    console.print(table)
+    for note in notes[:-2]:
+        console.print(f"- {note}", markup=False)

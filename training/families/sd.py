@@ -1,0 +1,49 @@
+"""Stable Diffusion 1.x and 2.x, and the built-in mini base: one CLIP text encoder, one UNet with cross-attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from training.families.family import Family, Parts
+
+UNET_GROUPS = {
+    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
+    "feed_forward": ("ff.net.0.proj", "ff.net.2"),
+    "projections": ("proj_in", "proj_out"),
+    "convolutions": ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"),
+}
+CLIP_GROUPS = {"attention": ("q_proj", "k_proj", "v_proj", "out_proj"), "feed_forward": ("fc1", "fc2")}
+
+
+def encode_text(parts: Parts, captions: Sequence[str]) -> Tensor:
+    """Return the text encoder's last states [B, tokens, width], layer norm included, as the stock pipeline does."""
+    tokenizer, encoder = parts.tokenizers["tokenizer"], parts.networks["text_encoder"]
+    length = tokenizer.model_max_length
+    ids = tokenizer(list(captions), padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+    return encoder(ids.to(encoder.device))[0]
+
+
+def predict(parts: Parts, noisy: Tensor, timesteps: Tensor, conditioning: Tensor) -> Tensor:
+    return parts.denoiser(noisy, timesteps, conditioning, return_dict=False)[0]
+
+
+SD1 = Family(
+    name="sd1",
+    title="Stable Diffusion 1.x",
+    pipeline="StableDiffusionPipeline",
+    denoiser="unet",
+    text_encoders=("text_encoder",),
+    architecture="stable-diffusion-v1",
+    naming="sd1",
+    groups=UNET_GROUPS,
+    text_groups=CLIP_GROUPS,
+    encode_text=encode_text,
+    predict=predict,
+    gather=torch.cat,
+)
+SD2 = replace(SD1, name="sd2", title="Stable Diffusion 2.x", architecture="stable-diffusion-v2", naming="sd2")
+MINI = replace(SD1, name="mini", title="the built-in mini base", architecture="style-studio-mini")

@@ -1,0 +1,143 @@
+"""What style files call the layers of a base model, in two dialects. Pure text; knows nothing of tensors or files.
+
+kohya:     `lora_unet_down_blocks_0_…`, with the names of Stability's own code (`input_blocks_4_1_…`) for SDXL; every program reads it
+diffusers: `unet.down_blocks.0.…`, the dotted names of diffusers and peft
+
+Names are built forwards from a live module's dotted name. A name in a file is looked up among those, never taken apart at its underscores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
+
+from training.errors import StyleFileError
+
+Part = Literal["unet", "text_encoder", "text_encoder_2"]
+Place = tuple[str, str, tuple[int, ...]]  # part, live dotted module name, shape of its weight
+
+SINGLE = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
+PREFIXES = {"sd1": SINGLE, "sd2": SINGLE, "sdxl": {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}}
+WORDS = {"unet": "UNet", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
+
+# SDXL's modules in sgm (Stability-AI/generative-models), as sd-scripts and diffusers write and read them.
+SGM_SINGLES = {
+    "conv_in": "input_blocks.0.0",
+    "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
+SGM_RESNET = {"conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}
+SGM_COLUMN = {"resnets": 0, "attentions": 1}
+
+
+def canonical_name(part: str, module: str, family: str) -> str:
+    """Return the kohya name a style file is written with. module: the live dotted name. Raises StyleFileError for an unknown family or part."""
+    return _prefix(part, family) + _spellings(part, module, family)[0].replace(".", "_")
+
+
+def kohya_names(part: str, modules: Iterable[str], family: str) -> dict[str, str]:
+    """Return every kohya name that is accepted -> live module: the canonical one and what other programs write for it."""
+    # diffusers' own converter writes lora_te1_ for a single text encoder, too.
+    prefixes = {_prefix(part, family), "lora_te1_"} if part == "text_encoder" else {_prefix(part, family)}
+    return {prefix + s.replace(".", "_"): module for module in modules for s in _spellings(part, module, family) for prefix in prefixes}
+
+
+def _prefix(part: str, family: str) -> str:
+    try:
+        return PREFIXES[family][part]
+    except KeyError:
+        raise StyleFileError(f"There are no style file names for the {part} of a {family or 'unknown'} base. Known: {', '.join(PREFIXES)}.") from None
+
+
+def diffusers_names(part: str, modules: Iterable[str]) -> dict[str, str]:
+    """Return every dotted name that is accepted -> live module; the first of a module is the one to write."""
+    return {f"{part}.{spelling}": module for module in modules for spelling in _spellings(part, module, family="")}
+
+
+def accepted_names(parts: Mapping[str, Mapping[str, tuple[int, ...]]], family: str) -> dict[str, Place]:
+    """Return name in a file -> its place in the base, in both dialects. parts: part -> live module -> shape of its weight."""
+    accepted: dict[str, Place] = {}
+    for part, shapes in parts.items():
+        for name, module in (kohya_names(part, shapes, family) | diffusers_names(part, shapes)).items():
+            accepted[name] = (part, module, shapes[module])
+    return accepted
+
+
+def standard_places(family: str) -> dict[str, tuple[str, str]]:
+    """Return accepted name -> (part, module) for all that models of a family have, so that files convert without a model at hand."""
+    places: dict[str, tuple[str, str]] = {}
+    for part in PREFIXES.get(family, {}):
+        modules = list(_standard_unet(family) if part == "unet" else _standard_text_encoder())
+        places |= {name: (part, module) for name, module in (kohya_names(part, modules, family) | diffusers_names(part, modules)).items()}
+    return places
+
+
+def part_of(name: str) -> str:
+    """Return the part that a name of either dialect belongs to, "" when it is none of ours."""
+    for prefixes in (PREFIXES["sdxl"], SINGLE, {part: f"{part}." for part in WORDS}):
+        for part, prefix in prefixes.items():
+            if name.startswith(prefix):
+                return part
+    return ""
+
+
+def counted(names: Iterable[str]) -> str:
+    """In words how many layers of which part: `128 layers of the UNet, 72 layers of the text encoder`."""
+    found = [part_of(name) for name in names]
+    rows = [(found.count(part), words) for part, words in [*WORDS.items(), ("", "unknown part")]]
+    return ", ".join(f"{count} layer{'s' if count > 1 else ''} of the {words}" for count, words in rows if count)
+
+
+def _spellings(part: str, module: str, family: str) -> list[str]:
+    """Dotted spellings of one module, the one to write first."""
+    if part == "unet":
+        return [_sgm(module), module] if family == "sdxl" else [module]
+    # transformers 5 has no `text_model` in CLIPTextModel any more, but every other program looks for it.
+    bare = module.removeprefix("text_model.")
+    return [bare] if bare.startswith("text_projection") else [f"text_model.{bare}", bare]
+
+
+def _sgm(module: str) -> str:
+    """diffusers' name of a module of SDXL's UNet -> sgm's. All SDXL models have two resnets a level, hence the 3 (with the sampler)."""
+    match module.split("."):
+        case ["mid_block", "attentions", "0", *inner]:
+            block = "middle_block.1"
+        case ["mid_block", "resnets", index, *inner]:
+            block = f"middle_block.{2 * int(index)}"
+        case ["down_blocks", level, "downsamplers", "0", "conv"]:
+            return f"input_blocks.{3 * int(level) + 3}.0.op"
+        case ["up_blocks", level, "upsamplers", "0", "conv"]:
+            return f"output_blocks.{3 * int(level) + 2}.2.conv"
+        case ["down_blocks", level, "resnets" | "attentions" as kind, index, *inner]:
+            block = f"input_blocks.{3 * int(level) + int(index) + 1}.{SGM_COLUMN[kind]}"
+        case ["up_blocks", level, "resnets" | "attentions" as kind, index, *inner]:
+            block = f"output_blocks.{3 * int(level) + int(index)}.{SGM_COLUMN[kind]}"
+        case _:
+            return SGM_SINGLES.get(module, module)
+    rest = ".".join(inner)
+    return f"{block}.{SGM_RESNET.get(rest, rest)}"
+
+
+def _standard_unet(family: str) -> Iterator[str]:
+    """More modules than any one model has: 4 levels, 3 resnets down and 4 up (2 and 3 for SDXL), 10 transformer blocks."""
+    yield from SGM_SINGLES
+    attention = [f"attn{n}.to_{x}" for n in (1, 2) for x in ("q", "k", "v", "out.0")]
+    blocks = [f"transformer_blocks.{n}.{inner}" for n in range(10) for inner in [*attention, "ff.net.0.proj", "ff.net.2"]]
+    rows = {f"resnets.{{}}.{inner}" for inner in SGM_RESNET} | {f"attentions.{{}}.{inner}" for inner in ["proj_in", "proj_out", *blocks]}
+    down = 2 if family == "sdxl" else 3
+    for row in sorted(rows):
+        yield from (f"down_blocks.{level}.{row.format(index)}" for level in range(4) for index in range(down))
+        yield from (f"up_blocks.{level}.{row.format(index)}" for level in range(4) for index in range(down + 1))
+        yield from (f"mid_block.{row.format(index)}" for index in range(2 if row.startswith("resnets") else 1))
+    for level in range(4):
+        yield from (f"down_blocks.{level}.downsamplers.0.conv", f"up_blocks.{level}.upsamplers.0.conv")
+
+
+def _standard_text_encoder() -> Iterator[str]:
+    for layer in range(32):
+        inner = [f"self_attn.{x}_proj" for x in ("q", "k", "v", "out")] + ["mlp.fc1", "mlp.fc2"]
+        yield from (f"encoder.layers.{layer}.{x}" for x in inner)
+    yield "text_projection"

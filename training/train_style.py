@@ -1,0 +1,195 @@
+"""The headless command: `train_style.py [RUN.toml] [--section.key VALUE ...]`. Trains, prints what happens, writes events.jsonl.
+
+Paths in a TOML file are relative to that file; paths in flags and save.folder are relative to where the command is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file: the clone's root is not on the path yet
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from training import events
+from training.config import RunConfig, Setting, from_mapping, nearest, read_toml, settings, with_overrides
+from training.errors import ConfigError, StudioError
+
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that complains as the rest of the project does."""
+
+    def error(self, message: str) -> None:
+        raise ConfigError(f"{message}. See train_style.py --help.")
+
+
+def parser() -> Parser:
+    made = Parser(prog="train_style.py", description="Train a style: a LoRA for Stable Diffusion, from a folder of pictures.", allow_abbrev=False)
+    made.add_argument("file", nargs="?", metavar="RUN.toml", help="settings; a flag overrides what stands in it")
+    made.add_argument("--dry-run", action="store_true", help="check everything, measure two updates, print the plan and stop")
+    sections: dict[str, Any] = {}
+    for s in settings():
+        group = sections.setdefault(s.section, made.add_argument_group(s.section) if s.section not in sections else None)
+        unit = f" [{s.unit}]" if s.unit else ""
+        shown = " ".join(s.default) if s.kind is list else s.default
+        default = f" (default: {shown})" if shown not in ("", None) else ""
+        text = f"{s.help}{unit}{default}".replace("%", "%%")
+        group.add_argument(f"--{s.key}", dest=s.key, nargs="*" if s.kind is list else None, metavar=_metavar(s), help=text, default=argparse.SUPPRESS)
+    return made
+
+
+def _metavar(s: Setting) -> str:
+    if s.choices and s.kind is not list:
+        return "{" + ",".join(s.choices) + "}"
+    return {str: "TEXT", int: "N", float: "X", bool: "{on,off}", list: "ITEM"}[s.kind]
+
+
+def config_from(argv: list[str]) -> tuple[RunConfig, bool]:
+    """Return the config and whether it is a dry run. Raises ConfigError with everything that is wrong."""
+    made = parser()
+    found, unknown = made.parse_known_args(argv)
+    known = [s.key for s in settings()]
+    strange = [word.split("=")[0].lstrip("-") for word in unknown if word.startswith("-")]
+    if strange:
+        raise ConfigError("\n".join(f"--{word} is not a setting{nearest(word, known)}" for word in strange))
+    if unknown:
+        raise ConfigError(f"{unknown[0]!r} belongs to no flag. Put names with spaces in quotes; see train_style.py --help.")
+    by_key = {s.key: s for s in settings()}
+    flags = {key: _value(by_key[key], value) for key, value in vars(found).items() if key in by_key}
+    tables = _absolute(read_toml(Path(found.file)), Path(found.file).resolve().parent) if found.file else {}
+    return from_mapping(with_overrides(tables, _absolute_flags(flags)), found.file or "the flags"), found.dry_run
+
+
+def _value(s: Setting, text: Any) -> Any:
+    """A flag's text as the setting's type; what cannot be one stays text, so that the check names it."""
+    if s.kind is bool and isinstance(text, str):
+        return True if text.lower() in TRUE else False if text.lower() in FALSE else text
+    if s.kind in (int, float):
+        try:
+            return s.kind(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _absolute(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Paths of a TOML file seen from its own folder, so that it works from anywhere."""
+    for section, name in (("data", "folder"), ("prior", "folder"), ("base", "model")):
+        values = tables.get(section)
+        if isinstance(values, dict) and isinstance(path := values.get(name), str) and path and "\0" not in path:
+            local = (folder / Path(path).expanduser()).resolve()
+            if name == "folder" or (path != "mini" and (path.startswith(".") or local.exists())):
+                values[name] = str(local)
+    return tables
+
+
+def _absolute_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    made = dict(flags)
+    for key in ("data.folder", "prior.folder"):
+        if made.get(key) and "\0" not in made[key]:
+            made[key] = str(Path(made[key]).expanduser().resolve())
+    return made
+
+
+class Interrupts:
+    """The first Ctrl-C or SIGTERM asks the run to save and leave; the second leaves at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(kind, self._heard)
+
+    def _heard(self, kind: int, frame: object) -> None:
+        if self.asked:
+            os._exit(128 + kind)
+        self.asked = True
+        print("\nStopping after this update: saving and writing the style. Once more leaves at once.", file=sys.stderr, flush=True)
+
+    def __call__(self) -> bool:
+        return self.asked
+
+
+def recorded(stream: Iterable[events.Event], folder: Path) -> Iterator[events.Event]:
+    """Append each event to folder/events.jsonl before passing it on. A full disk does not end the training."""
+    for event in stream:
+        try:
+            with (folder / "events.jsonl").open("a", encoding="utf-8") as file:
+                file.write(events.to_line(event) + "\n")
+        except OSError as error:
+            print(f"events.jsonl cannot be written ({error.strerror})", file=sys.stderr)
+        yield event
+
+
+def run(config: RunConfig) -> int:
+    """Train, show and record. Returns the exit code."""
+    from training.terminal import show
+
+    stop = Interrupts()
+    begun, saved = False, 0
+
+    def watched() -> Iterator[events.Event]:
+        nonlocal begun, saved
+        from training.loop import train
+
+        for event in train(config, stop):
+            begun = begun or isinstance(event, events.Started)
+            saved = event.step if isinstance(event, events.Saved) else saved
+            yield event
+
+    try:
+        show(recorded(watched(), config.run_folder))
+    except StudioError as error:
+        _fail(config, str(error), saved, begun)
+        return 1 if begun else error.exit_code
+    except Exception:  # the process edge: a defect of ours or of a library, told without a wall of code
+        report = config.run_folder / "crash.txt"
+        where = _kept(report, traceback.format_exc())
+        _fail(config, f"something went wrong that should not have: {sys.exc_info()[1]}. Details: {where}. Run the same command again to go on.", saved, begun)
+        return 1
+    return 0
+
+
+def _kept(report: Path, text: str) -> str:
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text(text, encoding="utf-8")
+    except OSError:
+        return text
+    return str(report)
+
+
+def _fail(config: RunConfig, message: str, saved: int, begun: bool) -> None:
+    if begun:
+        message += f" Saved so far: {saved} updates." if saved else ""
+        list(recorded([events.Failed(message, saved)], config.run_folder))
+    elif (config.run_folder / "events.jsonl").exists():  # a page may be waiting for a word
+        list(recorded([events.Failed(message, 0)], config.run_folder))
+    print(message, file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    began = time.time()
+    try:
+        config, dry = config_from(sys.argv[1:] if argv is None else argv)
+        if dry:
+            from training.dry_run import print_plan
+
+            print_plan(config, began)
+            return 0
+    except StudioError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return run(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
