@@ -34,6 +34,11 @@ def names(workspace: Workspace) -> list[str]:
     return sorted((f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith(".")), key=str.casefold) if root.is_dir() else []
 
 
+def newest(workspace: Workspace) -> str | None:
+    """The dataset that was changed last, None when there is none."""
+    return max(names(workspace), key=lambda name: (workspace.datasets() / name).stat().st_mtime, default=None)
+
+
 def make(workspace: Workspace, name: str) -> Path:
     """Make an empty dataset and return its folder. Raises ConfigError for a bad name, DataError when there is one of that name."""
     name = checked_name(unicodedata.normalize("NFC", name.strip()), "the dataset's name")

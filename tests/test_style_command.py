@@ -38,7 +38,8 @@ def random_modules(shapes: dict[str, tuple[int, ...]]) -> dict[str, Lora]:
     }
 
 
-def test_inspect_tells_a_person_what_matters(style: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_tells_a_person_what_matters(style: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "4000")
     assert main(["inspect", str(style)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert all(word in shown for word in ("ink.safetensors", "inkwash", "SD 1.5", "2 layers of the UNet", "optim.steps 1000", "epsilon"))

@@ -63,7 +63,8 @@ def tiny_base(folder: Path, *, prediction_type: str = "epsilon", side: int = SID
         )
     noise_schedule: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
     scheduler = DDIMScheduler(**noise_schedule, set_alpha_to_one=False, steps_offset=1, prediction_type=prediction_type, **v)
-    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    nothing = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler, **nothing)
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
 

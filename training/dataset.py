@@ -39,7 +39,7 @@ LARGEST_PICTURE_FILE = 512 * 2**20  # bytes
 LARGEST_CAPTION = 10_000  # bytes of UTF-8
 LARGEST_METADATA = 20 * 2**20  # bytes
 
-# What Pillow's readers raise for damaged files; fuzzing finds all of these.
+# What Pillow's readers raise for damaged files.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 WARNINGS_LOCK = threading.Lock()  # warnings.catch_warnings changes the whole process
 UPRIGHT = {  # EXIF 2.32, tag 0x0112. ImageOps.exif_transpose writes the EXIF anew as well, which damaged EXIF does not survive.
@@ -116,7 +116,7 @@ def captioned(caption: str, trigger: str, template: str = TEMPLATE) -> str:
     filled = " ".join(template.format(caption=caption, trigger=trigger).split())
     if caption:
         return filled
-    return re.sub(r"(\s*[,;:])+", r"\1", filled).strip(" ,;:-")  # what stood between the caption and the rest
+    return re.sub(r"\s*([,;:])(\s*[,;:])*", r"\1", filled).strip(" ,;:-")  # what stood between the caption and the rest
 
 
 def open_picture(path: Path, background: str = "white") -> Image.Image:
@@ -439,7 +439,7 @@ def _decoded(content: bytes) -> tuple[Image.Image, list[str]]:
             picture.load()
             upright = _upright(picture)
         except Image.DecompressionBombError:
-            raise DataError(_too_large("more pixels than any camera makes")) from None
+            raise DataError(_too_large("hundreds of millions of pixels")) from None
         except UnidentifiedImageError:
             raise DataError(_disguised(content)) from None
         except DAMAGED as error:

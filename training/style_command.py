@@ -57,10 +57,12 @@ def _inspect(arguments: argparse.Namespace) -> None:
         print(json.dumps(described(style) | {"metadata": {key: printable(value) for key, value in style.metadata.items()}}, indent=2))
         return
     table = Table(title=Text(printable(arguments.file.name, 80)), show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")
     for key, value in described(style).items():
         if key == "recipe":
             rows = [(f"{section}.{name}", v) for section, values in value.items() if isinstance(values, dict) for name, v in values.items()]
-            value = ", ".join(f"{name} {v}" for name, v in rows)
+            value = ", ".join(f"{name} {' '.join(map(str, v)) if isinstance(v, list) else v}" for name, v in rows if v not in ("", []))
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         if shown:
             table.add_row(key.replace("_", " "), Text(printable(shown, SHOWN)))

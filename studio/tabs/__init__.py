@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import shutil
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -42,3 +44,14 @@ def in_html(text: str) -> str:
 def shown(picture: Path, side: int) -> str:
     """Where the page may fetch a copy of a picture, at most side px wide and high: files of the workspace are never served themselves."""
     return str(thumbnail(picture, side=side, into=Path(get_upload_folder()) / "shown"))
+
+
+def offered(file: Path) -> str:
+    """Where the page may fetch a file of ours as it is, for a download: a copy, made once for every state of the file."""
+    stat = file.stat()
+    folder = Path(get_upload_folder()) / "offered" / hashlib.sha256(f"{file}|{stat.st_mtime_ns}|{stat.st_size}".encode()).hexdigest()[:32]
+    if not (folder / file.name).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        half = shutil.copyfile(file, folder / f"{file.name}.half")
+        half.replace(folder / file.name)
+    return str(folder / file.name)

@@ -169,19 +169,25 @@ def load_part(files: BaseFiles, part: str, place: Place) -> nn.Module:
     return network
 
 
+def sides(files: BaseFiles) -> tuple[int, int]:
+    """The side a base was made for, and what the sides of its pictures are multiples of, in px. Reads its configs only."""
+    unet, vae = (_json(files.folder / part / "config.json", files.title) for part in ("unet", "vae"))
+    pixel_step = 2 ** (len(vae.get("block_out_channels", (64,))) - 1)
+    own = unet.get("sample_size")
+    return own * pixel_step if isinstance(own, int) else 512, pixel_step * 2 ** (len(unet.get("block_out_channels", (320, 640, 1280, 1280))) - 1)
+
+
 def load(files: BaseFiles, place: Place) -> Parts:
     """The whole base, frozen, on a device."""
-    from diffusers import DDPMScheduler, DiffusionPipeline
+    import diffusers
     from transformers import CLIPTokenizer
 
+    size, multiple = sides(files)
     networks = {part: load_part(files, part, place) for part in LOADERS}
-    pipeline_class = DiffusionPipeline.load_config(files.folder)["scheduler"]
-    import diffusers
-
-    scheduler = getattr(diffusers, pipeline_class[1]).from_pretrained(files.folder, subfolder="scheduler")
+    sampler = _json(files.folder / "model_index.json", files.title)["scheduler"][1]
+    scheduler = getattr(diffusers, sampler).from_pretrained(files.folder, subfolder="scheduler")
     tokenizer = CLIPTokenizer.from_pretrained(files.folder / "tokenizer", local_files_only=True)
-    vae, unet = networks["vae"].config, networks["unet"].config
-    pixel_step = 2 ** (len(vae.block_out_channels) - 1)
+    vae = networks["vae"].config
     digest = hashlib.sha256()
     for path in _weights(files.folder / "unet", files.title)[0]:
         digest.update(_file_hash(path).encode())
@@ -192,12 +198,12 @@ def load(files: BaseFiles, place: Place) -> Parts:
         scheduler=scheduler,
         title=files.title,
         hash=digest.hexdigest(),
-        size=unet.sample_size * pixel_step if isinstance(unet.sample_size, int) else 512,
+        size=size,
         latent_scale=vae.scaling_factor,
         latent_shift=vae.shift_factor or 0.0,
-        pixel_step=pixel_step,
-        multiple=pixel_step * 2 ** (len(unet.block_out_channels) - 1),
-        alphas_cumprod=DDPMScheduler.from_config(scheduler.config).alphas_cumprod.float(),
+        pixel_step=2 ** (len(vae.block_out_channels) - 1),
+        multiple=multiple,
+        alphas_cumprod=diffusers.DDPMScheduler.from_config(scheduler.config).alphas_cumprod.float(),
     )
 
 

@@ -44,14 +44,14 @@ def for_autoencoder(folder: Path) -> tuple[Tensor, Tensor]:
     return pictures[~held], pictures[held]
 
 
-def for_painter(folder: Path, limit: int = 360) -> Lessons:
+def for_painter(folder: Path, limit: int = 260) -> Lessons:
     """Return the concepts all PAINTED sets share, at most `limit` of them chosen by a fixed seed, in every style."""
     sets = {name: icons.pictures(icons.SETS[name], folder) for name in PAINTED}
     shared = sorted(name for name in set.intersection(*map(set, sets.values())) if not VAGUE.search(words(name)))
     wanted = [name for name in shared if name in FIRST]
     rest = [name for name in shared if name not in FIRST]
     random.Random(1).shuffle(rest)
-    chosen = sorted(wanted + rest[: limit - len(wanted)])
+    chosen = sorted(wanted + rest[: max(0, limit - len(wanted))])
     rows = [(sets[s][c], words(c), icons.SETS[s].style) for s in PAINTED for c in chosen]
     pictures = torch.from_numpy(np.stack([r[0] for r in rows])).permute(0, 3, 1, 2).contiguous()
     return Lessons(pictures, [r[1] for r in rows], [r[2] for r in rows])

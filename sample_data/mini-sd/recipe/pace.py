@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 WARM_UP = 200  # steps
+AVERAGE_EVERY = 4  # steps between moves of the averaged copy
 DECAY = 0.25  # the last share of a stage, in which the learning rate falls to nothing
 
 
@@ -50,6 +51,9 @@ class Stage:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.flat, self.grad = flattened(self.parameters)
         self.moments = (torch.zeros_like(self.flat), torch.zeros_like(self.flat))
+        whole = nn.Parameter(self.flat)  # shares the memory
+        whole.grad = self.grad
+        self.adamw = torch.optim.AdamW([whole], betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.averaged = self.flat.clone()
         self.folder, self.steps, self.lr, self.horizon = folder, steps, lr, average
         self.step = 0
@@ -60,6 +64,8 @@ class Stage:
         if self.streams > 1:
             dist.broadcast(self.flat, 0)
             dist.broadcast(self.averaged, 0)
+        state = {"step": torch.tensor(float(self.step)), "exp_avg": self.moments[0], "exp_avg_sq": self.moments[1]}
+        self.adamw.state[whole] = state
 
     def learning_rate(self) -> float:
         """Warm up, hold, then fall as one minus the square root (Hägele et al. 2024, arXiv 2405.18392)."""
@@ -76,15 +82,12 @@ class Stage:
         norm = self.grad.norm()
         if torch.isfinite(norm):
             self.grad.mul_((1 / (norm + 1e-6)).clamp(max=1.0))
-            first, second = self.moments
-            first.lerp_(self.grad, 0.1)
-            second.lerp_(self.grad.square(), 0.01)
-            n, lr = self.step + 1, self.learning_rate()
-            scale = math.sqrt(1 - 0.99**n) / (1 - 0.9**n)
-            self.flat.mul_(1 - lr * 0.01).addcdiv_(first, second.sqrt().add_(1e-8), value=-lr * scale)
+            self.adamw.param_groups[0]["lr"] = self.learning_rate()
+            self.adamw.step()
         self.grad.zero_()
         self.step += 1
-        self.averaged.lerp_(self.flat, max(1 / self.horizon, 1 / (self.step / 3 + 1)))
+        if self.step % AVERAGE_EVERY == 0:
+            self.averaged.lerp_(self.flat, min(1.0, AVERAGE_EVERY * max(1 / self.horizon, 3 / self.step)))
 
     def swap(self) -> None:
         """Exchange the raw and the averaged weights in place; call twice to come back."""

@@ -121,7 +121,7 @@ def train(lessons: Lessons, work: Path, *, steps: int, device: str) -> None:
         pipe.save_pretrained(work / "painter" / "model")
         sheet(pipe, sorted(set(lessons.styles))).save(work / "painter" / f"after-{stage.step * stage.streams * BATCH}-pictures.png")
 
-    stage.run(loss_of, every=420, keep=keep)
+    stage.run(loss_of, every=300, keep=keep)
 
 
 def pipeline(vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel) -> StableDiffusionPipeline:

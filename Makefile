@@ -1,0 +1,53 @@
+# The first command after a clone: `make demo`, `make test` or `make studio`. Each sets up .venv when it is missing.
+# A small CPU build of torch, where the package index has a CUDA one: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+TORCH_INDEX ?=
+DEMO_PROMPTS = "red apple" "rocket" "castle" "penguin"
+
+.PHONY: demo test studio check format base samples benchmark
+
+demo: $(VENV)/.ready
+	$(BIN)/python -m training.train_style sample_data/linocut/style.toml --save.folder demo
+	$(BIN)/python -m studio.compare --base mini --style demo/linocut/linocut.safetensors --prompt $(DEMO_PROMPTS) --guidance 4 --out demo/base-beside-linocut.png
+
+test: $(VENV)/.ready-to-test
+	$(BIN)/ruff check training studio tests benchmarks sample_data
+	$(BIN)/ruff format --check training studio tests benchmarks sample_data
+	$(BIN)/python -m tests.chromium
+	$(BIN)/python -m pytest
+
+studio: $(VENV)/.ready
+	$(BIN)/python -m studio
+
+format: $(VENV)/.ready-to-test
+	$(BIN)/ruff check --fix training studio tests benchmarks sample_data
+	$(BIN)/ruff format training studio tests benchmarks sample_data
+
+# Train the built-in base again from the npm packages: hours on a CPU, resumable
+base: $(VENV)/.ready-for-recipe
+	PYTHONPATH=. $(BIN)/python sample_data/mini-sd/recipe/build.py
+
+samples: $(VENV)/.ready-for-recipe
+	PYTHONPATH=. $(BIN)/python sample_data/mini-sd/recipe/samples.py
+
+benchmark: $(VENV)/.ready
+	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/side_by_side.py
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version)"
+	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) torch -c constraints.txt)
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.ready-to-test: $(VENV)/.ready
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[test]"
+	touch $@
+
+$(VENV)/.ready-for-recipe: $(VENV)/.ready
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[recipe]"
+	touch $@

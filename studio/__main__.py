@@ -1,0 +1,84 @@
+"""`style-studio`, or `python -m studio`: open the page on this machine. Checks what is typed before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.errors import ConfigError, StudioError
+from training.workspace import Workspace, checked_writable
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve the page until Ctrl+C or SIGTERM. Returns 0, or 2 with a message when it cannot be opened."""
+    parser = argparse.ArgumentParser(prog="style-studio", description="Train a style and compare it with the base, in a browser on this machine.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; only this machine's own for now (default %(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="default %(default)s")
+    parser.add_argument("--workspace", type=Path, default=Path("workspace"), help="folder for datasets, runs and styles (default ./workspace)")
+    given = parser.parse_args(argv)
+    try:
+        _check_place(given.host, given.port)
+        workspace = Workspace(given.workspace)
+        checked_writable(workspace.root, "--workspace")
+    except StudioError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return _open(workspace, given.host, given.port)
+
+
+def _check_place(host: str, port: int) -> None:
+    """Raises ConfigError unless host is this machine's own and port is free."""
+    try:
+        is_local = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        is_local = False
+    if not is_local:
+        raise ConfigError(
+            f"--host is {host}: the page has no passwords yet, so it opens on this machine only. Use 127.0.0.1; "
+            f"from another machine, reach it through `ssh -L {port}:127.0.0.1:{port} THIS_MACHINE`."
+        )
+    if not 1 <= port <= 65535:
+        raise ConfigError(f"--port is {port}, a number from 1 to 65535 was expected.")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            if os.name == "posix":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise _no_port(host, port, error) from None
+
+
+def _no_port(host: str, port: int, error: OSError) -> ConfigError:
+    return ConfigError(f"Port {port} on {host} cannot be had ({error.strerror or error}). Is the page open already? Else give another --port.")
+
+
+def _open(workspace: Workspace, host: str, port: int) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with tempfile.TemporaryDirectory(prefix="style-studio-", ignore_cleanup_errors=True) as copies:
+        # Before gradio is imported: copies for the browser go with the page, nothing is reported to anyone, and this machine is no proxy's affair.
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(copies).resolve())
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        for name in ("no_proxy", "NO_PROXY"):
+            os.environ[name] = ",".join([*filter(None, [os.environ.get(name)]), "127.0.0.1", "localhost", "::1"])
+        from studio import app
+
+        try:
+            app.serve(app.build(workspace), host=host, port=port)
+        except KeyboardInterrupt:
+            return 0
+        except OSError as error:
+            print(_no_port(host, port, error), file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

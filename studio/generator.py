@@ -1,0 +1,101 @@
+"""One base kept warm, the styles it wears, and pictures. For the comparison command and for a page. Knows nothing of files to write."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from training import device
+from training.adapter import Worn
+from training.errors import OutOfMemory
+from training.families import detect
+from training.families.family import Parts
+from training.prompt import Prompt
+from training.render import draw
+from training.style_file import Lora, Style, accepted_names, match, read_style
+
+Modules = Mapping[tuple[str, str], Lora]
+
+
+def loaded_style(path: Path, parts: Parts) -> Modules:
+    """Return (part, module) -> Lora of a style file, checked against a base in memory. Raises StyleFileError when it does not fit."""
+    return fitted(read_style(path), parts)
+
+
+def fitted(style: Style, parts: Parts) -> Modules:
+    """The same for a style that was read already."""
+    shapes = {part: detect.weight_shapes(parts.networks[part]) for part in (parts.family.denoiser, *parts.family.text_encoders)}
+    return match(style, accepted_names(shapes, parts.family.naming))
+
+
+class Generator:
+    """Keeps one base and its styles in memory, so that only the first picture waits for them. Threads take turns.
+
+    load() a base, wear() styles, draw() rows of them. A base stays until another is loaded, a style until its file or the base changes.
+    """
+
+    def __init__(self, device_name: str = "auto", dtype: str = "auto") -> None:
+        self.place = device.choose(device_name, dtype)
+        self._model, self._parts = "", None
+        self._styles: dict[tuple[Path, int, int], Modules] = {}
+        self._turn = threading.RLock()
+
+    def load(self, model: str) -> Parts:
+        """Return the base that a setting names, from memory when it is there. Raises ModelError."""
+        with self._turn:
+            if self._parts is None or self._model != model:
+                files = detect.find(model)
+                self._model, self._parts = "", None  # two bases at once may be too much
+                self._styles.clear()
+                try:
+                    self._parts, self._model = detect.load(files, self.place), model
+                except torch.OutOfMemoryError:
+                    raise OutOfMemory(f"{model} does not fit into the memory of {self.place.name}. Close other programs, or use the cpu.") from None
+            return self._parts
+
+    @property
+    def parts(self) -> Parts:
+        if self._parts is None:
+            raise ValueError("load() a base first")
+        return self._parts
+
+    def wear(self, chosen: Sequence[tuple[Path, float]]) -> list[Worn]:
+        """Return the styles of files, each with its strength, for the rows of draw(). Raises StyleFileError."""
+        with self._turn:
+            return [Worn(self._modules(path), strength) for path, strength in chosen]
+
+    def _modules(self, path: Path) -> Modules:
+        if not path.is_file():
+            return loaded_style(path, self.parts)  # which says what is wrong with it
+        stat = path.stat()
+        key = (path.resolve(), stat.st_mtime_ns, stat.st_size)
+        if key not in self._styles:
+            self._styles = {k: v for k, v in self._styles.items() if k[0] != key[0]} | {key: loaded_style(path, self.parts)}
+        return self._styles[key]
+
+    def draw(
+        self, prompts: Sequence[Prompt], rows: Sequence[Sequence[Worn]] = (), told: Callable[[int, int], None] | None = None
+    ) -> list[Image.Image]:
+        """One picture a prompt, in one denoising loop; rows: what each picture wears, () for the base alone, several styles mix.
+
+        Where the memory is too small for all of them, in two loops of half as many, and so on. Raises OutOfMemory when one is too much.
+        """
+        with self._turn:
+            try:
+                return draw(self.parts, prompts, rows=rows, told=told)
+            except torch.OutOfMemoryError:
+                if len(prompts) == 1:
+                    where = self.place.name
+                    raise OutOfMemory(f"One picture does not fit into the memory of {where}. Draw it smaller, or close other programs.") from None
+            torch.cuda.empty_cache()
+            half = (len(prompts) + 1) // 2
+            return self.draw(prompts[:half], rows[:half], told) + self.draw(prompts[half:], rows[half:], told)
+
+
+def is_cut(parts: Parts, text: str) -> bool:
+    """Whether the base reads only the beginning of a text, because it is too long."""
+    return any(len(tokenizer(text).input_ids) > tokenizer.model_max_length for tokenizer in parts.tokenizers.values())
