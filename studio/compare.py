@@ -78,7 +78,7 @@ class Column:
         """What stands below the title."""
         called = any(self.text(p) != p for p in prompts)
         strength = [f"strength {self.strength:g}"] if self.strength != 1 else []
-        return strength + ([f"+ “{printable(self.style.trigger, 60)}”"] if called and self.style else [])
+        return strength + ([f"prompt + “{printable(self.style.trigger, 60)}”"] if called and self.style else [])
 
 
 @dataclass(frozen=True)
@@ -344,7 +344,7 @@ def _png(picture: Image.Image, texts: dict[str, str]) -> bytes:
 
 # The grid, pure Pillow
 
-INK, GREY, PAPER = "#1c1c1c", "#6b6b6b", "white"
+INK, GREY, HAIRLINE, PAPER = "#1c1c1c", "#6b6b6b", "#dedede", "white"
 SMALLEST_CELL = 192  # px; smaller pictures are shown two, three, ... times as large
 
 
@@ -385,7 +385,9 @@ def grid_of(
         _write(pen, margin, below + gap // 2, [remark], small, GREY)
         for c, picture in enumerate(pictures[r]):
             shown = picture if cell == side else picture.resize((cell, cell), Image.Resampling.LANCZOS)
-            sheet.paste(shown, (margin + label + gap + c * (cell + gap), y))
+            x = margin + label + gap + c * (cell + gap)
+            pen.rectangle((x - 1, y - 1, x + cell, y + cell), outline=HAIRLINE)  # white pictures end somewhere too
+            sheet.paste(shown, (x, y))
     _write(pen, margin, margin + heading + len(rows) * (cell + gap) + gap // 2, end, small, GREY)
     return sheet
 

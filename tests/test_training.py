@@ -1,0 +1,325 @@
+"""A whole training on a tiny real base: what a run promises, held as properties."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training import run as run_module
+from training.cache import Latents, Words, posterior
+from training.config import RunConfig, from_mapping
+from training.errors import ConfigError, DataError, DivergedError
+from training.events import Event, Finished, Previewed, Saved, Started, Stepped, Warned
+from training.families.family import Parts
+from training.loop import train
+from training.run import Run, planned
+from training.style_file import read_style
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Five pictures of two shapes, with captions."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    dice = np.random.default_rng(0)
+    for i, size in enumerate([(40, 40), (40, 40), (64, 40), (40, 40), (64, 40)]):
+        Image.fromarray(dice.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"thing {i}")
+    return folder
+
+
+@pytest.fixture
+def config(pictures: Path, base_folder: Path, tmp_path: Path) -> RunConfig:
+    return from_mapping(
+        {
+            "base": {"model": str(base_folder), "dtype": "float32", "device": "cpu"},
+            "data": {"folder": str(pictures), "trigger": "sks"},
+            "adapter": {"rank": 4, "alpha": 4.0},
+            "optim": {"steps": 6, "batch_size": 2, "unet_lr": 1e-3, "text_encoder_lr": 1e-3, "schedule": "constant", "warmup": 0.0},
+            "preview": {"every": 0, "steps": 2},
+            "save": {"folder": str(tmp_path / "runs"), "name": "s", "every": 0},
+        }
+    )
+
+
+def changed(config: RunConfig, **keys: Any) -> RunConfig:
+    """The config with `section__name=value` replaced."""
+    tables = config.model_dump()
+    for key, value in keys.items():
+        section, name = key.split("__")
+        tables[section][name] = value
+    return from_mapping(tables)
+
+
+def weights(config: RunConfig) -> dict[str, np.ndarray]:
+    style = read_style(config.run_folder / f"{config.save.name}.safetensors")
+    return {f"{name}.{side}": getattr(lora, side) for name, lora in style.modules.items() for side in ("down", "up")}
+
+
+def equal(a: RunConfig, b: RunConfig) -> bool:
+    x, y = weights(a), weights(b)
+    return x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) for k in x)
+
+
+def apart(a: RunConfig, b: RunConfig) -> float:
+    """Relative distance of what two styles do to the weights (their ups: the downs begin far from zero)."""
+    x, y = weights(a), weights(b)
+    ups = [k for k in x if k.endswith(".up")]
+    return math.sqrt(sum(((x[k] - y[k]) ** 2).sum() for k in ups) / sum((x[k] ** 2).sum() for k in ups))
+
+
+def of(kind: type, events: list[Event]) -> list[Any]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_a_run_says_what_it_does_and_leaves_a_style(config: RunConfig) -> None:
+    config = changed(config, preview__every=3, save__every=2)
+    events = list(train(config))
+    assert [e.step for e in of(Stepped, events)] == [1, 2, 3, 4, 5, 6]
+    assert [e.step for e in of(Previewed, events)] == [0, 3, 6]
+    assert [e.step for e in of(Saved, events)] == [2, 4, 6]
+    (started,), (finished,) = of(Started, events), of(Finished, events)
+    assert started.pictures == 5 and 0 < started.trainable < started.total
+    assert finished.step == 6 and not finished.stopped
+    assert all((config.run_folder / path).is_file() for e in of(Previewed, events) for path in e.paths)
+    style = read_style(config.run_folder / finished.path)
+    assert style.trigger == "sks" and any(name.startswith("lora_te_text_model_") for name in style.modules)
+    assert all("sks style" in prompt for prompt in of(Previewed, events)[0].prompts)
+
+
+def test_two_runs_of_one_config_are_equal_to_the_bit(config: RunConfig) -> None:
+    other = changed(config, save__name="t")
+    first, second = list(train(config)), list(train(other))
+    assert equal(config, other)
+    assert [e.loss for e in of(Stepped, first)] == [e.loss for e in of(Stepped, second)]
+    third = changed(config, save__name="u", optim__seed=1)
+    list(train(third))
+    assert not equal(config, third)
+
+
+@pytest.mark.parametrize("text_encoder_lr", [0.0, 1e-3])
+def test_a_stopped_run_goes_on_to_the_same_style(config: RunConfig, text_encoder_lr: float) -> None:
+    config = changed(config, optim__accumulate=2, optim__ema=0.9, optim__text_encoder_lr=text_encoder_lr)
+    straight, stopped = config, changed(config, save__name="stopped")
+    list(train(straight))
+    seen: list[Event] = []
+    for event in train(stopped, lambda: len(of(Stepped, seen)) >= 4):
+        seen.append(event)
+    assert of(Finished, seen)[0].stopped and of(Finished, seen)[0].step == 4
+    rest = list(train(stopped))
+    assert [e.step for e in of(Stepped, rest)] == [5, 6]
+    assert equal(straight, stopped)
+    assert of(Stepped, list(train(stopped))) == []  # finished: it says so and does nothing
+
+
+def test_previews_do_not_change_what_is_learnt(config: RunConfig) -> None:
+    shown = changed(config, save__name="shown", preview__every=1, save__every=1)
+    list(train(config))
+    list(train(shown))
+    assert equal(config, shown)
+
+
+def test_the_style_is_learnt(config: RunConfig) -> None:
+    config = changed(config, optim__steps=60, optim__unet_lr=5e-3, optim__batch_size=4, data__caption_dropout=0.0)
+    losses = [e.loss for e in of(Stepped, list(train(config)))]
+    assert sum(losses[-15:]) < 0.97 * sum(losses[:15])
+
+
+@pytest.mark.parametrize(("unet_lr", "text_encoder_lr", "prefix"), [(1e-3, 0.0, "lora_unet_"), (0.0, 1e-3, "lora_te_")])
+def test_a_learning_rate_of_zero_leaves_a_part_alone(config: RunConfig, unet_lr: float, text_encoder_lr: float, prefix: str) -> None:
+    config = changed(config, optim__unet_lr=unet_lr, optim__text_encoder_lr=text_encoder_lr, optim__steps=2)
+    list(train(config))
+    assert all(name.startswith(prefix) for name in weights(config))
+
+
+def test_both_predictions_train(config: RunConfig, v_base_folder: Path) -> None:
+    config = changed(config, base__model=str(v_base_folder))
+    assert all(math.isfinite(e.loss) for e in of(Stepped, list(train(config))))
+
+
+def test_bfloat16_tracks_float32(config: RunConfig) -> None:
+    config = changed(config, optim__steps=20, data__caption_dropout=0.0)
+    half = changed(config, save__name="half", base__dtype="bfloat16")
+    exact, rounded = (of(Stepped, list(train(c))) for c in (config, half))
+    for a, b in zip(exact, rounded, strict=True):
+        assert b.loss == pytest.approx(a.loss, rel=0.02)
+    assert apart(config, half) < 0.35
+
+
+def test_checkpointing_changes_memory_only(config: RunConfig) -> None:
+    other = changed(config, save__name="t", optim__checkpointing=True)
+    list(train(config))
+    list(train(other))
+    assert apart(config, other) < 1e-3
+
+
+def test_convolutions_by_choice(config: RunConfig) -> None:
+    config = changed(config, adapter__targets=["convolutions"], optim__steps=2, optim__text_encoder_lr=0.0)
+    list(train(config))
+    assert all("resnets" in name or "samplers" in name for name in weights(config))
+    assert any(value.ndim == 4 and value.shape[-1] == 3 for value in weights(config).values())
+
+
+# --- prior preservation ---
+
+
+def test_prior_pictures_are_drawn_once_and_weigh_what_was_asked(config: RunConfig) -> None:
+    tables = dict(prior__images=3, prior__prompt="a thing", optim__steps=3)
+    plain = changed(config, optim__steps=3)
+    off, faint, full = (changed(config, **tables, prior__weight=w, save__name=f"w{w}") for w in (0.0, 1e-9, 1.0))
+    for c in (plain, off, faint, full):
+        list(train(c))
+    assert equal(plain, off) and not (off.run_folder / "class_pictures").exists()
+    assert apart(plain, faint) < 1e-2 < apart(plain, full)
+    drawn = sorted((full.run_folder / "class_pictures").iterdir())
+    assert len(drawn) == 3
+    before = [p.stat().st_mtime_ns for p in drawn]
+    list(train(full))
+    assert before == [p.stat().st_mtime_ns for p in sorted((full.run_folder / "class_pictures").iterdir())]
+
+
+def test_given_class_pictures_are_used_and_left_alone(config: RunConfig, pictures: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    Image.new("RGB", (40, 40), "red").save(own / "class.png")
+    config = changed(config, prior__folder=str(own), prior__images=2, prior__prompt="a thing", optim__steps=1)
+    list(train(config))
+    assert [p.name for p in own.iterdir()] == ["class.png"]
+    assert len(list((config.run_folder / "class_pictures").iterdir())) == 1
+
+
+# --- caches ---
+
+
+def test_cached_latents_are_what_the_vae_says(parts: Parts) -> None:
+    g = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 255, (32, 32, 3), generator=g, dtype=torch.uint8).numpy()
+    cache = Latents()
+    cache.add("a", pixels, parts)
+    noise = torch.randn(cache.shape("a"), generator=g)
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        found = parts.networks["vae"].encode(x).latent_dist
+    wanted = (found.mean + found.std * noise)[0] * parts.networks["vae"].config.scaling_factor
+    torch.testing.assert_close(cache.sample("a", noise), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(posterior(parts, pixels)[0], cache.sample("a", noise * 0))
+
+
+def test_cached_words_are_what_the_text_encoder_says(parts64: Parts) -> None:
+    words = Words(parts64)
+    captions = ["a cat", "", "a cat", "thing"]
+    torch.testing.assert_close(words(captions), parts64.family.encode_text(parts64, captions).detach())
+
+
+def test_a_run_with_cached_words_equals_one_without(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = changed(config, optim__text_encoder_lr=0.0)
+    other = changed(config, save__name="t")
+    list(train(config))
+    monkeypatch.setattr(Words, "__call__", lambda self, captions: self._parts.family.encode_text(self._parts, captions).detach())
+    list(train(other))
+    assert apart(config, other) < 1e-3
+
+
+# --- guards ---
+
+
+def broken_after(run: Run, steps: set[int]) -> Run:
+    """The run with a denoiser that says NaN in the given updates."""
+    family = run.parts.family
+
+    def predict(*args: Any) -> torch.Tensor:
+        said = family.predict(*args)
+        return said * float("nan") if run.step in steps else said
+
+    run.parts.family = dataclasses.replace(family, predict=predict)
+    return run
+
+
+def prepared(config: RunConfig) -> Run:
+    run = Run(planned(config))
+    list(run.prepare())
+    return run
+
+
+def test_an_update_that_is_not_finite_is_not_made(config: RunConfig) -> None:
+    run = broken_after(prepared(config), {1})
+    assert isinstance(run.update(), Stepped)
+    before = {k: v.clone() for k, v in run.optimiser.tensors().items()}
+    assert isinstance(run.update(), Warned)
+    assert all(torch.equal(v, run.optimiser.tensors()[k]) for k, v in before.items())
+    after = run.update()
+    assert isinstance(after, Stepped) and after.step == 3 and math.isfinite(after.loss)
+
+
+def test_several_in_a_row_stop_the_run_with_the_last_good_state(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = changed(config, optim__steps=20)
+    prepare = Run.prepare
+
+    def and_break(self: Run, **keys: Any) -> Iterator[Event]:
+        yield from prepare(self, **keys)
+        broken_after(self, set(range(3, 99)))
+
+    monkeypatch.setattr(run_module.Run, "prepare", and_break)
+    seen: list[Event] = []
+    with pytest.raises(DivergedError, match="not finite"):
+        for event in train(config):
+            seen.append(event)
+    assert [e.step for e in of(Saved, seen)] == [3]
+    monkeypatch.undo()
+    assert [e.step for e in of(Stepped, list(train(config)))] == list(range(4, 21))
+
+
+def test_changed_settings_or_pictures_are_refused_by_name(config: RunConfig, pictures: Path) -> None:
+    list(train(config, lambda: True))
+    seen: list[Event] = []
+    for event in train(config, lambda: len(of(Stepped, seen)) >= 2):
+        seen.append(event)
+    with pytest.raises(ConfigError, match="optim.unet_lr: 0.001 then, 0.5 now"):
+        list(train(changed(config, optim__unet_lr=0.5)))
+    (pictures / "0.txt").write_text("another thing")
+    with pytest.raises(DataError, match="not the ones"):
+        list(train(config))
+
+
+def test_nothing_of_the_users_is_touched(config: RunConfig, pictures: Path) -> None:
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in pictures.iterdir()}
+    list(train(config))
+    assert before == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in pictures.iterdir()}
+
+
+# --- the file elsewhere ---
+
+
+def test_the_stock_pipeline_draws_the_same_pictures(config: RunConfig, base_folder: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    from studio.generator import loaded_style
+    from training.adapter import Worn
+    from training.device import Place
+    from training.families import detect
+    from training.prompt import Prompt
+    from training.render import draw
+
+    config = changed(config, optim__steps=10, optim__unet_lr=2e-2, optim__text_encoder_lr=2e-2)
+    list(train(config))
+    path = config.run_folder / "s.safetensors"
+    parts = detect.load(detect.find(str(base_folder)), Place(torch.device("cpu"), torch.float32))
+    prompt = Prompt("thing 1, sks style", steps=4, guidance=3.0, seed=5)
+    plain = draw(parts, [prompt])[0]
+    ours = draw(parts, [prompt], rows=[[Worn(loaded_style(path, parts))]])[0]
+    pipe = StableDiffusionPipeline.from_pretrained(base_folder, safety_checker=None, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(str(path.parent), weight_name=path.name, use_safetensors=True)
+    g = torch.Generator().manual_seed(5)
+    theirs = pipe(prompt.text, num_inference_steps=4, guidance_scale=3.0, generator=g, height=parts.size, width=parts.size).images[0]
+    difference = np.abs(np.asarray(ours, np.int16) - np.asarray(theirs, np.int16))
+    assert difference.max() <= 2  # of 255; float32, float16 weights in the file
+    assert np.abs(np.asarray(ours, np.int16) - np.asarray(plain, np.int16)).max() > 8
