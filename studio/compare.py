@@ -217,10 +217,10 @@ def compare(wish: Wish) -> Path:
     size = wish.size or own
     if size % multiple:
         raise DataError(f"--size is {size} px, which {files.title} cannot draw. Give a multiple of {multiple} px; its own size is {own}.")
-    naming, shapes = detect.base_shapes(wish.base)
+    family, shapes = detect.base_shapes(wish.base)
     for column in wish.columns:
         if column.style:
-            _match_named(column, lambda style: match(style, accepted_names(shapes, naming)))
+            _match_named(column, lambda style: match(style, accepted_names(shapes, family)))
     with _progress(len(wish.rows) * wish.steps, len(wish.rows)) as told:
         parts = generator.load(wish.base)
         for text in dict.fromkeys(column.text(p) for column in wish.columns for p in wish.prompts):

@@ -29,7 +29,7 @@ def loaded_style(path: Path, parts: Parts) -> Modules:
 def fitted(style: Style, parts: Parts) -> Modules:
     """The same for a style that was read already."""
     shapes = {part: detect.weight_shapes(parts.networks[part]) for part in (parts.family.denoiser, *parts.family.text_encoders)}
-    return match(style, accepted_names(shapes, parts.family.naming))
+    return match(style, accepted_names(shapes, parts.family.name))
 
 
 class Generator:

@@ -186,7 +186,7 @@ class Run:
         self.adapters: dict[tuple[str, str], tuple[nn.Parameter, nn.Parameter]] = {}
         groups: dict[str, Group] = {}
         # Before the adapters go on: their layers are named as the base's own
-        self.names = accepted_names({part: detect.weight_shapes(networks[part]) for part in lrs}, family.naming)
+        self.names = accepted_names({part: detect.weight_shapes(networks[part]) for part in lrs}, family.name)
         for part, lr in lrs.items():
             if lr == 0:
                 continue
@@ -336,12 +336,12 @@ class Run:
         own = {(part, m): adapter.as_lora(down, up, config.adapter.alpha) for (part, m), (down, up) in self.adapters.items()}
         self.optimiser.swap_average()
         metadata = metadata_for(
-            config, family=parts.family.naming, base_name=parts.title, base_hash=parts.hash, prediction=parts.prediction_type,
+            config, family=parts.family.name, base_name=parts.title, base_hash=parts.hash, prediction=parts.prediction_type,
             resolution=config.data.resolution or parts.size, steps=self.step, pictures=len(self.examples),
             started=self.started, finished=time.time(), version=__version__,
         )  # fmt: skip
         path = inside(self.folder, f"{config.save.name}.safetensors")
-        write_style(path, {canonical_name(part, m, parts.family.naming): lora for (part, m), lora in own.items()}, metadata)
+        write_style(path, {canonical_name(part, m, parts.family.name): lora for (part, m), lora in own.items()}, metadata)
         back = match(read_style(path), self.names)
         for key, lora in own.items():
             wanted, found = lora.delta(), back[key].delta()

@@ -64,8 +64,16 @@ NOT_YET = {  # pattern in a tensor's name -> what it belongs to
     r"to_(q|k|v|out)_lora": "an attention-processor LoRA of 2023",
     r"\.diff(_b)?$": "full weight differences",
 }
-BASES = {"sd1": "SD 1.5", "sd2": "SD 2.x", "sdxl": "SDXL", "sdxl-refiner": "SDXL refiner", "sd3": "SD 3", "flux": "FLUX"}
-TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}  # what cross-attention reads
+BASES = {
+    "mini": "the built-in mini base",
+    "sd1": "SD 1.5",
+    "sd2": "SD 2.x",
+    "sdxl": "SDXL",
+    "sdxl-refiner": "SDXL refiner",
+    "sd3": "SD 3",
+    "flux": "FLUX",
+}
+TEXT_WIDTHS = {192: "mini", 768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}  # what cross-attention reads
 RECOMPUTED = {"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "lora_adapter_metadata"}  # never copied into a file we write
 
 
@@ -118,7 +126,7 @@ class Style:
 
     @property
     def family(self) -> str:
-        """sd1, sd2, sdxl, sdxl-refiner, sd3 or flux: from the weights, else from the metadata; "" when neither tells."""
+        """mini, sd1, sd2, sdxl, sdxl-refiner, sd3 or flux: from the weights, else from the metadata; "" when neither tells."""
         return family_of(self.modules) or family_in(self.metadata)
 
     @property
@@ -465,7 +473,7 @@ def _text_width(shapes: Mapping[str, tuple[int, ...]]) -> int:
 def family_in(metadata: Mapping[str, str]) -> str:
     """Return the kind of base that the metadata claims, "" when it claims none."""
     version, architecture = metadata.get("ss_base_model_version", ""), metadata.get("modelspec.architecture", "")
-    starts = {"sdxl": "sdxl", "sd_v1": "sd1", "sd_1": "sd1", "sd_v2": "sd2", "sd_2": "sd2", "sd3": "sd3", "flux": "flux"}
+    starts = {"style_studio_mini": "mini", "style-studio-mini": "mini", "sdxl": "sdxl", "sd_v1": "sd1", "sd_1": "sd1", "sd_v2": "sd2", "sd_2": "sd2", "sd3": "sd3", "flux": "flux"}
     starts |= {"stable-diffusion-xl-v1-refiner": "sdxl-refiner", "stable-diffusion-xl": "sdxl", "stable-diffusion-v1": "sd1"}
     starts |= {"stable-diffusion-v2": "sd2", "stable-diffusion-3": "sd3"}
     return next((family for start, family in starts.items() for text in (version, architecture) if text.startswith(start)), "")
@@ -516,7 +524,7 @@ def _diagnosis(style: Style, names: Mapping[str, Place]) -> str:
     width, base_width = _text_width({name: lora.shape for name, lora in style.modules.items()}), _text_width(base_shapes)
     made_for = f" It was trained on {style.base!r}." if style.base else ""
     article = "a" if own == "flux" else "an"
-    kind = f"{article} {BASES[own]} style" if own else "a style for another base"
+    kind = "a style for another base" if not own else f"a style for {BASES[own]}" if own == "mini" else f"{article} {BASES[own]} style"
     if own and base and own != base:
         return f"This is {kind}, your base is {BASES[base]}.{made_for}"
     if width and base_width and width != base_width:
@@ -657,6 +665,7 @@ def metadata_for(
 def _modelspec(config: RunConfig, family: str, prediction: str, resolution: int, finished: float, version: str) -> dict[str, str]:
     v_prediction = prediction == "v_prediction"
     architecture = {
+        "mini": "style-studio-mini/lora",
         "sd1": "stable-diffusion-v1/lora",
         "sd2": "stable-diffusion-v2-768-v/lora" if v_prediction else "stable-diffusion-v2-512/lora",
         "sdxl": "stable-diffusion-xl-v1-base/lora",
@@ -681,11 +690,11 @@ def _modelspec(config: RunConfig, family: str, prediction: str, resolution: int,
 
 
 def _kohya_metadata(config: RunConfig, family: str, prediction: str, resolution: int) -> dict[str, str]:
-    base = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}[family]
+    base = {"mini": "style_studio_mini", "sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}[family]
     adapter, optim = config.adapter, config.optim
     convolutions = {"conv_dim": str(adapter.rank), "conv_alpha": str(adapter.alpha)} if "convolutions" in adapter.targets else {}
     return {
-        "ss_base_model_version": f"{base}_v" if prediction == "v_prediction" and family != "sdxl" else base,
+        "ss_base_model_version": f"{base}_v" if prediction == "v_prediction" and family in ("sd1", "sd2") else base,
         "ss_v2": str(family == "sd2"),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(adapter.rank),

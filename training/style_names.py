@@ -17,7 +17,8 @@ Part = Literal["unet", "text_encoder", "text_encoder_2"]
 Place = tuple[str, str, tuple[int, ...]]  # part, live dotted module name, shape of its weight
 
 SINGLE = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
-PREFIXES = {"sd1": SINGLE, "sd2": SINGLE, "sdxl": {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}}
+DOUBLE = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
+PREFIXES = {"mini": SINGLE, "sd1": SINGLE, "sd2": SINGLE, "sdxl": DOUBLE}
 WORDS = {"unet": "UNet", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
 
 # SDXL's modules in sgm (Stability-AI/generative-models), as sd-scripts and diffusers write and read them.

@@ -208,7 +208,7 @@ def load(files: BaseFiles, place: Place) -> Parts:
 
 
 def base_shapes(model: str) -> tuple[str, dict[str, dict[str, tuple[int, ...]]]]:
-    """Return the family's naming and, for unet and text_encoder, every linear or convolution's weight shape. Loads no weights."""
+    """Return the family's name and, for unet and text_encoder, every linear or convolution's weight shape. Loads no weights."""
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -216,7 +216,7 @@ def base_shapes(model: str) -> tuple[str, dict[str, dict[str, tuple[int, ...]]]]
     with torch.device("meta"):
         unet = diffusers.UNet2DConditionModel.from_config(_json(files.folder / "unet" / "config.json", model))
         text_encoder = CLIPTextModel(CLIPTextConfig(**_json(files.folder / "text_encoder" / "config.json", model)))
-    return files.family.naming, {"unet": weight_shapes(unet), "text_encoder": weight_shapes(text_encoder)}
+    return files.family.name, {"unet": weight_shapes(unet), "text_encoder": weight_shapes(text_encoder)}
 
 
 def weight_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:

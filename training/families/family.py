@@ -43,13 +43,12 @@ class Family:
     """encode_text(parts, captions) -> conditioning of len(captions) rows; predict(parts, noisy [B,C,h,w], timesteps [B],
     conditioning) -> [B,C,h,w]; gather(conditionings) -> one conditioning with their rows in order."""
 
-    name: str
+    name: str  # also whose key names its style files use
     title: str
     pipeline: str  # class name in diffusers
     denoiser: str
     text_encoders: tuple[str, ...]
     architecture: str  # of modelspec.architecture, without /lora
-    naming: str  # whose key names its style files use: sd1, sd2 or sdxl
     groups: Mapping[str, tuple[str, ...]]  # target -> endings of module names in the denoiser
     text_groups: Mapping[str, tuple[str, ...]]
     encode_text: Callable[[Parts, Sequence[str]], Conditioning]

@@ -38,12 +38,11 @@ SD1 = Family(
     denoiser="unet",
     text_encoders=("text_encoder",),
     architecture="stable-diffusion-v1",
-    naming="sd1",
     groups=UNET_GROUPS,
     text_groups=CLIP_GROUPS,
     encode_text=encode_text,
     predict=predict,
     gather=torch.cat,
 )
-SD2 = replace(SD1, name="sd2", title="Stable Diffusion 2.x", architecture="stable-diffusion-v2", naming="sd2")
+SD2 = replace(SD1, name="sd2", title="Stable Diffusion 2.x", architecture="stable-diffusion-v2")
 MINI = replace(SD1, name="mini", title="the built-in mini base", architecture="style-studio-mini")
