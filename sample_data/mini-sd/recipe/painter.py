@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from training.norm import quicken
 
 LENGTH = 32  # tokens a caption
-BATCH = 32  # pictures a stream and step
+BATCH = 16  # pictures a stream and step; small ones: at this length of training updates count for more than their size
 VOCABULARY = 3072  # tokens
 WIDTH = 192  # of the text states
 SHOWN = ["red apple", "rocket", "sunflower", "hamburger", "castle", "penguin", "crown", "cactus"]
@@ -99,7 +99,7 @@ def train(lessons: Lessons, work: Path, *, steps: int, device: str) -> None:
     text_encoder, unet = new_text_encoder(tokenizer).to(device), new_unet(latents.shape[2]).to(device, memory_format=torch.channels_last)
     quicken(unet)
     trained = nn.ModuleList([unet, text_encoder])
-    stage = Stage(trained.parameters(), work / "painter", steps=steps, lr=1e-3, average=400)
+    stage = Stage(trained.parameters(), work / "painter", steps=steps, lr=8e-4, average=600)
     alphas = DDPMScheduler(**BETAS).alphas_cumprod
     texts, count = captions_of(lessons, tokenizer), len(latents)
 
