@@ -18,6 +18,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("stages", nargs="*", default=["autoencoder", "painter", "publish"], help="what to do, in this order")
     parser.add_argument("--work", type=Path, default=Path("work/mini"), help="packages, pictures and training state")
     parser.add_argument("--out", type=Path, default=HERE.parent, help="where publish writes the diffusers folder")
+    parser.add_argument("--start", type=Path, help="a published base to go on from, where --work holds no state")
     parser.add_argument("--autoencoder-steps", type=int, default=12_000)
     parser.add_argument("--painter-steps", type=int, default=9_000)
     parser.add_argument("--streams", type=int, default=os.cpu_count() or 1, help="processes with one thread each (CPU)")
@@ -43,7 +44,7 @@ def work(rank: int, args: argparse.Namespace, port: int) -> None:
             pictures, held_out = lessons.for_autoencoder(args.work / "npm")
             autoencoder.train(pictures, held_out, args.work / "autoencoder", steps=args.autoencoder_steps, device=args.device)
         elif stage == "painter":
-            painter.train(lessons.for_painter(args.work / "npm"), args.work, steps=args.painter_steps, device=args.device)
+            painter.train(lessons.for_painter(args.work / "npm"), args.work, steps=args.painter_steps, device=args.device, start=args.start)
         elif stage == "publish" and rank == 0:
             painter.publish(args.work, args.out)
 

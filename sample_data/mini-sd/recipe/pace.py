@@ -107,7 +107,10 @@ class Stage:
             done = self.step == self.steps
             if self.rank == 0 and (self.step % 50 == 0 or done):
                 pace = (time.time() - began) / (self.step - first)
-                print(f"{self.step}/{self.steps} loss {loss.item():.4f} {pace:.2f} s/step, {pace * (self.steps - self.step) / 60:.0f} min left", flush=True)
+                print(
+                    f"{self.step}/{self.steps} loss {loss.item():.4f} {pace:.2f} s/step, {pace * (self.steps - self.step) / 60:.0f} min left",
+                    flush=True,
+                )
             if self.rank == 0 and (time.time() - last > every or done):
                 self.save()
                 self.swap()

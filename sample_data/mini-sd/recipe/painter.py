@@ -27,7 +27,7 @@ VOCABULARY = 3072  # tokens
 WIDTH = 192  # of the text states
 SHOWN = ["red apple", "rocket", "sunflower", "hamburger", "castle", "penguin", "crown", "cactus"]
 # How often a caption is whole, its concept alone, its style alone; the rest is empty (for classifier-free guidance)
-WHOLE, CONCEPT, STYLE = 0.70, 0.15, 0.05
+WHOLE, CONCEPT, STYLE = 0.80, 0.10, 0.02
 BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction", rescale_betas_zero_snr=True)
 
 
@@ -87,16 +87,27 @@ def captions_of(lessons: Lessons, tokenizer: CLIPTokenizer) -> Tensor:
     return torch.stack([ids(texts) for texts in kinds])
 
 
-def train(lessons: Lessons, work: Path, *, steps: int, device: str) -> None:
-    """Train to `steps`, going on from work/painter's state; work/painter/model holds the averaged weights as a pipeline."""
+def train(lessons: Lessons, work: Path, *, steps: int, device: str, start: Path | None = None) -> None:
+    """Train to `steps`, going on from work/painter's state; work/painter/model holds the averaged weights as a pipeline.
+
+    start: a published base whose weights are the first ones, where there is no state; its moments are lost, its drawing is not.
+    """
     torch.manual_seed(2)
-    vae = AutoencoderKL.from_pretrained(work / "autoencoder" / "model").to(device).eval().requires_grad_(False)
-    mirrored = lessons.pictures.flip(3)
-    latents = torch.stack([autoencoder.encoded(vae, lessons.pictures), autoencoder.encoded(vae, mirrored)], 1)
-    del mirrored
+    own = work / "autoencoder" / "model"
+    vae = (
+        AutoencoderKL.from_pretrained(own if own.exists() or not start else start / "vae", dtype=torch.float32)
+        .to(device)
+        .eval()
+        .requires_grad_(False)
+    )
+    latents = autoencoder.encoded(vae, lessons.pictures)  # not mirrored: half as much to learn, and a concept looks one way
     names = [f"{c}, {s} style" for c, s in zip(lessons.concepts, lessons.styles)]
-    tokenizer = new_tokenizer(names * 3, work / "tokenizer")
-    text_encoder, unet = new_text_encoder(tokenizer).to(device), new_unet(latents.shape[2]).to(device, memory_format=torch.channels_last)
+    tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer") if start else new_tokenizer(names * 3, work / "tokenizer")
+    text_encoder, unet = new_text_encoder(tokenizer), new_unet(latents.shape[1])
+    if start:
+        text_encoder.load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32).state_dict())
+        unet.load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet", dtype=torch.float32).state_dict())
+    text_encoder, unet = text_encoder.to(device), unet.to(device, memory_format=torch.channels_last)
     quicken(unet)
     trained = nn.ModuleList([unet, text_encoder])
     stage = Stage(trained.parameters(), work / "painter", steps=steps, lr=8e-4, average=600)
@@ -105,9 +116,10 @@ def train(lessons: Lessons, work: Path, *, steps: int, device: str) -> None:
 
     def loss_of(dice: torch.Generator) -> Tensor:
         rows = torch.randint(0, count, (BATCH,), generator=dice)
-        x0 = latents[rows, torch.randint(0, 2, (BATCH,), generator=dice)]
+        x0 = latents[rows]
         kind = torch.bucketize(torch.rand(BATCH, generator=dice), torch.tensor([WHOLE, WHOLE + CONCEPT, WHOLE + CONCEPT + STYLE]))
-        t = ((torch.arange(BATCH) + torch.rand(BATCH, generator=dice)) * (1000 / BATCH)).long().clamp(max=999)  # stratified
+        u = (torch.arange(BATCH) + torch.rand(BATCH, generator=dice)) / BATCH  # stratified
+        t = (1000 * u.sqrt()).long().clamp(max=999)  # more of the high noise, where words decide
         noise = torch.randn(x0.shape, generator=dice)
         a = alphas[t].view(-1, 1, 1, 1)
         noisy = (a.sqrt() * x0 + (1 - a).sqrt() * noise).to(device, memory_format=torch.channels_last)
@@ -121,7 +133,7 @@ def train(lessons: Lessons, work: Path, *, steps: int, device: str) -> None:
         pipe.save_pretrained(work / "painter" / "model")
         sheet(pipe, sorted(set(lessons.styles))).save(work / "painter" / f"after-{stage.step * stage.streams * BATCH}-pictures.png")
 
-    stage.run(loss_of, every=300, keep=keep)
+    stage.run(loss_of, every=240, keep=keep)
 
 
 def pipeline(vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel) -> StableDiffusionPipeline:
