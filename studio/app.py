@@ -27,9 +27,11 @@ HEADERS = [
     (b"referrer-policy", b"no-referrer"),
 ]
 LOOKS = """
-.gradio-container { max-width: 1440px !important; margin: 0 auto; }
+.gradio-container { width: 100%; max-width: 1440px !important; margin: 0 auto; }
+.pictures .grid-wrap { margin-top: 26px; min-height: 0 !important; }
 .pictures .grid-container { gap: 8px; }
 .pictures .caption-label { max-width: 96%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+#everything .form > .block { flex: 1 1 190px !important; min-width: min(190px, 100%) !important; }
 .empty, .chart-empty { color: var(--body-text-color-subdued); padding: 24px 4px; }
 .refused { margin: 4px 0 8px 20px; list-style: disc; }
 .run-status { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg);

@@ -46,7 +46,7 @@ def progress(told: Sequence[events.Event]) -> Progress:
     step = steps = saved = 0
     curve: list[events.Stepped] = []
     previews: dict[int, events.Previewed] = {}
-    messages: list[events.Noted | events.Warned | events.Failed] = []
+    messages: dict[events.Noted | events.Warned | events.Failed, None] = {}  # ordered; what a resumed run says again is kept once
     style = ""
     for event in told:
         match event:
@@ -64,7 +64,8 @@ def progress(told: Sequence[events.Event]) -> Progress:
             case events.Finished():
                 step, style = event.step, event.path
             case events.Noted() | events.Warned() | events.Failed():
-                messages.append(event)
+                messages.pop(event, None)
+                messages[event] = None
     return Progress(step, steps, tuple(curve), tuple(previews[at] for at in sorted(previews, reverse=True)), tuple(messages), style, saved)
 
 

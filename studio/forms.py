@@ -5,7 +5,8 @@ Knows gradio and the settings; knows nothing of tabs, runs or files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -62,7 +63,7 @@ def label(setting: Setting) -> str:
 
 def explained(setting: Setting) -> str:
     """The setting's sentence with its range, as the line under the label."""
-    sentence = setting.help[0].upper() + setting.help[1:]
+    sentence = in_words(setting.help[0].upper() + setting.help[1:])
     if setting.kind not in (int, float) or setting.high is None or setting.high >= 1000:
         return sentence
     return f"{sentence} ({setting.low:g} to {setting.high:g})"
@@ -70,7 +71,14 @@ def explained(setting: Setting) -> str:
 
 def control(setting: Setting) -> Component:
     """The control of one setting, showing its default."""
-    words = {"label": label(setting), "info": explained(setting), "elem_id": setting.key.replace(".", "-"), "interactive": True, "min_width": 200}
+    words = {
+        "label": label(setting),
+        "info": explained(setting),
+        "elem_id": setting.key.replace(".", "-"),
+        "interactive": True,
+        "scale": 1,
+        "min_width": 160,
+    }
     value = shown(setting, setting.default)
     if setting.kind is bool:
         return gr.Checkbox(value, **words)
@@ -137,12 +145,6 @@ def from_config(config: RunConfig, keys: Sequence[str]) -> list[Any]:
 
 def in_words(complaint: str) -> str:
     """A complaint with the labels a user sees in place of the settings' keys."""
-    for setting in settings():
-        complaint = complaint.replace(f"{setting.key} ", f"“{label(setting)}” ")
+    labels = {s.key: f"“{label(s)}”" for s in settings()}
+    complaint = re.sub(r"(?<![\w./])[a-z_]+\.[a-z_]+(?![\w/])", lambda found: labels.get(found[0], found[0]), complaint)
     return complaint.replace(" is None:", " is empty:")
-
-
-def differing(old: RunConfig, new: RunConfig, *, but: Iterable[str] = ()) -> Mapping[str, tuple[Any, Any]]:
-    """Labels of the settings in which two configs differ, each with its old and new value."""
-    pairs = {s: (getattr(getattr(old, s.section), s.name), getattr(getattr(new, s.section), s.name)) for s in settings() if s.key not in set(but)}
-    return {label(s): pair for s, pair in pairs.items() if pair[0] != pair[1]}

@@ -30,6 +30,7 @@ from training.workspace import checked_writable, write_whole
 State = Literal["new", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"]
 GOING: tuple[State, ...] = ("starting", "running", "stopping")
 RESUMABLE: tuple[State, ...] = ("stopped", "failed", "interrupted")
+FREE_TO_CHANGE = {"preview", "save"}  # sections that do not change what is learnt, so that a run may go on with other values
 TAIL = 65_536  # bytes read from the end of a log
 SAME_START = 5.0  # seconds: the clock may be set while a process runs, but a pid does not come back this soon
 STALE = 60.0  # seconds after which a start that never came to be is forgotten, or a silent run begun elsewhere counts as gone
@@ -54,20 +55,36 @@ def training_command(run_toml: Path) -> list[str]:
 def start_run(config: RunConfig, command: Sequence[str] = ()) -> Path:
     """Write run.toml and start the training; return the run's folder. command: a stand-in for training_command.
 
-    An unfinished run of the same name and settings is resumed. Raises StudioError when one is going, is finished, or has other settings.
+    A run of that name that has something saved is resumed. Raises StudioError when it is going, is finished, or learnt with other settings.
     """
     run = config.run_folder
-    before = earlier(run)
+    if state(run) == "finished":
+        raise StudioError(f"“{run.name}” is finished. Give the new run another name.")
     if is_alive(run):
         raise StudioError(f"“{run.name}” is being trained right now. Wait for it, stop it, or give the new run another name.")
-    if before is not None and state(run) == "finished" and before == config:
-        raise StudioError(f"“{run.name}” is finished. Give the new run another name to train again.")
-    if before is not None and before != config and state(run) not in ("new", "failed"):
-        raise StudioError(f"There is already a run named “{run.name}” with other settings. Give the new run another name, or resume the old one.")
+    _check_same_run(run, config)
     checked_writable(run, "the run's folder")
     write_whole(run / "run.toml", to_toml(config))
+    (run / "events.jsonl").touch()  # where this is, the trainer also writes why it could not begin
     start(run, command or training_command(run / "run.toml"))
     return run
+
+
+def _check_same_run(run: Path, config: RunConfig) -> None:
+    """The trainer compares run.toml with what it is told; who writes run.toml anew has to compare before."""
+    before = earlier(run)
+    if before is None or not any((run / "checkpoints").glob("step-*")):
+        return
+    then, now = before.model_dump(exclude=FREE_TO_CHANGE), config.model_dump(exclude=FREE_TO_CHANGE)
+    changed = [
+        f"  - {section}.{name} was {then[section][name]!r}, now it is {value!r}"
+        for section in now
+        for name, value in now[section].items()
+        if then[section][name] != value
+    ]
+    if changed:
+        head = f"There is a run named “{run.name}” with other settings:"
+        raise StudioError("\n".join([head, *changed, "Give the new run another name, or choose the old one in the list and resume it."]))
 
 
 def earlier(run: Path) -> RunConfig | None:
@@ -143,11 +160,11 @@ def state(folder: Path) -> State:
         return "stopping" if process.stop_asked else "running" if last else "starting"
     if process is None:
         return _state_elsewhere(folder, bool(last))
-    if last or process.stop_asked or (process.exit_code or 0) < 0:
+    if (process.exit_code or 0) > 0:
+        return "failed"
+    if last or process.stop_asked or process.exit_code not in (None, 0):
         return "interrupted"
-    if process.exit_code == 0 and process.since:  # it had nothing left to do and said so
-        return _state_before(folder)
-    return "failed" if log_tail(folder) or process.exit_code else "interrupted"
+    return "failed" if log_tail(folder) else "interrupted"
 
 
 def _state_elsewhere(folder: Path, spoke: bool) -> State:
@@ -155,11 +172,6 @@ def _state_elsewhere(folder: Path, spoke: bool) -> State:
     if not spoke:
         return "new"
     return "running" if time.time() - (folder / "events.jsonl").stat().st_mtime < STALE else "interrupted"
-
-
-def _state_before(folder: Path) -> State:
-    ends = [e for e in _last_events(folder, 0) if isinstance(e, events.Finished)]
-    return "interrupted" if not ends else "stopped" if ends[-1].stopped else "finished"
 
 
 def log_tail(folder: Path, lines: int = 20) -> str:

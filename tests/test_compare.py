@@ -229,7 +229,8 @@ def test_a_grid_shows_every_picture_and_nothing_overlaps(side: int) -> None:
     colours = [["red", "lime", "blue"], ["cyan", "magenta", "yellow"]]
     pictures = [[Image.new("RGB", (side, side), c) for c in row] for row in colours]
     long = "a very long prompt with many words and oneverylongwordthatdoesnotfitintoanylineatall " * 20
-    grid = grid_of([("base", ""), ("a title that is far too long for a column " * 5, "strength 2"), ("x", "")], [(long, "seed 0"), ("", "")], pictures, footer="f")
+    titles = [("base", ""), ("a title that is far too long for a column " * 5, "strength 2"), ("x", "")]
+    grid = grid_of(titles, [(long, "seed 0"), ("", "")], pictures, footer="a footer")
     cell = side * -(-192 // side) if side < 192 else side
     found = {colour: count for count, colour in grid.getcolors(grid.width * grid.height)}
     for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 255, 255), (255, 0, 255), (255, 255, 0)):

@@ -6,6 +6,7 @@ The TOML file, the command's flags, the page's form and the README's table are m
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +17,12 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from training.captions import TEMPLATE, names_in
 from training.errors import ConfigError, StudioError
 from training.workspace import checked_name
 
+PATHS = ("base.model", "data.folder", "prior.folder", "save.folder")
+LONGEST_SHOWN = 200  # characters of a wrong value in a complaint
 Target = Literal["attention", "feed_forward", "projections", "convolutions"]
 
 
@@ -50,9 +54,7 @@ class Data(Section):
 
     folder: str = setting("", "folder of .png, .jpg, .jpeg or .webp pictures with .txt captions or a metadata.jsonl", advanced=False)
     trigger: str = setting("", "the word that calls the style, put into every caption by data.template", advanced=False, max_length=100)
-    template: str = setting(
-        "{caption}, {trigger} style", "how a caption is made when there is a trigger; {caption} and {trigger} are filled in", max_length=500
-    )
+    template: str = setting(TEMPLATE, "how a caption is made when there is a trigger; {caption} and {trigger} are filled in", max_length=500)
     resolution: int = setting(0, "side of the square whose area every bucket has; 0 = the base's own size", unit="px", ge=0, le=4096)
     buckets: bool = setting(True, "sort pictures by aspect ratio instead of cropping all to squares")
     background: str = setting("white", "colour put behind transparent pictures, a name or #rrggbb", max_length=30)
@@ -137,7 +139,8 @@ class RunConfig(Section):
 
     @property
     def run_folder(self) -> Path:
-        return Path(self.save.folder).expanduser() / self.save.name
+        """Absolute, symbolic links followed: what lies in it can be told relative to it."""
+        return (Path(self.save.folder).expanduser() / self.save.name).resolve()
 
 
 @dataclass(frozen=True)
@@ -204,9 +207,16 @@ def _lenient(found: Mapping[str, Any]) -> dict[str, Any]:
     lenient: dict[str, Any] = {}
     for section, values in found.items():
         if isinstance(values, Mapping):
-            values = {k: float(v) if (section, k) in floats and type(v) is int else v for k, v in values.items()}
+            values = {k: _as_float(v) if (section, k) in floats and type(v) is int else v for k, v in values.items()}
         lenient[section] = values
     return lenient
+
+
+def _as_float(whole: int) -> float:
+    try:
+        return float(whole)
+    except OverflowError:  # TOML's integers have no end
+        return math.inf if whole > 0 else -math.inf
 
 
 def _complaint(error: Mapping[str, Any]) -> str:
@@ -216,9 +226,17 @@ def _complaint(error: Mapping[str, Any]) -> str:
         known = [s.key for s in settings()] if "." in where else list(RunConfig.model_fields)
         return f"{where} is not a setting{nearest(where, known)}"
     if error["type"] in ("model_type", "model_attributes_type"):
-        return f"{where} is {value!r}, a section of settings was expected: [{where}] with its settings below"
+        return f"{where} is {_shown(value)}, a section of settings was expected: [{where}] with its settings below"
     message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{where} is {value!r}: {message.replace('input should', 'it should')}"
+    return f"{where} is {_shown(value)}: {message.replace('input should', 'it should')}"
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers of more than some thousand digits
+        return "too large a number"
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -238,17 +256,32 @@ def _cross_checks(config: RunConfig) -> Iterator[str]:
         yield "optim.unet_lr and optim.text_encoder_lr are both 0, so nothing would be trained: set one above 0"
     if config.prior.images and not config.prior.prompt:
         yield f"prior.images is {config.prior.images} but prior.prompt is empty: say what the class pictures show, or set prior.images = 0"
-    unknown = [part for part in ("caption", "trigger") if "{" + part + "}" not in config.data.template]
-    if "caption" in unknown:
-        yield f"data.template is {config.data.template!r}: it must contain {{caption}}, or every picture would have the same words"
+    yield from _template_complaints(config.data)
+    for key in PATHS:
+        section, name = key.split(".")
+        yield from _path_complaints(key, getattr(getattr(config, section), name))
+
+
+def _template_complaints(data: Data) -> Iterator[str]:
     try:
-        config.data.template.format(caption="", trigger="")
-    except (KeyError, IndexError, ValueError, AttributeError):
-        yield f"data.template is {config.data.template!r}: only {{caption}} and {{trigger}} can stand in braces"
-    if config.data.trigger and "trigger" in unknown:
-        yield f"data.trigger is {config.data.trigger!r} but data.template has no {{trigger}}: add it, or clear the trigger"
-    if "\0" in "".join([config.base.model, config.data.folder, config.data.trigger, config.prior.folder, config.save.folder]):
-        yield "a setting holds a NUL character: remove it"
+        filled_in = names_in(data.template)
+    except StudioError as error:
+        yield str(error)
+        return
+    if "caption" not in filled_in:
+        yield f"data.template is {data.template!r}: it must contain {{caption}}, or every picture would have the same words"
+    if data.trigger and "trigger" not in filled_in:
+        yield f"data.trigger is {data.trigger!r} but data.template has no {{trigger}}: add it, or clear the trigger"
+
+
+def _path_complaints(key: str, path: str) -> Iterator[str]:
+    if "\0" in path:
+        yield f"{key} holds a NUL character: remove it"
+        return
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        yield f"{key} is {path!r}: there is no user of that name. Write the whole path"
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -259,7 +292,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not there. Give a run.toml, or only flags; train_style.py --help shows them.") from None
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder, a TOML file was expected. Give {path / 'run.toml'}, if that is what you meant.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, or a number of thousands of digits
         raise ConfigError(f"{path} is not TOML ({error}). Look at that line, or start again from a run.toml that worked.") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}).") from None

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import re
-import string
 import struct
 import threading
 import unicodedata
@@ -25,13 +24,13 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageColor, UnidentifiedImageError
 
 from training.buckets import Bucket, fit
+from training.captions import TEMPLATE, captioned, names_in
 from training.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")  # what the content may be, whatever the suffix says
 UNREAD_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jxl", ".svg", ".tif", ".tiff")  # pictures, but not for us
 METADATA = "metadata.jsonl"
-TEMPLATE = "{caption}, {trigger} style"
 
 LARGEST_PICTURE = 100_000_000  # px in all: 100 megapixels
 SMALLEST_SIDE = 16  # px
@@ -83,7 +82,7 @@ def read_dataset(folder: Path, *, trigger: str = "", template: str = TEMPLATE, b
     """Read all pictures and captions of a folder, without its sub-folders. Raises one DataError that lists all that is wrong."""
     complaints: list[str] = []
     notes: list[str] = []
-    for check, value in ((_colour, background), (_checked_template, template)):
+    for check, value in ((_colour, background), (names_in, template)):
         try:
             check(value)
         except DataError as error:
@@ -102,21 +101,6 @@ def read_dataset(folder: Path, *, trigger: str = "", template: str = TEMPLATE, b
         for name, seen in pictures.items()
     )
     return Dataset(listing.folder, examples, tuple(notes))
-
-
-def captioned(caption: str, trigger: str, template: str = TEMPLATE) -> str:
-    """Return the caption with the trigger in it, once. Raises DataError for a template with unknown names in braces.
-
-    Without a trigger, or when the trigger already stands in it as a whole word, the caption stays as it is.
-    """
-    _checked_template(template)
-    caption, trigger = " ".join(caption.split()), " ".join(trigger.split())
-    if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption, re.IGNORECASE):
-        return caption
-    filled = " ".join(template.format(caption=caption, trigger=trigger).split())
-    if caption:
-        return filled
-    return re.sub(r"\s*([,;:])(\s*[,;:])*", r"\1", filled).strip(" ,;:-")  # what stood between the caption and the rest
 
 
 def open_picture(path: Path, background: str = "white") -> Image.Image:
@@ -364,16 +348,6 @@ def _clean(caption: str) -> str:
     if (size := len(caption.encode())) > LARGEST_CAPTION:
         raise DataError(f"has a caption of {size:,} bytes, {LARGEST_CAPTION:,} is the most. Shorten it: models read about 75 words.")
     return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", caption).split())
-
-
-def _checked_template(template: str) -> None:
-    """Raises DataError unless only {caption} and {trigger} stand in braces, without formats (which can ask for gigabytes of spaces)."""
-    try:
-        fields = [(name, form, conversion) for _, name, form, conversion in string.Formatter().parse(template) if name is not None]
-    except ValueError:
-        fields = [("", "", None)]
-    if any(name not in ("caption", "trigger") or form or conversion for name, form, conversion in fields):
-        raise DataError(f"data.template is {template!r}: only {{caption}} and {{trigger}} can stand in braces. Write for instance {TEMPLATE!r}.")
 
 
 # --- pictures ---

@@ -7,10 +7,12 @@ import time
 from collections import Counter
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from training.config import RunConfig
 from training.device import peak_memory
+from training.events import Warned
 from training.run import Run, planned
 from training.terminal import clock
 
@@ -22,7 +24,7 @@ def print_plan(config: RunConfig, began: float) -> None:
     with tempfile.TemporaryDirectory() as scratch:  # the user's folders stay as they are
         away = config.model_copy(update={"save": config.save.model_copy(update={"folder": scratch})})
         run = Run(planned(away))
-        notes = [note.message for note in run.prepare(resume=False)]
+        notes = [note.message for note in run.prepare(resume=False) if isinstance(note, Warned)]
         setting_up = time.time() - began
         for _ in range(PROBES):
             run.update()
@@ -42,8 +44,8 @@ def print_plan(config: RunConfig, began: float) -> None:
         "goes to": str(config.run_folder),
     }
     for name, text in rows.items():
-        table.add_row(name, text)
+        table.add_row(name, escape(text))
     console = Console()
     console.print(table)
-    for note in notes[:-2]:
+    for note in notes:
         console.print(f"- {note}", markup=False)

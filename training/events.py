@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,9 +92,19 @@ KINDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (Started, Step
 
 
 def to_line(event: Event) -> str:
-    """One JSON object without a line end."""
+    """One JSON object without a line end, in ASCII. Raises ValueError for a figure that is not finite: JSON has none."""
     name = type(event).__name__.lower()
-    return json.dumps({"event": name, "time": round(time.time(), 3), **dataclasses.asdict(event)}, ensure_ascii=False, allow_nan=False)
+    return json.dumps({"event": name, "time": round(time.time(), 3), **dataclasses.asdict(event)}, allow_nan=False)
+
+
+def append(path: Path, event: Event) -> None:
+    """Add one line. What a crash or a full disk cut off before stays a line of its own, so that it costs no other event."""
+    line = to_line(event).encode() + b"\n"
+    with path.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        cut_off = file.read(1) not in (b"\n", b"")
+        file.write(b"\n" + line if cut_off else line)
 
 
 def from_line(line: str) -> Event | None:
@@ -103,7 +114,7 @@ def from_line(line: str) -> Event | None:
         kind = KINDS[found.pop("event")]
         found.pop("time", None)
         return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in found.items()})
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

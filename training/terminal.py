@@ -22,8 +22,8 @@ def show(stream: Iterable[Event]) -> None:
         task, said = None, 0.0
         for event in stream:
             if isinstance(event, Started):
-                share = event.trainable / max(1, event.total)
-                console.print(f"{event.pictures} pictures, {event.trainable:,} weights trained ({share:.2%}), {event.dtype} on {escape(event.device)}")
+                weights = f"{event.trainable:,} weights trained ({event.trainable / max(1, event.total):.2%})"
+                console.print(f"{event.pictures} pictures, {weights}, {event.dtype} on {escape(event.device)}")
                 task = bar.add_task("training", total=event.steps, completed=event.step, told="")
             elif isinstance(event, Stepped):
                 told = f"loss {event.loss:.4f}  lr {event.learning_rate:.1e}  {event.seconds:.2f} s/update  {clock(event.left)} left"

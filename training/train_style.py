@@ -6,6 +6,7 @@ Paths in a TOML file are relative to that file; paths in flags and save.folder a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -85,19 +86,30 @@ def _absolute(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Paths of a TOML file seen from its own folder, so that it works from anywhere."""
     for section, name in (("data", "folder"), ("prior", "folder"), ("base", "model")):
         values = tables.get(section)
-        if isinstance(values, dict) and isinstance(path := values.get(name), str) and path and "\0" not in path:
-            local = (folder / Path(path).expanduser()).resolve()
-            if name == "folder" or (path != "mini" and (path.startswith(".") or local.exists())):
-                values[name] = str(local)
+        if isinstance(values, dict) and isinstance(path := values.get(name), str):
+            values[name] = _seen_from(folder, path, is_model=section == "base")
     return tables
 
 
 def _absolute_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Paths seen from where the command is run, so that the run.toml that is written works from anywhere."""
     made = dict(flags)
-    for key in ("data.folder", "prior.folder"):
-        if made.get(key) and "\0" not in made[key]:
-            made[key] = str(Path(made[key]).expanduser().resolve())
+    for key in ("data.folder", "prior.folder", "base.model"):
+        if key in made:
+            made[key] = _seen_from(Path.cwd(), made[key], is_model=key == "base.model")
     return made
+
+
+def _seen_from(folder: Path, path: str, *, is_model: bool) -> str:
+    """The absolute path; what may be a built-in name or a hub id, and what no path can be, stays as it is for the checks to judge."""
+    if not path or "\0" in path or (is_model and path == "mini"):
+        return path
+    try:
+        absolute = (folder / Path(path).expanduser()).resolve()
+        stays = is_model and not path.startswith((".", "~")) and not absolute.exists()
+    except (RuntimeError, OSError):  # ~ of nobody, links in a circle, a name that is too long
+        return path
+    return path if stays else str(absolute)
 
 
 class Interrupts:
@@ -112,20 +124,24 @@ class Interrupts:
         if self.asked:
             os._exit(128 + kind)
         self.asked = True
-        print("\nStopping after this update: saving and writing the style. Once more leaves at once.", file=sys.stderr, flush=True)
+        told = b"\nStopping after this update: saving and writing the style. Once more leaves at once.\n"
+        with contextlib.suppress(OSError):  # not print: the signal may have come in the middle of one
+            os.write(2, told)
 
     def __call__(self) -> bool:
         return self.asked
 
 
 def recorded(stream: Iterable[events.Event], folder: Path) -> Iterator[events.Event]:
-    """Append each event to folder/events.jsonl before passing it on. A full disk does not end the training."""
+    """Append each event to folder/events.jsonl before passing it on. A full disk does not end the training; it is told once."""
+    told = False
     for event in stream:
         try:
-            with (folder / "events.jsonl").open("a", encoding="utf-8") as file:
-                file.write(events.to_line(event) + "\n")
+            events.append(folder / "events.jsonl", event)
         except OSError as error:
-            print(f"events.jsonl cannot be written ({error.strerror})", file=sys.stderr)
+            if not told:
+                print(f"{folder / 'events.jsonl'} cannot be written ({error.strerror}): the training goes on without it.", file=sys.stderr)
+            told = True
         yield event
 
 
@@ -151,9 +167,9 @@ def run(config: RunConfig) -> int:
         _fail(config, str(error), saved, begun)
         return 1 if begun else error.exit_code
     except Exception:  # the process edge: a defect of ours or of a library, told without a wall of code
-        report = config.run_folder / "crash.txt"
-        where = _kept(report, traceback.format_exc())
-        _fail(config, f"something went wrong that should not have: {sys.exc_info()[1]}. Details: {where}. Run the same command again to go on.", saved, begun)
+        where = _kept(config.run_folder / "crash.txt", traceback.format_exc())
+        message = f"something went wrong that should not have: {sys.exc_info()[1]}. Details: {where}. Run the same command again to go on."
+        _fail(config, message, saved, begun)
         return 1
     return 0
 
@@ -168,12 +184,17 @@ def _kept(report: Path, text: str) -> str:
 
 
 def _fail(config: RunConfig, message: str, saved: int, begun: bool) -> None:
-    if begun:
-        message += f" Saved so far: {saved} updates." if saved else ""
+    message += f" Saved so far: {saved} updates." if saved else ""
+    if begun or _has_events(config.run_folder):  # a page may be waiting for a word
         list(recorded([events.Failed(message, saved)], config.run_folder))
-    elif (config.run_folder / "events.jsonl").exists():  # a page may be waiting for a word
-        list(recorded([events.Failed(message, 0)], config.run_folder))
     print(message, file=sys.stderr)
+
+
+def _has_events(folder: Path) -> bool:
+    try:
+        return (folder / "events.jsonl").exists()
+    except OSError:  # a name that is too long
+        return False
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -185,10 +206,12 @@ def main(argv: list[str] | None = None) -> int:
 
             print_plan(config, began)
             return 0
+        return run(config)
     except StudioError as error:
         print(error, file=sys.stderr)
-        return 2
-    return run(config)
+        return error.exit_code
+    except KeyboardInterrupt:  # before a run listens for it, or in a dry run: there is nothing to save
+        return 130
 
 
 if __name__ == "__main__":

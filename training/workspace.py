@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 from training.errors import ConfigError, SpaceError
 
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+LONGEST_NAME = 200  # bytes of UTF-8; most systems end at 255, and files add their endings
 
 
 def builtin_base() -> Path:
@@ -27,7 +29,7 @@ def cache_folder() -> Path:
 def checked_name(name: str, setting: str = "name") -> str:
     """Return name if it can be a file's name on every system; else raise ConfigError. Names never become paths unchecked."""
     good = re.fullmatch(r"[\w][\w .()+-]{0,79}", name) and not name.endswith((".", " ")) and name.split(".")[0].lower() not in WINDOWS_DEVICES
-    if not good:
+    if not good or len(name.encode()) > LONGEST_NAME:
         raise ConfigError(
             f"{setting} is {name!r}: a name has 1 to 80 letters, digits, spaces or ._-+() and begins with a letter or digit. Choose another."
         )
@@ -36,8 +38,12 @@ def checked_name(name: str, setting: str = "name") -> str:
 
 def inside(root: Path, *parts: str) -> Path:
     """Return root/parts, resolved; raise ConfigError when that leads out of root (.., absolute parts, symbolic links)."""
-    path = root.joinpath(*parts).resolve()
-    if not path.is_relative_to(root.resolve()):
+    try:
+        path = root.joinpath(*parts).resolve()
+        within = path.is_relative_to(root.resolve())
+    except (ValueError, RuntimeError, OSError):  # a NUL character, links in a circle, a name that is too long
+        within = False
+    if not within:
         raise ConfigError(f"{'/'.join(parts)!r} leads out of {root}. Choose a place inside it.")
     return path
 
@@ -49,6 +55,9 @@ def fsync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot do this for folders
+            raise
     finally:
         os.close(handle)
 
@@ -56,21 +65,24 @@ def fsync_folder(folder: Path) -> None:
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file so that a reader sees the old or the new content whole, also after a crash. Raises SpaceError."""
     data = content.encode() if isinstance(content, str) else content
-    temporary = None
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
         fsync_folder(path.parent)
     except OSError as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise SpaceError(f"{path} could not be written ({error.strerror}). Free space on that disk or choose another folder.") from error
+        advice = "Free space on that disk or choose another folder."
+        raise SpaceError(f"{path} could not be written ({error.strerror}). {advice}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def checked_writable(folder: Path, setting: str) -> None:
@@ -82,7 +94,8 @@ def checked_writable(folder: Path, setting: str) -> None:
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as error:
-        raise SpaceError(f"{setting} is {folder}, which cannot be written ({error.strerror}). Choose a folder you may write to, with space left.") from error
+        advice = "Choose a folder you may write to, with space left."
+        raise SpaceError(f"{setting} is {folder}, which cannot be written ({error.strerror}). {advice}") from error
 
 
 class Workspace:

@@ -13,7 +13,7 @@ import gradio as gr
 
 from studio import jobs, library
 from studio.charts import terminal
-from studio.tabs import PRIVATE, QUIET, in_html, offered, told
+from studio.tabs import QUIET, in_html, offered, told
 from training.errors import ConfigError, StudioError
 from training.workspace import Workspace
 
@@ -42,17 +42,18 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         with gr.Column(scale=2, min_width=400):
             base = gr.Textbox("mini", label="Base model", info="mini, a folder, a .safetensors file or a hub id", max_lines=1, elem_id="compare-base")
             for number in range(1, MOST_STYLES + 1):
-                with gr.Row(visible=number == 1) as row:
-                    words = {"label": f"Style {number}", "interactive": True, "min_width": 180}
-                    pickers.append(gr.Dropdown([], value=None, elem_id=f"style-{number}", scale=3, **words))
-                    strengths.append(gr.Slider(0, 2, 1, step=0.05, label="Strength", elem_id=f"strength-{number}", scale=2, min_width=150))
+                with gr.Column(visible=number == 1, min_width=320) as row:
+                    words = {"label": f"Style {number}", "interactive": True}
+                    pickers.append(gr.Dropdown([], value=None, elem_id=f"style-{number}", **words))
+                    strengths.append(gr.Slider(0, 2, 1, step=0.05, label="Strength", elem_id=f"strength-{number}"))
                 rows.append(row)
             more = gr.Button("Add another style", size="sm", elem_id="more-styles")
             prompts = gr.Textbox(
+                "",
                 label="Prompts",
-                info="One a line. The trigger word calls the style",
+                info="One a line; the trigger word is added where a style is drawn",
                 lines=4,
-                placeholder="a cat, mystyle style",
+                placeholder="a red apple",
                 elem_id="compare-prompts",
             )
             with gr.Row():
@@ -65,7 +66,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
                 draw = gr.Button("Draw", variant="primary", elem_id="draw")
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop-drawing")
         with gr.Column(scale=3, min_width=480):
-            status = gr.HTML(elem_id="compare-status")
+            status = gr.HTML(elem_id="compare-status", padding=False)
             grid = gr.Image(
                 label="Base and styles, the same noise along a row",
                 interactive=False,
@@ -73,7 +74,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
                 buttons=["download", "fullscreen"],
                 elem_id="grid",
             )
-    job = gr.Textbox(visible="hidden", elem_id="comparison")
+    job = gr.Textbox("", visible="hidden", elem_id="comparison")
     count = gr.State(1)
     timer = gr.Timer(LOOK, active=False)
     view = [status, grid, stop, timer]
@@ -90,11 +91,13 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     def suggest(id: str | None, before: str) -> list[Any]:
         style = library.style(workspace, id) if id else None
         drawn = "\n".join(library.prompts(workspace, id)) if id else ""
-        return [style.base or gr.skip() if style else gr.skip(), drawn or gr.skip() if not before.strip() else gr.skip()]
+        return [(style and style.base) or gr.skip(), drawn or gr.skip() if not (before or "").strip() else gr.skip()]
 
     @told
     def begin(*found: Any) -> Any:
         wish = _wish(*found)
+        if any(jobs.is_alive(workspace.comparisons() / name) for name in _names(workspace)[:10]):
+            raise StudioError("A comparison is being drawn right now. Wait for it, or stop it.")
         folder = _new_folder(workspace)
         jobs.start(folder, command(workspace, wish, folder))
         return folder.name
@@ -111,15 +114,15 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
 
     def one_more(shown: int) -> list[Any]:
         shown = min(shown + 1, MOST_STYLES)
-        return [shown, gr.Button(visible=shown < MOST_STYLES), *(gr.Row(visible=number <= shown) for number in range(1, MOST_STYLES + 1))]
+        return [shown, gr.Button(visible=shown < MOST_STYLES), *(gr.Column(visible=number <= shown) for number in range(1, MOST_STYLES + 1))]
 
     gr.on([page.load, tab.select], open_page, pickers, pickers, **QUIET).then(suggest, [pickers[0], prompts], [base, prompts], **QUIET)
     page.load(lambda: next(iter(_names(workspace)), ""), None, job, **QUIET).then(look, job, view, **QUIET)
     pickers[0].input(suggest, [pickers[0], prompts], [base, prompts], **QUIET)
     more.click(one_more, count, [count, more, *rows], **QUIET)
-    draw.click(begin, form, job, **PRIVATE).success(look, job, view, **QUIET)
+    draw.click(begin, form, job, **QUIET).success(look, job, view, **QUIET)
     timer.tick(look, job, view, **QUIET)
-    stop.click(end, job, None, **PRIVATE).success(look, job, view, **QUIET)
+    stop.click(end, job, None, **QUIET).success(look, job, view, **QUIET)
 
 
 def command(workspace: Workspace, wish: Wish, folder: Path) -> list[str]:
@@ -134,8 +137,11 @@ def command(workspace: Workspace, wish: Wish, folder: Path) -> list[str]:
     return [*argv, "--out", str(folder / "grid.png"), "--cells", str(folder / "cells")]
 
 
-def _wish(base: str, prompts: str, seeds: str, steps: int | None, guidance: float | None, size: int | None, *styles: Any) -> Wish:
+def _wish(
+    base: str | None, prompts: str | None, seeds: str | None, steps: int | None, guidance: float | None, size: int | None, *styles: Any
+) -> Wish:
     """The form as a wish. Raises one ConfigError that lists all that is wrong."""
+    base, prompts, seeds = base or "", prompts or "", seeds or ""
     lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
     numbers = seeds.replace(",", " ").split()
     chosen = tuple((id, strength) for id, strength in zip(styles[:MOST_STYLES], styles[MOST_STYLES:], strict=True) if id)

@@ -23,25 +23,26 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     with gr.Row(equal_height=True):
         chosen = gr.Dropdown([], label="Dataset", info="The pictures of one style", elem_id="dataset", scale=3, interactive=True)
         new = gr.Textbox(
+            "",
             label="New dataset",
-            info="A name for another set of pictures",
-            placeholder="for instance ink-drawings",
+            info="Another set of pictures",
+            placeholder="its name, for instance ink-drawings",
             max_lines=1,
+            submit_btn="Make",
             elem_id="new-dataset",
             scale=3,
         )
-        make = gr.Button("Make dataset", elem_id="make-dataset", scale=1, min_width=140)
     with gr.Row():
         with gr.Column(scale=3, min_width=420):
             drop = gr.File(
-                label="Drop pictures here (.png, .jpg, .webp; a .txt of the same name becomes the caption)",
+                label="Add pictures: .png, .jpg or .webp; a .txt of the same name becomes the caption",
                 file_count="multiple",
                 file_types=[*datasets.SUFFIXES, ".txt"],
                 height=150,
                 elem_id="upload",
             )
-            report = gr.HTML(elem_id="upload-report")
-            summary = gr.HTML(elem_id="dataset-summary")
+            report = gr.HTML(elem_id="upload-report", padding=False)
+            summary = gr.HTML(elem_id="dataset-summary", padding=False)
             gallery = gr.Gallery(
                 label="Pictures",
                 columns=5,
@@ -56,9 +57,9 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         with gr.Column(scale=2, min_width=360, elem_classes="beside"):
             picture = gr.Image(label="Picture", interactive=False, height=360, buttons=["fullscreen"], elem_id="picture")
             # Hidden but in the browser: an edit is sent together with the picture it belongs to, however quickly another one is chosen.
-            of = gr.Textbox(visible="hidden", elem_id="picture-of")
+            of = gr.Textbox("", visible="hidden", elem_id="picture-of")
             caption = gr.Textbox(
-                label="Caption", info="What is to be seen, without the style. Saved as you type.", lines=3, elem_id="caption", interactive=False
+                "", label="Caption", info="What is to be seen, without the style. Saved as you type.", lines=3, elem_id="caption", interactive=False
             )
             with gr.Row():
                 before = gr.Button("Previous", size="sm", min_width=80)
@@ -96,10 +97,13 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         return _picture(workspace, name, event.value["caption"])
 
     @told
-    def write(where: str, text: str) -> str:
-        name, _, at = where.partition("/")
+    def write(where: str, text: str) -> Any:
+        name, _, at = (where or "").partition("/")
+        if not at:
+            return gr.skip()
         folder = datasets.folder(workspace, name)
-        datasets.write_caption(folder, at, text)
+        if (text or "").strip() != datasets.caption(folder, at):  # choosing another picture changes the text as well
+            datasets.write_caption(folder, at, text or "")
         return _summary(folder)
 
     @told
@@ -117,11 +121,12 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
 
     gr.on([page.load, tab.select], open_page, chosen, [chosen, *everything], **QUIET)
     chosen.input(open_dataset, chosen, [report, *everything], **QUIET)
-    gr.on([make.click, new.submit], make_dataset, new, [chosen, new], **PRIVATE).success(open_dataset, chosen, [report, *everything], **QUIET)
+    new.submit(make_dataset, new, [chosen, new], **PRIVATE).success(open_dataset, chosen, [report, *everything], **QUIET)
     drop.upload(upload, [chosen, drop], [drop, report, chosen, *everything], **PRIVATE)
     gallery.select(choose, chosen, one, **QUIET)
-    # One at a time and none left out, so that the last edit is what stays.
-    gr.on([caption.input, caption.blur], write, [of, caption], summary, trigger_mode="multiple", concurrency_limit=1, **QUIET)
+    # change, not input: gradio 6.31 calls only key presses input, not pasting, deleting or an input method.
+    # One at a time and none left out, so that the last edit stays.
+    gr.on([caption.change, caption.blur], write, [of, caption], summary, trigger_mode="multiple", concurrency_limit=1, **QUIET)
     before.click(lambda name, where: step(-1, name, where), [chosen, of], one, **QUIET)
     after.click(lambda name, where: step(1, name, where), [chosen, of], one, **QUIET)
     remove.click(leave, of, everything, **PRIVATE)
@@ -167,7 +172,7 @@ def _summary(folder: Path, complaints: list[str] | None = None) -> str:
     words = (
         f"<b>{count}</b>, {'each with a caption' if not without else f'{without} without a caption'}"
         if listing
-        else "No pictures yet: drop some above."
+        else "No pictures yet. Add some above."
     )
     bad = "".join(f"<li>{escape(c)}</li>" for c in complaints or [])
     return f"<p>{words}</p>" + (f'<ul class="refused">{bad}</ul>' if bad else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import gradio as gr
 from gradio.components import Component
 
 from studio import charts, datasets, forms, jobs, library
-from studio.tabs import PRIVATE, QUIET, offered, shown, told
+from studio.tabs import QUIET, offered, shown, told
 from training.config import RunConfig, from_mapping, settings
 from training.errors import DataError, StudioError
 from training.workspace import Workspace
@@ -29,15 +30,14 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
             with gr.Row():
                 start = gr.Button("Start training", variant="primary", elem_id="start")
         with gr.Column(scale=3, min_width=480):
-            with gr.Row(equal_height=True):
-                chosen = gr.Dropdown([], label="Run", info="The run shown below", elem_id="run", interactive=True, scale=3)
-                reuse = gr.Button("Use its settings", size="sm", scale=1, min_width=130, elem_id="reuse")
-            status = gr.HTML(elem_id="status")
+            chosen = gr.Dropdown([], label="Run", elem_id="run", interactive=True)
+            status = gr.HTML(elem_id="status", padding=False)
             with gr.Row():
                 stop = gr.Button("Stop and save", variant="stop", visible=False, elem_id="stop")
                 resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume")
-                style = gr.DownloadButton("Download the style", visible=False, elem_id="download-style")
-            loss = gr.HTML(elem_id="loss")
+                style = gr.DownloadButton("Download the style", variant="primary", visible=False, elem_id="download-style")
+                reuse = gr.Button("Use its settings", visible=False, elem_id="reuse")
+            loss = gr.HTML(elem_id="loss", padding=False)
             strip = gr.Gallery(
                 label="Previews, the newest first",
                 columns=3,
@@ -49,21 +49,21 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
                 elem_id="previews",
                 elem_classes="pictures",
             )
-            told_so_far = gr.HTML(elem_id="messages")
+            told_so_far = gr.HTML(elem_id="messages", padding=False)
             with gr.Accordion("Learning rate", open=False):
-                rate = gr.HTML(elem_id="rate")
+                rate = gr.HTML(elem_id="rate", padding=False)
     timer = gr.Timer(LOOK, active=False)
     drawn = gr.State("")  # which previews the strip holds, so that an open picture is not closed by a tick
     form = [dataset, *fields.values()]
-    view = [status, loss, rate, told_so_far, strip, drawn, stop, resume, style, timer]
+    view = [status, loss, rate, told_so_far, strip, drawn, stop, resume, style, reuse, timer]
     tails: dict[str, jobs.Tail] = {}
 
     def tail(run: Path) -> jobs.Tail:
         return tails.setdefault(run.name, jobs.Tail(run / "events.jsonl"))
 
     @told
-    def open_page(name: str | None) -> list[Any]:
-        return [_run_list(workspace, name), gr.Dropdown(choices=datasets.names(workspace))]
+    def open_page(name: str | None, set_name: str | None) -> list[Any]:
+        return [_run_list(workspace, name), _set_list(workspace, set_name)]
 
     @told
     def first_values() -> list[Any]:
@@ -101,12 +101,12 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         return _view(run, jobs.state(run), charts.progress(tail(run).read_on()), seen)
 
     page.load(first_values, None, form, **QUIET)
-    gr.on([page.load, tab.select], open_page, chosen, [chosen, dataset], **QUIET).then(look, [chosen, drawn], view, **QUIET)
+    gr.on([page.load, tab.select], open_page, [chosen, dataset], [chosen, dataset], **QUIET).then(look, [chosen, drawn], view, **QUIET)
     gr.on([timer.tick, chosen.input], look, [chosen, drawn], view, **QUIET)
-    start.click(begin, form, chosen, **PRIVATE).success(look, [chosen, drawn], view, **QUIET)
-    resume.click(go_on, chosen, chosen, **PRIVATE).success(look, [chosen, drawn], view, **QUIET)
-    stop.click(end, chosen, None, **PRIVATE).success(look, [chosen, drawn], view, **QUIET)
-    reuse.click(put_back, chosen, form, **PRIVATE)
+    start.click(begin, form, chosen, **QUIET).success(look, [chosen, drawn], view, **QUIET)
+    resume.click(go_on, chosen, chosen, **QUIET).success(look, [chosen, drawn], view, **QUIET)
+    stop.click(end, chosen, None, **QUIET).success(look, [chosen, drawn], view, **QUIET)
+    reuse.click(put_back, chosen, form, **QUIET)
 
 
 def _form() -> tuple[gr.Dropdown, dict[str, Component]]:
@@ -121,9 +121,10 @@ def _form() -> tuple[gr.Dropdown, dict[str, Component]]:
     fields |= forms.controls(s for s in rows.values() if not s.advanced and s.key not in fields)
     with gr.Accordion("Everything", open=False, elem_id="everything"):
         for section, members in groupby((s for s in rows.values() if s.key not in fields), key=lambda s: s.section):
-            gr.Markdown(f"**{forms.SECTIONS[section]}.** {RunConfig.model_fields[section].annotation.__doc__}")
-            with gr.Row():
-                fields |= forms.controls(list(members))
+            with gr.Accordion(forms.SECTIONS[section], open=False, elem_id=f"section-{section}"):
+                gr.Markdown(RunConfig.model_fields[section].annotation.__doc__)
+                with gr.Row():
+                    fields |= forms.controls(list(members))
     return dataset, fields
 
 
@@ -133,6 +134,8 @@ def _config(workspace: Workspace, dataset: str | None, mapping: dict[str, dict[s
     if not datasets.pictures(folder):
         raise DataError(f"The dataset {folder.name} has no pictures yet. Add some in the Data tab.")
     mapping["data"]["folder"] = str(folder)
+    if mapping["prior"]["folder"]:  # seen from where the page was started, not from run.toml
+        mapping["prior"]["folder"] = str(Path(mapping["prior"]["folder"]).expanduser().resolve())
     mapping["save"]["folder"] = str(workspace.runs())
     return from_mapping(mapping, "the form")
 
@@ -145,17 +148,22 @@ def _first_values(workspace: Workspace, keys: tuple[str, ...]) -> list[Any]:
 
 
 def _values(workspace: Workspace, config: RunConfig, keys: tuple[str, ...], name: str) -> list[Any]:
-    used, listing = Path(config.data.folder).name, datasets.names(workspace)
     named = config.model_copy(update={"save": config.save.model_copy(update={"name": name})})
-    return [gr.Dropdown(choices=listing, value=used if used in listing else datasets.newest(workspace)), *forms.from_config(named, keys)]
+    return [_set_list(workspace, Path(config.data.folder).name), *forms.from_config(named, keys)]
+
+
+def _set_list(workspace: Workspace, name: str | None) -> Any:
+    """The list of datasets; the one that was chosen stays chosen, else the one that was changed last."""
+    listing = datasets.names(workspace)
+    return gr.Dropdown(choices=listing, value=name if name in listing else datasets.newest(workspace))
 
 
 def _run_list(workspace: Workspace, name: str | None) -> Any:
     """The list of runs; the one that was chosen stays chosen, else one that is going, else the newest."""
-    states = {run: jobs.state(workspace.runs() / run) for run in library.runs(workspace)}
-    going = [run for run, state in states.items() if state in jobs.GOING]
-    value = name if name in states else next(iter([*going, *states]), None)
-    return gr.Dropdown(choices=[(f"{run}  ({charts.WORDS[state].lower()})", run) for run, state in states.items()], value=value)
+    listing = library.runs(workspace)
+    going = (run for run in listing if jobs.state(workspace.runs() / run) in jobs.GOING)
+    value = name if name in listing else next(going, next(iter(listing), None))
+    return gr.Dropdown(choices=listing, value=value)
 
 
 def _view(run: Path, state: jobs.State, so_far: charts.Progress, seen: str) -> list[Any]:
@@ -175,12 +183,14 @@ def _view(run: Path, state: jobs.State, so_far: charts.Progress, seen: str) -> l
         charts.status(run.name, state, so_far),
         charts.loss_curve(so_far.curve),
         charts.rate_curve(so_far.curve),
-        (charts.terminal(jobs.log_tail(run)) if unexplained else "") + charts.messages(so_far.messages),
+        (charts.terminal(jobs.log_tail(run)) if unexplained else "")
+        + charts.messages([replace(m, message=forms.in_words(m.message)) for m in so_far.messages]),
         strip,
         holds,
         gr.Button("Stop at once, without saving" if state == "stopping" else "Stop and save", visible=state in jobs.GOING),
         gr.Button(visible=state in jobs.RESUMABLE),
         gr.DownloadButton(value=offered(file) if done else None, visible=done),
+        gr.Button(visible=state not in jobs.GOING),
         gr.Timer(active=state in jobs.GOING),
     ]
 
@@ -198,5 +208,6 @@ def _empty_view() -> list[Any]:
         gr.Button(**hidden),
         gr.Button(**hidden),
         gr.DownloadButton(**hidden),
+        gr.Button(**hidden),
         gr.Timer(active=False),
     ]

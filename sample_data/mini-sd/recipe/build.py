@@ -55,9 +55,8 @@ def main() -> None:
         args.streams = 1
     if args.streams == 1:
         return work(0, args, 0)
-    import torch.multiprocessing as mp
-
     import icons
+    import torch.multiprocessing as mp
 
     for icon_set in icons.SETS.values():
         icons.pictures(icon_set, args.work / "npm")

@@ -91,4 +91,4 @@ def pictures(icon_set: IconSet, folder: Path) -> dict[str, np.ndarray]:
         np.savez_compressed(unfinished, names=np.array(list(found)), pictures=np.stack(list(found.values())))
         unfinished.replace(kept)
     data = np.load(kept)
-    return dict(zip(data["names"].tolist(), data["pictures"]))
+    return dict(zip(data["names"].tolist(), data["pictures"], strict=True))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -123,13 +122,13 @@ class Stage:
     def save(self) -> None:
         tensors = {"flat": self.flat, "averaged": self.averaged, "first": self.moments[0], "second": self.moments[1]}
         save_file(tensors, self.folder / "state.tmp")
-        os.replace(self.folder / "state.tmp", self.folder / "state.safetensors")
+        (self.folder / "state.tmp").replace(self.folder / "state.safetensors")
         (self.folder / "state.json").write_text(json.dumps({"step": self.step}))
 
     def load(self) -> None:
         state = load_file(self.folder / "state.safetensors", device=str(self.flat.device))
         self.flat.copy_(state["flat"])
         self.averaged.copy_(state["averaged"])
-        for moment, name in zip(self.moments, ("first", "second")):
+        for moment, name in zip(self.moments, ("first", "second"), strict=True):
             moment.copy_(state[name])
         self.step = json.loads((self.folder / "state.json").read_text())["step"]

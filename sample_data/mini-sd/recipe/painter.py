@@ -82,7 +82,7 @@ def new_unet(latent_channels: int) -> UNet2DConditionModel:
 def captions_of(lessons: Lessons, tokenizer: CLIPTokenizer) -> Tensor:
     """Token ids [4, N, LENGTH]: whole caption, concept alone, style alone, nothing."""
     ids = lambda texts: tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
-    whole = [f"{c}, {s} style" for c, s in zip(lessons.concepts, lessons.styles)]
+    whole = [f"{c}, {s} style" for c, s in zip(lessons.concepts, lessons.styles, strict=True)]
     kinds = [whole, lessons.concepts, [f"{s} style" for s in lessons.styles], [""] * len(whole)]
     return torch.stack([ids(texts) for texts in kinds])
 
@@ -101,7 +101,7 @@ def train(lessons: Lessons, work: Path, *, steps: int, device: str, start: Path 
         .requires_grad_(False)
     )
     latents = autoencoder.encoded(vae, lessons.pictures)  # not mirrored: half as much to learn, and a concept looks one way
-    names = [f"{c}, {s} style" for c, s in zip(lessons.concepts, lessons.styles)]
+    names = [f"{c}, {s} style" for c, s in zip(lessons.concepts, lessons.styles, strict=True)]
     tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer") if start else new_tokenizer(names * 3, work / "tokenizer")
     text_encoder, unet = new_text_encoder(tokenizer), new_unet(latents.shape[1])
     if start:

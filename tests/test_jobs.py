@@ -1,0 +1,210 @@
+"""Tests of studio.jobs with small real processes: started, stopped, found again, and told as gone when they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from studio import jobs
+from training import events
+from training.config import RunConfig, from_mapping, read_toml
+from training.errors import StudioError
+
+# A trainer's manners without its work: says Started, makes updates until SIGTERM, then Finished.
+TRAINER = """
+import signal, sys, time
+from pathlib import Path
+from training import events
+run, updates = Path(sys.argv[1]).parent, int(sys.argv[2])
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+def say(event):
+    with (run / "events.jsonl").open("a") as file:
+        file.write(events.to_line(event) + "\\n")
+say(events.Started(0, updates, 1, 1, 1, "cpu", "float32"))
+step = 0
+while step < updates and not stop:
+    step += 1
+    say(events.Stepped(step, 0.5, 1e-4, 1.0, 0.02, 1.0))
+    time.sleep(0.02)
+say(events.Finished(step, "x.safetensors", bool(stop), 1.0))
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    """A run's folder; whatever still works there at the end is ended."""
+    folder = tmp_path / "runs" / "x"
+    yield folder
+    jobs.stop(folder, at_once=True)
+    until(lambda: not jobs.is_alive(folder))
+
+
+def until(true: Callable[[], object], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def trainer(run: Path, updates: int = 100_000) -> list[str]:
+    return [sys.executable, "-c", TRAINER, str(run / "run.toml"), str(updates)]
+
+
+def config(run: Path, **optim: int) -> RunConfig:
+    return from_mapping({"save": {"name": run.name, "folder": str(run.parent)}, "optim": optim})
+
+
+def say(run: Path, *told: events.Event) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / "events.jsonl").open("a") as file:
+        file.writelines(events.to_line(event) + "\n" for event in told)
+
+
+STARTED = events.Started(0, 10, 1, 1, 1, "cpu", "float32")
+STEPPED = events.Stepped(1, 0.5, 1e-4, 1.0, 0.1, 1.0)
+
+
+def test_a_run_is_started_and_finishes(run: Path) -> None:
+    assert jobs.state(run) == "new"
+    jobs.start_run(config(run), trainer(run, 3))
+    assert from_mapping(read_toml(run / "run.toml")) == config(run)
+    until(lambda: jobs.state(run) == "finished")
+
+
+def test_stop_lets_the_run_save_and_end(run: Path) -> None:
+    jobs.start_run(config(run), trainer(run))
+    until(lambda: jobs.state(run) == "running")
+    jobs.stop(run)
+    until(lambda: jobs.state(run) == "stopped")
+    until(lambda: jobs.read(run).exit_code == 0)
+
+
+def test_stop_at_once_ends_a_process_that_does_not_listen(run: Path) -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    jobs.start(run, [sys.executable, "-c", deaf])
+    until(lambda: "deaf" in jobs.log_tail(run))
+    jobs.stop(run)
+    assert jobs.state(run) == "stopping"
+    jobs.stop(run, at_once=True)
+    until(lambda: not jobs.is_alive(run))
+    assert jobs.state(run) == "interrupted"
+
+
+def test_a_second_start_of_the_same_name_is_refused(run: Path) -> None:
+    jobs.start_run(config(run), trainer(run))
+    with pytest.raises(StudioError, match="being trained right now"):
+        jobs.start_run(config(run), trainer(run))
+    with pytest.raises(StudioError, match="already going"):
+        jobs.start(run, trainer(run))
+
+
+def test_a_finished_run_is_not_begun_again(run: Path) -> None:
+    jobs.start_run(config(run), trainer(run, 1))
+    until(lambda: jobs.state(run) == "finished")
+    with pytest.raises(StudioError, match="is finished"):
+        jobs.start_run(config(run), trainer(run, 1))
+
+
+def test_a_run_with_checkpoints_goes_on_only_with_its_own_settings(run: Path) -> None:
+    jobs.start_run(config(run, steps=50), trainer(run))
+    until(lambda: jobs.state(run) == "running")
+    jobs.stop(run)
+    until(lambda: not jobs.is_alive(run))
+    (run / "checkpoints" / "step-0000001").mkdir(parents=True)
+    with pytest.raises(StudioError, match=r"optim\.steps was 50, now it is 60"):
+        jobs.start_run(config(run, steps=60), trainer(run))
+    assert jobs.earlier(run) == config(run, steps=50)
+    jobs.start_run(config(run, steps=50), trainer(run, 1))
+    until(lambda: jobs.state(run) == "finished")
+
+
+def test_the_process_outlives_who_started_it_and_is_found_again(run: Path) -> None:
+    code = f"from pathlib import Path; from studio import jobs; jobs.start(Path({str(run)!r}), {trainer(run)!r})"
+    run.mkdir(parents=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    until(lambda: jobs.state(run) == "running")
+    assert os.getpgid(jobs.read(run).pid) != os.getpgid(0)
+    jobs.stop(run)
+    until(lambda: jobs.state(run) == "stopped")
+
+
+def test_a_killed_process_is_told_as_interrupted_and_can_begin_again(run: Path) -> None:
+    jobs.start_run(config(run), trainer(run))
+    until(lambda: jobs.state(run) == "running")
+    os.kill(jobs.read(run).pid, signal.SIGKILL)
+    until(lambda: jobs.state(run) == "interrupted")
+    jobs.start_run(config(run), trainer(run, 2))
+    until(lambda: jobs.state(run) == "finished")
+
+
+def test_a_stranger_with_the_same_pid_is_not_taken_for_the_run(run: Path) -> None:
+    say(run, STARTED, STEPPED)
+    mine = psutil.Process()
+    record = {"pid": mine.pid, "started": mine.create_time() - 3600, "command": ["x"]}
+    (run / "process.json").write_text(json.dumps(record))
+    assert jobs.state(run) == "interrupted"
+    jobs.stop(run, at_once=True)  # must not end this test
+
+
+def test_a_process_that_cannot_begin_has_failed_with_its_last_words(run: Path) -> None:
+    jobs.start(run, [sys.executable, "-c", "import sys; sys.exit('base.model is missing')"])
+    until(lambda: jobs.read(run).exit_code is not None)
+    assert jobs.state(run) == "failed"
+    assert jobs.log_tail(run) == "base.model is missing"
+
+
+def test_the_events_of_an_earlier_start_do_not_count(run: Path) -> None:
+    say(run, STARTED, STEPPED, events.Failed("no memory", 0))
+    assert jobs.state(run) == "failed"
+    jobs.start(run, [sys.executable, "-c", "import time; time.sleep(600)"])
+    assert jobs.state(run) == "starting"
+
+
+def test_a_run_begun_in_a_terminal_shows_up(run: Path) -> None:
+    say(run, STARTED, STEPPED)
+    assert jobs.state(run) == "running"
+    os.utime(run / "events.jsonl", (1, 1))
+    assert jobs.state(run) == "interrupted"
+    say(run, events.Finished(10, "x.safetensors", False, 1.0))
+    assert jobs.state(run) == "finished"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}', '{"pid": 1, "started": 1, "command": [], "strange": 1}'])
+def test_a_damaged_record_is_no_process(run: Path, content: str) -> None:
+    run.mkdir(parents=True)
+    (run / "process.json").write_text(content)
+    assert jobs.read(run) is None
+    assert jobs.state(run) == "new"
+
+
+def test_a_start_that_never_came_to_be_does_not_block_for_ever(run: Path) -> None:
+    run.mkdir(parents=True)
+    (run / "process.starting").touch()
+    with pytest.raises(StudioError, match="being started already"):
+        jobs.start(run, trainer(run, 1))
+    os.utime(run / "process.starting", (1, 1))
+    jobs.start(run, trainer(run, 1))
+
+
+def test_the_tail_reads_on_and_waits_for_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    tail = jobs.Tail(path)
+    assert tail.read_on() == []
+    line = events.to_line(STEPPED) + "\n"
+    path.write_text(line + line[:20])
+    assert tail.read_on() == [STEPPED]
+    with path.open("a") as file:
+        file.write(line[20:] + "no event\n" + line)
+    assert tail.read_on() == [STEPPED] * 3
+    path.write_text(line)
+    assert tail.read_on() == [STEPPED]
