@@ -23,14 +23,13 @@ import psutil
 
 import training
 from training import events
-from training.config import RunConfig, from_mapping, read_toml, to_toml
+from training.config import RunConfig, changes, from_mapping, read_toml, to_toml
 from training.errors import ConfigError, StudioError
 from training.workspace import checked_writable, write_whole
 
 State = Literal["new", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"]
 GOING: tuple[State, ...] = ("starting", "running", "stopping")
 RESUMABLE: tuple[State, ...] = ("stopped", "failed", "interrupted")
-FREE_TO_CHANGE = {"preview", "save"}  # sections that do not change what is learnt, so that a run may go on with other values
 TAIL = 65_536  # bytes read from the end of a log
 SAME_START = 5.0  # seconds: the clock may be set while a process runs, but a pid does not come back this soon
 STALE = 60.0  # seconds after which a start that never came to be is forgotten, or a silent run begun elsewhere counts as gone
@@ -75,13 +74,7 @@ def _check_same_run(run: Path, config: RunConfig) -> None:
     before = earlier(run)
     if before is None or not any((run / "checkpoints").glob("step-*")):
         return
-    then, now = before.model_dump(exclude=FREE_TO_CHANGE), config.model_dump(exclude=FREE_TO_CHANGE)
-    changed = [
-        f"  - {section}.{name} was {then[section][name]!r}, now it is {value!r}"
-        for section in now
-        for name, value in now[section].items()
-        if then[section][name] != value
-    ]
+    changed = [f"  - {key} was {then!r}, now it is {now!r}" for key, then, now in changes(before, config)]
     if changed:
         head = f"There is a run named “{run.name}” with other settings:"
         raise StudioError("\n".join([head, *changed, "Give the new run another name, or choose the old one in the list and resume it."]))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -72,6 +74,6 @@ def test_average_swaps_in_and_out() -> None:
 def test_course_warms_up_and_ends_where_it_should(schedule: str) -> None:
     shares = [course(schedule, k, 100, 0.1) for k in range(100)]
     assert shares[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
-    assert all(x >= y for x, y in zip(shares[10:], shares[11:], strict=False))
+    assert all(x >= y for x, y in pairwise(shares[10:]))
     assert shares[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0, abs=0.02)
     assert course(schedule, 0, 1, 0.0) == 1.0

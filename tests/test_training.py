@@ -282,7 +282,7 @@ def test_changed_settings_or_pictures_are_refused_by_name(config: RunConfig, pic
     seen: list[Event] = []
     for event in train(config, lambda: len(of(Stepped, seen)) >= 2):
         seen.append(event)
-    with pytest.raises(ConfigError, match="optim.unet_lr: 0.001 then, 0.5 now"):
+    with pytest.raises(ConfigError, match=r"optim\.unet_lr: 0\.001 then, 0\.5 now"):
         list(train(changed(config, optim__unet_lr=0.5)))
     (pictures / "0.txt").write_text("another thing")
     with pytest.raises(DataError, match="not the ones"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +32,8 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping
     """Write folder/step-000123 whole, then delete all but the newest `keep`. Raises SpaceError; older ones stay then."""
     final, unfinished = folder / f"step-{step:07d}", folder / f".step-{step:07d}.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
-    content = {"state.safetensors": save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}), "state.json": json.dumps(dict(state)).encode()}
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = {"state.safetensors": save(on_cpu), "state.json": json.dumps(dict(state)).encode()}
     manifest = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in content.items()}
     try:
         unfinished.mkdir(parents=True)
@@ -42,11 +42,11 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping
         write_whole(unfinished / "manifest.json", json.dumps({"step": step, "files": manifest}))
         if final.exists():
             shutil.rmtree(final)
-        os.rename(unfinished, final)
+        unfinished.rename(final)
         fsync_folder(folder)
     except OSError as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise SpaceError(f"checkpoint {final} could not be written ({error.strerror}). Free space on that disk; older checkpoints are kept.") from error
+        raise SpaceError(f"checkpoint {final} could not be written ({error.strerror}). Free space on that disk; older ones are kept.") from error
     except SpaceError:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise

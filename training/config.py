@@ -257,9 +257,8 @@ def _cross_checks(config: RunConfig) -> Iterator[str]:
     if config.prior.images and not config.prior.prompt:
         yield f"prior.images is {config.prior.images} but prior.prompt is empty: say what the class pictures show, or set prior.images = 0"
     yield from _template_complaints(config.data)
-    for key in PATHS:
-        section, name = key.split(".")
-        yield from _path_complaints(key, getattr(getattr(config, section), name))
+    for s in settings():
+        yield from _text_complaints(s.key, getattr(getattr(config, s.section), s.name))
 
 
 def _template_complaints(data: Data) -> Iterator[str]:
@@ -274,14 +273,25 @@ def _template_complaints(data: Data) -> Iterator[str]:
         yield f"data.trigger is {data.trigger!r} but data.template has no {{trigger}}: add it, or clear the trigger"
 
 
-def _path_complaints(key: str, path: str) -> Iterator[str]:
-    if "\0" in path:
-        yield f"{key} holds a NUL character: remove it"
-        return
+def _text_complaints(key: str, value: object) -> Iterator[str]:
+    """What TOML, events and file names could not hold."""
+    for text in value if isinstance(value, list) else [value]:
+        if not isinstance(text, str):
+            continue
+        if "\0" in text:
+            yield f"{key} holds a NUL character: remove it"
+        elif any("\ud800" <= c <= "\udfff" for c in text):  # how Python tells a command's bytes that are not UTF-8
+            yield f"{key} is {_shown(text)}, which is not UTF-8: rename it, or write it again"
+        elif key in PATHS and text.startswith("~") and not _is_of_a_user(text):
+            yield f"{key} is {text!r}: there is no user of that name. Write the whole path"
+
+
+def _is_of_a_user(path: str) -> bool:
     try:
         Path(path).expanduser()
     except RuntimeError:
-        yield f"{key} is {path!r}: there is no user of that name. Write the whole path"
+        return False
+    return True
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -303,10 +313,19 @@ def with_overrides(found: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
     merged = {section: dict(values) if isinstance(values, Mapping) else values for section, values in found.items()}
     for key, value in overrides.items():
         section, name = key.split(".", 1)
-        if not isinstance(merged.setdefault(section, {}), dict):
-            merged[section] = {}
-        merged[section][name] = value
+        if isinstance(merged.setdefault(section, {}), dict):  # else it is not a section, which the check will say
+            merged[section][name] = value
     return merged
+
+
+# Sections that change what is shown or kept, never what is learnt: a run may go on with other values of theirs
+FREE_TO_CHANGE = {"preview", "save"}
+
+
+def changes(before: RunConfig, now: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Every setting that decides what is learnt and differs: (section.name, then, now)."""
+    then, new = before.model_dump(exclude=FREE_TO_CHANGE), now.model_dump(exclude=FREE_TO_CHANGE)
+    return [(f"{s}.{name}", then[s][name], value) for s in new for name, value in new[s].items() if then[s][name] != value]
 
 
 def to_toml(config: RunConfig) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from training.errors import ConfigError
+from training.errors import ConfigError, OutOfMemory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GIB = 1024**3
@@ -66,3 +66,11 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_reserved(device) / GIB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / GIB if sys.platform == "darwin" else peak * 1024 / GIB
+
+
+def memory_full(error: torch.OutOfMemoryError) -> OutOfMemory:
+    """The same, with what helps."""
+    return OutOfMemory(
+        f"the device's memory is full ({str(error).splitlines()[0]}). Lower optim.batch_size and raise optim.accumulate by as much, "
+        "turn on optim.checkpointing, or lower data.resolution."
+    )

@@ -5,33 +5,42 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
+from pathlib import Path
 
-from rich.console import Console
+import torch
 from rich.markup import escape
 from rich.table import Table
 
 from training.config import RunConfig
-from training.device import peak_memory
+from training.device import memory_full, peak_memory
 from training.events import Warned
-from training.run import Run, planned
-from training.terminal import clock
+from training.run import Run, check_same_run, planned
+from training.terminal import clock, escaping_console
+from training.workspace import checked_writable
 
 PROBES = 2  # updates measured; the first one also pays for setting things up
 
 
 def print_plan(config: RunConfig, began: float) -> None:
     """Print pictures, buckets, updates, share of weights, memory and time expected. Raises StudioError as the run itself would."""
+    check_same_run(config)
+    checked_writable(_nearest_there(config.run_folder), "save.folder")
     with tempfile.TemporaryDirectory() as scratch:  # the user's folders stay as they are
         away = config.model_copy(update={"save": config.save.model_copy(update={"folder": scratch})})
         run = Run(planned(away))
-        notes = [note.message for note in run.prepare(resume=False) if isinstance(note, Warned)]
-        setting_up = time.time() - began
-        for _ in range(PROBES):
-            run.update()
+        try:
+            said = list(run.prepare(resume=False))
+            setting_up = time.time() - began
+            said += [run.update() for _ in range(PROBES)]
+        except torch.OutOfMemoryError as error:
+            raise memory_full(error) from None
+    notes = [event.message for event in said if isinstance(event, Warned)]
     used = Counter(f"{b.width}x{b.height}" for b in run.bucket_of)
     optim = config.optim
     seen = optim.steps * optim.batch_size * optim.accumulate
     table = Table(show_header=False, title=f"plan of {config.save.name}")
+    table.add_column()
+    table.add_column(overflow="fold")  # long paths are shown whole
     rows = {
         "base": f"{run.parts.title} ({run.parts.family.title}), {run.place.precision} on {run.place.name}",
         "pictures": f"{len(run.examples)}" + (f" and {config.prior.images} class pictures" if config.prior.images else ""),
@@ -40,12 +49,17 @@ def print_plan(config: RunConfig, began: float) -> None:
         "trained": f"{run.trainable:,} of {run.total:,} weights ({run.trainable / run.total:.2%})",
         "style file": f"about {run.trainable * 2 / 1e6:.1f} MB",
         "memory": f"about {peak_memory(run.place.device):.1f} GiB",
-        "time": f"about {clock(setting_up + run.pace[-1] * optim.steps)}, previews not counted",
+        "time": f"about {clock(setting_up + run.pace[-1] * optim.steps)}, previews not counted" if run.pace else "unknown",
         "goes to": str(config.run_folder),
     }
     for name, text in rows.items():
         table.add_row(name, escape(text))
-    console = Console()
+    console = escaping_console()
     console.print(table)
     for note in notes:
-        console.print(f"- {note}", markup=False)
+        console.print(f"- {note}", markup=False, soft_wrap=True)
+
+
+def _nearest_there(folder: Path) -> Path:
+    """The folder, or the closest one above it that is there: a run would be made in it."""
+    return next(path for path in (folder, *folder.parents) if path.exists())

@@ -71,7 +71,10 @@ class Warned:
 
 @dataclass(frozen=True)
 class Finished:
-    """The style is on disk, read back and compared; path is relative to the run's folder. stopped: on request, before the end."""
+    """The style is on disk, read back and compared; path is relative to the run's folder, "" when nothing was learnt yet.
+
+    stopped: on request, before the end.
+    """
 
     step: int
     path: str

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 import torch
 
 from training.config import RunConfig
-from training.errors import DivergedError, OutOfMemory
+from training.device import memory_full
+from training.errors import DivergedError
 from training.events import Event, Finished, Noted, Started
 from training.run import Run, planned
 
@@ -32,16 +33,21 @@ def train(config: RunConfig, stop: Stop = never) -> Iterator[Event]:
         return
     run = Run(plan)
     try:
-        yield from run.prepare()
-        yield Started(run.step, run.steps, len(run.examples), run.trainable, run.total, run.place.name, run.place.precision)
-        yield from _updates(run, stop)
+        for event in run.prepare():
+            yield event
+            if stop():
+                break
+        else:
+            yield Started(run.step, run.steps, len(run.examples), run.trainable, run.total, run.place.name, run.place.precision)
+            yield from _updates(run, stop)
     except torch.OutOfMemoryError as error:
-        raise OutOfMemory(
-            f"the device's memory is full ({str(error).splitlines()[0]}). Lower optim.batch_size and raise optim.accumulate by as much, "
-            "turn on optim.checkpointing, or lower data.resolution."
-        ) from None
-    stopped = run.step < run.steps
-    yield Finished(run.step, run.export().relative_to(run.folder).as_posix(), stopped, time.time() - began)
+        raise memory_full(error) from None
+    if run.step == 0:
+        yield Noted("Stopped before the first update: there is nothing to save yet.")
+        yield Finished(0, "", stopped=True, seconds=time.time() - began)
+        return
+    path = run.export().relative_to(run.folder).as_posix()
+    yield Finished(run.step, path, stopped=run.step < run.steps, seconds=time.time() - began)
 
 
 def _updates(run: Run, stop: Stop) -> Iterator[Event]:

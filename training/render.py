@@ -38,7 +38,7 @@ def draw(
     shared = {(p.steps, p.guidance, p.size) for p in prompts}
     if len(shared) != 1:
         raise ValueError("prompts drawn together must share steps, guidance and size")
-    (steps, guidance, size), count = shared.pop(), len(prompts)
+    (steps, guidance, _), count = shared.pop(), len(prompts)
     latents = noise(parts, prompts)
     networks = {name: parts.networks[name] for name in (parts.family.denoiser, *parts.family.text_encoders)}
     with wearing(networks, rows) if rows else nullcontext():

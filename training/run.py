@@ -18,10 +18,10 @@ from training import __version__, adapter, checkpoint, objective, priors
 from training.batches import Order, drawn
 from training.buckets import Bucket, buckets, nearest
 from training.cache import Latents, Words
-from training.config import RunConfig, from_mapping, read_toml, to_toml
+from training.config import RunConfig, changes, from_mapping, read_toml, to_toml
 from training.dataset import Dataset, Example, captioned, open_picture, pixels, read_dataset
 from training.device import Place, choose
-from training.errors import ConfigError, DataError, DivergedError, StyleFileError
+from training.errors import ConfigError, DataError, DivergedError, SpaceError, StyleFileError
 from training.events import Noted, Previewed, Saved, Stepped, Warned
 from training.families import detect
 from training.families.family import Parts
@@ -33,8 +33,6 @@ from training.style_names import accepted_names, canonical_name
 from training.workspace import checked_writable, inside, write_whole
 
 LOST_IN_A_ROW = 5  # updates that could not be made because something was not finite, before the run stops
-# Settings that change what is shown or kept, never what is learnt
-FREE_TO_CHANGE = {"preview", "save"}
 
 
 @dataclass(frozen=True)
@@ -55,34 +53,40 @@ def planned(config: RunConfig) -> Plan:
         raise ConfigError("data.folder is empty: name the folder that holds your pictures, for instance --data.folder pictures.")
     place = choose(config.base.device, config.base.dtype)
     files = detect.find(config.base.model)
+    check_resolution(config, files)
     data = config.data
     dataset = read_dataset(Path(data.folder), trigger=data.trigger, template=data.template, background=data.background)
     given = priors.given(config.prior)
-    _check_same_run(config)
+    check_same_run(config)
     checked_writable(config.run_folder, "save.folder")
     return Plan(config, dataset, given, files, place, _finished(config))
 
 
-def _check_same_run(config: RunConfig) -> None:
+def check_same_run(config: RunConfig) -> None:
     """Refuse to go on with a run that was begun with other settings, naming each."""
     begun = config.run_folder / "run.toml"
-    if config.run_folder.exists() and not config.run_folder.is_dir():
-        raise ConfigError(f"{config.run_folder} is a file where the run's folder should be. Choose another save.name.")
-    if not begun.exists():
-        return
-    before, now = from_mapping(read_toml(begun), str(begun)).model_dump(), config.model_dump()
-    changed = [
-        f"  - {section}.{name}: {before[section][name]!r} then, {now[section][name]!r} now"
-        for section in now
-        if section not in FREE_TO_CHANGE
-        for name in now[section]
-        if before[section][name] != now[section][name]
-    ]
+    try:
+        if config.run_folder.exists() and not config.run_folder.is_dir():
+            raise ConfigError(f"{config.run_folder} is a file where the run's folder should be. Choose another save.name.")
+        if not begun.exists():
+            return
+    except OSError as error:
+        raise SpaceError(f"save.folder leads to {config.run_folder}, which cannot be looked at ({error.strerror}). Choose another folder.") from None
+    changed = [f"  - {key}: {then!r} then, {now!r} now" for key, then, now in changes(from_mapping(read_toml(begun), str(begun)), config)]
     if changed and checkpoint.finished(config.run_folder / "checkpoints"):
         raise ConfigError(
             "\n".join([f"{config.run_folder} holds a run that was begun with other settings:", *changed])
             + "\nChoose another save.name, or put the settings back to go on with it."
         )
+
+
+def check_resolution(config: RunConfig, files: detect.BaseFiles) -> None:
+    """Refuse a data.resolution that the base's networks cannot halve as often as they must."""
+    own, multiple = detect.sides(files)
+    side = config.data.resolution or own
+    if side < multiple or side % multiple:
+        near = max(multiple, round(side / multiple) * multiple)
+        raise ConfigError(f"data.resolution is {side} px, a multiple of {multiple} was expected for {files.title}. Try {near}.")
 
 
 def _finished(config: RunConfig) -> int:
@@ -133,9 +137,6 @@ class Run:
 
     def _buckets(self) -> list[Bucket]:
         side = self.config.data.resolution or self.parts.size
-        if side < self.parts.multiple or side % self.parts.multiple:
-            near = max(self.parts.multiple, round(side / self.parts.multiple) * self.parts.multiple)
-            raise ConfigError(f"data.resolution is {side} px, a multiple of {self.parts.multiple} was expected for {self.parts.title}. Try {near}.")
         return buckets(side, self.parts.multiple) if self.config.data.buckets else [Bucket(side, side)]
 
     def _crowded(self) -> Iterator[Warned]:
@@ -347,5 +348,5 @@ class Run:
             wanted, found = lora.delta(), back[key].delta()
             worst, largest = abs(wanted - found).max(), abs(wanted).max()
             if worst > 4e-3 * largest + 1e-7:
-                raise StyleFileError(f"{path} does not give back what was trained: {'.'.join(key)} is {worst:.2g} off. The checkpoint is kept; try again.")
+                raise StyleFileError(f"{path} does not give back what was trained ({'.'.join(key)} is {worst:.2g} off). The checkpoint is kept.")
         return path

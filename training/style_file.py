@@ -473,7 +473,8 @@ def _text_width(shapes: Mapping[str, tuple[int, ...]]) -> int:
 def family_in(metadata: Mapping[str, str]) -> str:
     """Return the kind of base that the metadata claims, "" when it claims none."""
     version, architecture = metadata.get("ss_base_model_version", ""), metadata.get("modelspec.architecture", "")
-    starts = {"style_studio_mini": "mini", "style-studio-mini": "mini", "sdxl": "sdxl", "sd_v1": "sd1", "sd_1": "sd1", "sd_v2": "sd2", "sd_2": "sd2", "sd3": "sd3", "flux": "flux"}
+    starts = {"style_studio_mini": "mini", "style-studio-mini": "mini", "sdxl": "sdxl"}
+    starts |= {"sd_v1": "sd1", "sd_1": "sd1", "sd_v2": "sd2", "sd_2": "sd2", "sd3": "sd3", "flux": "flux"}
     starts |= {"stable-diffusion-xl-v1-refiner": "sdxl-refiner", "stable-diffusion-xl": "sdxl", "stable-diffusion-v1": "sd1"}
     starts |= {"stable-diffusion-v2": "sd2", "stable-diffusion-3": "sd3"}
     return next((family for start, family in starts.items() for text in (version, architecture) if text.startswith(start)), "")

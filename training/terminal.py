@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,44 +14,53 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from training.events import Event, Failed, Finished, Noted, Previewed, Saved, Started, Stepped, Warned
 
+WIDEST = 10_000  # characters of a line where there is no terminal: nothing is wrapped for a script
 EVERY = 15.0  # seconds between lines where there is no terminal to draw a bar in
 
 
-def show(stream: Iterable[Event]) -> None:
-    """Print events until the stream ends."""
-    console = Console(stderr=False)
+def escaping_console() -> Console:
+    """What prints to stdout; characters that its encoding does not have are escaped, so that a message never ends a training."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Console(width=None if sys.stdout.isatty() else WIDEST)
+
+
+def show(stream: Iterable[Event], folder: Path) -> None:
+    """Print the events of the run in folder until the stream ends. A message is one line, however long: scripts read it too."""
+    console = escaping_console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task, said = None, 0.0
         for event in stream:
             if isinstance(event, Started):
                 weights = f"{event.trainable:,} weights trained ({event.trainable / max(1, event.total):.2%})"
-                console.print(f"{event.pictures} pictures, {weights}, {event.dtype} on {escape(event.device)}")
+                console.print(f"{event.pictures} pictures, {weights}, {event.dtype} on {escape(event.device)}", soft_wrap=True)
                 task = bar.add_task("training", total=event.steps, completed=event.step, told="")
             elif isinstance(event, Stepped):
                 told = f"loss {event.loss:.4f}  lr {event.learning_rate:.1e}  {event.seconds:.2f} s/update  {clock(event.left)} left"
                 if task is not None:
                     bar.update(task, completed=event.step, told=told)
                 if not console.is_terminal and time.time() - said > EVERY:
-                    console.print(f"update {event.step}  {told}")
+                    console.print(f"update {event.step}  {told}", soft_wrap=True)
                     said = time.time()
-            elif (line := sentence(event)) is not None:
-                console.print(line, highlight=False)
+            elif (line := sentence(event, folder)) is not None:
+                console.print(line, highlight=False, soft_wrap=True)
 
 
-def sentence(event: Event) -> str | None:
-    """One line for an event, or None when it needs none. Rich markup; what comes from outside is escaped."""
+def sentence(event: Event, folder: Path) -> str | None:
+    """One line for an event of the run in folder, or None when it needs none. Rich markup; what comes from outside is escaped."""
     match event:
         case Noted(message):
             return escape(message)
         case Warned(message):
             return f"[yellow]Note:[/] {escape(message)}"
-        case Previewed(step, paths, _):
-            return f"previews after {step} updates: {escape(paths[0])}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}"
+        case Previewed(step, (first, *more), _):
+            return f"previews after {step} updates: {escape(first)}{f' and {len(more)} more' if more else ''}"
         case Saved(step, _):
             return f"saved after {step} updates"
         case Finished(step, path, stopped, seconds):
-            return f"{'stopped' if stopped else 'finished'} after {step} updates, {clock(seconds)}: [bold]{escape(path)}[/]"
+            file = f": [bold]{escape(str(folder / path))}[/]" if path else ""
+            return f"{'stopped' if stopped else 'finished'} after {step} updates, {clock(seconds)}{file}"
         case Failed(message, _):
             return f"[red]{escape(message)}[/]"
     return None

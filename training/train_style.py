@@ -162,7 +162,7 @@ def run(config: RunConfig) -> int:
             yield event
 
     try:
-        show(recorded(watched(), config.run_folder))
+        show(recorded(watched(), config.run_folder), config.run_folder)
     except StudioError as error:
         _fail(config, str(error), saved, begun)
         return 1 if begun else error.exit_code
@@ -185,14 +185,18 @@ def _kept(report: Path, text: str) -> str:
 
 def _fail(config: RunConfig, message: str, saved: int, begun: bool) -> None:
     message += f" Saved so far: {saved} updates." if saved else ""
-    if begun or _has_events(config.run_folder):  # a page may be waiting for a word
+    if begun or _is_open(config.run_folder):  # a page may be waiting for a word
         list(recorded([events.Failed(message, saved)], config.run_folder))
     print(message, file=sys.stderr)
 
 
-def _has_events(folder: Path) -> bool:
+def _is_open(folder: Path) -> bool:
+    """Whether a run was begun there and has not finished."""
+    last = None
     try:
-        return (folder / "events.jsonl").exists()
+        for event in events.read(folder / "events.jsonl"):
+            last = event
+        return (folder / "events.jsonl").exists() and not isinstance(last, events.Finished)
     except OSError:  # a name that is too long
         return False
 
