@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH_INDEX ?=
-DEMO_PROMPTS = "red apple" "rocket" "castle" "penguin"
+DEMO_PROMPTS = "red apple" "rocket" "castle" "penguin" "hamburger"
 
 .PHONY: demo test studio check format base samples benchmark
 
