@@ -11,7 +11,7 @@ DEMO_PROMPTS = "red apple" "rocket" "castle" "penguin" "hamburger"
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m training.train_style sample_data/linocut/style.toml --save.folder demo
-	$(BIN)/python -m studio.compare --base mini --style demo/linocut/linocut.safetensors --prompt $(DEMO_PROMPTS) --guidance 4 --out demo/base-beside-linocut.png
+	$(BIN)/python -m studio.compare --base mini --style demo/linocut/linocut.safetensors --prompt $(DEMO_PROMPTS) --guidance 3 --out demo/base-beside-linocut.png
 
 test: $(VENV)/.ready-to-test
 	$(BIN)/ruff check training studio tests benchmarks sample_data

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.convolution import freeze_convolutions
 from training.device import Place
 from training.families import sd
 from training.families.family import Parts
@@ -81,8 +82,9 @@ def parts(shape: str, place: Place) -> Parts:
     from diffusers import DDIMScheduler
 
     unet, vae = (network.to(memory_format=torch.channels_last) for network in unet_and_vae(shape, place))
-    quicken(unet)
-    quicken(vae)
+    for network in (unet, vae):
+        quicken(network)
+        freeze_convolutions(network)
     noise: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
     scheduler = DDIMScheduler(**noise, set_alpha_to_one=False, steps_offset=1)
     pixel_step = 2 ** (len(vae.config.block_out_channels) - 1)

@@ -83,7 +83,7 @@ def plain(shape: str, px: int, batch: int, device: str, dtype: str) -> Update:
     from benchmarks import shapes
     from training.adapter import chosen_modules
     from training.device import choose
-    from training.families.sd import UNET_GROUPS
+    from training.families.family import UNET_GROUPS
 
     place = choose(device, dtype)
     unet, vae = shapes.unet_and_vae(shape, place)

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from studio import sample_project
 from training.errors import ConfigError, StudioError
 from training.workspace import Workspace, checked_writable
 
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_place(given.host, given.port)
         workspace = Workspace(given.workspace)
         checked_writable(workspace.root, "--workspace")
+        sample_project.settle(workspace)
     except StudioError as error:
         print(error, file=sys.stderr)
         return error.exit_code

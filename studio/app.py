@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from studio.tabs import compare, data, train
+from studio.tabs import compare, pictures, settings, styles, train
 from training.workspace import Workspace
 
 LARGEST_UPLOAD = "512mb"  # of one file
@@ -26,38 +27,15 @@ HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
-LOOKS = """
-.gradio-container { width: 100%; max-width: 1440px !important; margin: 0 auto; }
-.pictures .grid-wrap { margin-top: 26px; min-height: 0 !important; }
-.pictures .grid-container { gap: 8px; }
-.pictures .caption-label { max-width: 96%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-#everything .form > .block { flex: 1 1 190px !important; min-width: min(190px, 100%) !important; }
-.empty, .chart-empty { color: var(--body-text-color-subdued); padding: 24px 4px; }
-.refused { margin: 4px 0 8px 20px; list-style: disc; }
-.run-status { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg);
-  padding: 14px 16px; background: var(--block-background-fill); }
-.run-head { display: flex; justify-content: space-between; gap: 12px; font-size: 1.05em; overflow-wrap: anywhere; }
-.run-state { color: var(--body-text-color-subdued); text-align: right; }
-.run-status.failed .run-state, .run-status.interrupted .run-state { color: var(--error-text-color, #b91c1c); }
-.run-bar { height: 10px; margin: 10px 0 12px; border-radius: 5px; overflow: hidden; background: var(--border-color-primary); }
-.run-bar div { height: 100%; background: var(--color-accent); transition: width .4s; }
-.run-status dl { display: flex; flex-wrap: wrap; gap: 6px 28px; margin: 0; }
-.run-status dt { font-size: .8em; color: var(--body-text-color-subdued); }
-.run-status dd { margin: 0; font-variant-numeric: tabular-nums; }
-.chart { margin: 0; }
-.chart figcaption { font-size: .85em; color: var(--body-text-color-subdued); margin: 2px 0 4px; }
-.chart svg { width: 100%; height: auto; display: block; }
-.chart svg line { stroke: var(--border-color-primary); stroke-width: 1; }
-.chart svg text { fill: var(--body-text-color-subdued); font-size: 11px; font-family: var(--font); }
-.chart polyline { fill: none; stroke: var(--color-accent); stroke-width: 2; stroke-linejoin: round; }
-.chart polyline.raw { stroke-width: 1; opacity: .3; }
-.chart circle { fill: var(--color-accent); }
-.run-messages { list-style: none; margin: 0; padding: 0; font-size: .92em; }
-.run-messages li { margin: 0 0 6px; padding: 6px 10px; border-left: 3px solid var(--border-color-primary); overflow-wrap: anywhere; }
-.run-messages .warning { border-color: #d97706; }
-.run-messages .failure { border-color: #dc2626; }
-.run-terminal pre { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 320px; overflow-y: auto; font-size: .85em; padding: 8px;
-  background: var(--background-fill-secondary); border-radius: var(--radius-md); }
+LOOKS, KEYS = (Path(__file__).with_name(f"page.{kind}") for kind in ("css", "js"))
+MASTHEAD = """
+<header class="masthead">
+  <svg viewBox="0 0 38 38" aria-hidden="true"><rect x="1.5" y="1.5" width="35" height="35" rx="7" fill="none" stroke="currentColor" stroke-width="2"/>
+    <path d="M19 2 V36" stroke="currentColor" stroke-width="2"/><circle cx="19" cy="19" r="9" fill="none" stroke="currentColor" stroke-width="2"/>
+    <path d="M19 10 A9 9 0 0 1 19 28 Z" style="fill:var(--seal)"/></svg>
+  <div><h1>Style Studio</h1><p>Teach Stable Diffusion to draw in your style, and see it beside the base.</p></div>
+  <button type="button" id="theme" aria-label="Change between light and dark">Dark</button>
+</header>
 """
 
 
@@ -79,9 +57,15 @@ class WithHeaders:
 def build(workspace: Workspace) -> gr.Blocks:
     """The page over a workspace, not yet served."""
     with gr.Blocks(title="Style Studio", analytics_enabled=False, fill_width=True) as page:
-        gr.Markdown("# Style Studio\nTeach Stable Diffusion to draw in your style, and see it beside the base.")
+        gr.HTML(MASTHEAD, js_on_load=None)
         with gr.Tabs():
-            for label, module in (("1. Data", data), ("2. Train", train), ("3. Compare", compare)):
+            for label, module in (
+                ("1. Pictures", pictures),
+                ("2. Train", train),
+                ("3. Compare", compare),
+                ("Styles", styles),
+                ("Settings", settings),
+            ):
                 with gr.Tab(label) as tab:
                     module.layout(workspace, page, tab)
     page.queue(api_open=False, max_size=LONGEST_QUEUE, default_concurrency_limit=4)
@@ -89,9 +73,45 @@ def build(workspace: Workspace) -> gr.Blocks:
 
 
 def theme() -> gr.themes.Base:
-    """Colours and fonts; only fonts the system has."""
-    return gr.themes.Default(
-        primary_hue="indigo", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "Consolas", "monospace"]
+    """Colours and fonts; only fonts the system has. What is special to this page stands in page.css."""
+    seal = gr.themes.Color(
+        "#fdf3ef", "#f9e2d9", "#f3c6b6", "#eba48c", "#ef8260", "#cf5535", "#b3391f", "#942e1a", "#792819", "#652519", "#37100a", name="seal"
+    )
+    paper = gr.themes.Color(
+        "#fbf9f5", "#f3efe7", "#e5dfd3", "#cfc7b8", "#a1998a", "#756e61", "#5a5449", "#433e36", "#2b2823", "#1e1b18", "#141210", name="paper"
+    )
+    made = gr.themes.Base(
+        primary_hue=seal,
+        secondary_hue=seal,
+        neutral_hue=paper,
+        radius_size=gr.themes.sizes.radius_md,
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "Consolas", "monospace"],
+    )
+    return made.set(
+        body_background_fill="#f6f3ec",
+        body_background_fill_dark="#171512",
+        block_background_fill="#fffdf9",
+        block_border_width="1px",
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        block_label_text_color="*neutral_600",
+        input_background_fill="#ffffff",
+        input_border_width="1px",
+        input_border_color="*neutral_300",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+        button_primary_text_color="#ffffff",
+        button_secondary_background_fill="#ffffff",
+        button_secondary_background_fill_dark="*neutral_800",
+        button_secondary_border_color="*neutral_300",
+        button_secondary_border_color_dark="*neutral_600",
+        button_border_width="1px",
+        block_info_text_color="*neutral_500",
+        block_info_text_color_dark="*neutral_400",
+        block_title_text_weight="600",
     )
 
 
@@ -114,7 +134,8 @@ def serve(page: gr.Blocks, *, host: str, port: int) -> None:
         run_history=False,
         footer_links=[],
         theme=theme(),
-        css=LOOKS,
+        css_paths=[LOOKS],
+        js=KEYS.read_text(encoding="utf-8"),
         app_kwargs=settings,
         prevent_thread_lock=True,
     )

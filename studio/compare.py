@@ -27,14 +27,21 @@ from training import __version__
 from training.dataset import TEMPLATE, captioned
 from training.errors import ConfigError, DataError, StudioError
 from training.prompt import KEY, Prompt
+from training.samplers import OWN, SAMPLERS, named
 from training.style_file import Style, printable, read_style
+from training.style_metadata import model_name
+from training.style_weights import GROUPS, Weight, mix
 from training.workspace import checked_writable, write_whole
 
 if TYPE_CHECKING:
     from studio.generator import Generator
 
-MOST_STEPS, MOST_GUIDANCE, MOST_SIZE, MOST_STRENGTH = 200, 30.0, 4096, 10.0  # denoising steps, scale, px, factor
-EVERY = 15.0  # seconds between lines where there is no terminal to draw a bar in
+MOST_STEPS, MOST_GUIDANCE, MOST_SIZE = 200, 30.0, 4096  # denoising steps, scale, px
+STYLES = (
+    "style files, each a column; strength 1 is as trained, 0 is the base. FILE:0.7:0.2 takes the text encoders at 0.2, "
+    f"FILE:0.7:mid=1,up.1=0 groups of layers otherwise ({GROUPS}); FILE:0.7+FILE:0.5 is a mix"
+)
+EVERY = "15"  # seconds between lines where there is no terminal to draw a bar in
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,31 +61,64 @@ def main(argv: list[str] | None = None) -> int:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """A style file, how strongly it is taken, and what was read from it."""
+
+    path: Path
+    weight: Weight
+    style: Style
+
+    @property
+    def trigger(self) -> str:
+        return printable(self.style.trigger, 200)
+
+    @property
+    def title(self) -> str:
+        return printable(self.style.title, 80).strip() or self.path.stem
+
+    def called(self, prompt: str) -> str:
+        """The prompt with the trigger, as the style's own template says."""
+        data = self.style.recipe.get("data")
+        template = data.get("template") if isinstance(data, dict) else None
+        try:
+            return captioned(prompt, self.trigger, template if isinstance(template, str) and "{trigger}" in template else TEMPLATE)
+        except DataError:  # metadata of unknown origin: the usual way then
+            return captioned(prompt, self.trigger)
+
+    def described(self) -> dict[str, Any]:
+        """For a picture's metadata."""
+        weight = self.weight
+        strength = weight.unet if weight == Weight(weight.unet, weight.unet) else str(weight)
+        return {"file": self.path.name, "sha256": self.style.sha256, "strength": strength, "trigger": self.style.trigger}
+
+
+@dataclass(frozen=True)
 class Column:
-    """What a column of the grid is drawn with; the base's has no style."""
+    """What a column of the grid is drawn with: one style, a mix of several, or none for the base."""
 
     title: str
-    path: Path | None = None
-    strength: float = 1.0
-    style: Style | None = None
-    calls: bool = False  # put the style's trigger into prompts that lack it
+    styles: tuple[Taken, ...] = ()
+    calls: bool = False  # put the styles' triggers into prompts that lack them
 
     def text(self, prompt: str) -> str:
-        """The words this column is drawn from: with the trigger, as the style's own template says."""
-        if self.style is None or not self.calls:
-            return prompt
-        template = self.style.recipe.get("data", {}).get("template") if isinstance(self.style.recipe.get("data"), dict) else None
-        trigger = printable(self.style.trigger, 200)
-        try:
-            return captioned(prompt, trigger, template if isinstance(template, str) and "{trigger}" in template else TEMPLATE)
-        except DataError:  # metadata of unknown origin: the usual way then
-            return captioned(prompt, trigger)
+        """The words this column is drawn from."""
+        for taken in self.styles if self.calls else ():
+            prompt = taken.called(prompt)
+        return prompt
 
     def remarks(self, prompts: Sequence[str]) -> list[str]:
         """What stands below the title."""
         called = any(self.text(p) != p for p in prompts)
-        strength = [f"strength {self.strength:g}"] if self.strength != 1 else []
-        return strength + ([f"prompt + “{printable(self.style.trigger, 60)}”"] if called and self.style else [])
+        weights = [str(taken.weight) or "1" for taken in self.styles]
+        strength = [f"strength {' + '.join(weights)}"] if len(weights) > 1 or any(w != "1" for w in weights) else []
+        words = ", ".join(dict.fromkeys(printable(taken.trigger, 60) for taken in self.styles if taken.trigger))
+        return strength + ([f"prompt + “{words}”"] if called else [])
+
+    def described(self) -> dict[str, Any]:
+        """For a picture's metadata."""
+        if len(self.styles) == 1:
+            return {"title": self.title} | self.styles[0].described()
+        return {"title": self.title} | ({"mix": [taken.described() for taken in self.styles]} if self.styles else {})
 
 
 @dataclass(frozen=True)
@@ -95,8 +135,10 @@ class Wish:
     steps: int = 25
     guidance: float = 5.0
     size: int = 0
+    sampler: str = OWN
     dtype: str = "auto"
     device: str = "auto"
+    every: float = float(EVERY)
 
     @property
     def rows(self) -> list[tuple[str, int]]:
@@ -119,12 +161,13 @@ def parser() -> Parser:
     )
     add, several = made.add_argument, {"nargs": "+", "action": "extend"}
     add("--base", required=True, metavar="MODEL", help="mini (built in), a diffusers folder, a single .safetensors checkpoint, or a hub id")
-    add("--style", **several, default=[], metavar="FILE[:STRENGTH]", help="style files, each a column; strength 1 is as trained, 0 is the base")
+    add("--style", **several, default=[], metavar="FILE[:STRENGTH]", help=STYLES)
     add("--prompt", **several, default=[], metavar="TEXT", help="what to draw, each a row for every seed")
     add("--seed", **several, metavar="N", help="noise of the rows (default: 0)")
     add("--negative", default="", metavar="TEXT", help="what to keep away from; needs a guidance above 1")
     add("--steps", default="25", metavar="N", help=f"denoising steps, 1 to {MOST_STEPS} (default: 25)")
     add("--guidance", default="5", metavar="G", help=f"guidance scale, 1 to {MOST_GUIDANCE:g}; 1 = off (default: 5)")
+    add("--sampler", default=OWN, metavar="NAME", help=f"base (its own, the default), {', '.join(SAMPLERS)}")
     add("--size", default="0", metavar="PX", help="side of a picture; 0 = the base's own (default)")
     add("--out", required=True, metavar="GRID.png", help="the grid; replaced when it exists")
     add("--cells", metavar="FOLDER", help="also every picture by itself, as <row>-<column>.png, both counted from 0")
@@ -132,6 +175,7 @@ def parser() -> Parser:
     add("--no-trigger", action="store_true", help="draw every column from the prompt as it is, without the style's trigger word")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="precision of the base (default: auto)")
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    add("--every", default=EVERY, metavar="S", help=f"seconds between words on what is done, where no bar can be drawn (default: {EVERY})")
     return made
 
 
@@ -140,7 +184,7 @@ def wish_from(argv: Sequence[str]) -> Wish:
     given = parser().parse_args(list(argv))
     if not given.prompt:
         raise ConfigError("--prompt is missing: say what to draw, for instance --prompt 'an icon of a red apple'.")
-    chosen = [_strength(text) for text in given.style]
+    chosen = [mix(text) for text in given.style]
     if given.no_base and not chosen:
         raise ConfigError("--no-base without a --style leaves nothing to draw. Give a style file, or leave out --no-base.")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", given.device):
@@ -150,30 +194,20 @@ def wish_from(argv: Sequence[str]) -> Wish:
         "steps": _whole("--steps", given.steps, 1, MOST_STEPS),
         "guidance": _number("--guidance", given.guidance, 1, MOST_GUIDANCE),
         "size": _whole("--size", given.size, 0, MOST_SIZE),
+        "every": _number("--every", given.every, 0, 3600),
     }
     out, cells = Path(given.out).expanduser(), Path(given.cells).expanduser() if given.cells else None
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out is {given.out!r}: a name that ends in .png was expected.")
     if out.is_dir():
         raise ConfigError(f"--out is {given.out!r}, which is a folder. Give the name of a .png file.")
-    styles = [read_style(path) for path, _ in chosen]
-    columns = _columns(chosen, styles, calls=not given.no_trigger, base=not given.no_base)
+    styles = [tuple(Taken(path, weight, read_style(path)) for path, weight in taken) for taken in chosen]
+    columns = _columns(styles, calls=not given.no_trigger, base=not given.no_base)
     checked_writable(out.resolve().parent, "--out's folder")
     if cells:
         checked_writable(cells, "--cells")
-    plain = {"negative": given.negative, "dtype": given.dtype, "device": given.device}
+    plain = {"negative": given.negative, "sampler": named(given.sampler), "dtype": given.dtype, "device": given.device}
     return Wish(given.base, columns, tuple(given.prompt), out=out, cells=cells, **plain, **numbers)
-
-
-def _strength(text: str) -> tuple[Path, float]:
-    """FILE or FILE:STRENGTH. A colon may also belong to the path, as in `C:\\style.safetensors`."""
-    path, colon, number = text.rpartition(":")
-    whole = Path(text).expanduser()
-    if not colon or not path or text.lower().endswith(".safetensors") or whole.is_file():
-        return whole, 1.0
-    if not path.lower().endswith(".safetensors") and not _is_number(number):
-        return whole, 1.0
-    return Path(path).expanduser(), _number(f"the strength of {Path(path).name}", number, -MOST_STRENGTH, MOST_STRENGTH)
 
 
 def _is_number(text: str) -> bool:
@@ -192,12 +226,12 @@ def _whole(what: str, text: str, low: int, high: int) -> int:
     return int(text)
 
 
-def _columns(chosen: Sequence[tuple[Path, float]], styles: Sequence[Style], *, calls: bool, base: bool) -> tuple[Column, ...]:
-    """The base's column, then every style's: named by its title, or by its file where titles are missing or the same."""
-    titles = [printable(style.title, 80).strip() or path.stem for (path, _), style in zip(chosen, styles, strict=True)]
-    paths = {title: {path.resolve() for t, (path, _) in zip(titles, chosen, strict=True) if t == title} for title in titles}
-    names = [path.stem if len(paths[title]) > 1 else title for title, (path, _) in zip(titles, chosen, strict=True)]
-    worn = [Column(name, path, strength, style, calls) for name, (path, strength), style in zip(names, chosen, styles, strict=True)]
+def _columns(chosen: Sequence[tuple[Taken, ...]], *, calls: bool, base: bool) -> tuple[Column, ...]:
+    """The base's column, then every style's or mix's: named by titles, or by files where titles are missing or the same."""
+    all_taken = [taken for styles in chosen for taken in styles]
+    paths = {taken.title: {t.path.resolve() for t in all_taken if t.title == taken.title} for taken in all_taken}
+    name = lambda taken: taken.path.stem if len(paths[taken.title]) > 1 else taken.title
+    worn = [Column(" + ".join(map(name, styles)), styles, calls) for styles in chosen]
     return (Column("base"), *worn) if base else tuple(worn)
 
 
@@ -219,16 +253,17 @@ def compare(wish: Wish) -> Path:
         raise DataError(f"--size is {size} px, which {files.title} cannot draw. Give a multiple of {multiple} px; its own size is {own}.")
     family, shapes = detect.base_shapes(wish.base)
     for column in wish.columns:
-        if column.style:
-            _match_named(column, lambda style: match(style, accepted_names(shapes, family)))
-    with _progress(len(wish.rows) * wish.steps, len(wish.rows)) as told:
+        for taken in column.styles:
+            _match_named(taken, lambda style: match(style, accepted_names(shapes, family)))
+    with _progress(len(wish.rows) * wish.steps, len(wish.rows), wish.every) as told:
         parts = generator.load(wish.base)
         for text in dict.fromkeys(column.text(p) for column in wish.columns for p in wish.prompts):
             if is_cut(parts, text):
                 _note(f"the base reads only the beginning of {text[:60]!r}…: it is too long.")
         for column in wish.columns:
-            for warning in (*(column.style.warnings if column.style else ()), *_other_prediction(column, parts.prediction_type)):
-                _note(f"{column.title}: {warning}")
+            for taken in column.styles:
+                for warning in (*taken.style.warnings, *_other_prediction(taken.style, parts.prediction_type)):
+                    _note(f"{taken.title}: {warning}")
         pictures = [_row(generator, wish, prompt, seed, told) for prompt, seed in wish.rows]
     made = dataclasses.replace(wish, size=size)
     settings = described(made, files.title, parts.hash, generator.place.precision)
@@ -242,27 +277,27 @@ def compare(wish: Wish) -> Path:
     return wish.out
 
 
-def _match_named(column: Column, check: Callable[[Style], Any]) -> None:
+def _match_named(taken: Taken, check: Callable[[Style], Any]) -> None:
     """Say which file it is that does not fit."""
     try:
-        check(column.style)
+        check(taken.style)
     except StudioError as error:
-        raise type(error)(f"{column.path.name if column.path else column.title}: {error}") from None
+        raise type(error)(f"{taken.path.name}: {error}") from None
 
 
 def _row(generator: Generator, wish: Wish, prompt: str, seed: int, told: Callable[[int, int], None]) -> list[Image.Image]:
     """All columns of one row in one denoising loop."""
     prompts = prompts_of(wish, prompt, seed)
-    return generator.draw(prompts, [generator.wear([(c.path, c.strength)]) if c.path else [] for c in wish.columns], told)
+    return generator.draw(prompts, [generator.wear([(t.path, t.weight) for t in c.styles]) for c in wish.columns], told)
 
 
 def prompts_of(wish: Wish, prompt: str, seed: int) -> list[Prompt]:
-    return [Prompt(c.text(prompt), wish.negative, wish.steps, wish.guidance, seed, wish.size) for c in wish.columns]
+    return [Prompt(c.text(prompt), wish.negative, wish.steps, wish.guidance, seed, wish.size, wish.sampler) for c in wish.columns]
 
 
-def _other_prediction(column: Column, prediction: str) -> Iterator[str]:
-    if column.style and column.style.prediction not in ("", prediction):
-        yield f"it was trained for {column.style.prediction}, this base says {prediction}: expect noise."
+def _other_prediction(style: Style, prediction: str) -> Iterator[str]:
+    if style.prediction not in ("", prediction):
+        yield f"it was trained for {style.prediction}, this base says {prediction}: expect noise."
 
 
 def _note(text: str) -> None:
@@ -280,7 +315,7 @@ def _quieten() -> None:
 
 
 @contextmanager
-def _progress(steps: int, rows: int) -> Iterator[Callable[[int, int], None]]:
+def _progress(steps: int, rows: int, every: float) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr where that is a terminal, else now and then a line; yields what to call after every denoising step."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -294,7 +329,7 @@ def _progress(steps: int, rows: int) -> Iterator[Callable[[int, int], None]]:
             nonlocal done, said
             done += 1
             bar.update(task, completed=min(done, steps), description=f"row {min(rows, (done - 1) // of + 1)} of {rows}")
-            if not console.is_terminal and time.monotonic() - said > EVERY:
+            if not console.is_terminal and time.monotonic() - said > every:
                 said = time.monotonic()
                 print(f"drawn {done} of {steps} denoising steps", file=sys.stderr, flush=True)
 
@@ -306,22 +341,18 @@ def _progress(steps: int, rows: int) -> Iterator[Callable[[int, int], None]]:
 
 def described(wish: Wish, base: str, base_hash: str, precision: str) -> dict[str, Any]:
     """The settings that decide the grid, for its metadata. Names and hashes, no folders."""
-    columns = [
-        {"title": c.title}
-        | ({"file": c.path.name, "sha256": c.style.sha256, "strength": c.strength, "trigger": c.style.trigger} if c.style and c.path else {})
-        | {"prompts": [c.text(p) for p in wish.prompts]}
-        for c in wish.columns
-    ]
+    columns = [c.described() | {"prompts": [c.text(p) for p in wish.prompts]} for c in wish.columns]
     return {
         "kind": "comparison",
         "version": __version__,
-        "base": {"title": base, "sha256": base_hash},
+        "base": {"title": base, "model": model_name(wish.base), "sha256": base_hash},
         "columns": columns,
         "prompts": list(wish.prompts),
         "negative": wish.negative,
         "seeds": list(wish.seeds),
         "steps": wish.steps,
         "guidance": wish.guidance,
+        "sampler": wish.sampler,
         "size": wish.size,
         "dtype": precision,
     }
@@ -350,12 +381,13 @@ SMALLEST_CELL = 192  # px; smaller pictures are shown two, three, ... times as l
 
 def headings(wish: Wish, base: str) -> list[tuple[str, str]]:
     """Title and remark of every column."""
-    return [(c.title if c.style else f"base: {base}", ", ".join(c.remarks(wish.prompts))) for c in wish.columns]
+    return [(c.title if c.styles else f"base: {base}", ", ".join(c.remarks(wish.prompts))) for c in wish.columns]
 
 
 def _footer(settings: dict[str, Any]) -> str:
     negative = f", negative “{settings['negative']}”" if settings["negative"] else ""
-    drawn = f"{settings['size']} px, {settings['steps']} steps, guidance {settings['guidance']:g}{negative}, {settings['dtype']}"
+    sampler = "" if settings["sampler"] == OWN else f" of {settings['sampler']}"
+    drawn = f"{settings['size']} px, {settings['steps']} steps{sampler}, guidance {settings['guidance']:g}{negative}, {settings['dtype']}"
     return f"{settings['base']['title']}, {drawn}. The same noise along a row."
 
 

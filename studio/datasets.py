@@ -1,20 +1,24 @@
 """Named folders of pictures and captions in the workspace, as the Data tab edits them. Knows files; nothing of gradio.
 
-A picture's caption lies beside it as `<stem>.txt`. What a user removes is moved to `removed/` in the workspace, not deleted.
+A picture's caption lies beside it as `<stem>.txt`, the place of its crop as `<stem>.crop.json`. What a user removes goes into the dataset's
+history, from where undo brings it back.
 """
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import json
 import re
-import shutil
 import tempfile
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.dataset import LARGEST_CAPTION, SUFFIXES, open_picture
+from studio import history
+from studio.archives import Incoming, is_zip, unpacked
+from training.dataset import CENTRE, LARGEST_CAPTION, METADATA, SUFFIXES, crop_file, metadata_captions, open_picture, read_place
 from training.errors import DataError, SpaceError
 from training.workspace import WINDOWS_DEVICES, Workspace, checked_name, inside, write_whole
 
@@ -73,60 +77,154 @@ def picture(dataset: Path, name: str) -> Path:
     return inside(dataset, name)
 
 
+def captions(dataset: Path) -> dict[str, str]:
+    """Every picture's caption as its owner wrote it: its .txt, else metadata.jsonl, else ""; "" also for one that is no text."""
+    listing = pictures(dataset)
+    listed = metadata_captions(dataset / METADATA, listing)[0] if (dataset / METADATA).is_file() else {}
+    found = {name: _written(dataset / name) for name in listing}
+    return {name: listed.get(name, "") if text is None else text for name, text in found.items()}
+
+
 def caption(dataset: Path, name: str) -> str:
-    """A picture's caption, "" when it has none."""
-    try:
-        return picture(dataset, name).with_suffix(".txt").read_text(encoding="utf-8-sig", errors="replace").strip()
-    except FileNotFoundError:
-        return ""
+    """One picture's caption."""
+    text = _written(picture(dataset, name))
+    return captions(dataset)[name] if text is None else text
 
 
 def write_caption(dataset: Path, name: str, text: str) -> None:
     """Save a picture's caption at once and whole. Raises DataError when it is too long, SpaceError when the disk is full."""
+    write_whole(sidecar(picture(dataset, name)), as_caption(name, text))
+
+
+def as_caption(name: str, text: str) -> str:
+    """What the .txt of a picture holds. Raises DataError when the caption is too long."""
     if (size := len(text.encode("utf-8", "replace"))) >= LARGEST_CAPTION:
         raise DataError(f"The caption of {name} has {size} bytes; fewer than {LARGEST_CAPTION} are allowed. Shorten it.")
-    write_whole(picture(dataset, name).with_suffix(".txt"), text.strip() + "\n" if text.strip() else "")
+    return text.strip() + "\n" if text.strip() else ""
 
 
-def remove(workspace: Workspace, dataset: Path, name: str) -> Path:
-    """Take a picture and its caption out of the dataset and return where they lie now."""
-    leaving = picture(dataset, name)
-    workspace.root.joinpath("removed").mkdir(exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f"{dataset.name}-", dir=workspace.root / "removed"))
-    for file in (leaving, leaving.with_suffix(".txt")):
-        if file.exists():
-            shutil.move(file, place / file.name)
-    return place
+def sidecar(picture: Path) -> Path:
+    """The .txt of a picture."""
+    return picture.with_suffix(".txt")
+
+
+def _written(picture: Path) -> str | None:
+    """The .txt's words, None when there is no .txt."""
+    try:
+        return sidecar(picture).read_text(encoding="utf-8-sig", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+
+
+def rewrite(dataset: Path, what: str, texts: Mapping[str, str]) -> int:
+    """Give pictures other captions, all or none, so that it can be undone; return how many changed. Raises DataError, SpaceError."""
+    return history.change(dataset, what, {sidecar(picture(dataset, n)).name: as_caption(n, text).encode() for n, text in texts.items()})
+
+
+def remove(dataset: Path, names: Sequence[str]) -> None:
+    """Take pictures with all that lies beside them out of the dataset, so that it can be undone."""
+    leaving = [picture(dataset, name) for name in names]
+    beside = [file for path in leaving for file in (path, sidecar(path), crop_file(path)) if file.is_file()]
+    history.change(dataset, f"take out {', '.join(names)[:80]}", {file.name: None for file in beside})
+
+
+def place_crop(dataset: Path, name: str, place: tuple[float, float]) -> None:
+    """Keep where a picture's crop lies, as shares of the room it has; the centre needs no file."""
+    file, shares = crop_file(picture(dataset, name)), tuple(round(min(1.0, max(0.0, share)), 3) for share in place)
+    if shares == CENTRE:
+        file.unlink(missing_ok=True)
+    else:
+        write_whole(file, json.dumps({"across": shares[0], "down": shares[1]}))
+
+
+def place_of(dataset: Path, name: str) -> tuple[float, float]:
+    """Where a picture's crop lies, the centre when what is written there cannot be read."""
+    try:
+        return read_place(picture(dataset, name))
+    except DataError:
+        return CENTRE
 
 
 def add(dataset: Path, files: Sequence[Path]) -> Added:
-    """Copy pictures (and .txt captions of the same stem) into the dataset; each bad file is named with its reason, the others go on."""
+    """Copy pictures into the dataset, loose or in zips, with captions from .txt of the same stem or from a metadata.jsonl.
+
+    Each bad file is named with its reason, the others go on.
+    """
+    with tempfile.TemporaryDirectory() as unpacking:
+        incoming, refused = [], []
+        for number, file in enumerate(files):
+            if not is_zip(file):
+                incoming.append(Incoming(file.name, file))
+                continue
+            try:
+                members, bad = unpacked(file, Path(unpacking) / str(number))
+            except DataError as error:
+                refused.append((file.name, str(error)))
+                continue
+            incoming += members
+            refused += [(f"{file.name}: {name}", reason) for name, reason in bad]
+        return _taken(dataset, incoming, refused)
+
+
+Words = dict[tuple[str, str], tuple[str, str]]  # (folder, stem or name of a picture) -> (the file that says it, the caption)
+
+
+def _taken(dataset: Path, incoming: Sequence[Incoming], refused: list[tuple[str, str]]) -> Added:
     known = {_digest(dataset / name): name for name in pictures(dataset)}
-    texts = {f.stem: f for f in files if f.suffix.lower() == ".txt"}
-    kept, refused, taken, captions = [], [], set(), 0
-    for file in (f for f in files if f.suffix.lower() != ".txt"):
+    beside, listed, files = _texts(incoming, refused)
+    alone, kept = dict(beside), []
+    for file in files:
+        stem = Path(file.name).stem
+        alone.pop((file.folder, stem), None)
         try:
-            open_picture(file)
+            open_picture(file.path)
         except DataError as error:
-            refused.append((file.name, str(error).removeprefix(f"{file} ")))
+            refused.append((file.name, str(error).removeprefix(f"{file.path} ")))
             continue
-        digest = _digest(file)
+        digest = _digest(file.path)
         if digest in known:
             refused.append((file.name, f"is already there as {known[digest]}."))
             continue
-        name = _free_name(dataset, file.stem, file.suffix.lower())
-        write_whole(dataset / name, file.read_bytes())
+        name = _free_name(dataset, stem, Path(file.name).suffix.lower())
+        write_whole(dataset / name, file.path.read_bytes())
         known[digest] = name
         kept.append(name)
-        if file.stem in texts:
-            taken.add(file.stem)
-            try:
-                write_caption(dataset, name, texts[file.stem].read_text(encoding="utf-8-sig", errors="replace"))
-                captions += 1
-            except DataError as error:
-                refused.append((texts[file.stem].name, str(error)))
-    refused += [(texts[stem].name, "came without a picture of the same name.") for stem in texts if stem not in taken]
-    return Added(tuple(kept), captions, tuple(refused))
+        if text := beside.get((file.folder, stem)) or listed.get((file.folder, file.name)):
+            _caption_along(dataset, name, text, refused)
+    refused += [(source, "came without a picture of the same name.") for source, _ in alone.values()]
+    return Added(tuple(kept), sum(sidecar(dataset / name).is_file() for name in kept), tuple(refused))
+
+
+def _texts(incoming: Sequence[Incoming], refused: list[tuple[str, str]]) -> tuple[Words, Words, list[Incoming]]:
+    """Captions from .txt by stem, from metadata.jsonl by name, and what is left: pictures."""
+    beside: Words = {}
+    listed: Words = {}
+    files = [f for f in incoming if Path(f.name).suffix.lower() != ".txt" and f.name.lower() != METADATA]
+    for file in incoming:
+        if Path(file.name).suffix.lower() == ".txt":
+            beside[file.folder, Path(file.name).stem] = (file.name, in_utf8(file.path.read_bytes()[: 2 * LARGEST_CAPTION]))
+        elif file.name.lower() == METADATA:
+            found, bad = metadata_captions(file.path, [f.name for f in files if f.folder == file.folder])
+            listed |= {(file.folder, name): (file.name, text) for name, text in found.items()}
+            refused += [(file.name, words.removeprefix(f"{file.path.name} ")) for words in bad]
+    return beside, listed, files
+
+
+def _caption_along(dataset: Path, name: str, text: tuple[str, str], refused: list[tuple[str, str]]) -> None:
+    try:
+        write_caption(dataset, name, text[1])
+    except DataError as error:
+        refused.append((text[0], str(error)))
+
+
+def in_utf8(content: bytes) -> str:
+    """Text of whatever encoding editors write: UTF-8, UTF-16 with its mark, else Windows-1252."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace").replace("\0", "")
+    try:
+        return content.decode("utf-8-sig").replace("\0", "")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace").replace("\0", "")
 
 
 def thumbnail(source: Path, *, side: int, into: Path) -> Path:

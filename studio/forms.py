@@ -22,6 +22,7 @@ SECTIONS = {
     "adapter": "Adapter",
     "optim": "Training",
     "preview": "Previews",
+    "report": "Style report",
     "save": "Saving",
 }
 LABELS = {
@@ -48,10 +49,15 @@ LABELS = {
     "optim.checkpointing": "Gradient checkpointing",
     "preview.every": "Preview every",
     "preview.negative": "Negative prompt",
+    "report.minutes": "Longest time",
+    "report.most": "Prompts at most",
+    "report.weakest": "Weakest strength",
+    "report.held_out": "Held-out pictures",
     "save.name": "Name of the style",
     "save.folder": "Folder of runs",
     "save.every": "Checkpoint every",
     "save.keep": "Checkpoints kept",
+    "save.styles": "Keep a style file of every checkpoint",
 }
 
 

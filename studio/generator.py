@@ -17,6 +17,7 @@ from training.families.family import Parts
 from training.prompt import Prompt
 from training.render import draw
 from training.style_file import Lora, Style, accepted_names, match, read_style
+from training.style_weights import Weight, weakened
 
 Modules = Mapping[tuple[str, str], Lora]
 
@@ -63,10 +64,14 @@ class Generator:
             raise ValueError("load() a base first")
         return self._parts
 
-    def wear(self, chosen: Sequence[tuple[Path, float]]) -> list[Worn]:
+    def wear(self, chosen: Sequence[tuple[Path, float | Weight]]) -> list[Worn]:
         """Return the styles of files, each with its strength, for the rows of draw(). Raises StyleFileError."""
         with self._turn:
-            return [Worn(self._modules(path), strength) for path, strength in chosen]
+            return [self._worn(path, strength) for path, strength in chosen]
+
+    def _worn(self, path: Path, strength: float | Weight) -> Worn:
+        modules = self._modules(path)
+        return Worn(weakened(modules, strength)) if isinstance(strength, Weight) else Worn(modules, strength)
 
     def _modules(self, path: Path) -> Modules:
         if not path.is_file():

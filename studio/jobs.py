@@ -22,16 +22,15 @@ from typing import Literal
 import psutil
 
 import training
-from training import events
+from training import events, lock
 from training.config import RunConfig, changes, from_mapping, read_toml, to_toml
-from training.errors import ConfigError, StudioError
+from training.errors import BusyError, ConfigError, StudioError
 from training.workspace import checked_writable, write_whole
 
 State = Literal["new", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"]
 GOING: tuple[State, ...] = ("starting", "running", "stopping")
 RESUMABLE: tuple[State, ...] = ("stopped", "failed", "interrupted")
 TAIL = 65_536  # bytes read from the end of a log
-SAME_START = 5.0  # seconds: the clock may be set while a process runs, but a pid does not come back this soon
 STALE = 60.0  # seconds after which a start that never came to be is forgotten, or a silent run begun elsewhere counts as gone
 
 
@@ -57,10 +56,10 @@ def start_run(config: RunConfig, command: Sequence[str] = ()) -> Path:
     A run of that name that has something saved is resumed. Raises StudioError when it is going, is finished, or learnt with other settings.
     """
     run = config.run_folder
-    if state(run) == "finished":
+    if state(run) == "finished" and config.save.resume == "exact":
         raise StudioError(f"“{run.name}” is finished. Give the new run another name.")
     if is_alive(run):
-        raise StudioError(f"“{run.name}” is being trained right now. Wait for it, stop it, or give the new run another name.")
+        raise BusyError(f"“{run.name}” is being trained right now. Wait for it, stop it, or give the new run another name.")
     _check_same_run(run, config)
     checked_writable(run, "the run's folder")
     write_whole(run / "run.toml", to_toml(config))
@@ -72,7 +71,7 @@ def start_run(config: RunConfig, command: Sequence[str] = ()) -> Path:
 def _check_same_run(run: Path, config: RunConfig) -> None:
     """The trainer compares run.toml with what it is told; who writes run.toml anew has to compare before."""
     before = earlier(run)
-    if before is None or not any((run / "checkpoints").glob("step-*")):
+    if config.save.resume != "exact" or before is None or not any((run / "checkpoints").glob("step-*")):
         return
     changed = [f"  - {key} was {then!r}, now it is {now!r}" for key, then, now in changes(before, config)]
     if changed:
@@ -98,7 +97,7 @@ def start(folder: Path, command: Sequence[str]) -> Process:
         since = said.stat().st_size if said.exists() else 0
         with (folder / "terminal.log").open("wb") as log:
             child = subprocess.Popen(
-                [*command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(), start_new_session=True, close_fds=True
+                [*command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(), start_new_session=True, close_fds=True
             )
         process = Process(child.pid, psutil.Process(child.pid).create_time(), tuple(command), since)
         _write(folder, process)
@@ -109,7 +108,8 @@ def start(folder: Path, command: Sequence[str]) -> Process:
 def stop(folder: Path, *, at_once: bool = False) -> None:
     """Ask the job to save and end; at_once ends it and all its children without saving. A job that is gone is no error."""
     process = read(folder)
-    if process is None or not is_alive(folder):
+    if process is None or not _runs(process):
+        _stop_elsewhere(folder, at_once)
         return
     _write(folder, replace(process, stop_asked=process.stop_asked or time.time()))
     with contextlib.suppress(ProcessLookupError):
@@ -117,6 +117,14 @@ def stop(folder: Path, *, at_once: bool = False) -> None:
             os.killpg(process.pid, signal.SIGKILL)  # it leads its own group, see start_new_session
         else:
             os.kill(process.pid, signal.SIGTERM)
+
+
+def _stop_elsewhere(folder: Path, at_once: bool) -> None:
+    """The same for a run begun in a terminal, which its lock names; it may share its group with other work."""
+    holder = lock.holder(folder)
+    if holder is not None and holder.pid != os.getpid():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(holder.pid, signal.SIGKILL if at_once else signal.SIGTERM)
 
 
 def read(folder: Path) -> Process | None:
@@ -129,28 +137,31 @@ def read(folder: Path) -> Process | None:
 
 
 def is_alive(folder: Path) -> bool:
-    """Whether the process that was started here still runs: the same pid and the same start, so that no stranger is taken for it."""
+    """Whether the process that was started here still runs, or another one that holds the run's lock."""
     process = read(folder)
-    if process is None or process.exit_code is not None:
-        return False
-    try:
-        found = psutil.Process(process.pid)
-        return abs(found.create_time() - process.started) < SAME_START and found.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False
+    return (process is not None and _runs(process)) or lock.holder(folder) is not None
+
+
+def _runs(process: Process) -> bool:
+    """The same pid and the same start, so that no stranger is taken for it."""
+    return process.exit_code is None and lock.Holder(process.pid, process.started).is_alive()
 
 
 def state(folder: Path) -> State:
     """How a run stands, from its process and the last thing it said."""
     process, alive = read(folder), is_alive(folder)
+    elsewhere = process is not None and not _runs(process) and alive  # begun here once, and gone on with in a terminal
+    process = None if elsewhere else process
     said = [e for e in _last_events(folder, process.since if process else 0) if not isinstance(e, events.Noted | events.Warned)]
     last = said[-1] if said else None
+    if process is None and alive and isinstance(last, events.Finished | events.Failed):
+        return "starting"  # gone on with in a terminal
     if isinstance(last, events.Finished):
         return "stopped" if last.stopped else "finished"
     if isinstance(last, events.Failed):
         return "failed"
     if alive:
-        return "stopping" if process.stop_asked else "running" if last else "starting"
+        return "stopping" if process is not None and process.stop_asked else "running" if last else "starting"
     if process is None:
         return _state_elsewhere(folder, bool(last))
     if (process.exit_code or 0) > 0:
@@ -233,7 +244,7 @@ def _starting(folder: Path) -> Iterator[None]:
         mark.unlink(missing_ok=True)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The child's environment: it finds this project also when that is a clone, and speaks without delay."""
     home = str(Path(training.__file__).resolve().parents[1])
     path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -1,6 +1,6 @@
 """What lies in the workspace: runs, and the styles they and their user brought. Knows files and ids; no torch, no gradio.
 
-The page hands out ids (`run:NAME`, `file:NAME`) and gets them back; an id is looked up in a listing, never opened as a path.
+The page hands out ids (`run:NAME`, `file:NAME`, `step:NAME:UPDATES`) and gets them back; an id is looked up in a listing, never opened as a path.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from studio import jobs
+from studio import jobs, preferences
+from studio.cards import card
 from training import events
 from training.errors import StudioError, StyleFileError
 from training.style_file import read_metadata
-from training.workspace import Workspace, inside
+from training.workspace import STEPS, Workspace, inside
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,23 @@ def styles(workspace: Workspace) -> list[Style]:
 
 def style(workspace: Workspace, id: str) -> Style:
     """The style of an id. Raises StudioError when it is not in the listing."""
-    for found in styles(workspace):
+    kind, _, rest = id.partition(":")
+    listing = checkpoints(workspace, f"run:{rest.rpartition(':')[0]}") if kind == "step" else styles(workspace)
+    for found in listing:
         if found.id == id:
             return found
     raise StudioError("That style is not in the workspace any more. Choose another one in the list.")
+
+
+def checkpoints(workspace: Workspace, id: str) -> list[Style]:
+    """The styles that a run wrote along the way, the earliest first; [] for a style that no run of the workspace made."""
+    kind, _, name = id.partition(":")
+    if kind != "run" or name not in runs(workspace):
+        return []
+    by_updates = {
+        int(number): f for f in (workspace.runs() / name / STEPS).glob("*.safetensors") if (number := f.stem.rpartition("-")[2]).isdecimal()
+    }
+    return [Style(f"step:{name}:{updates}", f"{name} after {updates} updates", by_updates[updates]) for updates in sorted(by_updates)]
 
 
 def prompts(workspace: Workspace, id: str) -> tuple[str, ...]:
@@ -85,6 +99,13 @@ def prompts(workspace: Workspace, id: str) -> tuple[str, ...]:
     return drawn[-1] if drawn else ()
 
 
+def bases(workspace: Workspace) -> list[str]:
+    """Base models to offer: the one chosen in the settings, those of the runs, the newest first, and the built-in one."""
+    configs = (jobs.earlier(workspace.runs() / name) for name in runs(workspace)[:50])
+    chosen = preferences.base(workspace)
+    return list(dict.fromkeys([*([chosen] if chosen else []), *(config.base.model for config in configs if config), "mini"]))
+
+
 def _described(id: str, name: str, path: Path) -> Style | None:
     """What the file says of itself; for a run, what its settings say where the file is silent."""
     try:
@@ -93,7 +114,9 @@ def _described(id: str, name: str, path: Path) -> Style | None:
         return None
     config = jobs.earlier(path.parent) if id.startswith("run:") else None
     trigger = told.get("modelspec.trigger_phrase") or (config.data.trigger if config else "")
-    return Style(id, name, path, trigger, told.get("ss_network_dim", ""), config.base.model if config else told.get("ss_sd_model_name", ""))
+    return Style(
+        id, card(path).title or name, path, trigger, told.get("ss_network_dim", ""), config.base.model if config else told.get("ss_sd_model_name", "")
+    )
 
 
 def _last_touched(run: Path) -> float:

@@ -130,4 +130,4 @@ def test_chosen_modules_are_linears_and_convolutions_of_the_groups(parts64: Part
     names = adapter.chosen_modules(parts64.denoiser, parts64.family.groups, ["attention"])
     assert names and all(name.endswith(("to_q", "to_k", "to_v", "to_out.0")) for name in names)
     kinds = [type(parts64.denoiser.get_submodule(n)) for n in adapter.chosen_modules(parts64.denoiser, parts64.family.groups, ["convolutions"])]
-    assert kinds and set(kinds) == {nn.Conv2d}
+    assert kinds and all(issubclass(kind, nn.Conv2d) for kind in kinds)

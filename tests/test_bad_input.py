@@ -30,7 +30,7 @@ class Scene:
 
     def flags(self) -> list[str]:
         given = {"data.folder": self.pictures, "base.model": self.base, "save.folder": self.root / "runs", "save.name": "s", "base.device": "cpu"}
-        quick = {"optim.steps": 1, "optim.batch_size": 1, "preview.every": 0, "adapter.rank": 1, "base.dtype": "float32"}
+        quick = {"optim.steps": 1, "optim.batch_size": 1, "preview.every": 0, "adapter.rank": 1, "base.dtype": "float32", "report.minutes": 0}
         return [word for key, value in (given | quick).items() for word in (f"--{key}", str(value))]
 
 
@@ -344,7 +344,7 @@ BASES: dict[str, tuple[Callable[[Scene], None], str]] = {
     "index is not JSON": (rewrites("model_index.json", "{"), "model_index.json cannot be read"),
     "index is a list": (rewrites("model_index.json", "[]"), "model_index.json is not a config"),
     "index is nested": (rewrites("model_index.json", "[" * 100_000), "model_index.json cannot be read"),
-    "XL": (changes("model_index.json", _class_name="StableDiffusionXLPipeline"), "is a StableDiffusionXLPipeline"),
+    "XL by name only": (changes("model_index.json", _class_name="StableDiffusionXLPipeline"), "does not hear the picture's size"),
     "another pipeline": (changes("model_index.json", _class_name="DDPMPipeline"), "is a DDPMPipeline"),
     "no pipeline": (changes("model_index.json", _class_name=None), "is a folder without a pipeline"),
     "no such scheduler": (changes("model_index.json", scheduler=["diffusers", "Nope"]), "names ['diffusers', 'Nope'] as scheduler"),
@@ -377,6 +377,10 @@ def test_bases_that_cannot_be_used(spoil: Callable[[Scene], None], named: str, s
     assert named in told and "base" in told
 
 
+REFINER = {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3), "conditioner.embedders.0.model.x": torch.zeros(2)}
+REFINER |= {"first_stage_model.decoder.conv_in.weight": torch.zeros(2)}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "named"),
     [
@@ -386,7 +390,7 @@ def test_bases_that_cannot_be_used(spoil: Callable[[Scene], None], named: str, s
         ("model.safetensors", b"", "damaged or cut off"),
         ("model.safetensors", b"\xff" * 100, "damaged or cut off"),
         ("model.safetensors", safetensors.torch.save({"lora_unet_x.lora_up.weight": torch.zeros(2, 2)}), "is a style (LoRA), not a base"),
-        ("model.safetensors", safetensors.torch.save({"conditioner.embedders.0.x": torch.zeros(2)}), "is a Stable Diffusion XL"),
+        ("model.safetensors", safetensors.torch.save(REFINER), "is a Stable Diffusion XL refiner"),
         ("model.safetensors", safetensors.torch.save({"x": torch.zeros(2)}), "holds no UNet"),
     ],
     ids=["ckpt", "bin", "txt", "empty", "noise", "style", "XL", "another model"],

@@ -64,3 +64,11 @@ def test_dice_do_not_touch_the_global_generator() -> None:
     before = torch.get_rng_state()
     torch.randn(3, generator=dice(1, 2, 3))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_timestep_bias_leans_towards_noise_or_strokes() -> None:
+    mean = lambda bias: sum(drawn(0, step, 0, **CHANCE, timestep_bias=bias).timestep for step in range(3000)) / 3000 / 1000
+    # The mean of u^(2^-b) is 1 / (1 + 2^-b)
+    for bias in (-2.0, -1.0, 0.0, 1.0, 2.0):
+        assert abs(mean(bias) - 1 / (1 + 2**-bias)) < 0.02
+    assert all(0 <= drawn(0, step, 0, **CHANCE, timestep_bias=3.0).timestep < 1000 for step in range(500))

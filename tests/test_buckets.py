@@ -76,3 +76,8 @@ def test_fit_covers_the_bucket_without_distortion(size: tuple[int, int]) -> None
 
 def test_fit_of_the_same_size_does_nothing() -> None:
     assert fit(640, 384, Bucket(640, 384)) == (640, 384, 0, 0)
+
+
+@pytest.mark.parametrize(("place", "corner"), [((0.0, 0.5), (0, 0)), ((0.5, 0.5), (32, 0)), ((1.0, 0.5), (64, 0)), ((0.25, 1.0), (16, 0))])
+def test_the_crop_lies_where_it_was_put(place: tuple[float, float], corner: tuple[int, int]) -> None:
+    assert fit(128, 64, Bucket(64, 64), place)[2:] == corner

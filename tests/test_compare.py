@@ -13,13 +13,15 @@ import pytest
 from PIL import Image
 
 from studio import compare
-from studio.compare import Column, grid_of, main
+from studio.compare import Column, Taken, grid_of, main
 from studio.generator import Generator, loaded_style
 from tests.test_wearing import hooks, some_style
 from training.errors import StyleFileError
 from training.families.family import Parts
 from training.prompt import KEY, Prompt
+from training.style_command import main as style_file
 from training.style_file import canonical_name, read_style, write_style
+from training.style_weights import Weight, mix, weighted
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = {"style_studio.recipe": json.dumps({"data": {"template": "{trigger} icon of {caption}"}})}
@@ -136,7 +138,11 @@ BAD = {
     "an empty strength": (["+", "--style", "{plain}:"], "strength of plain.safetensors is ''"),
     "an infinite strength": (["+", "--style", "{plain}:inf"], "strength of plain.safetensors is 'inf'"),
     "a strength that is no number": (["+", "--style", "{plain}:nan"], "strength of plain.safetensors is 'nan'"),
-    "two strengths": (["+", "--style", "{plain}:1:2"], "plain.safetensors:1"),
+    "three strengths": (["+", "--style", "{plain}:1:2:3"], "the weights '1:2:3'"),
+    "an unknown group": (["+", "--style", "{plain}:1:side=2"], "'side' in the weights of plain.safetensors is no group"),
+    "a group twice": (["+", "--style", "{plain}:mid=1,mid=2"], "'mid' in the weights of plain.safetensors is there twice"),
+    "a group's word": (["+", "--style", "{plain}:mid=strong"], "plain.safetensors in mid is 'strong'"),
+    "a mix with a missing file": (["+", "--style", "{plain}:0.5+gone.safetensors"], "gone.safetensors is not there"),
     "a huge strength": (["+", "--style", "{plain}:1e9"], "from -10 to 10"),
     "one bad style among good ones": (["+", "--style", "{plain}", "{tmp}/no.safetensors"], "no.safetensors is not there"),
     "no base and no style": (["+", "--no-base"], "--no-base"),
@@ -203,9 +209,9 @@ def test_help_says_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_file_whose_name_ends_like_a_strength_is_a_file(styles: dict[str, Path], tmp_path: Path) -> None:
     odd = tmp_path / "odd:2"
     odd.write_bytes(styles["plain"].read_bytes())
-    assert compare._strength(str(odd)) == (odd, 1.0)
-    assert compare._strength("a:b.safetensors:-.5") == (Path("a:b.safetensors"), -0.5)
-    assert compare._strength("style:0.5") == (Path("style"), 0.5)
+    assert weighted(str(odd)) == (odd, Weight())
+    assert weighted("a:b.safetensors:-.5") == (Path("a:b.safetensors"), Weight(-0.5, -0.5))
+    assert weighted("style:0.5") == (Path("style"), Weight(0.5, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +220,7 @@ def test_a_file_whose_name_ends_like_a_strength_is_a_file(styles: dict[str, Path
 def test_a_strange_recipe_falls_back_to_the_usual_template(styles: dict[str, Path], recipe: str) -> None:
     style = read_style(styles["called"])
     style.metadata["style_studio.recipe"] = recipe
-    assert Column("x", styles["called"], 1.0, style, True).text("a cat") == "a cat, zorp style"
+    assert Column("x", (Taken(styles["called"], Weight(), style),), True).text("a cat") == "a cat, zorp style"
 
 
 def test_styles_of_one_title_are_told_apart_by_their_files(styles: dict[str, Path], tmp_path: Path) -> None:
@@ -295,3 +301,34 @@ def test_loaded_style_refuses_what_does_not_fit(parts: Parts, styles: dict[str, 
     assert loaded_style(styles["plain"], parts)
     with pytest.raises(StyleFileError, match="do not fit"):
         loaded_style(styles["foreign"], parts)
+
+
+def test_a_mix_is_read_as_it_is_written(tmp_path: Path) -> None:
+    assert mix("a.safetensors:0.7+b.safetensors") == [(Path("a.safetensors"), Weight(0.7, 0.7)), (Path("b.safetensors"), Weight())]
+    assert mix("a.safetensors:+.7:-1+b+c.safetensors:mid=+0.5,up.1=0") == [
+        (Path("a.safetensors"), Weight(0.7, -1.0)),
+        (Path("b+c.safetensors"), Weight(groups=(("mid", 0.5), ("up.1", 0.0)))),
+    ]
+    odd = tmp_path / "a.safetensors+b.safetensors"
+    odd.touch()
+    assert mix(str(odd)) == [(odd, Weight())]
+
+
+@pytest.mark.parametrize("wish", ["{plain}:0.7+{called}:0.5", "{plain}:0.7:0+{called}:mid=2,up.0=-0.5,down=0", "{own}:text=0+{plain}:unet=0.3"])
+def test_a_mix_drawn_is_the_merged_file_drawn(wish: str, base_folder: Path, styles: dict[str, Path], tmp_path: Path) -> None:
+    parts = wish.format(**styles)
+    one, mixed, cells = tmp_path / "one.safetensors", tmp_path / "mixed.png", tmp_path / "cells"
+    files = [f"{path}:{weight}" if str(weight) else str(path) for path, weight in mix(parts)]
+    assert style_file(["merge", *files, "--family", "sd1", "--dtype", "float32", "--out", str(one)]) == 0
+    assert main(asked(base_folder, mixed, "--style", parts, one, "--no-trigger", "--cells", cells)) == 0
+    base, together, merged = (np.asarray(Image.open(cells / f"0-{c}.png"), np.int16) for c in range(3))
+    assert np.abs(together - merged).max() <= 1 < np.abs(together - base).max()  # of 255
+    assert len(settings(mixed)["columns"][1]["mix"]) == 2
+
+
+def test_a_mix_calls_every_style_and_says_its_weights(base_folder: Path, styles: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "g.png"
+    assert main(asked(base_folder, out, "--style", f"{styles['called']}:0.5:mid=1+{styles['plain']}")) == 0
+    column = settings(out)["columns"][1]
+    assert column["title"] == "Zorp + plain" and column["prompts"] == ["a cat, zorp style"]
+    assert [taken["strength"] for taken in column["mix"]] == ["0.5:mid=1", 1.0]

@@ -105,7 +105,8 @@ def test_toml_holds_every_setting() -> None:
 @pytest.mark.parametrize("s", [s for s in NUMBERS if s.kind is float], ids=lambda s: s.key)
 def test_a_whole_number_stands_for_a_float(s: Setting) -> None:
     whole = math.ceil(s.low) if s.low == math.ceil(s.low) else 1
-    whole += s.key in ("adapter.alpha", "optim.unet_lr")  # alpha is above 0; without either learning rate nothing is trained
+    # Above 0, not from 0 on; and without either learning rate nothing is trained
+    whole += s.key in ("adapter.alpha", "optim.unet_lr", "report.weakest")
     found = value(from_mapping(of(s.key, whole)), s.key)
     assert found == whole and type(found) is float
 

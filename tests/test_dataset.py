@@ -258,6 +258,26 @@ def test_pixels_of_the_bucket_size_are_the_picture_itself() -> None:
     assert (pixels(photo(64, 32), Bucket(64, 32)) == np.asarray(photo(64, 32))).all()
 
 
+def test_a_moved_crop_shows_another_part_and_counts_as_another_picture(tmp_path: Path) -> None:
+    saved(tmp_path / "a.png", photo(128, 64))
+    centred = read_dataset(tmp_path).examples[0]
+    (tmp_path / "a.crop.json").write_text('{"across": 1, "down": 0.5}')
+    moved = read_dataset(tmp_path).examples[0]
+    assert (centred.place, moved.place) == ((0.5, 0.5), (1.0, 0.5))
+    assert moved.digest != centred.digest
+    assert "a crop that was moved (a.png)" in " ".join(read_dataset(tmp_path).notes)
+    whole = np.asarray(photo(128, 64))
+    assert (pixels(open_picture(moved.path), Bucket(64, 64), place=moved.place) == whole[:, 64:]).all()
+    assert (pixels(open_picture(moved.path), Bucket(64, 64), True, moved.place) == whole[:, :63:-1]).all()
+
+
+@pytest.mark.parametrize("told", ["", "[]", "3", "null", '{"across": 2}', '{"across": true}', '{"down": NaN}', '{"down": "0.5"}', "[" * 900])
+def test_a_crop_that_is_none_is_told(tmp_path: Path, told: str) -> None:
+    saved(tmp_path / "a.png")
+    (tmp_path / "a.crop.json").write_text(told)
+    assert "a.crop.json" in complaint(tmp_path) and "remove the file" in complaint(tmp_path)
+
+
 def test_flipped_pixels_are_the_mirror() -> None:
     one, other = pixels(photo(100, 60), Bucket(64, 64)), pixels(photo(100, 60), Bucket(64, 64), flipped=True)
     assert (one[:, ::-1] == other).all() and not (one == other).all() and other.flags["C_CONTIGUOUS"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from studio import datasets
+from studio import datasets, history
 from training.dataset import read_dataset
 from training.errors import ConfigError, DataError
 from training.workspace import Workspace
@@ -120,7 +120,7 @@ def test_only_pictures_of_the_dataset_are_touched(tmp_path: Path, workspace: Wor
     for touching in (
         lambda: datasets.caption(ink, name),
         lambda: datasets.write_caption(ink, name, "x"),
-        lambda: datasets.remove(workspace, ink, name),
+        lambda: datasets.remove(ink, [name]),
     ):
         with pytest.raises(DataError):
             touching()
@@ -162,12 +162,48 @@ def test_a_caption_too_long_is_refused_and_the_old_one_stays(tmp_path: Path, ink
     assert datasets.caption(ink, "one.png") == "short"
 
 
-def test_what_is_removed_can_be_had_back(tmp_path: Path, workspace: Workspace, ink: Path) -> None:
+def test_what_is_removed_can_be_had_back(tmp_path: Path, ink: Path) -> None:
     datasets.add(ink, [picture(tmp_path / "one.png")])
     datasets.write_caption(ink, "one.png", "words")
-    place = datasets.remove(workspace, ink, "one.png")
-    assert datasets.pictures(ink) == []
-    assert listing(place) == ["one.png", "one.txt"]
+    datasets.place_crop(ink, "one.png", (0.25, 1.0))
+    content = (ink / "one.png").read_bytes()
+    datasets.remove(ink, ["one.png"])
+    assert [name for name in listing(ink) if not name.startswith(".")] == []
+    history.undo(ink)
+    assert (ink / "one.png").read_bytes() == content
+    assert (datasets.caption(ink, "one.png"), datasets.place_of(ink, "one.png")) == ("words", (0.25, 1.0))
+
+
+def test_captions_of_a_metadata_file_come_along_and_a_txt_counts_more(tmp_path: Path, ink: Path) -> None:
+    up = [picture(tmp_path / "up" / f"{name}.png", name) for name in ("red", "blue", "green")]
+    lines = ['{"file_name": "red.png", "text": "from the list"}', '{"file_name": "blue.png", "text": "a lake"}', "not json"]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    (tmp_path / "red.txt").write_text("from the file")
+    added = datasets.add(ink, [*up, tmp_path / "metadata.jsonl", tmp_path / "red.txt"])
+    assert added.captions == 2 and [name for name, _ in added.refused] == ["metadata.jsonl"]
+    assert datasets.captions(ink) == {"blue.png": "a lake", "green.png": "", "red.png": "from the file"}
+
+
+def test_a_metadata_file_in_the_dataset_is_shown_as_the_trainer_reads_it(tmp_path: Path, ink: Path) -> None:
+    datasets.add(ink, [picture(tmp_path / "one.png"), picture(tmp_path / "two.png", "blue")])
+    (ink / "metadata.jsonl").write_text('{"file_name": "one.png", "text": "a wall"}\n{"file_name": "two.png", "text": "a sea"}')
+    datasets.write_caption(ink, "two.png", "a lake")
+    assert datasets.captions(ink) == {e.path.name: e.caption for e in read_dataset(ink).examples} == {"one.png": "a wall", "two.png": "a lake"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_captions_of_any_editor_are_read(tmp_path: Path, ink: Path, encoding: str) -> None:
+    (tmp_path / "one.txt").write_text("ein „Bär“", encoding=encoding)
+    datasets.add(ink, [picture(tmp_path / "one.png"), tmp_path / "one.txt"])
+    assert read_dataset(ink).examples[0].caption == "ein „Bär“"
+
+
+def test_a_crop_is_kept_beside_its_picture_within_bounds(tmp_path: Path, ink: Path) -> None:
+    datasets.add(ink, [picture(tmp_path / "one.png")])
+    datasets.place_crop(ink, "one.png", (-3.0, 0.75))
+    assert read_dataset(ink).examples[0].place == (0.0, 0.75) == datasets.place_of(ink, "one.png")
+    datasets.place_crop(ink, "one.png", (0.5, 0.5))
+    assert listing(ink) == ["one.png"]
 
 
 def test_a_thumbnail_is_made_anew_when_its_picture_changes(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors.torch")
 # What the page and --help open with
 LIGHT = (
-    "errors", "captions", "config", "events", "prompt", "style_names", "style_file", "style_command", "workspace", "buckets", "dataset", "terminal",
-    "train_style",
+    "errors", "captions", "config", "events", "prompt", "tensor_file", "lora", "style_names", "style_dialects", "style_family", "style_file",
+    "style_metadata", "base_weights", "style_tools", "style_command", "workspace", "buckets", "dataset", "terminal", "train_style",
+    "lock", "resume", "guard", "samplers",
 )  # fmt: skip
 LOGS = ("diffusers.utils.logging", "transformers.utils.logging")  # to silence them is not to know them
 KNOWS_DIFFUSERS = ("training/families/", "training/adapter.py", "training/attention.py", "training/render.py")
@@ -91,9 +92,10 @@ def test_imports_run_one_way() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "training" / "families").glob("*.py")), ids=shown)
 def test_a_family_knows_only_the_record(path: Path) -> None:
-    if path.name in ("__init__.py", "detect.py"):
+    """What a family is made of names the record; what finds and opens files names families, never the reverse."""
+    if path.name in ("__init__.py", "detect.py", "files.py", "single_file.py"):
         return
-    assert {m for m in imported(tree_of(path)) if names(m, "training")} <= {"training.families.family.Family", "training.families.family.Parts"}
+    assert not [m for m in imported(tree_of(path)) if names(m, "training") and not names(m, "training.families.family")]
 
 
 @each_source
@@ -120,10 +122,10 @@ def test_nothing_that_runs_what_it_reads(path: Path) -> None:
 
 @each_source
 def test_errors_are_caught_by_name(path: Path) -> None:
-    """One exception to the rule: the command's own edge, where a defect becomes a report."""
+    """Two exceptions to the rule: the command's own edge, where a defect becomes a report, and a library that raises nothing narrower."""
     caught = [ast.unparse(h.type) if h.type else "" for h in ast.walk(tree_of(path)) if isinstance(h, ast.ExceptHandler)]
     broad = [word for word in caught if word in ("", "Exception", "BaseException")]
-    assert broad == (["Exception"] if shown(path) == "training/train_style.py" else [])
+    assert broad == (["Exception"] if shown(path) in ("training/train_style.py", "studio/bases.py") else [])
 
 
 @each_source

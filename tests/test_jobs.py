@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> Iterator[Path]:
     until(lambda: not jobs.is_alive(folder))
 
 
-def until(true: Callable[[], object], seconds: float = 20.0) -> None:
+def until(true: Callable[[], object], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "waited too long"
@@ -208,3 +208,17 @@ def test_the_tail_reads_on_and_waits_for_whole_lines(tmp_path: Path) -> None:
     assert tail.read_on() == [STEPPED] * 3
     path.write_text(line)
     assert tail.read_on() == [STEPPED]
+
+
+def test_a_run_begun_in_a_terminal_can_be_stopped(run: Path) -> None:
+    """Its lock says which process it is; there is no record of ours."""
+    run.mkdir(parents=True)
+    alone = "import runpy, sys; from pathlib import Path; from training import lock\nwith lock.held(Path(sys.argv[1]).parent): exec(sys.argv[3])"
+    process = subprocess.Popen([sys.executable, "-c", alone, str(run / "run.toml"), "100000", TRAINER])
+    until(lambda: jobs.state(run) == "running")
+    os.utime(run / "events.jsonl", (1, 1))
+    assert jobs.is_alive(run) and jobs.read(run) is None and jobs.state(run) == "running"  # however long it is silent
+    with pytest.raises(StudioError, match="being trained right now"):
+        jobs.start_run(config(run), trainer(run))
+    jobs.stop(run)
+    assert process.wait(timeout=120) == 0 and jobs.state(run) == "stopped"

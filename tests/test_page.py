@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -10,15 +11,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from PIL import Image, ImageDraw
 
-from training.workspace import builtin_base
+from training.dataset import read_place
+from training.style_file import read_metadata
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.browser
@@ -89,6 +93,11 @@ def browser() -> Iterator[sync_api.Browser]:
         chromium.close()
 
 
+def renamed(path: str | Path) -> Path:
+    """A download under a name that a style has; browsers keep it under one of their own."""
+    return Path(path).rename(Path(path).with_suffix(".safetensors"))
+
+
 def drawn_pictures(folder: Path) -> list[str]:
     folder.mkdir()
     for name, colour in (("red ball", "red"), ("blue ball", "blue"), ("green ball", "green"), ("gold ball", "gold")):
@@ -118,15 +127,19 @@ def until(true: object, seconds: float = 20.0) -> None:
 
 
 def test_from_upload_to_grid(
-    tab: sync_api.Page, server: tuple[str, subprocess.Popen[str]], workspace: Path, tmp_path: Path, request: pytest.FixtureRequest
+    tab: sync_api.Page, server: tuple[str, subprocess.Popen[str]], workspace: Path, tmp_path: Path, base_folder: Path
 ) -> None:
     expect = sync_api.expect
     dataset = workspace / "datasets" / "my-pictures"
 
-    # Data: upload, the bad file named, a caption edited
+    # Pictures: the example is there; own pictures become a dataset of their own, the bad file named, a caption edited
+    expect(tab.locator("#pictures img")).to_have_count(24, timeout=MINUTE)
+    expect(tab.locator("#train-example")).to_be_visible()
     tab.locator("#upload input[type=file]").set_input_files(drawn_pictures(tmp_path / "pictures"))
     expect(tab.locator("#pictures img")).to_have_count(4, timeout=MINUTE)
     expect(tab.locator("#upload-report")).to_contain_text("page.png")
+    expect(tab.locator("#train-example")).to_be_hidden()
+    assert len(list((workspace / "datasets" / "linocut").glob("*.png"))) == 24
     expect(tab.locator("#picture")).to_contain_text("blue ball.png")
     caption = tab.locator("#caption textarea")
     caption.fill("a blue ball, für alle")
@@ -145,7 +158,7 @@ def test_from_upload_to_grid(
     opened(tab, "Train")
     tab.locator("#save-name input, #save-name textarea").fill("balls")
     tab.locator("#data-trigger input, #data-trigger textarea").fill("ballish")
-    tab.locator("#base-model input, #base-model textarea").fill(base(request))
+    tab.locator("#base-model input, #base-model textarea").fill(str(base_folder))
     tab.locator("#optim-steps input").fill("0")
     tab.locator("#optim-batch_size input").fill("1")
     tab.get_by_role("button", name="Everything").click()
@@ -170,13 +183,89 @@ def test_from_upload_to_grid(
     # Compare: the style is offered with its trigger word, the grid is drawn
     opened(tab, "Compare")
     expect(tab.locator("#style-1 input")).to_have_value("balls · say “ballish” · rank 16")
-    tab.locator("#compare-base input, #compare-base textarea").fill(base(request))
+    tab.locator("#compare-base input, #compare-base textarea").fill(str(base_folder))
     tab.locator("#compare-prompts textarea").fill("a red ball")
     tab.locator("#compare-steps input").fill("2")
     tab.locator("#draw").click()
-    expect(tab.locator("#grid img")).to_be_visible(timeout=5 * MINUTE)
+    shown = tab.locator("#grid .comparison .open img").last
+    expect(shown).to_be_visible(timeout=5 * MINUTE)
+    expect(tab.locator("#grid .comparison .open")).to_have_count(2)
     grids = list((workspace / "comparisons").glob("*/grid.png"))
     assert len(grids) == 1 and Image.open(grids[0]).width > 300
+    with tab.expect_download() as download:
+        tab.locator("#download-grid").click()
+    assert Path(download.value.path()).read_bytes() == grids[0].read_bytes()
+    shown.click()
+    expect(tab.locator("#grid dialog")).to_be_visible()
+    expect(tab.locator("#grid .what")).to_contain_text("balls")
+    tab.keyboard.press("Space")
+    expect(tab.locator("#grid .what")).to_contain_text("base")
+    tab.keyboard.press("Escape")
+    expect(tab.locator("#grid dialog")).to_be_hidden()
+
+    # Blind: the names are gone until the picks are told
+    tab.get_by_role("button", name="Look blind").click()
+    expect(tab.locator("#grid thead")).to_be_hidden()
+    tab.locator('#grid td[data-column="1"] .pick').click()
+    tab.get_by_role("button", name="Reveal").click()
+    expect(tab.locator("#grid .verdict")).to_contain_text("balls 1 of 1")
+    assert (grids[0].parent / "picks.json").read_text() == "[1]"
+
+    # Again with another seed; both are found after a reload, and the first one's settings can be had back
+    first = shown.get_attribute("src")
+    tab.locator("#reseed").click()
+    expect(tab.locator("#past .thumb")).to_have_count(2, timeout=5 * MINUTE)
+    assert shown.get_attribute("src") != first
+    assert tab.locator("#compare-seeds input, #compare-seeds textarea").input_value() != "0"
+    reloaded(tab)
+    opened(tab, "Compare")
+    expect(tab.locator("#past .thumb")).to_have_count(2, timeout=MINUTE)
+    tab.locator("#past .thumb").last.click()
+    expect(shown).to_have_attribute("src", first)
+    tab.locator("#reuse-comparison").click()
+    expect(tab.locator("#compare-prompts textarea")).to_have_value("a red ball")
+    expect(tab.locator("#compare-seeds input, #compare-seeds textarea")).to_have_value("0")
+    expect(tab.locator("#style-1 input")).to_have_value("balls · say “ballish” · rank 16")
+
+    # A grid that was downloaded leads back to its settings
+    tab.locator("#compare-prompts textarea").fill("something else")
+    tab.locator("#reload-grid input[type=file]").set_input_files(str(grids[0]))
+    expect(tab.locator("#compare-prompts textarea")).to_have_value("a red ball")
+
+    # Styles: shown with its pictures, renamed, shared, deleted and brought back
+    opened(tab, "Styles")
+    expect(tab.locator("#shelf .thumb")).to_have_count(1)
+    expect(tab.locator("#style")).to_contain_text("ballish")
+    expect(tab.locator("#style .examples img").nth(1)).to_be_visible()  # of the two comparisons; its previews too, when it drew some
+    tab.locator("#style-words").get_by_role("button", name="Name, licence").click()
+    expect(tab.locator("#style-title input, #style-title textarea")).to_have_value("balls")
+    tab.locator("#style-title input, #style-title textarea").fill("<b>Balls</b>")
+    tab.locator("#save-card").click()
+    expect(tab.locator("#shelf .title")).to_have_text("<b>Balls</b>")
+    tab.locator("#share").get_by_role("button", name="Share it").click()
+    expect(tab.locator("#published")).to_contain_text("ballish")
+    tab.locator("#share-fields").get_by_label("trigger phrase: ballish").uncheck()
+    expect(tab.locator("#published")).not_to_contain_text("modelspec.trigger_phrase")
+    tab.locator("#make-file").click()
+    with tab.expect_download() as download:
+        tab.locator("#download-shared").click()
+    assert "modelspec.trigger_phrase" not in read_metadata(renamed(download.value.path()))
+    tab.locator("#delete-style").click()
+    expect(tab.locator("#shelf .thumb")).to_have_count(0)
+    assert not (workspace / "runs" / "balls").exists()
+    tab.locator("#undo-style").click()
+    expect(tab.locator("#shelf .thumb")).to_have_count(1)
+    assert (workspace / "runs" / "balls" / "balls.safetensors").is_file()
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"\x80\x04pickle")
+    tab.locator("#bring-style input[type=file]").set_input_files(str(bad))
+    expect(tab.locator("#brought")).to_contain_text("bad.safetensors")
+    assert not (workspace / "styles").exists()
+
+    # Settings
+    opened(tab, "Settings")
+    expect(tab.locator("#workspace")).to_contain_text(str(workspace))
+    expect(tab.locator("#bases")).to_contain_text("built in")
 
     address, process = server
     assert [url for url in tab.asked if not url.startswith((address, "data:", "blob:"))] == []
@@ -184,9 +273,111 @@ def test_from_upload_to_grid(
     assert not any("torch" in mapped.path for mapped in psutil.Process(process.pid).memory_maps())
 
 
-def base(request: pytest.FixtureRequest) -> str:
-    """The built-in base; a tiny one where this clone does not have it."""
-    return "mini" if (builtin_base() / "model_index.json").is_file() else str(request.getfixturevalue("base_folder"))
+def test_from_a_drawer_of_pictures_to_a_dataset(
+    tab: sync_api.Page, server: tuple[str, subprocess.Popen[str]], workspace: Path, tmp_path: Path
+) -> None:
+    expect, dataset = sync_api.expect, workspace / "datasets" / "drawer"
+    opened(tab, "Pictures")
+    tab.locator("#new-dataset input, #new-dataset textarea").fill("drawer")
+    tab.get_by_role("button", name="Make").click()
+    expect(tab.locator("#dataset input")).to_have_value("drawer")
+
+    # A zip with captions; a bad member is named, the rest is there
+    tab.locator("#upload input[type=file]").set_input_files(zipped(tmp_path))
+    expect(tab.locator("#pictures .thumb")).to_have_count(5, timeout=MINUTE)
+    expect(tab.locator("#upload-report")).to_contain_text("run.exe")
+    caption, chosen = tab.locator("#caption textarea"), tab.locator("#pictures .thumb[aria-current]")
+
+    # Through the pictures from the keyboard, writing
+    tab.locator('#pictures [data-at="apple.png"]').click()
+    expect(caption).to_have_value("a red apple")
+    caption.press("PageDown")
+    expect(chosen).to_have_attribute("data-at", "bear.png")
+    expect(caption).to_be_focused()
+    strange = "${alert(1)} {{name}} <img src=x onerror=alert(1)>, a bear"
+    caption.fill(strange)
+    until(lambda: (dataset / "bear.txt").is_file() and (dataset / "bear.txt").read_text() == strange + "\n")
+    caption.press("PageUp")
+    expect(caption).to_have_value("a red apple")
+    caption.press("PageDown")
+    expect(caption).to_have_value(strange)
+    caption.blur()
+    expect(tab.locator("#findings .odd")).to_contain_text("${alert(1)} {{name}} <img")
+    caption.fill("a bear")
+    expect(tab.locator("#tokens")).to_contain_text("tokens")
+
+    # The crop: by keys and by hand, kept beside the picture
+    tab.locator('#pictures [data-at="wide.png"]').click()
+    crop = tab.locator('#picture [data-current="wide.png"] .crop.movable')
+    crop.press("ArrowRight")
+    until(lambda: (dataset / "wide.crop.json").is_file() and read_place(dataset / "wide.png") == (0.55, 0.5))
+    box = crop.bounding_box()
+    tab.mouse.move(box["x"] + 20, box["y"] + 20)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] - 900, box["y"] + 20, steps=3)
+    tab.mouse.up()
+    until(lambda: read_place(dataset / "wide.png") == (0.0, 0.5))
+
+    # All captions at once; undone after a reload
+    tab.locator("#bulk").get_by_role("button", name="Change all captions").click()
+    tab.locator("#bulk-words input, #bulk-words textarea").fill("ink")
+    expect(tab.locator("#bulk-example")).to_contain_text("ink, a red apple")
+    tab.locator("#bulk-apply").click()
+    until(lambda: (dataset / "apple.txt").read_text() == "ink, a red apple\n")
+    expect(tab.locator("#undo")).to_contain_text("put words first")
+    reloaded(tab)
+    expect(tab.locator("#pictures .thumb")).to_have_count(5, timeout=MINUTE)
+    tab.locator("#undo").click()
+    until(lambda: (dataset / "apple.txt").read_text() == "a red apple\n")
+    expect(tab.locator("#undo")).to_be_hidden()
+
+    # What is found, mended with a click, and back
+    alike = tab.locator("#findings .finding.alike")
+    expect(alike.locator(".thumb")).to_have_count(2)
+    alike.get_by_role("button", name="Keep only").click()
+    expect(tab.locator("#pictures .thumb")).to_have_count(4)
+    expect(alike).to_have_count(0)
+    tab.locator("#undo").click()
+    expect(tab.locator("#pictures .thumb")).to_have_count(5)
+    expect(alike).to_have_count(1)
+
+    # Another tab of the browser sees the same; narrow and dark, nothing sticks out
+    with tab.context.expect_page() as other:
+        tab.evaluate("() => window.open(location.href)")
+    expect(other.value.locator("#pictures .thumb")).to_have_count(5, timeout=MINUTE)
+    other.value.close()
+    tab.set_viewport_size({"width": 800, "height": 900})
+    tab.locator("#theme").click()
+    assert tab.evaluate("document.body.classList.contains('dark')")
+    for name in ("Pictures", "Train", "Compare", "Styles", "Settings"):
+        opened(tab, name)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 800, name
+    tab.set_viewport_size({"width": 1280, "height": 900})
+    opened(tab, "Pictures")
+
+    assert [url for url in tab.asked if not url.startswith((server[0], "data:", "blob:"))] == []
+    assert tab.complaints == []
+
+
+def zipped(folder: Path) -> str:
+    """Five pictures, two of them alike, one wide; captions; and something else."""
+    rng = np.random.default_rng(0)
+    blots = [Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)) for _ in range(3)]
+    sizes = {
+        "apple.png": (0, (200, 200)),
+        "bear.png": (1, (220, 200)),
+        "wide.png": (2, (500, 220)),
+        "again.png": (0, (180, 180)),
+        "wider.png": (1, (520, 220)),
+    }
+    with zipfile.ZipFile(folder / "drawer.zip", "w") as file:
+        for name, (which, size) in sizes.items():
+            content = io.BytesIO()
+            blots[which].resize(size, Image.Resampling.BICUBIC).save(content, "PNG")
+            file.writestr(f"drawer/{name}", content.getvalue())
+        file.writestr("drawer/metadata.jsonl", '{"file_name": "apple.png", "text": "a red apple"}')
+        file.writestr("drawer/run.exe", b"MZ")
+    return str(folder / "drawer.zip")
 
 
 def test_foreign_hosts_and_files_are_refused(server: tuple[str, subprocess.Popen[str]]) -> None:

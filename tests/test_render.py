@@ -15,11 +15,12 @@ from tests.test_wearing import hooks, merged, some_style
 from training import render
 from training.adapter import Worn
 from training.device import Place
-from training.errors import DataError
+from training.errors import ConfigError, DataError
 from training.families import detect
 from training.families.family import Parts
 from training.prompt import Prompt
 from training.render import draw
+from training.samplers import SAMPLERS, named
 from training.style_file import Lora, canonical_name, write_style
 
 STEPS = 4
@@ -160,6 +161,43 @@ def test_other_samplers_draw_as_in_the_stock_pipeline(base_folder: Path, latents
     assert apart(latents[0][:1], latents[1]) < 1e-9
     if "Ancestral" not in sampler:  # its own noise comes from another generator than the stock pipeline's
         assert apart(latents[1], drawn_by_stock(pipe, CAT, noise=render.noise(ours, [CAT]))) < 1e-6
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers_by_name_draw_as_in_the_stock_pipeline(base_folder: Path, latents: list[torch.Tensor], name: str) -> None:
+    import diffusers
+
+    ours = detect.load(detect.find(str(base_folder)), Place(torch.device("cpu"), torch.float64))
+    prompt = replace(CAT, sampler=name)
+    draw(ours, [prompt])
+    draw(ours, [replace(CAT, sampler="base", steps=STEPS + 1)])
+    assert torch.isfinite(latents[0]).all() and not torch.equal(latents[0], latents[1])
+    if "SDE" in name or name.endswith(" a") or name == "DDPM":
+        return  # their own noise comes from another generator than the stock pipeline's
+    pipe = stock(base_folder, torch.float64)
+    chosen = SAMPLERS[name]
+    pipe.scheduler = getattr(diffusers, chosen.kind).from_config(pipe.scheduler.config, **chosen.options)
+    assert apart(latents[0], drawn_by_stock(pipe, prompt, noise=render.noise(ours, [prompt]))) < 1e-6
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_schedule_that_ends_in_noise_is_followed_or_refused(v_base_folder: Path, name: str) -> None:
+    ours = detect.load(detect.find(str(v_base_folder)), Place(torch.device("cpu"), torch.float32))
+    try:
+        followed = render.scheduler_of(ours, name)
+    except ConfigError as error:
+        assert name in str(error)
+        return
+    assert followed.config.prediction_type == "v_prediction" and followed.alphas_cumprod[-1] < 1e-6
+    (picture,) = draw(ours, [replace(CAT, sampler=name)])
+    assert np.asarray(picture).std() > 0
+
+
+@pytest.mark.parametrize("text", ["dpm++ 2m karras", "DPM++_2M_Karras", "DPM++ 2M Karras"])
+def test_samplers_are_known_however_they_are_written(text: str) -> None:
+    assert named(text) == "DPM++ 2M Karras"
+    with pytest.raises(ConfigError, match="UniPC"):
+        named("best")
 
 
 @pytest.mark.parametrize("dialect", ["kohya", "diffusers"])

@@ -13,7 +13,8 @@ import pytest
 from training.config import from_mapping
 from training.families.detect import base_shapes
 from training.style_command import main
-from training.style_file import Lora, canonical_name, metadata_for, read_style, write_style
+from training.style_file import Lora, canonical_name, read_style, write_style
+from training.style_metadata import Made, metadata_for
 
 SIZES = {"mid_block.attentions.0.transformer_blocks.0.attn2.to_k": (8, 768), "mid_block.attentions.0.proj_in": (8, 8, 1, 1)}
 
@@ -24,7 +25,7 @@ def style(tmp_path: Path) -> Path:
     path = tmp_path / "ink.safetensors"
     config = from_mapping({"data": {"trigger": "inkwash"}, "save": {"name": "Ink"}})
     known = {"base_name": "mini", "base_hash": "", "prediction": "epsilon", "resolution": 64, "version": "0"}
-    metadata = metadata_for(config, family="sd1", steps=9, pictures=3, started=0.0, finished=1.0, **known)
+    metadata = metadata_for(config, Made(family="sd1", steps=9, pictures=3, started=0.0, finished=1.0, **known))
     write_style(path, random_modules(SIZES), metadata, dtype="float32")
     return path
 

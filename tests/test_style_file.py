@@ -17,8 +17,6 @@ from safetensors.torch import save as save_torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from training import __version__
-from training.config import RunConfig, from_mapping
 from training.errors import StyleFileError
 from training.style_file import (
     Lora,
@@ -28,7 +26,6 @@ from training.style_file import (
     converted,
     family_of,
     match,
-    metadata_for,
     read_metadata,
     read_style,
     write_style,
@@ -471,15 +468,17 @@ BAD = {
     "cut off": (tensors(**PAIR)[:-4], "promises"),
     "integers": (tensors(x__lora_down__weight=np.ones((2, 3), np.int32), x__lora_up__weight=UP), "as I32"),
     "doubles": (tensors(x__lora_down__weight=DOWN.astype(float), x__lora_up__weight=UP), "as F64"),
-    "LoHa": (tensors(x__hada_w1_a=DOWN, x__hada_w1_b=DOWN, x__alpha=np.float32(1)), r"LoHa \(hada_w1_a\)"),
-    "LoKr": (tensors(x__lokr_w1=DOWN), r"LoKr \(lokr_w1\)"),
-    "DoRA": (tensors(**PAIR, x__dora_scale=DOWN), r"DoRA \(dora_scale\)"),
-    "peft DoRA": (tensors(**PAIR, x__lora_magnitude_vector=DOWN), r"DoRA \(lora_magnitude_vector\)"),
-    "Tucker": (tensors(**PAIR, x__lora_mid__weight=DOWN), "lora_mid"),
-    "embedding inside": (tensors(**PAIR, bundle_emb__word__string_to_param=DOWN), r"textual inversion \(bundle_emb.word\)"),
+    "half a LoHa": (tensors(x__hada_w1_a=DOWN, x__hada_w1_b=DOWN, x__alpha=np.float32(1)), "no hada_w2_a"),
+    "half a LoKr": (tensors(x__lokr_w1=DOWN), "no lokr_w2_a"),
+    "DoRA of no axis": (tensors(**PAIR, x__dora_scale=DOWN), "neither its rows nor its inputs"),
+    "peft DoRA": (tensors(**PAIR, x__lora_magnitude_vector=DOWN), "lora_magnitude_vector of x"),
+    "Tucker": (tensors(**PAIR, x__lora_mid__weight=DOWN), r"mid \(2, 3\)"),
+    "two methods": (tensors(**PAIR, x__lokr_w1=UP, x__lokr_w2=UP), "different methods"),
+    "too large": (tensors(x__lokr_w1=np.ones((4000, 4), np.float32), x__lokr_w2=np.ones((4, 9000), np.float32)), "larger than any"),
+    "words alone": (tensors(bundle_emb__word__string_to_param=DOWN), "holds words"),
     "embedding": (tensors(emb_params=DOWN), "a textual inversion"),
     "a whole model": (tensors(model__diffusion_model__out__2__weight=DOWN), "is no style"),
-    "stray": (tensors(**PAIR, x__a1__weight=DOWN), "no LoRA has"),
+    "stray": (tensors(**PAIR, x__more__weight=DOWN), "no LoRA, LoHa or LoKr has"),
     "two dialects": (tensors(**PAIR, unet__a__lora_A__weight=DOWN, unet__a__lora_B__weight=UP), "mixes"),
     "two spellings": (tensors(unet__a__lora_A__weight=DOWN, unet__a__lora_B__weight=UP, unet__a__lora__up__weight=UP), "twice"),
     "half a layer": (tensors(x__lora_down__weight=DOWN), "no up weight"),
@@ -582,63 +581,3 @@ def test_adapter_metadata_is_never_written(tmp_path: Path) -> None:
     write_style(path, modules, {"lora_adapter_metadata": "{}", "sshs_model_hash": "lie"})
     found = read_metadata(path)
     assert "lora_adapter_metadata" not in found and found["sshs_model_hash"] != "lie"
-
-
-# Metadata
-
-
-def described(config: RunConfig, **changed: Any) -> dict[str, str]:
-    known = {"family": "sd1", "base_name": "/home/ann/mini", "base_hash": "ab" * 32, "prediction": "epsilon", "resolution": 512}
-    return metadata_for(config, **known | {"steps": 90, "pictures": 12, "started": 0.0, "finished": 60.0, "version": __version__} | changed)
-
-
-def test_metadata_says_what_others_look_for() -> None:
-    config = from_mapping({"data": {"trigger": "inkwash"}, "save": {"name": "Ink", "author": "Ann"}})
-    found = described(config)
-    expected = {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
-        "modelspec.title": "Ink",
-        "modelspec.author": "Ann",
-        "modelspec.trigger_phrase": "inkwash",
-        "modelspec.usage_hint": "Prompt: what to draw, inkwash style",
-        "modelspec.resolution": "512x512",
-        "modelspec.date": "1970-01-01T00:01:00+00:00",
-        "ss_base_model_version": "sd_v1",
-        "ss_v2": "False",
-        "ss_network_dim": "16",
-        "ss_network_alpha": "16.0",
-        "ss_steps": "90",
-        "ss_training_started_at": "0.0",
-        "style_studio.format": "1",
-    }
-    assert {key: found[key] for key in expected} == expected
-    assert all(type(value) is str and value for value in found.values())
-    assert "modelspec.license" not in found
-
-
-@pytest.mark.parametrize(("family", "prediction"), [("sd1", "epsilon"), ("sd2", "v_prediction"), ("sd2", "epsilon"), ("sdxl", "epsilon")])
-def test_family_and_prediction_come_back_from_the_metadata(tmp_path: Path, family: str, prediction: str) -> None:
-    path = tmp_path / "a.safetensors"
-    write_style(path, broken(), described(RunConfig(), family=family, prediction=prediction))
-    style = read_style(path)
-    assert (style.family, style.prediction, style.base) == (family, prediction, "mini")
-
-
-def test_the_recipe_is_the_config_without_paths_and_captions() -> None:
-    config = from_mapping(
-        {
-            "base": {"model": "/home/ann/models/sd15.safetensors"},
-            "data": {"folder": "C:\\Users\\ann\\pictures", "trigger": "inkwash"},
-            "preview": {"prompts": ["a secret garden"]},
-            "prior": {"folder": "/home/ann/class", "images": 3, "prompt": "a picture"},
-            "save": {"folder": "/home/ann/runs"},
-            "optim": {"seed": 7},
-        }
-    )
-    text = json.dumps(described(config))
-    assert "/home" not in text and "ann" not in text and "secret" not in text
-    recipe = from_mapping(json.loads(described(config)["style_studio.recipe"]))
-    assert (recipe.base.model, recipe.data.folder, recipe.prior.folder, recipe.save.folder) == ("sd15.safetensors", "pictures", "class", "runs")
-    assert recipe.optim == config.optim
-    assert json.loads(described(from_mapping({"base": {"model": "owner/name"}}))["style_studio.recipe"])["base"]["model"] == "owner/name"

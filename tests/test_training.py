@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from PIL import Image
 
 from training import run as run_module
 from training.cache import Latents, Words, posterior
-from training.config import RunConfig, from_mapping
-from training.errors import ConfigError, DataError, DivergedError
+from training.config import RunConfig, from_mapping, read_toml
+from training.errors import ConfigError, DataError, DivergedError, OutOfMemory, StyleFileError
 from training.events import Event, Finished, Previewed, Saved, Started, Stepped, Warned
 from training.families.family import Parts
 from training.loop import train
+from training.optim import Optimiser
 from training.run import Run, planned
 from training.style_file import read_style
 
@@ -45,6 +46,7 @@ def config(pictures: Path, base_folder: Path, tmp_path: Path) -> RunConfig:
             "adapter": {"rank": 4, "alpha": 4.0},
             "optim": {"steps": 6, "batch_size": 2, "unet_lr": 1e-3, "text_encoder_lr": 1e-3, "schedule": "constant", "warmup": 0.0},
             "preview": {"every": 0, "steps": 2},
+            "report": {"minutes": 0.0},
             "save": {"folder": str(tmp_path / "runs"), "name": "s", "every": 0},
         }
     )
@@ -196,6 +198,42 @@ def test_given_class_pictures_are_used_and_left_alone(config: RunConfig, picture
     assert len(list((config.run_folder / "class_pictures").iterdir())) == 1
 
 
+# --- memory ---
+
+
+def test_a_full_memory_halves_the_pass_and_changes_nothing_else(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four pictures at once are too many here, two are not: the same updates, of the same pictures, to rounding."""
+    config = changed(config, optim__batch_size=4, optim__accumulate=2, preview__every=2, optim__text_encoder_lr=0.0)
+    tight = changed(config, save__name="tight")
+    wanted = of(Stepped, list(train(config)))
+    backward = Run._pass
+    seen: list[int] = []
+
+    def narrow(self: Run, *given: torch.Tensor, **keys: Any) -> torch.Tensor:
+        seen.append(len(given[0]))
+        if len(given[0]) > 2:
+            raise torch.OutOfMemoryError("the device is full")
+        return backward(self, *given, **keys)
+
+    monkeypatch.setattr(Run, "_pass", narrow)
+    events = list(train(tight))
+    assert [e.step for e in of(Stepped, events)] == list(range(1, 7)) and [e.step for e in of(Previewed, events)] == [0, 2, 4, 6]
+    assert [e.message for e in of(Warned, events) if "memory" in e.message] == [of(Warned, events)[-1].message]
+    assert max(seen[1:]) == 2 and "2 pictures" in of(Warned, events)[-1].message
+    for a, b in zip(wanted, of(Stepped, events), strict=True):
+        assert b.loss == pytest.approx(a.loss, rel=1e-4)
+    assert apart(config, tight) < 1e-2
+
+
+def test_one_picture_too_many_ends_the_run(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Run, *given: torch.Tensor, **keys: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("the device is full")
+
+    monkeypatch.setattr(Run, "_pass", full)
+    with pytest.raises(OutOfMemory, match=r"data\.resolution"):
+        list(train(config))
+
+
 # --- caches ---
 
 
@@ -223,6 +261,7 @@ def test_a_run_with_cached_words_equals_one_without(config: RunConfig, monkeypat
     config = changed(config, optim__text_encoder_lr=0.0)
     other = changed(config, save__name="t")
     list(train(config))
+    monkeypatch.setattr(Run, "_forget", lambda self: None)
     monkeypatch.setattr(Words, "__call__", lambda self, captions: self._parts.family.encode_text(self._parts, captions).detach())
     list(train(other))
     assert apart(config, other) < 1e-3
@@ -259,22 +298,89 @@ def test_an_update_that_is_not_finite_is_not_made(config: RunConfig) -> None:
     assert isinstance(after, Stepped) and after.step == 3 and math.isfinite(after.loss)
 
 
-def test_several_in_a_row_stop_the_run_with_the_last_good_state(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = changed(config, optim__steps=20)
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes every run say NaN in the given updates; above a share of the learning rate only, when one is given."""
     prepare = Run.prepare
 
-    def and_break(self: Run, **keys: Any) -> Iterator[Event]:
-        yield from prepare(self, **keys)
-        broken_after(self, set(range(3, 99)))
+    def install(steps: set[int], above: float = 0.0) -> None:
+        def and_break(self: Run, **keys: Any) -> Iterator[Event]:
+            yield from prepare(self, **keys)
+            family = self.parts.family
 
-    monkeypatch.setattr(run_module.Run, "prepare", and_break)
+            def predict(*args: Any) -> torch.Tensor:
+                said = family.predict(*args)
+                return said * float("nan") if self.step in steps and self.guard.share > above else said
+
+            self.parts.family = dataclasses.replace(family, predict=predict)
+
+        monkeypatch.setattr(run_module.Run, "prepare", and_break)
+
+    return install
+
+
+def test_a_run_goes_back_with_a_smaller_learning_rate(config: RunConfig, breaking: Callable[..., None]) -> None:
+    config = changed(config, optim__steps=16, save__every=4)
+    breaking(set(range(6, 99)), above=0.3)  # at a quarter of the learning rate all is well
+    seen = list(train(config))
+    assert [e.step for e in of(Stepped, seen)] == [*range(1, 7), 5, 6, *range(5, 17)]
+    rates = [e.learning_rate for e in of(Stepped, seen)]
+    assert rates[0] == pytest.approx(1e-3) and rates[6] == pytest.approx(5e-4) and rates[-1] == pytest.approx(2.5e-4)
+    assert sum("back to the state after 4 updates" in e.message for e in of(Warned, seen)) == 2
+    # Interrupted in between, it decides the same
+    other = changed(config, save__name="t")
+    for event in train(other):
+        if isinstance(event, Stepped) and event.step == 9:
+            break
+    list(train(other))
+    assert equal(config, other)
+
+
+def test_several_in_a_row_stop_the_run_with_the_last_good_state(
+    config: RunConfig, breaking: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = changed(config, optim__steps=20)
+    breaking(set(range(3, 99)))
     seen: list[Event] = []
-    with pytest.raises(DivergedError, match="not finite"):
+    with pytest.raises(DivergedError, match=r"not finite 5 times in a row .* going back 3 times"):
         for event in train(config):
             seen.append(event)
-    assert [e.step for e in of(Saved, seen)] == [3]
+    assert [e.step for e in of(Saved, seen)] == [3] and [e.step for e in of(Stepped, seen)] == [1, 2, 3] * 4
     monkeypatch.undo()
-    assert [e.step for e in of(Stepped, list(train(config)))] == list(range(4, 21))
+    rest = of(Stepped, list(train(config)))
+    assert [e.step for e in rest] == list(range(4, 21)) and rest[0].learning_rate == pytest.approx(1e-3 / 8)
+
+
+def test_a_style_without_effect_is_not_written(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Optimiser, "update", lambda self, norm, share: self.clear())
+    with pytest.raises(DivergedError, match="nothing was learnt"):
+        list(train(config))
+    other = changed(config, save__name="t")
+    seen: list[Event] = []
+    for event in train(other, lambda: len(of(Stepped, seen)) >= 2):
+        seen.append(event)
+    assert of(Finished, seen) == [Finished(2, "", True, of(Finished, seen)[0].seconds)]
+    assert not list(config.run_folder.glob("*.safetensors")) and not list(other.run_folder.glob("*.safetensors"))
+
+
+def test_a_style_that_is_not_finite_or_not_what_was_learnt_never_gets_its_name(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = prepared(config)
+    run.update()
+    good = run.export().read_bytes()
+    next(iter(run.adapters.values()))[1].data.fill_(float("inf"))
+    with pytest.raises(StyleFileError):
+        run.export()
+    next(iter(run.adapters.values()))[1].data.fill_(0.5)
+    written = run_module.write_style
+
+    def wrong(path: Path, modules: dict[str, Any], metadata: Any) -> None:
+        halved = {name: dataclasses.replace(lora, up=lora.up / 2) for name, lora in modules.items()}
+        written(path, halved, metadata)
+
+    monkeypatch.setattr(run_module, "write_style", wrong)
+    with pytest.raises(StyleFileError, match="does not give back"):
+        run.export()
+    assert (config.run_folder / "s.safetensors").read_bytes() == good
 
 
 def test_changed_settings_or_pictures_are_refused_by_name(config: RunConfig, pictures: Path) -> None:
@@ -285,8 +391,43 @@ def test_changed_settings_or_pictures_are_refused_by_name(config: RunConfig, pic
     with pytest.raises(ConfigError, match=r"optim\.unet_lr: 0\.001 then, 0\.5 now"):
         list(train(changed(config, optim__unet_lr=0.5)))
     (pictures / "0.txt").write_text("another thing")
-    with pytest.raises(DataError, match="not the ones"):
+    (pictures / "4.png").unlink()
+    (pictures / "4.txt").unlink()
+    with pytest.raises(DataError, match=r"gone: 4\.png\n.*captions that were changed: 0\.png") as told:
         list(train(config))
+    assert "save.resume" in str(told.value)
+
+
+def interrupted(config: RunConfig, after: int) -> None:
+    """A run that was stopped after some updates."""
+    seen: list[Event] = []
+    for event in train(config, lambda: len(of(Stepped, seen)) >= after):
+        seen.append(event)
+
+
+def test_a_run_adapts_to_changes_when_told(config: RunConfig, pictures: Path) -> None:
+    interrupted(config, 2)
+    (pictures / "0.txt").write_text("another thing")
+    told = changed(config, optim__unet_lr=5e-4, save__resume="adapt")
+    seen = list(train(told))
+    assert any("unet_lr: 0.001 then, 0.0005 now" in e.message and "changed: 0.png" in e.message for e in of(Warned, seen))
+    assert [e.step for e in of(Stepped, seen)] == [3, 4, 5, 6] and of(Stepped, seen)[0].learning_rate == pytest.approx(1e-3)
+    assert of(Saved, seen)[0].step == 2  # what it adapted to is remembered at once
+    for event in train(changed(told, save__resume="exact", optim__steps=6)):
+        assert not isinstance(event, Stepped | Warned)
+    with pytest.raises(ConfigError, match="sizes"):
+        list(train(changed(config, adapter__rank=8, save__resume="adapt", optim__steps=9)))
+
+
+def test_a_run_begins_anew_when_told_and_puts_the_earlier_work_aside(config: RunConfig) -> None:
+    interrupted(config, 2)
+    before = (config.run_folder / "s.safetensors").read_bytes()
+    seen = list(train(changed(config, adapter__rank=8, save__resume="anew")))
+    assert [e.step for e in of(Stepped, seen)] == [1, 2, 3, 4, 5, 6]
+    aside = config.run_folder / "earlier-1"
+    assert (aside / "s.safetensors").read_bytes() == before and [p.name for p in (aside / "checkpoints").iterdir()] == ["step-0000002"]
+    assert from_mapping(read_toml(config.run_folder / "run.toml")).save.resume == "exact"  # else the next start would put this aside
+    assert read_style(config.run_folder / "s.safetensors").ranks == "8"
 
 
 def test_nothing_of_the_users_is_touched(config: RunConfig, pictures: Path) -> None:

@@ -32,14 +32,21 @@ class Draw:
     wordless: bool  # the caption is dropped
 
 
-def drawn(seed: int, step: int, row: int, *, shape: tuple[int, ...], timesteps: int, flip: bool, caption_dropout: float, noise_offset: float) -> Draw:
-    """The chance of row `row` of update `step`; shape: [C, h, w] of the latents."""
+def drawn(
+    seed: int, step: int, row: int, *, shape: tuple[int, ...], timesteps: int, flip: bool, caption_dropout: float, noise_offset: float,
+    timestep_bias: float = 0.0,
+) -> Draw:  # fmt: skip
+    """The chance of row `row` of update `step`; shape: [C, h, w] of the latents.
+
+    Timesteps are T u^(2^-b) with u uniform and b the bias: their density is uniform at 0, rises linearly with noise at 1, and at -1
+    falls as t^(-1/2).
+    """
     g = dice(seed, ROW, step, row)
     u = torch.rand(3, generator=g, dtype=torch.float64).tolist()
     noise = torch.randn(shape, generator=g)
     if noise_offset:  # https://www.crosslabs.org/blog/diffusion-with-offset-noise
         noise = noise + noise_offset * torch.randn((shape[0], 1, 1), generator=g)
-    return Draw(noise, torch.randn(shape, generator=g), int(u[0] * timesteps), flip and u[1] < 0.5, u[2] < caption_dropout)
+    return Draw(noise, torch.randn(shape, generator=g), int(u[0] ** 2.0**-timestep_bias * timesteps), flip and u[1] < 0.5, u[2] < caption_dropout)
 
 
 class Order:

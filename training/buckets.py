@@ -50,13 +50,17 @@ def nearest(width: int, height: int, choices: Iterable[Bucket]) -> Bucket:
     return min(choices, key=distance)
 
 
-def fit(width: int, height: int, bucket: Bucket) -> tuple[int, int, int, int]:
-    """Return (resized width, resized height, left, top): the smallest size of width x height that covers the bucket, and its centred crop. All px."""
+def fit(width: int, height: int, bucket: Bucket, place: tuple[float, float] = (0.5, 0.5)) -> tuple[int, int, int, int]:
+    """Return (resized width, resized height, left, top): the smallest size of width x height that covers the bucket, and its crop. All px.
+
+    place: where the crop lies, as shares across and down of the room it has: 0 at the left or top edge, 0.5 centred, 1 at the other edge.
+    """
     if bucket.width * height >= bucket.height * width:
         resized_width, resized_height = bucket.width, max(bucket.height, _rounded(height * bucket.width, width))
     else:
         resized_width, resized_height = max(bucket.width, _rounded(width * bucket.height, height)), bucket.height
-    return resized_width, resized_height, (resized_width - bucket.width) // 2, (resized_height - bucket.height) // 2
+    across, down = place
+    return resized_width, resized_height, int((resized_width - bucket.width) * across), int((resized_height - bucket.height) * down)
 
 
 def _rounded(numerator: int, denominator: int) -> int:

@@ -1,4 +1,8 @@
-"""Checkpoints: a folder that is whole or not there. Safetensors and JSON only; every file's size and hash in a manifest."""
+"""Checkpoints: a folder that is whole or not there. Safetensors and JSON only; every file's size and hash in a manifest.
+
+Order of a save, so that a power cut at any moment leaves one that verifies: files written and fsynced in a folder of another name, that
+folder fsynced, renamed, its parent fsynced; then it is read back, and only then are older ones deleted.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,9 @@ from torch import Tensor
 from training.errors import SpaceError
 from training.workspace import fsync_folder, write_whole
 
+FILES = ("state.safetensors", "state.json")
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -29,35 +36,46 @@ class Checkpoint:
 
 
 def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, keep: int) -> Path:
-    """Write folder/step-000123 whole, then delete all but the newest `keep`. Raises SpaceError; older ones stay then."""
-    final, unfinished = folder / f"step-{step:07d}", folder / f".step-{step:07d}.tmp"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    """Write folder/step-0000123 whole, read it back, then delete all but the newest `keep`. Raises SpaceError; older ones stay then."""
+    final, unfinished, replaced = folder / f"step-{step:07d}", folder / f".step-{step:07d}.tmp", folder / f".step-{step:07d}.replaced"
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = {"state.safetensors": save(on_cpu), "state.json": json.dumps(dict(state)).encode()}
-    manifest = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in content.items()}
     try:
+        _mend(folder)
+        _remove(unfinished)
         unfinished.mkdir(parents=True)
         for name, data in content.items():
             write_whole(unfinished / name, data)
-        write_whole(unfinished / "manifest.json", json.dumps({"step": step, "files": manifest}))
-        if final.exists():
-            shutil.rmtree(final)
+        write_whole(unfinished / "manifest.json", _manifest(step, content))
+        fsync_folder(unfinished)
+        if final.exists():  # never a moment without one of the two: see _mend
+            final.rename(replaced)
         unfinished.rename(final)
         fsync_folder(folder)
+        read(final)
     except OSError as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        _remove(unfinished)
         raise SpaceError(f"checkpoint {final} could not be written ({error.strerror}). Free space on that disk; older ones are kept.") from error
+    except ValueError as error:
+        raise SpaceError(f"checkpoint {final} does not read back as it was written ({error}). Check that disk; older ones are kept.") from error
     except SpaceError:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        _remove(unfinished)
         raise
+    _remove(replaced)
     for old in finished(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return final
 
 
+def room_needed(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of one checkpoint of these tensors, a little more than less."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) + 64 * 1024
+
+
 def finished(folder: Path) -> list[Path]:
-    """Checkpoint folders, oldest first."""
-    return sorted(p for p in folder.glob("step-*") if p.is_dir())
+    """Checkpoint folders, oldest first, damaged ones included; also one that a crash left set aside while it was being replaced."""
+    found = {_place(p): p for pattern in (".step-*.replaced", "step-*") for p in folder.glob(pattern) if p.is_dir()}
+    return [found[place] for place in sorted(found)]
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -66,17 +84,44 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     for path in reversed(finished(folder)):
         try:
             return read(path), complaints
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            complaints.append(f"checkpoint {path.name} is damaged ({error}); the one before it is used.")
+        except DAMAGED as error:
+            complaints.append(f"checkpoint {path.name} is damaged ({error}) and was passed over.")
     return None, complaints
 
 
 def read(path: Path) -> Checkpoint:
-    """Read one checkpoint. Raises ValueError when a file is not what the manifest says."""
-    manifest = json.loads((path / "manifest.json").read_text())
-    content = {}
-    for name in ("state.safetensors", "state.json"):
-        content[name] = (path / name).read_bytes()
-        if hashlib.sha256(content[name]).hexdigest() != manifest["files"][name]["sha256"]:
-            raise ValueError(f"{name} has {len(content[name])} bytes that are not the ones written")
-    return Checkpoint(path, manifest["step"], load(content["state.safetensors"]), json.loads(content["state.json"]))
+    """Read one checkpoint. Raises ValueError when a file is not what the manifest says, or the manifest not what was written."""
+    raw = (path / "manifest.json").read_bytes()
+    content = {name: (path / name).read_bytes() for name in FILES}
+    step = json.loads(raw)["step"]
+    for name, told in json.loads(raw)["files"].items():
+        if hashlib.sha256(content[name]).hexdigest() != told["sha256"]:
+            raise ValueError(f"{name} has {len(content[name])} bytes that are not the {told['bytes']} written")
+    if raw != _manifest(step, content) or _place(path).name != f"step-{step:07d}":
+        raise ValueError("manifest.json is not the one written")
+    return Checkpoint(path, step, load(content["state.safetensors"]), json.loads(content["state.json"]))
+
+
+def _manifest(step: int, content: Mapping[str, bytes]) -> bytes:
+    """One form for one content, with a hash over itself: every changed bit shows."""
+    files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in content.items()}
+    told = {"step": step, "files": files}
+    return json.dumps({**told, "sha256": hashlib.sha256(json.dumps(told).encode()).hexdigest()}).encode()
+
+
+def _mend(folder: Path) -> None:
+    """Undo what a crash left between the two renames of a replacement."""
+    for kept in folder.glob(".step-*.replaced"):
+        if _place(kept).exists():
+            _remove(kept)
+        else:
+            kept.rename(_place(kept))
+
+
+def _place(path: Path) -> Path:
+    """Where a checkpoint belongs, also one that was set aside."""
+    return path.with_name(path.name.removeprefix(".").removesuffix(".replaced"))
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)

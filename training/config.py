@@ -19,10 +19,12 @@ from pydantic.fields import FieldInfo
 
 from training.captions import TEMPLATE, names_in
 from training.errors import ConfigError, StudioError
+from training.samplers import SAMPLERS
 from training.workspace import checked_name
 
-PATHS = ("base.model", "data.folder", "prior.folder", "save.folder")
+PATHS = ("base.model", "data.folder", "prior.folder", "report.held_out", "save.folder")
 LONGEST_SHOWN = 200  # characters of a wrong value in a complaint
+Group = Literal["words", "author", "dates", "base", "program", "recipe", "training"]  # groups of metadata, see style_metadata
 Target = Literal["attention", "feed_forward", "projections", "convolutions"]
 
 
@@ -98,6 +100,12 @@ class Optim(Section):
     weight_decay: float = setting(0.01, "decoupled weight decay of AdamW", ge=0, le=10)
     clip: float = setting(1.0, "largest norm of the gradient; 0 = no clipping", ge=0, le=1000)
     min_snr: float = setting(5.0, "gamma of min-SNR loss weights (Hang et al. 2023); 0 = off", ge=0, le=100)
+    timestep_bias: float = setting(
+        0.0,
+        "what is learnt at more often: above 0 much noise, where things are laid out, below 0 little, where strokes are",
+        ge=-3,
+        le=3,
+    )
     noise_offset: float = setting(0.0, "extra noise shared by a whole channel, for darker darks and lighter lights", ge=0, le=1)
     ema: float = setting(0.0, "decay of an average of the adapters that is saved instead of them; 0 = off", ge=0, lt=1)
     checkpointing: bool = setting(False, "recompute activations in the backward pass: less memory, slower")
@@ -112,7 +120,18 @@ class Preview(Section):
     negative: str = setting("", "what to keep away from", max_length=1000)
     steps: int = setting(20, "denoising steps", unit="steps", ge=1, le=200)
     guidance: float = setting(5.0, "guidance scale; 1 = off", ge=1, le=30)
+    sampler: Literal["base", *SAMPLERS] = setting("base", "how the noise is taken away; base = as the base itself does it")
     seed: int = setting(0, "noise of the first preview; the next ones count up", ge=0, le=2**63 - 1)
+
+
+class Report(Section):
+    """Which checkpoint is best, and why: pictures of things the data does not show, measured with the base itself."""
+
+    minutes: float = setting(10.0, "longest time the report at the end of a run may take; 0 = none", unit="min", ge=0, le=10_000)
+    prompts: list[str] = setting([], "what to draw; empty = plain things that no caption names", max_length=64)
+    most: int = setting(12, "how many prompts at most when they are chosen for you", unit="prompts", ge=2, le=24)
+    weakest: float = setting(0.7, "weakest strength at which every checkpoint is tried; 1 and the one halfway are tried too", gt=0, le=1)
+    held_out: str = setting("", "folder of pictures with captions that are not trained on; the loss on them shows learning by heart")
 
 
 class Save(Section):
@@ -122,8 +141,15 @@ class Save(Section):
     folder: str = setting("runs", "the run's folder is save.folder/save.name")
     every: int = setting(100, "distance between checkpoints; 0 = only at the end", unit="updates", ge=0)
     keep: int = setting(2, "how many checkpoints stay", unit="checkpoints", ge=1, le=1000)
+    styles: bool = setting(True, "also keep the style file of every checkpoint, so that the report can say which one is best")
+    resume: Literal["exact", "adapt", "anew"] = setting(
+        "exact",
+        "when a run of this name was begun with other settings or pictures: exact refuses and lists them, adapt goes on with the new ones, "
+        "anew puts the earlier work aside and begins again",
+    )
     author: str = setting("", "written into the style file when given", max_length=200)
     licence: str = setting("", "written into the style file when given", max_length=200)
+    leave_out: list[Group] = setting([], "what the style file is not to tell; captions, paths and folder names never stand in it")
 
 
 class RunConfig(Section):
@@ -135,6 +161,7 @@ class RunConfig(Section):
     adapter: Adapter = Field(default_factory=Adapter)
     optim: Optim = Field(default_factory=Optim)
     preview: Preview = Field(default_factory=Preview)
+    report: Report = Field(default_factory=Report)
     save: Save = Field(default_factory=Save)
 
     @property
@@ -319,7 +346,7 @@ def with_overrides(found: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
 
 
 # Sections that change what is shown or kept, never what is learnt: a run may go on with other values of theirs
-FREE_TO_CHANGE = {"preview", "save"}
+FREE_TO_CHANGE = {"preview", "report", "save"}
 
 
 def changes(before: RunConfig, now: RunConfig) -> list[tuple[str, Any, Any]]:

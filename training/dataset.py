@@ -31,12 +31,15 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")  # what the content may be, whatever the suffix says
 UNREAD_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jxl", ".svg", ".tif", ".tiff")  # pictures, but not for us
 METADATA = "metadata.jsonl"
+CROP = ".crop.json"  # after a picture's stem: where its crop lies
+CENTRE = (0.5, 0.5)
 
 LARGEST_PICTURE = 100_000_000  # px in all: 100 megapixels
 SMALLEST_SIDE = 16  # px
 LARGEST_PICTURE_FILE = 512 * 2**20  # bytes
 LARGEST_CAPTION = 10_000  # bytes of UTF-8
 LARGEST_METADATA = 20 * 2**20  # bytes
+LARGEST_CROP = 1000  # bytes
 
 # What Pillow's readers raise for damaged files.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
@@ -60,13 +63,17 @@ AS_UTF8 = "Save it again as UTF-8 (in an editor: Save as, encoding UTF-8)."
 
 @dataclass(frozen=True)
 class Example:
-    """A picture that decodes. width, height: px, upright; digest: sha256 of the file's bytes, hex; caption: with the trigger."""
+    """A picture that decodes. width, height: px, upright; caption: with the trigger; place: of its crop, as training.buckets.fit takes it.
+
+    digest: sha256 of the file's bytes, hex, and of the place when that is not the centre.
+    """
 
     path: Path
     caption: str
     width: int
     height: int
     digest: str
+    place: tuple[float, float] = CENTRE
 
 
 @dataclass(frozen=True)
@@ -94,10 +101,18 @@ def read_dataset(folder: Path, *, trigger: str = "", template: str = TEMPLATE, b
     notes += _passed_over(listing)
     texts = _captions(listing, complaints, notes)
     pictures = _pictures(listing, complaints, notes)
+    places = _places(listing, complaints, notes)
     if complaints:
         raise _all_in_one(folder, complaints)
     examples = tuple(
-        Example(listing.folder / name, captioned(texts.get(name, ""), trigger, template), seen.width, seen.height, seen.digest)
+        Example(
+            listing.folder / name,
+            captioned(texts.get(name, ""), trigger, template),
+            seen.width,
+            seen.height,
+            seen.digest if places[name] == CENTRE else hashlib.sha256(f"{seen.digest} {places[name]}".encode()).hexdigest(),
+            places[name],
+        )
         for name, seen in pictures.items()
     )
     return Dataset(listing.folder, examples, tuple(notes))
@@ -114,15 +129,42 @@ def open_picture(path: Path, background: str = "white") -> Image.Image:
         raise DataError(f"{_shown(path)} {error}") from None
 
 
-def pixels(picture: Image.Image, bucket: Bucket, flipped: bool = False) -> np.ndarray:
-    """Return uint8 [bucket height, bucket width, 3]: RGB resized (Lanczos) to cover the bucket, cropped to the centre, mirrored if asked."""
-    width, height, left, top = fit(*picture.size, bucket)
+def pixels(picture: Image.Image, bucket: Bucket, flipped: bool = False, place: tuple[float, float] = CENTRE) -> np.ndarray:
+    """Return uint8 [bucket height, bucket width, 3]: RGB resized (Lanczos) to cover the bucket, cropped at its place, mirrored if asked."""
+    width, height, left, top = fit(*picture.size, bucket, place)
     across, down = picture.width / width, picture.height / height
     # Only what the crop shows is resized, with its true surroundings: a strip of 16 x 1,000,000 px must not become 512 x 32,000,000 px first.
     right, bottom = min((left + bucket.width) * across, picture.width), min((top + bucket.height) * down, picture.height)
     shown = picture.resize((bucket.width, bucket.height), Image.Resampling.LANCZOS, box=(left * across, top * down, right, bottom))
     array = np.array(shown)
     return np.ascontiguousarray(array[:, ::-1]) if flipped else array
+
+
+def crop_file(picture: Path) -> Path:
+    """Where the place of a picture's crop is kept: `<stem>.crop.json` beside it, with {"across": 0.5, "down": 0.2}."""
+    return picture.with_name(picture.stem + CROP)
+
+
+def read_place(picture: Path) -> tuple[float, float]:
+    """Return the place of a picture's crop, the centre when it has none of its own. Raises DataError without the file's name."""
+    file = crop_file(picture)
+    if not file.exists():
+        return CENTRE
+    advice = 'Write {"across": 0.5, "down": 0.5} with numbers from 0 to 1, or remove the file.'
+    try:
+        told = json.loads(_text(_content(file, LARGEST_CROP)))
+    except (ValueError, RecursionError):
+        raise DataError(f"is not JSON. {advice}") from None
+    place = tuple(told.get(key, 0.5) for key in ("across", "down")) if isinstance(told, dict) else (told,)
+    if len(place) != 2 or any(type(share) not in (int, float) or not 0 <= share <= 1 for share in place):
+        raise DataError(f"has {_given(told)} as the place of a crop. {advice}")
+    return float(place[0]), float(place[1])
+
+
+def metadata_captions(file: Path, names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Return captions that a metadata.jsonl gives to pictures of these names, and what is wrong in it."""
+    listing, complaints = _Listing(file.parent, pictures=list(names)), []
+    return _metadata(listing, file.name, complaints, []), complaints
 
 
 # --- the folder ---
@@ -536,6 +578,19 @@ def _all_in_one(folder: Path, complaints: list[str]) -> DataError:
     if len(complaints) == 1:
         return DataError(f"{_shown(folder)}: {complaints[0]}")
     return DataError("\n".join([f"{len(complaints)} things are wrong in {_shown(folder)}:", *(f"  - {complaint}" for complaint in complaints)]))
+
+
+def _places(listing: _Listing, complaints: list[str], notes: list[str]) -> dict[str, tuple[float, float]]:
+    """Return the place of every picture's crop, and note which were moved."""
+    places: dict[str, tuple[float, float]] = {}
+    for name in listing.pictures:
+        try:
+            places[name] = read_place(listing.folder / name)
+        except DataError as error:
+            complaints.append(f"{_shown(crop_file(Path(name)).name)} {error}")
+    if moved := [name for name, place in places.items() if place != CENTRE]:
+        notes.append(f"{_share(moved, listing)} a crop that was moved ({_some(moved)}).")
+    return places
 
 
 def _key(name: str) -> str:

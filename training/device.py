@@ -60,6 +60,12 @@ def has_bfloat16_units() -> bool:
     return bool(capabilities.get("bf16") or capabilities.get("avx512_bf16"))
 
 
+def told_of(place: Place) -> dict[str, str | int]:
+    """What decides how sums are rounded: equal answers and equal settings give equal bits on a CPU."""
+    cpu = torch.backends.cpu.get_cpu_capability()
+    return {"torch": torch.__version__, "device": place.name, "precision": place.precision, "threads": torch.get_num_threads(), "instructions": cpu}
+
+
 def peak_memory(device: torch.device) -> float:
     """Largest memory so far in GiB: the device's for a GPU, the process's own for a CPU."""
     if device.type == "cuda":

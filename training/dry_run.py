@@ -29,7 +29,7 @@ def print_plan(config: RunConfig, began: float) -> None:
         away = config.model_copy(update={"save": config.save.model_copy(update={"folder": scratch})})
         run = Run(planned(away))
         try:
-            said = list(run.prepare(resume=False))
+            said = list(run.prepare(trial=True))
             setting_up = time.time() - began
             said += [run.update() for _ in range(PROBES)]
         except torch.OutOfMemoryError as error:

@@ -6,6 +6,7 @@ StudioError
 ├── ModelError       a base model is missing, of an unknown kind or damaged
 ├── StyleFileError   a style file is damaged, unsafe or made for another base
 ├── SpaceError       a disk is full or a folder cannot be written
+├── BusyError        another process works there
 ├── DivergedError    the loss or the gradients stopped being finite
 └── OutOfMemory      the device's memory is not enough
 
@@ -19,6 +20,7 @@ class StudioError(Exception):
     """What a user can understand and mend. The message is shown as it is, without a traceback."""
 
     exit_code = 2  # nothing was started
+    passing = False  # whether it may be gone when the same is tried again later
 
 
 class ConfigError(StudioError):
@@ -38,7 +40,11 @@ class StyleFileError(StudioError):
 
 
 class SpaceError(StudioError):
-    pass
+    passing = True
+
+
+class BusyError(StudioError):
+    passing = True
 
 
 class DivergedError(StudioError):
@@ -47,3 +53,4 @@ class DivergedError(StudioError):
 
 class OutOfMemory(StudioError):
     exit_code = 1
+    passing = True  # another program may have held it

@@ -84,10 +84,11 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The run cannot go on. saved: updates in the last checkpoint, 0 when there is none."""
+    """The run cannot go on. saved: updates in the last checkpoint, 0 when there is none; passing: trying again later may help."""
 
     message: str
     saved: int
+    passing: bool = False
 
 
 Event = Started | Stepped | Previewed | Saved | Noted | Warned | Finished | Failed
@@ -101,13 +102,19 @@ def to_line(event: Event) -> str:
 
 
 def append(path: Path, event: Event) -> None:
-    """Add one line. What a crash or a full disk cut off before stays a line of its own, so that it costs no other event."""
+    """Add one line. What a crash or a full disk cut off before stays a line of its own, so that it costs no other event.
+
+    What others rely on lasts through a power cut; an update's figures need not.
+    """
     line = to_line(event).encode() + b"\n"
     with path.open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         cut_off = file.read(1) not in (b"\n", b"")
         file.write(b"\n" + line if cut_off else line)
+        if isinstance(event, Saved | Finished | Failed):
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def from_line(line: str) -> Event | None:

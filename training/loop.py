@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
+from training import lock
 from training.config import RunConfig
 from training.device import memory_full
-from training.errors import DivergedError
-from training.events import Event, Finished, Noted, Started
-from training.run import Run, planned
+from training.errors import DivergedError, SpaceError, StudioError
+from training.events import Event, Finished, Noted, Started, Warned
+from training.families import detect
+from training.run import Plan, Run, planned
 
 Stop = Callable[[], bool]
+T = TypeVar("T")
+PATIENCE = 3600.0  # seconds a training waits for room on the disk before it gives up
+PATIENCE_ON_STOP = 30.0  # the same when it was asked to stop: someone waits for it
+AGAIN = 10.0  # seconds between two tries
 
 
 def never() -> bool:
@@ -25,8 +33,13 @@ def train(config: RunConfig, stop: Stop = never) -> Iterator[Event]:
 
     Begun again with the same config it goes on after its newest checkpoint. Raises StudioError; what was saved by then stays.
     """
-    began = time.time()
     plan = planned(config)
+    with lock.held(config.run_folder):
+        yield from _trained(plan, stop)
+
+
+def _trained(plan: Plan, stop: Stop) -> Iterator[Event]:
+    began, config = time.time(), plan.config
     if plan.finished >= config.optim.steps:
         yield Noted(f"{config.run_folder} is finished already, after {plan.finished} updates. Choose another save.name for a new run.")
         yield Finished(plan.finished, f"{config.save.name}.safetensors", stopped=False, seconds=0.0)
@@ -42,32 +55,100 @@ def train(config: RunConfig, stop: Stop = never) -> Iterator[Event]:
             yield from _updates(run, stop)
     except torch.OutOfMemoryError as error:
         raise memory_full(error) from None
-    if run.step == 0:
-        yield Noted("Stopped before the first update: there is nothing to save yet.")
-        yield Finished(0, "", stopped=True, seconds=time.time() - began)
-        return
-    path = run.export().relative_to(run.folder).as_posix()
-    yield Finished(run.step, path, stopped=run.step < run.steps, seconds=time.time() - began)
+    finished = yield from _exported(run, stop, began)
+    del run  # the adapters go; the report draws with the base and the finished files
+    if config.report.minutes and finished.path and not finished.stopped:
+        yield from reported(plan, stop)
+    yield replace(finished, seconds=time.time() - began)
+
+
+def reported(plan: Plan, stop: Stop = never, *, minutes: float | None = None) -> Iterator[Event]:
+    """Make the style report of a run. What goes wrong here is told and loses nothing: the style is written already."""
+    from training.run_report import of_run
+
+    try:
+        parts = detect.load(plan.files, plan.place)
+        for text in of_run(plan.config, plan.dataset, parts, minutes=plan.config.report.minutes if minutes is None else minutes):
+            yield Noted(text)
+            if stop():
+                return
+    except (StudioError, torch.OutOfMemoryError) as error:
+        yield Warned(f"no report: {error}")
 
 
 def _updates(run: Run, stop: Stop) -> Iterator[Event]:
     """Updates with what is due between them; at the end the state is on disk."""
-    preview, save = run.config.preview.every, run.config.save.every
-    if preview and run.step == 0 and not stop():
-        yield run.preview()
-    saved = run.step
+    save, saved = run.config.save.every, run.step
+    if (run.step == 0 or not run.preview_is_there()) and not stop():
+        yield from _previewed(run)
     while run.step < run.steps and not stop():
+        before = run.step
         try:
             yield run.update()
         except DivergedError:
             if run.step != saved:
-                yield run.save()
+                yield from _patiently(run.save, stop)
             raise
-        last = run.step == run.steps
-        if save and run.step % save == 0 and not last:
-            yield run.save()
+        if run.step == before:  # it will be made again
+            continue
+        # Not among updates that were left out: what the run goes back to is from before them
+        if save and run.step % save == 0 and run.step not in (saved, run.steps) and not run.guard.lost:
             saved = run.step
-        if preview and (run.step % preview == 0 or last) and not stop():
-            yield run.preview()
+            yield from _patiently(run.save, stop)
+        if not stop():
+            yield from _previewed(run)
     if run.step and run.step != saved:
-        yield run.save()
+        yield from _patiently(run.save, stop)
+
+
+def _previewed(run: Run) -> Iterator[Event]:
+    """The previews, when they are due; a disk without room for them ends no training."""
+    every = run.config.preview.every
+    if not every or (run.step % every and run.step != run.steps):
+        return
+    try:
+        yield run.preview()
+    except SpaceError as error:
+        yield Warned(f"the previews after {run.step} updates are left out: {error}")
+
+
+def _exported(run: Run, stop: Stop, began: float) -> Generator[Event, None, Finished]:
+    """The style, unless nothing was learnt. Raises DivergedError when all updates were made and nothing came of them."""
+    stopped = run.step < run.steps
+    if run.step and run.has_effect():
+        path = (yield from _result(run.export, stop)).relative_to(run.folder).as_posix()
+        return Finished(run.step, path, stopped=stopped, seconds=time.time() - began)
+    if not stopped:
+        raise DivergedError("nothing was learnt: the adapters change no weight, so no style is written. Raise optim.unet_lr or optim.steps.")
+    told = "Stopped before anything was learnt: there is no style to write yet." if run.step else (
+        "Stopped before the first update: there is nothing to save yet."
+    )  # fmt: skip
+    yield Noted(told)
+    return Finished(run.step, "", stopped=True, seconds=time.time() - began)
+
+
+def _patiently(act: Callable[[], Event], stop: Stop) -> Iterator[Event]:
+    """What act gives, however long the disk is full."""
+    yield (yield from _result(act, stop))
+
+
+def _result(act: Callable[[], T], stop: Stop) -> Generator[Event, None, T]:
+    """Act; while the disk is full or cannot be written, say so, wait and try again. Raises SpaceError in the end."""
+    began, told = time.monotonic(), False
+    while True:
+        try:
+            return act()
+        except SpaceError as error:
+            if time.monotonic() - began > (PATIENCE_ON_STOP if stop() else PATIENCE):
+                raise
+            if not told:
+                yield Warned(f"{error} The training waits and tries again for {PATIENCE / 60:.0f} minutes.")
+                told = True
+            _wait(AGAIN, stop)
+
+
+def _wait(seconds: float, stop: Stop) -> None:
+    """Sleep, but wake soon when asked to stop."""
+    end, asked = time.monotonic() + seconds, stop()
+    while time.monotonic() < end and stop() == asked:
+        time.sleep(min(0.2, seconds))

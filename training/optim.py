@@ -6,7 +6,8 @@ All weights of a group lie in one buffer and their gradients in another, so an u
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -63,8 +64,16 @@ class Optimiser:
         for flat in self.flats.values():
             flat.grad.zero_()
 
-    def swap_average(self) -> None:
-        """Exchange the weights and their average in place; nothing happens without one. Twice is as never."""
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While inside, the weights are their average, if there is one; afterwards they are as before to the bit, whatever happened."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
         for name, average in self.averages.items():
             kept = self.flats[name].detach().clone()
             self.flats[name].data.copy_(average)
@@ -83,13 +92,24 @@ class Optimiser:
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what tensors() gave. Raises KeyError or RuntimeError when it is of another run."""
+        """Take back what tensors() gave, by copy. Raises KeyError or RuntimeError when it is of adapters of another shape.
+
+        An average that was not kept then begins at the weights.
+        """
         for name, flat in self.flats.items():
+            own = lambda what, name=name, like=flat: tensors[f"{name}.{what}"].to(like.device, copy=True)
             flat.data.copy_(tensors[f"{name}.weights"])
-            moments = {"exp_avg": tensors[f"{name}.first"].to(flat.device), "exp_avg_sq": tensors[f"{name}.second"].to(flat.device)}
-            self.adamw.state[flat] = {"step": tensors[f"{name}.updates"].reshape(()).to(flat.device), **moments}
+            self.adamw.state[flat] = {"step": own("updates").reshape(()), "exp_avg": own("first"), "exp_avg_sq": own("second")}
             if name in self.averages:
-                self.averages[name].copy_(tensors[f"{name}.average"])
+                self.averages[name].copy_(tensors.get(f"{name}.average", tensors[f"{name}.weights"]))
+        self.clear()
+
+    def fits(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether these are of adapters of the same parts and sizes, so that restore can take them."""
+        kept = {name for name in tensors if name.endswith(".weights")}
+        return kept == {f"{name}.weights" for name in self.flats} and all(
+            tensors[f"{name}.{what}"].shape == flat.shape for name, flat in self.flats.items() for what in ("weights", "first", "second")
+        )
 
 
 def _flattened(parameters: Sequence[nn.Parameter]) -> nn.Parameter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from training.dataset import Example, read_dataset
 from training.families.family import Parts
 from training.prompt import Prompt
 from training.render import draw
+from training.workspace import write_whole
 
 AT_ONCE = 8  # pictures in one denoising loop
 
@@ -27,17 +29,22 @@ def given(prior: Prior) -> tuple[Example, ...]:
 
 
 def drawn(parts: Parts, prior: Prior, folder: Path, count: int, *, seed: int, steps: int, guidance: float) -> Iterator[int]:
-    """Draw class-00000.png ... into folder until there are `count`; yields how many are there after each batch."""
-    missing = [i for i in range(count) if not picture_path(folder, i).exists()]
+    """Draw class-00000.png ... into folder until there are `count`; yields how many are there after each batch.
+
+    A batch that a crash cut short is drawn again as a whole, so that every picture is the one of an undisturbed run to the bit.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for at in range(0, len(missing), AT_ONCE):
-        some = missing[at : at + AT_ONCE]
+    for at in range(0, count, AT_ONCE):
+        some = range(at, min(at + AT_ONCE, count))
+        if all(picture_path(folder, i).exists() for i in some):
+            continue
         prompts = [Prompt(prior.prompt, steps=steps, guidance=guidance, seed=seed + i) for i in some]
         for i, picture in zip(some, draw(parts, prompts), strict=True):
-            unfinished = picture_path(folder, i).with_suffix(".tmp")
-            picture.save(unfinished, "PNG")
-            unfinished.replace(picture_path(folder, i))
-        yield count - len(missing) + at + len(some)
+            if not picture_path(folder, i).exists():
+                content = io.BytesIO()
+                picture.save(content, "PNG")
+                write_whole(picture_path(folder, i), content.getvalue())
+        yield some.stop
 
 
 def picture_path(folder: Path, index: int) -> Path:

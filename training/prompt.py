@@ -23,6 +23,7 @@ class Prompt:
     guidance: float = 5.0  # guidance scale, 1 = off
     seed: int = 0
     size: int = 0
+    sampler: str = "base"  # of training.samplers; base = the one that the base comes with
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from training.adapter import Worn, wearing
-from training.errors import DataError
-from training.families.family import Parts
+from training.errors import ConfigError, DataError
+from training.families.family import Conditioning, Parts
 from training.prompt import Prompt
+from training.samplers import OWN, SAMPLERS
 
 DECODE_AT_ONCE = 8  # pictures of the base's own size; more at once cost memory and win nothing
 
@@ -29,23 +31,26 @@ def draw(
     *,
     rows: Sequence[Sequence[Worn]] = (),
     told: Callable[[int, int], None] | None = None,
+    encode: Callable[[Sequence[str]], Conditioning] | None = None,
 ) -> list[Image.Image]:
     """Draw one picture a prompt, all in one denoising loop. rows: the styles each picture wears, none for the base as it is.
 
-    Prompts of one call share steps, guidance and size; each has its own text, negative and seed. told(step, steps) is called
-    after every denoising step. Raises DataError when a size does not fit the base.
+    Prompts of one call share steps, guidance, size and sampler; each has its own text, negative and seed. told(step, steps) is called
+    after every denoising step. encode: says texts, when the text encoders are gone. Raises DataError when a size does not fit the base,
+    ConfigError when the sampler does not.
     """
-    shared = {(p.steps, p.guidance, p.size) for p in prompts}
+    shared = {(p.steps, p.guidance, p.size, p.sampler) for p in prompts}
     if len(shared) != 1:
-        raise ValueError("prompts drawn together must share steps, guidance and size")
-    (steps, guidance, _), count = shared.pop(), len(prompts)
+        raise ValueError("prompts drawn together must share steps, guidance, size and sampler")
+    (steps, guidance, _, sampler), count = shared.pop(), len(prompts)
+    scheduler = scheduler_of(parts, sampler)
     latents = noise(parts, prompts)
-    networks = {name: parts.networks[name] for name in (parts.family.denoiser, *parts.family.text_encoders)}
+    encode = encode or partial(parts.family.encode_text, parts)
+    networks = {name: parts.networks[name] for name in (parts.family.denoiser, *parts.family.text_encoders) if name in parts.networks}
     with wearing(networks, rows) if rows else nullcontext():
-        words = parts.family.encode_text(parts, [p.text for p in prompts])
+        words = encode([p.text for p in prompts])
         if guidance > 1:
-            words = parts.family.gather([parts.family.encode_text(parts, [p.negative for p in prompts]), words])
-        scheduler = type(parts.scheduler).from_config(parts.scheduler.config)
+            words = parts.family.gather([encode([p.negative for p in prompts]), words])
         scheduler.set_timesteps(steps, device=latents.device)
         extra = _step_arguments(scheduler, prompts)
         latents = latents * scheduler.init_noise_sigma
@@ -60,6 +65,22 @@ def draw(
             if told:
                 told(i + 1, steps)
     return decoded(parts, latents)
+
+
+def scheduler_of(parts: Parts, sampler: str) -> Any:
+    """A fresh sampler of that name with the base's noise schedule and prediction. Raises ConfigError when it cannot follow that schedule."""
+    own = parts.scheduler
+    if sampler == OWN:
+        return type(own).from_config(own.config)
+    import diffusers
+
+    chosen = SAMPLERS[sampler]
+    kind = getattr(diffusers, chosen.kind)
+    if own.config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in inspect.signature(kind.__init__).parameters:
+        raise ConfigError(
+            f"the sampler {sampler} cannot begin with noise alone, as {parts.title} was trained to. Choose DDIM, Euler, DPM++ 2M or UniPC."
+        )
+    return kind.from_config(own.config, **chosen.options)
 
 
 def noise(parts: Parts, prompts: Sequence[Prompt]) -> Tensor:

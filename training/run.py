@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from training import __version__, adapter, checkpoint, objective, priors
+from training import __version__, adapter, checkpoint, objective, priors, resume
 from training.batches import Order, drawn
 from training.buckets import Bucket, buckets, nearest
 from training.cache import Latents, Words
-from training.config import RunConfig, changes, from_mapping, read_toml, to_toml
+from training.config import RunConfig, read_toml, to_toml
 from training.dataset import Dataset, Example, captioned, open_picture, pixels, read_dataset
-from training.device import Place, choose
+from training.device import Place, choose, told_of
 from training.errors import ConfigError, DataError, DivergedError, SpaceError, StyleFileError
 from training.events import Noted, Previewed, Saved, Stepped, Warned
 from training.families import detect
 from training.families.family import Parts
+from training.guard import LOST_IN_A_ROW, Guard
 from training.optim import Group, Optimiser, course
 from training.prompt import Prompt
 from training.render import draw
-from training.style_file import match, metadata_for, read_style, write_style
+from training.style_file import match, read_style, write_style
+from training.style_metadata import Made, metadata_for
 from training.style_names import accepted_names, canonical_name
-from training.workspace import checked_writable, inside, write_whole
+from training.workspace import STEPS, checked_room, checked_writable, fsync_folder, inside, write_whole
 
-LOST_IN_A_ROW = 5  # updates that could not be made because something was not finite, before the run stops
+PREVIEW_BYTES = 3  # a pixel of a PNG at worst
+MARGIN = 2**20  # bytes for run.toml, events and what the file system itself takes
 
 
 @dataclass(frozen=True)
@@ -57,27 +59,35 @@ def planned(config: RunConfig) -> Plan:
     data = config.data
     dataset = read_dataset(Path(data.folder), trigger=data.trigger, template=data.template, background=data.background)
     given = priors.given(config.prior)
-    check_same_run(config)
+    check_same_run(config, dataset)
     checked_writable(config.run_folder, "save.folder")
     return Plan(config, dataset, given, files, place, _finished(config))
 
 
-def check_same_run(config: RunConfig) -> None:
-    """Refuse to go on with a run that was begun with other settings, naming each."""
-    begun = config.run_folder / "run.toml"
+def check_same_run(config: RunConfig, dataset: Dataset | None = None) -> None:
+    """Refuse to go on with a run that was begun with other settings or pictures, naming each; save.resume may say otherwise."""
     try:
         if config.run_folder.exists() and not config.run_folder.is_dir():
             raise ConfigError(f"{config.run_folder} is a file where the run's folder should be. Choose another save.name.")
-        if not begun.exists():
+        if config.save.resume != "exact":
             return
+        if (config.run_folder / "run.toml").is_file():
+            read_toml(config.run_folder / "run.toml")  # what cannot be read may be someone's work: it is not written over
+        found, _ = checkpoint.newest(config.run_folder / "checkpoints")
     except OSError as error:
         raise SpaceError(f"save.folder leads to {config.run_folder}, which cannot be looked at ({error.strerror}). Choose another folder.") from None
-    changed = [f"  - {key}: {then!r} then, {now!r} now" for key, then, now in changes(from_mapping(read_toml(begun), str(begun)), config)]
-    if changed and checkpoint.finished(config.run_folder / "checkpoints"):
-        raise ConfigError(
-            "\n".join([f"{config.run_folder} holds a run that was begun with other settings:", *changed])
-            + "\nChoose another save.name, or put the settings back to go on with it."
-        )
+    if found is None:
+        return
+    changed = resume.changed_settings(found.state["settings"], resume.settings_record(config))
+    if changed:
+        raise ConfigError(resume.refusal(config.run_folder, changed))
+    if dataset is not None:
+        _check_same_pictures(config, resume.changed_pictures(found.state["pictures"], resume.pictures_record(dataset.examples)))
+
+
+def _check_same_pictures(config: RunConfig, changed: list[str]) -> None:
+    if changed:
+        raise DataError(resume.refusal(config.run_folder, changed))
 
 
 def check_resolution(config: RunConfig, files: detect.BaseFiles) -> None:
@@ -92,6 +102,8 @@ def check_resolution(config: RunConfig, files: detect.BaseFiles) -> None:
 def _finished(config: RunConfig) -> int:
     from training.events import Finished, read
 
+    if config.save.resume == "anew":
+        return 0
     last = None
     for event in read(config.run_folder / "events.jsonl"):
         last = event if isinstance(event, Finished) else last
@@ -105,18 +117,23 @@ class Run:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.config, self.place = plan, plan.config, plan.place
         self.folder = self.config.run_folder
-        self.step, self.lost, self.started = 0, 0, time.time()
+        self.step, self.started, self.guard = 0, time.time(), Guard()
+        self.splits = 1  # parts that a pass is made in; more where the memory is too small for a whole one
         self.pace: list[float] = []  # seconds of the latest updates
         self.parts: Parts
         self.optimiser: Optimiser
 
     # --- before the first update ---
 
-    def prepare(self, *, resume: bool = True) -> Iterator[Noted | Warned]:
-        """Load, encode, attach, restore. Says what takes time and what was worth noting."""
+    def prepare(self, *, trial: bool = False) -> Iterator[Noted | Warned | Saved]:
+        """Load, encode, attach, restore. Says what takes time and what was worth noting. trial: nothing is written or gone on with."""
         config, plan = self.config, self.plan
-        if resume:
-            write_whole(self.folder / "run.toml", to_toml(config))
+        if not trial:
+            if config.save.resume == "anew" and (aside := resume.put_aside(self.folder, config.save.name)):
+                yield Noted(f"the earlier work of {config.save.name} lies in {aside.name} now")
+            # Once: a run.toml that says "anew" would put this work aside at the next start
+            lasting = config.model_copy(update={"save": config.save.model_copy(update={"resume": "exact"})})
+            write_whole(self.folder / "run.toml", to_toml(lasting))
         yield from (Warned(note) for note in plan.dataset.notes)
         yield Noted(f"loading {plan.files.title}")
         self.parts = detect.load(plan.files, self.place)
@@ -124,15 +141,16 @@ class Run:
         self.examples = list(plan.dataset.examples)
         yield from self._crowded()
         if config.prior.images and config.prior.weight:
-            yield from self._class_pictures(draw_missing=resume)
+            yield from self._class_pictures(draw_missing=not trial)
         else:
             self.prior_examples: list[Example] = []
         yield Noted(f"encoding {len(self.examples) + len(self.prior_examples)} pictures")
         self._encode()
         self._attach()
-        if config.preview.every == 0:
-            self.parts.networks.pop("vae")
-        if resume:
+        self._forget()
+        self.good = self._state()
+        if not trial:
+            self._check_room()
             yield from self._restore()
 
     def _buckets(self) -> list[Bucket]:
@@ -174,8 +192,10 @@ class Run:
         wanted += [(self.prior_examples[i], b) for b, found in self.prior_of.items() for i in found]
         for example, bucket in wanted:
             picture = open_picture(example.path, data.background)
+            if hashlib.sha256(example.path.read_bytes()).hexdigest() != example.digest:
+                raise DataError(f"{example.path} was changed while the training was being prepared. Start it again.")
             for mirrored in (False, True) if data.flip else (False,):
-                self.latents.add((example.digest, bucket, mirrored), pixels(picture, bucket, mirrored), self.parts)
+                self.latents.add((example.digest, bucket, mirrored), pixels(picture, bucket, mirrored, example.place), self.parts)
 
     def _attach(self) -> None:
         """Put the adapters on and make the optimiser; fewer and other adapters are the only thing that differs between styles."""
@@ -205,27 +225,65 @@ class Run:
         self.order = Order(self._groups(), batch_size=config.optim.batch_size, seed=config.optim.seed)
         self.scale_loss = 2.0**10 if self.place.dtype == torch.float16 else 1.0  # keeps small float16 gradients from vanishing
 
+    def _forget(self) -> None:
+        """Let go of what is not needed any more: the VAE where nothing will be drawn, text encoders whose every word is known."""
+        networks, config = self.parts.networks, self.config
+        if config.preview.every == 0:
+            networks.pop("vae")
+        if self.trains_text:
+            return
+        texts = {e.caption for e in self.examples} | {"", config.prior.prompt}
+        texts |= {text for p in self.prompts() for text in (p.text, p.negative)} if config.preview.every else set()
+        self.words(sorted(texts))
+        for part in self.parts.family.text_encoders:
+            networks.pop(part)
+
     def _groups(self) -> list[list[int]]:
         return [[i for i, b in enumerate(self.bucket_of) if b == bucket] for bucket in self.used]
 
-    def _restore(self) -> Iterator[Noted | Warned]:
+    def _restore(self) -> Iterator[Noted | Warned | Saved]:
+        """Go on after the newest checkpoint that verifies. Raises DataError or ConfigError when it is not of this run."""
         found, complaints = checkpoint.newest(self.folder / "checkpoints")
         yield from (Warned(complaint) for complaint in complaints)
         if found is None:
+            if complaints:
+                yield Warned("no checkpoint verifies: the run begins at its first update.")
             return
-        if found.state.get("pictures") != self._fingerprint():
-            raise DataError(
-                f"the pictures or captions in {self.config.data.folder} are not the ones that {self.folder} was begun with. Choose another "
-                "save.name for a new run, or put them back to go on with this one."
-            )
+        then, now = found.state, self._record()
+        changed = resume.changed_settings(then["settings"], now["settings"]) + resume.changed_pictures(then["pictures"], now["pictures"])
+        changed += resume.changed_pictures(then["class_pictures"], now["class_pictures"], "class picture")
+        changed += ["the weights of the base"] if then["base"] != now["base"] else []
+        if self.config.save.resume == "exact":
+            _check_same_pictures(self.config, changed)
+        if not self.optimiser.fits(found.tensors):
+            raise ConfigError(resume.refusal(self.folder, [*changed, "the adapters have other parts or sizes, with which nothing can be adapted"]))
+        for difference in resume.changed_place(then["place"], now["place"]):
+            yield Warned(f"{difference}: the run goes on, but not to the bit as if it had never stopped.")
         self.optimiser.restore(found.tensors)
-        self.step, self.started = found.step, found.state["started"]
+        self.step, self.started, self.guard = found.step, then["started"], Guard(**then["guard"])
+        self.good = self._state()
         yield Noted(f"going on after {self.step} of {self.config.optim.steps} updates")
+        if changed:
+            yield Warned("going on with changes: " + "; ".join(changed))
+            yield self.save()  # from here on these are its settings and pictures, also after a crash
 
-    def _fingerprint(self) -> str:
-        """Pictures, captions and base in one hash."""
-        told = [[e.digest, e.caption] for e in (*self.examples, *self.prior_examples)]
-        return hashlib.sha256(json.dumps([told, self.parts.hash]).encode()).hexdigest()
+    def _record(self) -> dict[str, Any]:
+        """What must be the same for a resumed run to equal an undisturbed one."""
+        return {
+            "settings": resume.settings_record(self.config),
+            "pictures": resume.pictures_record(self.examples),
+            "class_pictures": resume.pictures_record(self.prior_examples),
+            "base": self.parts.hash,
+            "place": told_of(self.place),
+        }
+
+    def _check_room(self) -> None:
+        """Raises SpaceError when the disk cannot hold what this run will write."""
+        config, one = self.config, checkpoint.room_needed(self.optimiser.tensors())
+        there = len(checkpoint.finished(self.folder / "checkpoints"))
+        previews = (config.optim.steps // config.preview.every + 1) * len(self.prompts()) * self.parts.size**2 if config.preview.every else 0
+        needed = one * max(1, config.save.keep + 1 - there) + self.trainable * 2 + previews * PREVIEW_BYTES + MARGIN
+        checked_room(self.folder, needed, f"The run {config.save.name}")
 
     @property
     def steps(self) -> int:
@@ -244,29 +302,66 @@ class Run:
     # --- one update ---
 
     def update(self) -> Stepped | Warned:
-        """Make the next update; a Warned instead of a Stepped says it was left out. Raises DivergedError after several in a row."""
+        """Make the next update; a Warned instead of a Stepped says it was left out, or that the run went back. Raises DivergedError."""
         began, optim = time.time(), self.config.optim
-        losses = [self._backward(k) for k in range(optim.accumulate)]
+        try:
+            losses = [self._backward(k) for k in range(optim.accumulate)]
+        except torch.OutOfMemoryError:
+            return self._narrower()
         norm = self.optimiser.norm()
         loss, size = torch.stack([torch.stack(losses).mean(), norm]).tolist()
-        self.step += 1
         if not (math.isfinite(loss) and math.isfinite(size)):
-            self.optimiser.clear()
-            self.lost += 1
-            if self.lost >= LOST_IN_A_ROW:
-                self.step -= self.lost
-                raise DivergedError(
-                    f"loss or gradient were not finite {self.lost} times in a row (loss {loss}). The state after {self.step} updates is kept. "
-                    "Lower optim.unet_lr and optim.text_encoder_lr, or set base.dtype = float32, and choose another save.name."
-                )
-            return Warned(f"update {self.step} was left out: loss {loss}, gradient norm {size}")
-        self.lost = 0
-        share = course(optim.schedule, self.step - 1, optim.steps, optim.warmup)
+            return self._left_out(loss, size)
+        self.step += 1
+        self.guard.good()
+        share = course(optim.schedule, self.step - 1, optim.steps, optim.warmup) * self.guard.share
         self.optimiser.update(norm, share)
         seconds = time.time() - began
         self.pace = [*self.pace[-19:], seconds]
         left = sum(self.pace) / len(self.pace) * (optim.steps - self.step)
         return Stepped(self.step, loss, max(optim.unet_lr, optim.text_encoder_lr) * share, size, seconds, left)
+
+    def _left_out(self, loss: float, size: float) -> Warned:
+        """Nothing is learnt from figures that are not finite; see training.guard for what comes then."""
+        self.optimiser.clear()
+        self.step += 1
+        verdict = self.guard.bad()
+        if verdict == "leave out":
+            return Warned(f"update {self.step} was left out: loss {loss}, gradient norm {size}")
+        if verdict == "give up":
+            self.step -= self.guard.lost
+            self.guard.lost = 0
+            raise DivergedError(
+                f"loss or gradient were not finite {LOST_IN_A_ROW} times in a row (loss {loss}), after going back {self.guard.returns} times. "
+                f"The state after {self.step} updates is kept. Lower optim.unet_lr and optim.text_encoder_lr, or set base.dtype = float32, "
+                "and choose another save.name."
+            )
+        step, tensors = self.good
+        self.optimiser.restore(tensors)
+        self.step = step
+        return Warned(
+            f"loss or gradient were not finite {LOST_IN_A_ROW} times in a row (loss {loss}): back to the state after {step} updates, "
+            f"with {self.guard.share:g} of the learning rate"
+        )
+
+    def _state(self) -> tuple[int, dict[str, Tensor]]:
+        """A copy to go back to."""
+        return self.step, {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.optimiser.tensors().items()}
+
+    def _narrower(self) -> Warned:
+        """Split every pass in twice as many: the same sums, less memory. Nothing of the update is kept. Raises OutOfMemoryError at one picture."""
+        largest = self.config.optim.batch_size * (2 if self.prior_examples else 1)
+        if self.splits >= largest:
+            raise torch.OutOfMemoryError("one picture at a time is too much")
+        self.splits *= 2
+        self.optimiser.clear()
+        if self.place.device.type == "cuda":
+            torch.cuda.empty_cache()
+        at_once = -(-largest // self.splits)
+        return Warned(
+            f"the memory is full: update {self.step + 1} is made again in passes of {at_once} pictures, as are all that follow. What is learnt "
+            "stays the same."
+        )
 
     def _backward(self, k: int) -> Tensor:
         """Pass k of the next update: gradients are added up; returns the loss, on the device."""
@@ -280,7 +375,9 @@ class Run:
             prior = self.config.prior
             picked += [(self.prior_examples[near[(first + j) % len(near)]], prior.prompt, prior.weight) for j in range(len(rows))]
         shape = self.latents.shape((picked[0][0].digest, bucket, False))
-        chance = dict(shape=shape, timesteps=len(parts.alphas_cumprod), flip=data.flip, noise_offset=optim.noise_offset)
+        chance = dict(
+            shape=shape, timesteps=len(parts.alphas_cumprod), flip=data.flip, noise_offset=optim.noise_offset, timestep_bias=optim.timestep_bias
+        )
         dropout = lambda j: data.caption_dropout if j < len(rows) else 0.0
         draws = [drawn(optim.seed, self.step, k * 2 * len(rows) + j, caption_dropout=dropout(j), **chance) for j in range(len(picked))]
         x0 = torch.stack([self.latents.sample((e.digest, bucket, d.mirrored), d.latent_noise) for (e, _, _), d in zip(picked, draws, strict=True)])
@@ -290,13 +387,23 @@ class Run:
         weights = objective.loss_weights(parts.prediction_type, alpha_bar, optim.min_snr) * torch.tensor([w for _, _, w in picked])
         noisy = objective.noised(x0, noise, alpha_bar).to(self.place.device, self.place.dtype, memory_format=torch.channels_last)
         wanted = objective.target(parts.prediction_type, x0, noise, alpha_bar).to(self.place.device)
-        words = self.parts.family.encode_text(parts, captions) if self.trains_text else self.words(captions)
-        said = parts.family.predict(parts, noisy, t.to(self.place.device), words)
-        loss = objective.weighted_loss(said, wanted, weights.to(self.place.device), rows=len(rows))
-        (loss / optim.accumulate * self.scale_loss).backward()
+        at_once = -(-len(picked) // self.splits)
+        losses = []
+        for i in range(0, len(picked), at_once):
+            some = slice(i, i + at_once)
+            losses.append(self._pass(noisy[some], wanted[some], t[some], weights[some], captions=captions[some], rows=len(rows)))
         if self.scale_loss != 1 and k == optim.accumulate - 1:
             for flat in self.optimiser.flats.values():
                 flat.grad.div_(self.scale_loss)
+        return torch.stack(losses).sum()
+
+    def _pass(self, noisy: Tensor, wanted: Tensor, t: Tensor, weights: Tensor, *, captions: list[str], rows: int) -> Tensor:
+        """Forward and backward of pictures that fit into memory together; their share of a pass of `rows` style pictures."""
+        device, family = self.place.device, self.parts.family
+        words = family.encode_text(self.parts, captions) if self.trains_text else self.words(captions)
+        said = family.predict(self.parts, noisy, t.to(device), words)
+        loss = objective.weighted_loss(said, wanted, weights.to(device), rows=rows)
+        (loss / self.config.optim.accumulate * self.scale_loss).backward()
         return loss.detach()
 
     # --- what leaves the run ---
@@ -308,45 +415,67 @@ class Run:
         if not texts:
             every = max(1, len(self.examples) // 3)
             texts = [e.caption for e in self.examples[::every][:3]]
-        return [Prompt(text, p.negative, p.steps, p.guidance, p.seed + i) for i, text in enumerate(texts)]
+        return [Prompt(text, p.negative, p.steps, p.guidance, p.seed + i, sampler=p.sampler) for i, text in enumerate(texts)]
 
     def preview(self) -> Previewed:
         """Draw the previews as they are now; training is not touched."""
-        prompts = self.prompts()
-        self.optimiser.swap_average()
-        pictures = draw(self.parts, prompts)
-        self.optimiser.swap_average()
-        paths = []
-        for i, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
-            path = f"previews/step-{self.step:07d}-{i}.png"
+        prompts, paths = self.prompts(), self._preview_paths()
+        with self.optimiser.averaged():
+            pictures = draw(self.parts, prompts, encode=None if self.trains_text else self.words)
+        for path, prompt, picture in zip(paths, prompts, pictures, strict=True):
             write_whole(inside(self.folder, path), prompt.to_png(picture))
-            paths.append(path)
-        return Previewed(self.step, tuple(paths), tuple(p.text for p in prompts))
+        return Previewed(self.step, paths, tuple(p.text for p in prompts))
+
+    def preview_is_there(self) -> bool:
+        """Whether the previews of this update were drawn, perhaps before a crash."""
+        return all((self.folder / path).is_file() for path in self._preview_paths())
+
+    def _preview_paths(self) -> tuple[str, ...]:
+        return tuple(f"previews/step-{self.step:07d}-{i}.png" for i in range(len(self.prompts())))
 
     def save(self) -> Saved:
-        """Write a checkpoint of everything a resumed run needs."""
-        state: dict[str, Any] = {"pictures": self._fingerprint(), "started": self.started, "version": __version__}
-        folder = self.folder / "checkpoints"
-        path = checkpoint.write(folder, self.step, self.optimiser.tensors(), state, keep=self.config.save.keep)
+        """Write a checkpoint of everything a resumed run needs, and before it its style. Raises SpaceError; what was saved before stays."""
+        state: dict[str, Any] = {**self._record(), "guard": asdict(self.guard), "started": self.started, "version": __version__}
+        folder, tensors = self.folder / "checkpoints", self.optimiser.tensors()
+        checked_room(self.folder, checkpoint.room_needed(tensors), f"A checkpoint of {self.config.save.name}")
+        if self.config.save.styles and self.has_effect():
+            self.export(f"{STEPS}/{self.config.save.name}-{self.step:06d}.safetensors")
+        path = checkpoint.write(folder, self.step, tensors, state, keep=self.config.save.keep)
+        self.good = self._state()
         return Saved(self.step, path.relative_to(self.folder).as_posix())
 
-    def export(self) -> Path:
-        """Write the style, read it back with the strict loader, compare every module's change of weights. Raises StyleFileError."""
+    def has_effect(self) -> bool:
+        """Whether any adapter changes any weight of the base."""
+        with self.optimiser.averaged():
+            return any(bool(down.any()) and bool(up.any()) for down, up in self.adapters.values())
+
+    def export(self, file: str = "") -> Path:
+        """Write the style to save.name (or to a file in the run's folder), read it back with the strict loader, compare every module's change
+        of weights, and only then give it its name.
+
+        Raises StyleFileError, also for weights that are not finite; SpaceError.
+        """
         config, parts = self.config, self.parts
-        self.optimiser.swap_average()
-        own = {(part, m): adapter.as_lora(down, up, config.adapter.alpha) for (part, m), (down, up) in self.adapters.items()}
-        self.optimiser.swap_average()
-        metadata = metadata_for(
-            config, family=parts.family.name, base_name=parts.title, base_hash=parts.hash, prediction=parts.prediction_type,
+        with self.optimiser.averaged():
+            own = {(part, m): adapter.as_lora(down, up, config.adapter.alpha) for (part, m), (down, up) in self.adapters.items()}
+        made = Made(
+            family=parts.family.name, base_name=parts.title, base_hash=parts.hash, prediction=parts.prediction_type,
             resolution=config.data.resolution or parts.size, steps=self.step, pictures=len(self.examples),
             started=self.started, finished=time.time(), version=__version__,
         )  # fmt: skip
-        path = inside(self.folder, f"{config.save.name}.safetensors")
-        write_style(path, {canonical_name(part, m, parts.family.name): lora for (part, m), lora in own.items()}, metadata)
-        back = match(read_style(path), self.names)
+        metadata = metadata_for(config, made, config.save.leave_out)
+        path = inside(self.folder, file or f"{config.save.name}.safetensors")
+        unchecked = path.with_name(f".{path.name}")
+        write_style(unchecked, {canonical_name(part, m, parts.family.name): lora for (part, m), lora in own.items()}, metadata)
+        back = match(read_style(unchecked), self.names)
         for key, lora in own.items():
             wanted, found = lora.delta(), back[key].delta()
             worst, largest = abs(wanted - found).max(), abs(wanted).max()
             if worst > 4e-3 * largest + 1e-7:
                 raise StyleFileError(f"{path} does not give back what was trained ({'.'.join(key)} is {worst:.2g} off). The checkpoint is kept.")
+        try:
+            unchecked.replace(path)
+            fsync_folder(path.parent)
+        except OSError as error:
+            raise SpaceError(f"{path} could not be written ({error.strerror}). Choose a folder you may write to.") from error
         return path

@@ -1,10 +1,12 @@
-"""The `style-file` command: look into a style file, check it against a base, write it for other programs. Knows no torch but for `check`."""
+"""The `style-file` command: look into styles, check, rewrite, mix, cut, extract, bake and share them. Knows no torch but to find a base."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,36 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from training.base_weights import BaseWeights, write_wearing
 from training.errors import StudioError, StyleFileError
-from training.style_file import BASES, Style, accepted_names, converted, match, printable, read_style, write_style
+from training.style_file import (
+    BASES,
+    Lora,
+    Style,
+    accepted_names,
+    match,
+    named,
+    placed,
+    printable,
+    read_metadata,
+    read_style,
+    scrubbed,
+    style_bytes,
+    unfitting,
+)  # fmt: skip
+from training.style_metadata import ANONYMOUS, GROUPS, public, published, rewritten, without
 from training.style_names import PREFIXES, counted
+from training.style_tools import Changes, Result, extracted, merged, packed, resized, without_magnitudes
+from training.style_weights import GROUPS as PLACES
+from training.style_weights import weighted
+from training.tensor_file import STORED
+from training.workspace import write_whole
 
 SHOWN = 4000  # characters of one value in the table; --json has up to 64 KiB
+DORA_RANK = 64  # its magnitudes reach beyond the rank it was trained with
+WEIGHTED = "FILE[:WEIGHT[:TEXT_WEIGHT]][:GROUP=WEIGHT,...]"
+WEIGHTS = f"strength, another for the text encoders, others for groups: {PLACES}"
+A_BASE = "mini, a diffusers folder, a .safetensors checkpoint or a hub id"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,27 +58,75 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="style-file", description="Look into style files, check them and convert them.")
+    parser = argparse.ArgumentParser(prog="style-file", description="Look into style files, check them, rewrite them and share them.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    inspect = commands.add_parser("inspect", help="show base, rank, trigger, recipe and what the style will do")
-    inspect.add_argument("file", type=Path)
+
+    def command(name: str, do: Any, help: str, *, file: bool = True) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+        found.set_defaults(do=do)
+        if file:
+            found.add_argument("file", type=Path, help="a .safetensors style, or a folder that peft wrote")
+        return found
+
+    inspect = command("inspect", _inspect, "show base, rank, trigger, recipe and what the style will do")
     inspect.add_argument("--json", action="store_true", help="print one JSON object, with all metadata")
-    inspect.set_defaults(do=_inspect)
-    check = commands.add_parser("check", help="say whether a base can load the style, and why not")
-    check.add_argument("file", type=Path)
-    check.add_argument("--base", required=True, metavar="MODEL", help="mini, a diffusers folder, a .safetensors checkpoint or a hub id")
-    check.set_defaults(do=_check)
-    convert = commands.add_parser("convert", help="write the style for other programs")
-    convert.add_argument("file", type=Path)
+    inspect.add_argument("--published", action="store_true", help="show everything that the file tells whoever gets it")
+    check = command("check", _check, "say whether a base can load the style, and which layers not")
+    check.add_argument("--base", required=True, metavar="MODEL", help=A_BASE)
+    convert = command("convert", _convert, "write the style for other programs")
     convert.add_argument("--to", required=True, choices=("kohya", "diffusers"), help="kohya: nearly all programs; diffusers: dotted peft names")
-    convert.add_argument("--out", required=True, type=Path, metavar="FILE", help="a new .safetensors file")
-    convert.add_argument("--family", choices=tuple(PREFIXES), help="kind of base, when the file does not show it")
-    convert.add_argument("--force", action="store_true", help="replace FILE when it exists")
-    convert.set_defaults(do=_convert)
+    convert.add_argument("--base", metavar="MODEL", help="for DoRA, which only means something on its base")
+    convert.add_argument("--rank", type=_rank, default=DORA_RANK, help="of what DoRA becomes (default: %(default)s)")
+    merge = command("merge", _merge, "mix styles of one base into one", file=False)
+    merge.add_argument("files", nargs="+", metavar=WEIGHTED, help=WEIGHTS)
+    merge.add_argument("--unet", type=float, default=1.0, help="factor on every weight in the UNet")
+    merge.add_argument("--text-encoder", type=float, default=1.0, help="factor on every weight in the text encoders")
+    resize = command("resize", _resize, "cut the style to a smaller rank")
+    extract = command("extract", _extract, "take the style out of a fine-tuned model", file=False)
+    extract.add_argument("--tuned", required=True, metavar="MODEL", help=A_BASE)
+    extract.add_argument("--base", required=True, metavar="MODEL", help="what it was tuned from")
+    for one in (merge, resize, extract):
+        one.add_argument("--rank", type=_rank, help="largest rank of a layer")
+        one.add_argument("--energy", type=_share, help="share of each layer's squared norm to keep, for instance 0.95")
+    scrub = command("scrub", _scrub, "leave out what the file tells beyond its use; the weights stay byte for byte")
+    scrub.add_argument("--keep", nargs="*", default=[], choices=tuple(GROUPS), help=f"groups to keep besides {' and '.join(ANONYMOUS)}")
+    bake = command("bake", _bake, "write a base that wears styles for good", file=False)
+    bake.add_argument("files", nargs="+", metavar=WEIGHTED, help=WEIGHTS)
+    bake.add_argument("--base", required=True, metavar="MODEL", help=A_BASE)
+    bake.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="a new folder in diffusers' layout")
+    export = command("export", _export, "pack a zip to share: the style in kohya names, a card for A1111, Forge and InvokeAI, a picture")
+    export.add_argument("--picture", type=Path, help="shown beside the style, 512 px")
+    for one in (convert, merge, resize, extract, scrub, export):
+        ending = ".zip" if one is export else ".safetensors"
+        one.add_argument("--out", required=True, type=Path, metavar="FILE", help=f"a new {ending} file")
+        one.add_argument("--force", action="store_true", help="replace FILE when it exists")
+    for one in (convert, merge, resize, extract, export):
+        one.add_argument("--dtype", choices=tuple(STORED), help="precision of the new file (default: the old one's, float16 for extract)")
+        one.add_argument("--leave-out", nargs="*", default=[], metavar="GROUP", help=f"what not to publish: {', '.join(GROUPS)}, or single keys")
+    for one in (convert, merge, resize, export):
+        one.add_argument("--family", choices=tuple(PREFIXES), help="kind of base, when the file does not show it")
     return parser
 
 
+def _rank(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is no rank, 1 to 1024 was expected")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    if not re.fullmatch(r"0?\.\d+|1(\.0+)?", text) or not float(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no share, more than 0 and at most 1 was expected")
+    return float(text)
+
+
+# Looking
+
+
 def _inspect(arguments: argparse.Namespace) -> None:
+    if arguments.published:
+        _show_published(read_metadata(arguments.file))
+        return
     style = read_style(arguments.file)
     if arguments.json:
         print(json.dumps(described(style) | {"metadata": {key: printable(value) for key, value in style.metadata.items()}}, indent=2))
@@ -79,6 +154,7 @@ def described(style: Style) -> dict[str, Any]:
         "family_in_words": BASES.get(style.family, "unknown"),
         "base": style.base,
         "prediction": style.prediction,
+        "kinds": list(style.kinds),
         "ranks": style.ranks,
         "layers": len(style.modules),
         "weights": sum(lora.down.size + lora.up.size for lora in style.modules.values()),
@@ -91,29 +167,178 @@ def described(style: Style) -> dict[str, Any]:
     }
 
 
+def _show_published(metadata: Mapping[str, str]) -> None:
+    table = Table("group", "key", "value")
+    for told in published(metadata):
+        table.add_row(told.group, Text(printable(told.key, 80)), Text(printable(told.value, 200)))
+    Console().print(table)
+
+
 def _check(arguments: argparse.Namespace) -> None:
     style = read_style(arguments.file)
     from training.families.detect import base_shapes  # torch stays out of the other commands
 
     family, parts = base_shapes(arguments.base)
-    matched = match(style, accepted_names(parts, family))
+    names = accepted_names(parts, family)
+    unfit = [] if style.magnitudes else unfitting(style, names)
+    for name, reason in unfit[5:]:
+        print(f"does not fit: {name} ({reason})")
+    matched = match(style, names)
     print(f"{arguments.file} fits {arguments.base}: it changes {counted(f'{part}.{module}' for part, module in matched)}.")
     for warning in style.warnings:
         print(f"But: {warning}")
 
 
-def _convert(arguments: argparse.Namespace) -> None:
-    style = read_style(arguments.file)
-    family = arguments.family or style.family
+# Writing
+
+
+def _free(out: Path, force: bool, inputs: Sequence[Path], ending: str = ".safetensors") -> None:
+    """Raise StyleFileError when out is an input, exists without --force, or ends in another way."""
+    if out.suffix.lower() != ending:
+        raise StyleFileError(f"{out.name} does not end in {ending}, by which other programs know it. Name it {out.stem}{ending}.")
+    if out.exists() and any(path.exists() and out.samefile(path) for path in inputs):
+        raise StyleFileError(f"{out} is read and would be written over. Choose another name.")
+    if out.exists() and not force:
+        raise StyleFileError(f"{out} exists. Choose another name, or replace it with --force.")
+
+
+def _family(style: Style, path: Path, chosen: str | None) -> str:
+    family = chosen or style.family
     if family not in PREFIXES:
         raise StyleFileError(
-            f"{arguments.file.name} is a style for {BASES.get(family, 'an unknown base')}; {', '.join(PREFIXES)} can be converted."
+            f"{path.name} is a style for {BASES.get(family, 'an unknown base')}; {', '.join(PREFIXES)} can be written."
             " If it is one of these, say so with --family."
         )
-    if arguments.out.exists() and not arguments.force:
-        raise StyleFileError(f"{arguments.out} exists. Choose another name, or replace it with --force.")
-    write_style(arguments.out, converted(style, arguments.to, family), style.metadata, dtype=style.dtype, dialect=arguments.to)
-    print(f"{arguments.out} written: {counted(style.modules)}.")
+    return family
+
+
+def _read(path: Path) -> Style:
+    style = read_style(path)
+    for warning in style.warnings:
+        print(f"{path.name}: {warning}", file=sys.stderr)
+    return style
+
+
+def _opened(model: str) -> tuple[BaseWeights, str]:
+    from training.families.detect import find  # torch stays out of the other commands
+
+    files = find(model)
+    return BaseWeights(files.folder), files.family.name
+
+
+def _content(
+    arguments: argparse.Namespace, changes: Changes, family: str, metadata: Mapping[str, str], dtype: Any, dialect: Any = "kohya"
+) -> tuple[bytes, dict[str, Lora]]:
+    """The bytes of a new style file, and its layers by name."""
+    modules = named(changes, dialect, family)
+    told = rewritten(metadata, family, {lora.rank for lora in changes.values()}, {lora.alpha for lora in changes.values()})
+    told = without(told, arguments.leave_out)
+    return style_bytes(arguments.out.name, modules, told, dtype=arguments.dtype or dtype, dialect=dialect), modules
+
+
+def _written(out: Path, content: bytes, modules: Mapping[str, Lora], result: Result) -> None:
+    write_whole(out, content)
+    lost = f" {result.residual:.2%} of the change is left out." if result.residual > 1e-6 else ""
+    print(f"{out} written, {len(content) / 1e6:.1f} MB: {counted(modules)}.{lost}")
+    for note in result.notes:
+        print(f"But: {note}")
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    _free(arguments.out, arguments.force, [arguments.file])
+    style = _read(arguments.file)
+    if style.magnitudes and arguments.base:
+        base, family = _opened(arguments.base)
+        result = without_magnitudes(style, accepted_names(base.shapes, family), base, rank=arguments.rank)
+    else:
+        family = _family(style, arguments.file, arguments.family)
+        result = Result(placed(style, family))
+    content, modules = _content(arguments, result.changes, family, style.metadata, style.dtype, arguments.to)
+    _written(arguments.out, content, modules, result)
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    given = [weighted(text) for text in arguments.files]
+    _free(arguments.out, arguments.force, [path for path, _ in given])
+    styles = [_read(path) for path, _ in given]
+    families = [_family(style, path, arguments.family) for style, (path, _) in zip(styles, given, strict=True)]
+    if len(set(families)) > 1:
+        kinds = ", ".join(f"{path.name} is for {BASES[family]}" for (path, _), family in zip(given, families, strict=True))
+        raise StyleFileError(f"Only styles of one base can be mixed: {kinds}.")
+    weights = [weight.times(arguments.unet, arguments.text_encoder) for _, weight in given]
+    changes = [placed(style, families[0]) for style in styles]
+    result = merged(list(zip(changes, weights, strict=True)), rank=arguments.rank, energy=arguments.energy)
+    titles = [style.title or path.stem for style, (path, _) in zip(styles, given, strict=True)]
+    words = {
+        "modelspec.title": arguments.out.stem,
+        "ss_output_name": arguments.out.stem,
+        "modelspec.merged_from": ", ".join(titles),
+        "modelspec.trigger_phrase": ", ".join(dict.fromkeys(style.trigger for style in styles if style.trigger)),
+        "modelspec.description": f"A mixture of {' and '.join(titles)}.",
+    }
+    kind = public(styles[0].metadata, ("kind",))
+    dtypes = {style.dtype for style in styles}
+    metadata = kind | {key: value for key, value in words.items() if value}
+    content, modules = _content(arguments, result.changes, families[0], metadata, dtypes.pop() if len(dtypes) == 1 else "float32")
+    _written(arguments.out, content, modules, result)
+
+
+def _resize(arguments: argparse.Namespace) -> None:
+    if not (arguments.rank or arguments.energy):
+        raise StyleFileError("resize needs --rank or --energy, which say how small the style is to be. For instance --energy 0.95.")
+    _free(arguments.out, arguments.force, [arguments.file])
+    style = _read(arguments.file)
+    family = _family(style, arguments.file, arguments.family)
+    result = resized(placed(style, family), rank=arguments.rank, energy=arguments.energy)
+    content, modules = _content(arguments, result.changes, family, style.metadata, style.dtype)
+    _written(arguments.out, content, modules, result)
+
+
+def _extract(arguments: argparse.Namespace) -> None:
+    if not (arguments.rank or arguments.energy):
+        raise StyleFileError("extract needs --rank or --energy, which say how large the style may be. For instance --rank 32.")
+    _free(arguments.out, arguments.force, [])
+    (tuned, _), (base, family) = _opened(arguments.tuned), _opened(arguments.base)
+    with Console(stderr=True).status("comparing") as status:
+        told = lambda done, of: status.update(f"comparing, tensor {done + 1} of {of}")
+        result = extracted(tuned, base, rank=arguments.rank or 1024, energy=arguments.energy, told=told)
+    title = arguments.out.stem
+    metadata = {"modelspec.title": title, "ss_output_name": title, "modelspec.description": "A style, extracted from a fine-tuned model."}
+    content, modules = _content(arguments, result.changes, family, metadata, "float16")
+    _written(arguments.out, content, modules, result)
+
+
+def _scrub(arguments: argparse.Namespace) -> None:
+    _free(arguments.out, arguments.force, [arguments.file])
+    before = read_metadata(arguments.file)
+    kept = public(before, (*ANONYMOUS, *arguments.keep))
+    content = scrubbed(arguments.file, kept)
+    write_whole(arguments.out, content)
+    gone = [told for told in published(before) if told.key not in kept and told.group != "hashes"]
+    print(f"{arguments.out} written. Left out: {', '.join(printable(told.key, 80) for told in gone) or 'nothing'}. It tells:")
+    _show_published(read_metadata(arguments.out))
+
+
+def _bake(arguments: argparse.Namespace) -> None:
+    given = [weighted(text) for text in arguments.files]
+    styles = [_read(path) for path, _ in given]
+    base, family = _opened(arguments.base)
+    names = accepted_names(base.shapes, family)
+    fitted = [without_magnitudes(style, names, base, rank=1024).changes if style.magnitudes else match(style, names) for style in styles]
+    result = merged([(changes, weight) for changes, (_, weight) in zip(fitted, given, strict=True)], largest=None)
+    with Console(stderr=True).status("writing") as status:
+        write_wearing(base, result.changes, arguments.out, lambda name: status.update(f"writing {name}"))
+    print(f"{arguments.out} written: {arguments.base} with {counted(f'{part}.{module}' for part, module in result.changes)} changed.")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    _free(arguments.out, arguments.force, [arguments.file, *([arguments.picture] if arguments.picture else [])], ".zip")
+    style = _read(arguments.file)
+    family = _family(style, arguments.file, arguments.family)
+    content, _ = _content(arguments, placed(style, family), family, style.metadata, style.dtype)
+    write_whole(arguments.out, packed(arguments.out.stem, content, style, family, arguments.picture))
+    beside = " and a picture" if arguments.picture else "; no picture (--picture)"
+    print(f"{arguments.out} written: {arguments.out.stem}.safetensors with its card{beside}. Unpack it into the folder of styles of A1111 or Forge.")
 
 
 if __name__ == "__main__":

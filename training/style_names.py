@@ -3,11 +3,15 @@
 kohya:     `lora_unet_down_blocks_0_…`, with the names of Stability's own code (`input_blocks_4_1_…`) for SDXL; every program reads it
 diffusers: `unet.down_blocks.0.…`, the dotted names of diffusers and peft
 
+Read as well: `lycoris_…` (LyCORIS, SimpleTuner), `base_model.model.…` (peft), `diffusion_model.…` (ComfyUI), `clip_l.…` and `clip_g.…` (OneTrainer),
+dotted names without a part, either kind of block names, and the attention processors of 2023.
+
 Names are built forwards from a live module's dotted name. A name in a file is looked up among those, never taken apart at its underscores.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
@@ -19,6 +23,20 @@ Place = tuple[str, str, tuple[int, ...]]  # part, live dotted module name, shape
 SINGLE = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 DOUBLE = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
 PREFIXES = {"mini": SINGLE, "sd1": SINGLE, "sd2": SINGLE, "sdxl": DOUBLE}
+ALSO = {"unet": ("lycoris_",), "text_encoder": ("lora_te1_",)}  # diffusers' own converter writes lora_te1_ for a single text encoder, too
+DOTTED = {  # how dotted names begin elsewhere -> here
+    "base_model.model.": "",
+    "base_model.": "",
+    "diffusion_model.": "unet.",
+    "clip_l.": "text_encoder.",
+    "clip_g.": "text_encoder_2.",
+}
+BARE_UNET = ("down_blocks.", "mid_block.", "up_blocks.", "conv_in", "conv_out", "time_embedding.", "add_embedding.")
+BARE_TEXT = ("text_model.", "encoder.layers.")
+PROCESSOR = re.compile(r"(?P<before>.+?)(?P<processor>\.processor)?\.to_(?P<which>q|k|v|out)_lora$")
+THREE_BY_THREE = re.compile(
+    r"(conv1|conv2|conv_in|conv_out|samplers_0_conv|in_layers_2|out_layers_3|_\d_0_op|_[12]_conv|input_blocks_0_0|unet_out_2)$"
+)
 WORDS = {"unet": "UNet", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
 
 # SDXL's modules in sgm (Stability-AI/generative-models), as sd-scripts and diffusers write and read them.
@@ -41,8 +59,7 @@ def canonical_name(part: str, module: str, family: str) -> str:
 
 def kohya_names(part: str, modules: Iterable[str], family: str) -> dict[str, str]:
     """Return every kohya name that is accepted -> live module: the canonical one and what other programs write for it."""
-    # diffusers' own converter writes lora_te1_ for a single text encoder, too.
-    prefixes = {_prefix(part, family), "lora_te1_"} if part == "text_encoder" else {_prefix(part, family)}
+    prefixes = dict.fromkeys((_prefix(part, family), *ALSO.get(part, ())))
     return {prefix + s.replace(".", "_"): module for module in modules for s in _spellings(part, module, family) for prefix in prefixes}
 
 
@@ -53,16 +70,36 @@ def _prefix(part: str, family: str) -> str:
         raise StyleFileError(f"There are no style file names for the {part} of a {family or 'unknown'} base. Known: {', '.join(PREFIXES)}.") from None
 
 
-def diffusers_names(part: str, modules: Iterable[str]) -> dict[str, str]:
-    """Return every dotted name that is accepted -> live module; the first of a module is the one to write."""
-    return {f"{part}.{spelling}": module for module in modules for spelling in _spellings(part, module, family="")}
+def diffusers_names(part: str, modules: Iterable[str], family: str = "") -> dict[str, str]:
+    """Return every dotted name that is accepted -> live module; the first of a module is the one to write. family: adds sgm's block names."""
+    spelt = {module: [module, *_spellings(part, module, family)] if part == "unet" else _spellings(part, module, family) for module in modules}
+    return {f"{part}.{spelling}": module for module, spellings in spelt.items() for spelling in spellings}
+
+
+def dotted_name(name: str, part: str = "") -> str:
+    """A dotted module name from elsewhere as `part.module`. part: where a name without one belongs, "" to tell by its blocks."""
+    for elsewhere, here in DOTTED.items():
+        if name.startswith(elsewhere):
+            name = here + name.removeprefix(elsewhere)
+    if old := PROCESSOR.fullmatch(name):
+        before, which = old["before"], old["which"]
+        in_unet = old["processor"] or ".self_attn" not in before
+        name = f"{before}.to_{which}{'.0' if which == 'out' else ''}" if in_unet else f"{before}.{which}_proj"
+    if name.startswith(BARE_UNET):
+        return f"{part or 'unet'}.{name}"
+    return f"{part or 'text_encoder'}.{name}" if name.startswith(BARE_TEXT) else name
+
+
+def kernel_of(name: str) -> int:
+    """Side of the convolution that a name of either dialect belongs to: 3, or 1 for linears and 1x1 convolutions. For files that do not say."""
+    return 3 if THREE_BY_THREE.search(name.replace(".", "_")) else 1
 
 
 def accepted_names(parts: Mapping[str, Mapping[str, tuple[int, ...]]], family: str) -> dict[str, Place]:
     """Return name in a file -> its place in the base, in both dialects. parts: part -> live module -> shape of its weight."""
     accepted: dict[str, Place] = {}
     for part, shapes in parts.items():
-        for name, module in (kohya_names(part, shapes, family) | diffusers_names(part, shapes)).items():
+        for name, module in (kohya_names(part, shapes, family) | diffusers_names(part, shapes, family)).items():
             accepted[name] = (part, module, shapes[module])
     return accepted
 
@@ -72,13 +109,13 @@ def standard_places(family: str) -> dict[str, tuple[str, str]]:
     places: dict[str, tuple[str, str]] = {}
     for part in PREFIXES.get(family, {}):
         modules = list(_standard_unet(family) if part == "unet" else _standard_text_encoder())
-        places |= {name: (part, module) for name, module in (kohya_names(part, modules, family) | diffusers_names(part, modules)).items()}
+        places |= {name: (part, module) for name, module in (kohya_names(part, modules, family) | diffusers_names(part, modules, family)).items()}
     return places
 
 
 def part_of(name: str) -> str:
     """Return the part that a name of either dialect belongs to, "" when it is none of ours."""
-    for prefixes in (PREFIXES["sdxl"], SINGLE, {part: f"{part}." for part in WORDS}):
+    for prefixes in (PREFIXES["sdxl"], SINGLE, {part: f"{part}." for part in WORDS}, {"unet": "lycoris_"}):
         for part, prefix in prefixes.items():
             if name.startswith(prefix):
                 return part
@@ -95,7 +132,11 @@ def counted(names: Iterable[str]) -> str:
 def _spellings(part: str, module: str, family: str) -> list[str]:
     """Dotted spellings of one module, the one to write first."""
     if part == "unet":
-        return [_sgm(module), module] if family == "sdxl" else [module]
+        if family == "sdxl":
+            return [_sgm(module), module]
+        # Without attention before it, the first sampler upwards is one place earlier in 1.x and 2.x than in XL; OneTrainer numbers it as XL does.
+        early = [_sgm(module).replace("_blocks.2.2.", "_blocks.2.1.")] if module == "up_blocks.0.upsamplers.0.conv" else []
+        return [module, _sgm(module), *early] if family in ("sd1", "sd2") else [module]
     # transformers 5 has no `text_model` in CLIPTextModel any more, but every other program looks for it.
     bare = module.removeprefix("text_model.")
     return [bare] if bare.startswith("text_projection") else [f"text_model.{bare}", bare]
@@ -123,12 +164,12 @@ def _sgm(module: str) -> str:
 
 
 def _standard_unet(family: str) -> Iterator[str]:
-    """More modules than any one model has: 4 levels, 3 resnets down and 4 up (2 and 3 for SDXL), 10 transformer blocks."""
+    """More modules than any one model has: 4 levels, 2 resnets down and 3 up (one more each for mini bases), 10 transformer blocks."""
     yield from SGM_SINGLES
     attention = [f"attn{n}.to_{x}" for n in (1, 2) for x in ("q", "k", "v", "out.0")]
     blocks = [f"transformer_blocks.{n}.{inner}" for n in range(10) for inner in [*attention, "ff.net.0.proj", "ff.net.2"]]
     rows = {f"resnets.{{}}.{inner}" for inner in SGM_RESNET} | {f"attentions.{{}}.{inner}" for inner in ["proj_in", "proj_out", *blocks]}
-    down = 2 if family == "sdxl" else 3
+    down = 3 if family == "mini" else 2
     for row in sorted(rows):
         yield from (f"down_blocks.{level}.{row.format(index)}" for level in range(4) for index in range(down))
         yield from (f"up_blocks.{level}.{row.format(index)}" for level in range(4) for index in range(down + 1))

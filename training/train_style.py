@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -21,7 +22,8 @@ if __package__ in (None, ""):  # run as a file: the clone's root is not on the p
 
 from training import events
 from training.config import RunConfig, Setting, from_mapping, nearest, read_toml, settings, with_overrides
-from training.errors import ConfigError, StudioError
+from training.errors import BusyError, ConfigError, StudioError
+from training.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -37,6 +39,11 @@ def parser() -> Parser:
     made = Parser(prog="train_style.py", description="Train a style: a LoRA for Stable Diffusion, from a folder of pictures.", allow_abbrev=False)
     made.add_argument("file", nargs="?", metavar="RUN.toml", help="settings; a flag overrides what stands in it")
     made.add_argument("--dry-run", action="store_true", help="check everything, measure two updates, print the plan and stop")
+    made.add_argument("--report", action="store_true", help="make the style report of a run that was trained before, and stop")
+    told = "; ".join(f"{name}: {preset.told}" for name, preset in PRESETS.items())
+    made.add_argument("--preset", metavar="NAME", help=f"where to start from ({told}); the file and the flags win over it")
+    made.add_argument("--length", metavar="WORD", default="normal", help=f"of a preset: {', '.join(LENGTHS)} (default: normal)")
+    made.add_argument("--strength", metavar="WORD", default="normal", help=f"of a preset: {', '.join(STRENGTHS)} (default: normal)")
     sections: dict[str, Any] = {}
     for s in settings():
         group = sections.setdefault(s.section, made.add_argument_group(s.section) if s.section not in sections else None)
@@ -54,8 +61,8 @@ def _metavar(s: Setting) -> str:
     return {str: "TEXT", int: "N", float: "X", bool: "{on,off}", list: "ITEM"}[s.kind]
 
 
-def config_from(argv: list[str]) -> tuple[RunConfig, bool]:
-    """Return the config and whether it is a dry run. Raises ConfigError with everything that is wrong."""
+def config_from(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
+    """Return the config, and what to do with it (dry_run, report). Raises ConfigError with everything that is wrong."""
     made = parser()
     found, unknown = made.parse_known_args(argv)
     known = [s.key for s in settings()]
@@ -67,7 +74,15 @@ def config_from(argv: list[str]) -> tuple[RunConfig, bool]:
     by_key = {s.key: s for s in settings()}
     flags = {key: _value(by_key[key], value) for key, value in vars(found).items() if key in by_key}
     tables = _absolute(read_toml(Path(found.file)), Path(found.file).resolve().parent) if found.file else {}
-    return from_mapping(with_overrides(tables, _absolute_flags(flags)), found.file or "the flags"), found.dry_run
+    given = with_overrides(tables, _absolute_flags(flags))
+    if found.preset is None and (found.length, found.strength) != ("normal", "normal"):
+        raise ConfigError("--length and --strength are knobs of a preset: give --preset too, or set optim.steps, optim.unet_lr and the rest.")
+    if found.preset is not None:
+        base = given.get("base")
+        model = base.get("model", "mini") if isinstance(base, dict) else "mini"
+        start = with_overrides({}, settings_of(found.preset, model=model, length=found.length, strength=found.strength))
+        given = start | {s: start.get(s, {}) | v if isinstance(v, dict) else v for s, v in given.items()}
+    return from_mapping(given, found.file or "the flags"), found
 
 
 def _value(s: Setting, text: Any) -> Any:
@@ -84,7 +99,7 @@ def _value(s: Setting, text: Any) -> Any:
 
 def _absolute(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Paths of a TOML file seen from its own folder, so that it works from anywhere."""
-    for section, name in (("data", "folder"), ("prior", "folder"), ("base", "model")):
+    for section, name in (("data", "folder"), ("prior", "folder"), ("report", "held_out"), ("base", "model")):
         values = tables.get(section)
         if isinstance(values, dict) and isinstance(path := values.get(name), str):
             values[name] = _seen_from(folder, path, is_model=section == "base")
@@ -94,7 +109,7 @@ def _absolute(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _absolute_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Paths seen from where the command is run, so that the run.toml that is written works from anywhere."""
     made = dict(flags)
-    for key in ("data.folder", "prior.folder", "base.model"):
+    for key in ("data.folder", "prior.folder", "report.held_out", "base.model"):
         if key in made:
             made[key] = _seen_from(Path.cwd(), made[key], is_model=key == "base.model")
     return made
@@ -163,15 +178,32 @@ def run(config: RunConfig) -> int:
 
     try:
         show(recorded(watched(), config.run_folder), config.run_folder)
+    except BusyError as error:  # the run's events are another process's
+        print(error, file=sys.stderr)
+        return error.exit_code
     except StudioError as error:
-        _fail(config, str(error), saved, begun)
+        _fail(config, str(error), saved, begun, passing=error.passing)
         return 1 if begun else error.exit_code
     except Exception:  # the process edge: a defect of ours or of a library, told without a wall of code
         where = _kept(config.run_folder / "crash.txt", traceback.format_exc())
         message = f"something went wrong that should not have: {sys.exc_info()[1]}. Details: {where}. Run the same command again to go on."
-        _fail(config, message, saved, begun)
+        _fail(config, message, saved, begun, passing=True)
         return 1
     return 0
+
+
+def report(config: RunConfig) -> int:
+    """Judge the style files of a run that was trained before. Returns the exit code."""
+    from training.loop import reported
+    from training.run import planned
+
+    if not (config.run_folder / f"{config.save.name}.safetensors").exists():
+        raise ConfigError(f"{config.run_folder} holds no finished style to report on. Train it first: the same command without --report.")
+    code = 0
+    for event in reported(planned(config), Interrupts(), minutes=math.inf):
+        print(event.message, flush=True)
+        code = 1 if isinstance(event, events.Warned) else code
+    return code
 
 
 def _kept(report: Path, text: str) -> str:
@@ -183,10 +215,10 @@ def _kept(report: Path, text: str) -> str:
     return str(report)
 
 
-def _fail(config: RunConfig, message: str, saved: int, begun: bool) -> None:
+def _fail(config: RunConfig, message: str, saved: int, begun: bool, *, passing: bool) -> None:
     message += f" Saved so far: {saved} updates." if saved else ""
     if begun or _is_open(config.run_folder):  # a page may be waiting for a word
-        list(recorded([events.Failed(message, saved)], config.run_folder))
+        list(recorded([events.Failed(message, saved, passing)], config.run_folder))
     print(message, file=sys.stderr)
 
 
@@ -204,8 +236,10 @@ def _is_open(folder: Path) -> bool:
 def main(argv: list[str] | None = None) -> int:
     began = time.time()
     try:
-        config, dry = config_from(sys.argv[1:] if argv is None else argv)
-        if dry:
+        config, wanted = config_from(sys.argv[1:] if argv is None else argv)
+        if wanted.report:
+            return report(config)
+        if wanted.dry_run:
             from training.dry_run import print_plan
 
             print_plan(config, began)

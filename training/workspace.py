@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from training.errors import ConfigError, SpaceError
 
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 LONGEST_NAME = 200  # bytes of UTF-8; most systems end at 255, and files add their endings
+STEPS = "steps"  # in a run's folder: the style files that were written along the way
 
 
 def builtin_base() -> Path:
@@ -96,6 +98,14 @@ def checked_writable(folder: Path, setting: str) -> None:
     except OSError as error:
         advice = "Choose a folder you may write to, with space left."
         raise SpaceError(f"{setting} is {folder}, which cannot be written ({error.strerror}). {advice}") from error
+
+
+def checked_room(folder: Path, needed: int, what: str) -> None:
+    """Raise SpaceError unless the disk under folder has `needed` bytes left for `what`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        found = f"{what} needs {needed / 1e6:,.1f} MB in {folder}, and {free / 1e6:,.1f} MB are free there."
+        raise SpaceError(f"{found} Free space on that disk or choose another folder.")
 
 
 class Workspace:

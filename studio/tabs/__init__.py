@@ -9,6 +9,7 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import ParamSpec, TypeVar
+from urllib.parse import quote
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -16,6 +17,7 @@ from gradio.utils import get_upload_folder
 from studio.datasets import thumbnail
 from studio.forms import in_words
 from training.errors import StudioError
+from training.workspace import write_whole
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,6 +48,11 @@ def shown(picture: Path, side: int) -> str:
     return str(thumbnail(picture, side=side, into=Path(get_upload_folder()) / "shown"))
 
 
+def address(picture: Path, side: int) -> str:
+    """The same as an address for an <img>."""
+    return f"gradio_api/file={quote(shown(picture, side))}"
+
+
 def offered(file: Path) -> str:
     """Where the page may fetch a file of ours as it is, for a download: a copy, made once for every state of the file."""
     stat = file.stat()
@@ -55,3 +62,23 @@ def offered(file: Path) -> str:
         half = shutil.copyfile(file, folder / f"{file.name}.half")
         half.replace(folder / file.name)
     return str(folder / file.name)
+
+
+def made(name: str, content: bytes) -> str:
+    """The same for a file that lies nowhere yet: its content under that name."""
+    folder = Path(get_upload_folder()) / "offered" / hashlib.sha256(content).hexdigest()[:32]
+    write_whole(folder / name, content)
+    return str(folder / name)
+
+
+def framed(page: Path) -> str:
+    """A style report in a frame of its own, which runs no scripts and asks for nothing; "" where there is none."""
+    if not page.exists():
+        return ""
+    inside = escape(page.read_text(encoding="utf-8"), quote=True)
+    return f'<iframe title="Style report" sandbox srcdoc="{inside}" style="width: 100%; height: 36rem; border: 0"></iframe>'
+
+
+def offered_address(file: Path) -> str:
+    """The same as an address for an <img>."""
+    return f"gradio_api/file={quote(offered(file))}"

@@ -1,38 +1,31 @@
-"""The Compare tab: the base beside styles, from the same noise. Layout and short handlers; `python -m studio.compare` draws, as a job."""
+"""The Compare tab: the base beside styles, from the same noise. Layout and short handlers; `python -m studio.compare` draws, as a job.
+
+Comparisons lie in the workspace (see studio.comparisons). Whoever opens the page finds them again.
+"""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from studio import jobs, library
+from studio import comparisons, jobs, library, reloading
 from studio.charts import terminal
-from studio.tabs import QUIET, in_html, offered, told
-from training.errors import ConfigError, StudioError
+from studio.comparisons import MOST_COLUMNS, Wish
+from studio.tabs import QUIET, address, in_html, offered, offered_address, told
+from studio.tabs import compare_views as views
+from training.errors import ConfigError, DataError, StudioError
 from training.workspace import Workspace
 
-MOST_STYLES = 4
+MOST_STYLES = 6  # rows of the form
+MOST_PAST = 24  # comparisons that are offered again at once
+THUMBNAIL = 320  # px
 MOST_PICTURES = 400  # cells of a grid, the base's included
 LOOK = 1.0  # seconds between two looks while it draws
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What to compare. styles: id and strength; size: px, 0 for the base's own."""
-
-    base: str
-    styles: tuple[tuple[str, float], ...]
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    steps: int
-    guidance: float
-    size: int
 
 
 def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
@@ -40,14 +33,29 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     pickers, strengths, rows = [], [], []
     with gr.Row():
         with gr.Column(scale=2, min_width=400):
-            base = gr.Textbox("mini", label="Base model", info="mini, a folder, a .safetensors file or a hub id", max_lines=1, elem_id="compare-base")
+            base = gr.Dropdown(
+                ["mini"],
+                value="mini",
+                label="Base model",
+                info="mini, a folder, a .safetensors file or a hub id",
+                allow_custom_value=True,
+                elem_id="compare-base",
+            )
             for number in range(1, MOST_STYLES + 1):
                 with gr.Column(visible=number == 1, min_width=320) as row:
                     words = {"label": f"Style {number}", "interactive": True}
-                    pickers.append(gr.Dropdown([], value=None, elem_id=f"style-{number}", **words))
-                    strengths.append(gr.Slider(0, 2, 1, step=0.05, label="Strength", elem_id=f"strength-{number}"))
+                    with gr.Row():
+                        pickers.append(gr.Dropdown([], value=None, elem_id=f"style-{number}", scale=3, min_width=200, **words))
+                        strengths.append(
+                            gr.Textbox(
+                                "1", label="Strengths", max_lines=1, placeholder="0.5, 1", scale=1, min_width=110, elem_id=f"strength-{number}"
+                            )
+                        )
                 rows.append(row)
-            more = gr.Button("Add another style", size="sm", elem_id="more-styles")
+            gr.HTML('<p class="note">Strength 1 is as trained, 0 the base; several with commas, each a column.</p>')
+            with gr.Row():
+                more = gr.Button("Add another style", size="sm", min_width=120, elem_id="more-styles")
+                along = gr.Button("Its checkpoints as columns", size="sm", min_width=120, elem_id="checkpoints")
             prompts = gr.Textbox(
                 "",
                 label="Prompts",
@@ -62,30 +70,36 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
             with gr.Row():
                 guidance = gr.Number(5.0, label="Guidance", info="1 = off", min_width=120, elem_id="compare-guidance")
                 size = gr.Number(0, label="Size (px)", info="0 = the base's own", precision=0, min_width=120, elem_id="compare-size")
+            lock = gr.Checkbox(True, label="Keep the seeds", info="Off: every Draw takes new noise", elem_id="lock-seeds")
             with gr.Row():
                 draw = gr.Button("Draw", variant="primary", elem_id="draw")
+                reseed = gr.Button("With new seeds", elem_id="reseed")
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop-drawing")
         with gr.Column(scale=3, min_width=480):
             status = gr.HTML(elem_id="compare-status", padding=False)
-            grid = gr.Image(
-                label="Base and styles, the same noise along a row",
-                interactive=False,
-                format="png",
-                buttons=["download", "fullscreen"],
-                elem_id="grid",
-            )
+            grid = gr.HTML(elem_id="grid", apply_default_css=False, js_on_load=views.LOOK)
+            with gr.Row():
+                download = gr.DownloadButton("Download PNG", size="sm", visible=False, elem_id="download-grid")
+                reuse = gr.Button("Use its settings", size="sm", visible=False, elem_id="reuse-comparison")
+            with gr.Accordion("Drawn before", open=True, elem_id="before"):
+                search = gr.Textbox("", label="Search", placeholder="a prompt or a style", max_lines=1, elem_id="search-past")
+                past = gr.HTML(elem_id="past", apply_default_css=False, js_on_load=views.PICK)
+            drop = gr.File(label="A grid as PNG, to draw with its settings again", file_types=[".png"], height=140, elem_id="reload-grid")
     job = gr.Textbox("", visible="hidden", elem_id="comparison")
     count = gr.State(1)
     timer = gr.Timer(LOOK, active=False)
-    view = [status, grid, stop, timer]
+    view = [status, grid, download, reuse, stop, past, timer]
     form = [base, prompts, seeds, steps, guidance, size, *pickers, *strengths]
 
     @told
     def open_page(*chosen: str | None) -> list[Any]:
-        choices = [(style.title, style.id) for style in library.styles(workspace)]
+        choices = _choices(workspace)
         known = [id for _, id in choices]
         first = known[0] if known and chosen[0] is None else chosen[0]
-        return [gr.Dropdown(choices=choices, value=id if id in known else None) for id in (first, *chosen[1:])]
+        return [
+            gr.Dropdown(choices=library.bases(workspace)),
+            *(gr.Dropdown(choices, value=id if id in known else None) for id in (first, *chosen[1:])),
+        ]
 
     @told
     def suggest(id: str | None, before: str) -> list[Any]:
@@ -94,47 +108,117 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         return [(style and style.base) or gr.skip(), drawn or gr.skip() if not (before or "").strip() else gr.skip()]
 
     @told
-    def begin(*found: Any) -> Any:
+    def begin(keeps: bool, *found: Any) -> list[Any]:
         wish = _wish(*found)
-        if any(jobs.is_alive(workspace.comparisons() / name) for name in _names(workspace)[:10]):
-            raise StudioError("A comparison is being drawn right now. Wait for it, or stop it.")
-        folder = _new_folder(workspace)
-        jobs.start(folder, command(workspace, wish, folder))
-        return folder.name
+        return [gr.skip(), comparisons.begin(workspace, wish).name] if keeps else renewed(wish)
 
     @told
-    def look(name: str) -> list[Any]:
-        return _view(_comparison(workspace, name))
+    def begin_anew(*found: Any) -> list[Any]:
+        return renewed(_wish(*found))
+
+    def renewed(wish: Wish) -> list[Any]:
+        anew = tuple(secrets.randbelow(2**31) for _ in wish.seeds)
+        return [", ".join(map(str, anew)), comparisons.begin(workspace, replace(wish, seeds=anew)).name]
+
+    @told
+    def look(name: str, searched: str) -> list[Any]:
+        return _view(workspace, comparisons.folder(workspace, name), searched)
 
     @told
     def end(name: str) -> None:
-        folder = _comparison(workspace, name)
+        folder = comparisons.folder(workspace, name)
         if folder is not None:
             jobs.stop(folder, at_once=True)
+
+    @told
+    def choose(event: gr.EventData) -> Any:
+        name = str(event._data.get("at", ""))
+        return name if name in comparisons.names(workspace) else gr.skip()
+
+    @told
+    def find(name: str, searched: str) -> str:
+        return _past(workspace, comparisons.folder(workspace, name), searched)
+
+    @told
+    def reveal(name: str, searched: str, event: gr.EventData) -> list[Any]:
+        folder, picked = comparisons.folder(workspace, str(event._data.get("of", ""))), event._data.get("picks")
+        if folder is not None:
+            comparisons.keep_picks(folder, picked if isinstance(picked, list) else [])
+        return _view(workspace, comparisons.folder(workspace, name), searched)
+
+    @told
+    def put_back(name: str) -> list[Any]:
+        folder = comparisons.folder(workspace, name)
+        wish = folder and comparisons.read_wish(folder)
+        if not wish:
+            raise StudioError("What this comparison was drawn with cannot be read any more.")
+        return _form_of(workspace, wish)
+
+    @told
+    def reload(file: str | None) -> list[Any]:
+        wish, missing = reloading.wish_of(workspace, Path(file or ""))
+        Path(file or "").unlink(missing_ok=True)  # the upload's own copy
+        if missing:
+            gr.Warning(in_html(f"Not in this workspace, and left out: {', '.join(missing)}. Bring them in the Styles tab."))
+        return [None, *_form_of(workspace, wish)]
+
+    @told
+    def spread(id: str | None, *chosen: Any) -> list[Any]:
+        steps = [style.id for style in library.checkpoints(workspace, id or "")]
+        if not steps:
+            raise StudioError("Of this style there are no checkpoints. A run keeps them while save.styles is on.")
+        most = MOST_STYLES - 1
+        kept = steps if len(steps) <= most else [steps[round((i + 1) * len(steps) / most) - 1] for i in range(most)]
+        ids = [id, *kept]
+        return [*_picks(ids), max(1, len(ids)), *_opened(len(ids))]
 
     def one_more(shown: int) -> list[Any]:
         shown = min(shown + 1, MOST_STYLES)
         return [shown, gr.Button(visible=shown < MOST_STYLES), *(gr.Column(visible=number <= shown) for number in range(1, MOST_STYLES + 1))]
 
-    gr.on([page.load, tab.select], open_page, pickers, pickers, **QUIET).then(suggest, [pickers[0], prompts], [base, prompts], **QUIET)
-    page.load(lambda: next(iter(_names(workspace)), ""), None, job, **QUIET).then(look, job, view, **QUIET)
+    seen = [job, search]
+    gr.on([page.load, tab.select], open_page, pickers, [base, *pickers], **QUIET).then(suggest, [pickers[0], prompts], [base, prompts], **QUIET)
+    page.load(lambda: next(iter(comparisons.names(workspace)), ""), None, job, **QUIET).then(look, seen, view, **QUIET)
     pickers[0].input(suggest, [pickers[0], prompts], [base, prompts], **QUIET)
     more.click(one_more, count, [count, more, *rows], **QUIET)
-    draw.click(begin, form, job, **QUIET).success(look, job, view, **QUIET)
-    timer.tick(look, job, view, **QUIET)
-    stop.click(end, job, None, **QUIET).success(look, job, view, **QUIET)
+    along.click(spread, pickers[0], [*pickers, count, *rows], **QUIET)
+    draw.click(begin, [lock, *form], [seeds, job], **QUIET).success(look, seen, view, **QUIET)
+    reseed.click(begin_anew, form, [seeds, job], **QUIET).success(look, seen, view, **QUIET)
+    past.select(choose, None, job, **QUIET).then(look, seen, view, **QUIET)
+    search.change(find, seen, past, trigger_mode="always_last", **QUIET)
+    grid.submit(reveal, seen, view, **QUIET)
+    reuse.click(put_back, job, [*form, count, *rows], **QUIET)
+    drop.upload(reload, drop, [drop, *form, count, *rows], **QUIET)
+    timer.tick(look, seen, view, **QUIET)
+    stop.click(end, job, None, **QUIET).success(look, seen, view, **QUIET)
 
 
-def command(workspace: Workspace, wish: Wish, folder: Path) -> list[str]:
-    """The argument list that draws a wish into folder/grid.png. Raises StudioError for a style that is not in the workspace."""
-    styles = [f"{library.style(workspace, id).path}:{strength:g}" for id, strength in wish.styles]
-    argv = [sys.executable, "-m", "studio.compare", "--base", wish.base]
-    argv += ["--style", *styles] if styles else []
-    # A prompt that begins with a dash must not be taken for an option.
-    argv += ["--prompt", *(f" {text}" if text.startswith("-") else text for text in wish.prompts)]
-    argv += ["--seed", *map(str, wish.seeds), "--steps", str(wish.steps), "--guidance", f"{wish.guidance:g}"]
-    argv += ["--size", str(wish.size)] if wish.size else []
-    return [*argv, "--out", str(folder / "grid.png"), "--cells", str(folder / "cells")]
+def _picks(ids: list[str | None]) -> list[Any]:
+    """The pickers with those styles; a checkpoint is no choice until it is chosen."""
+    return [gr.Dropdown(value=id) for id in [*ids, *[None] * MOST_STYLES][:MOST_STYLES]]
+
+
+def _opened(count: int) -> list[Any]:
+    return [gr.Column(visible=number == 0 or number < count) for number in range(MOST_STYLES)]
+
+
+def _form_of(workspace: Workspace, wish: Wish) -> list[Any]:
+    """The form that leads to a wish, in the order of `form`, then the number of rows and the rows."""
+    known, by_style = {id for _, id in _choices(workspace)}, {}
+    for id, strength in wish.styles:
+        if id in known:
+            by_style.setdefault(id, []).append(strength)
+    ids = list(by_style)[:MOST_STYLES]
+    blank = MOST_STYLES - len(ids)
+    strengths = [", ".join(f"{strength:g}" for strength in by_style[id]) for id in ids]
+    numbers = ["\n".join(wish.prompts), ", ".join(map(str, wish.seeds)), wish.steps, wish.guidance, wish.size]
+    return [wish.base, *numbers, *_picks(ids), *strengths, *["1"] * blank, max(1, len(ids)), *_opened(len(ids))]
+
+
+def _choices(workspace: Workspace) -> list[tuple[str, str]]:
+    """Styles to choose from, each followed by its checkpoints: words and id."""
+    styles = library.styles(workspace)
+    return [(one.title, one.id) for style in styles for one in (style, *library.checkpoints(workspace, style.id))]
 
 
 def _wish(
@@ -144,7 +228,8 @@ def _wish(
     base, prompts, seeds = base or "", prompts or "", seeds or ""
     lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
     numbers = seeds.replace(",", " ").split()
-    chosen = tuple((id, strength) for id, strength in zip(styles[:MOST_STYLES], styles[MOST_STYLES:], strict=True) if id)
+    given = [(id, _strengths(text or "")) for id, text in zip(styles[:MOST_STYLES], styles[MOST_STYLES:], strict=True) if id]
+    chosen = tuple((id, strength) for id, found in given for strength in found or ())
     cells = (1 + len(chosen)) * len(lines) * max(1, len(numbers))
     wrong = [
         words
@@ -152,6 +237,8 @@ def _wish(
             ("Base model is empty or begins with a dash", not base.strip() or base.strip().startswith("-")),
             ("Prompts is empty: write at least one, each on its own line", not lines),
             ("Seeds must be whole numbers from 0, with commas between them", not numbers or not all(n.isascii() and n.isdigit() for n in numbers)),
+            ("Strengths must be numbers from -10 to 10, with commas between them", any(not found for _, found in given)),
+            (f"There would be {len(chosen)} columns of styles, {MOST_COLUMNS} is the most", len(chosen) > MOST_COLUMNS),
             ("Steps must be between 1 and 200", steps is None or not 1 <= steps <= 200),
             ("Guidance must be between 1 and 30", guidance is None or not 1 <= guidance <= 30),
             ("Size must be 0 or between 64 and 2048 px", size is None or not (size == 0 or 64 <= size <= 2048)),
@@ -164,39 +251,62 @@ def _wish(
     return Wish(base.strip(), chosen, lines, tuple(int(n) for n in numbers), steps, guidance, size)
 
 
-def _names(workspace: Workspace) -> list[str]:
-    """The comparisons, the newest first."""
-    root = workspace.comparisons()
-    return sorted((f.name for f in root.iterdir() if (f / "process.json").exists()), reverse=True) if root.is_dir() else []
+def _strengths(text: str) -> list[float] | None:
+    """`0.5, 1` -> numbers, None when one of them is none."""
+    words = text.replace(",", " ").split()
+    good = all(re.fullmatch(r"-?(\d{1,2}(\.\d{0,4})?|\.\d{1,4})", word) and abs(float(word)) <= 10 for word in words)
+    return list(dict.fromkeys(float(word) for word in words)) if words and good else None
 
 
-def _comparison(workspace: Workspace, name: str) -> Path | None:
-    return workspace.comparisons() / name if name in _names(workspace) else None
-
-
-def _new_folder(workspace: Workspace) -> Path:
-    stamp = time.strftime("%Y-%m-%d %H-%M-%S")
-    for name in (stamp, *(f"{stamp} ({n})" for n in range(2, 100))):
-        if not (workspace.comparisons() / name).exists():
-            return workspace.comparisons() / name
-    raise StudioError("Too many comparisons were begun in this second. Wait a moment.")
-
-
-def _view(folder: Path | None) -> list[Any]:
-    """Status, grid, stop button and timer of a comparison."""
+def _view(workspace: Workspace, folder: Path | None, searched: str = "") -> list[Any]:
+    """Everything that shows a comparison, in the order of `view`."""
+    hidden, past = {"visible": False}, _past(workspace, folder, searched)
     if folder is None:
         words = '<p class="empty">Choose a style, write a prompt and draw: every row shows the base and the styles from the same noise.</p>'
-        return [words, None, gr.Button(visible=False), gr.Timer(active=False)]
+        return [words, "", gr.DownloadButton(**hidden), gr.Button(**hidden), gr.Button(**hidden), past, gr.Timer(active=False)]
     if jobs.is_alive(folder):
-        return [f'<p class="drawing">Drawing… {_last_line(folder)}</p>', gr.skip(), gr.Button(visible=True), gr.Timer(active=True)]
-    ended = [gr.Button(visible=False), gr.Timer(active=False)]
-    if (folder / "grid.png").is_file():
-        return [f"<p>Drawn. {in_html(str(folder))} holds the grid and its single pictures.</p>", offered(folder / "grid.png"), *ended]
+        return [_drawing(folder), gr.skip(), gr.skip(), gr.skip(), gr.Button(visible=True), gr.skip(), gr.Timer(active=True)]
+    again = gr.Button(visible=(folder / "wish.json").is_file())
+    ended = [again, gr.Button(**hidden), past, gr.Timer(active=False)]
+    file = folder / "grid.png"
+    if file.is_file():
+        return ["", _grid(folder), gr.DownloadButton(value=offered(file), visible=True), *ended]
     process = jobs.read(folder)
     words = "<p>Stopped.</p>" if process and process.stop_asked else "<p>The comparison could not be drawn.</p>" + terminal(jobs.log_tail(folder))
-    return [words, None, *ended]
+    return [words, "", gr.DownloadButton(**hidden), *ended]
 
 
-def _last_line(folder: Path) -> str:
-    said: Sequence[str] = jobs.log_tail(folder, lines=1).splitlines()
-    return in_html(said[-1][:200]) if said else "loading the base model"
+def _grid(folder: Path) -> str:
+    """The single pictures as a table; the whole sheet as it was drawn where single ones are missing."""
+    wish = comparisons.read_wish(folder)
+    places = [[comparisons.cell(folder, r, c) for c in range(len(wish.columns))] for r in range(len(wish.rows))] if wish else []
+    if wish and all(place.is_file() for row in places for place in row):
+        cells = [[offered_address(place) for place in row] for row in places]
+        return views.grid(folder.name, wish.columns, wish.rows, cells, comparisons.picks(folder))
+    title = wish.title if wish else folder.name
+    return f'<img class="whole" src="{in_html(offered_address(folder / "grid.png"))}" alt="{in_html(title)}">'
+
+
+def _past(workspace: Workspace, chosen: Path | None, searched: str = "") -> str:
+    """The last comparisons that were drawn and hold every searched word."""
+    items, wanted = [], (searched or "").casefold().split()
+    for name in comparisons.names(workspace):
+        folder = workspace.comparisons() / name
+        if len(items) < MOST_PAST and (folder / "grid.png").is_file():
+            wish = comparisons.read_wish(folder)
+            title = wish.title if wish else name
+            if not all(word in f"{title} {name}".casefold() for word in wanted):
+                continue
+            try:
+                items.append((address(folder / "grid.png", THUMBNAIL), name, title))
+            except DataError:
+                continue  # a grid that somebody damaged
+    return views.past(items, chosen.name if chosen else "", searched or "")
+
+
+def _drawing(folder: Path) -> str:
+    """How far a drawing is, from what it said last."""
+    said = next(iter(jobs.log_tail(folder, lines=1).splitlines()), "")
+    found = re.fullmatch(r"drawn (\d{1,9}) of (\d{1,9}) denoising steps", said.strip())
+    done, of = (int(found[1]), int(found[2])) if found else (0, 0)
+    return views.drawing(done, of, said[:200] or "loading the base model")

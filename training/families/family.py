@@ -9,6 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Target -> endings of module names, in every UNet with cross-attention and in CLIP's text encoders as the libraries build them
+UNET_GROUPS = {
+    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
+    "feed_forward": ("ff.net.0.proj", "ff.net.2"),
+    "projections": ("proj_in", "proj_out"),
+    "convolutions": ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"),
+}
+CLIP_GROUPS = {"attention": ("q_proj", "k_proj", "v_proj", "out_proj"), "feed_forward": ("fc1", "fc2")}
+
 Conditioning = Any  # what encode_text returns and predict takes; opaque to the loop
 
 
@@ -48,6 +57,8 @@ class Family:
     pipeline: str  # class name in diffusers
     denoiser: str
     text_encoders: tuple[str, ...]
+    classes: Mapping[str, str]  # part -> class name in diffusers or transformers, of every network
+    tokenizers: tuple[str, ...]  # one a text encoder, in their order
     architecture: str  # of modelspec.architecture, without /lora
     groups: Mapping[str, tuple[str, ...]]  # target -> endings of module names in the denoiser
     text_groups: Mapping[str, tuple[str, ...]]

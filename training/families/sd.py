@@ -8,15 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from training.families.family import Family, Parts
-
-UNET_GROUPS = {
-    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
-    "feed_forward": ("ff.net.0.proj", "ff.net.2"),
-    "projections": ("proj_in", "proj_out"),
-    "convolutions": ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"),
-}
-CLIP_GROUPS = {"attention": ("q_proj", "k_proj", "v_proj", "out_proj"), "feed_forward": ("fc1", "fc2")}
+from training.families.family import CLIP_GROUPS, UNET_GROUPS, Family, Parts
 
 
 def encode_text(parts: Parts, captions: Sequence[str]) -> Tensor:
@@ -37,6 +29,8 @@ SD1 = Family(
     pipeline="StableDiffusionPipeline",
     denoiser="unet",
     text_encoders=("text_encoder",),
+    classes={"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"},
+    tokenizers=("tokenizer",),
     architecture="stable-diffusion-v1",
     groups=UNET_GROUPS,
     text_groups=CLIP_GROUPS,

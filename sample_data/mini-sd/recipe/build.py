@@ -20,7 +20,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=HERE.parent, help="where publish writes the diffusers folder")
     parser.add_argument("--start", type=Path, help="a published base to go on from, where --work holds no state")
     parser.add_argument("--autoencoder-steps", type=int, default=12_000)
-    parser.add_argument("--painter-steps", type=int, default=9_000)
+    parser.add_argument("--painter-steps", type=int, default=20_000)
     parser.add_argument("--streams", type=int, default=os.cpu_count() or 1, help="processes with one thread each (CPU)")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args()

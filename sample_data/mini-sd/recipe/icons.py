@@ -42,19 +42,21 @@ SETS = {
         IconSet("@iconify-json/fluent-emoji-flat", "1.2.6", "flat", "MIT"),
         IconSet("@iconify-json/fluent-emoji", "1.2.7", "gradient", "MIT"),
         IconSet("@iconify-json/noto-v1", "1.2.5", "blob", "Apache-2.0"),
+        IconSet("@iconify-json/fxemoji", "1.2.2", "mozilla", "Apache-2.0"),
+        IconSet("@iconify-json/streamline-emojis", "1.2.4", "streamline", "CC-BY-4.0"),
     )
 }
 
 
-def fetch(icon_set: IconSet, folder: Path) -> dict:
-    """Return the package's icons.json, downloading it with npm into folder when it is not there yet."""
+def fetch(icon_set: IconSet, folder: Path, member: str = "icons.json") -> dict:
+    """Return a file of the package, downloading it with npm into folder when it is not there yet."""
     archive = folder / f"{icon_set.package.lstrip('@').replace('/', '-')}-{icon_set.version}.tgz"
     if not archive.exists():
         folder.mkdir(parents=True, exist_ok=True)
         command = ["npm", "pack", "--silent", f"{icon_set.package}@{icon_set.version}", "--pack-destination", str(folder)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     with tarfile.open(archive) as tar:
-        return json.load(tar.extractfile("package/icons.json"))
+        return json.load(tar.extractfile(f"package/{member}"))
 
 
 def drawn(icons: dict, key: str, size: int = SIZE, margin: int = MARGIN) -> np.ndarray | None:
@@ -92,3 +94,9 @@ def pictures(icon_set: IconSet, folder: Path) -> dict[str, np.ndarray]:
         unfinished.replace(kept)
     data = np.load(kept)
     return dict(zip(data["names"].tolist(), data["pictures"], strict=True))
+
+
+def categories(icon_set: IconSet, folder: Path) -> dict[str, str]:
+    """Return the category the package names for each of its icons ("red-apple" -> "Food & Drink")."""
+    named = fetch(icon_set, folder, "metadata.json")["categories"]
+    return {key: category for category, keys in named.items() for key in keys}

@@ -4,36 +4,87 @@ from __future__ import annotations
 
 import random
 import re
+import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import icons
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-PAINTED = ("noto", "fluent-emoji-flat")  # the sets the painter learns; the autoencoder sees all of icons.SETS
+# The sets the painter learns, most familiar first; the autoencoder sees all of icons.SETS
+PAINTED = ("noto", "fluent-emoji-flat", "fluent-emoji", "noto-v1", "fxemoji", "streamline-emojis")
+UNBROKEN = PAINTED[:2]  # every concept is learnt in these; of the others' (concept, style) pairs some are left out, to test composition
+LEFT_OUT_OF = 12  # one pair in so many is left out
 HELD_OUT = 97  # every so many pictures one is kept from the autoencoder, to measure it
 # People, hands and signs need hours of their own; a first base draws things, animals, plants and faces.
 VAGUE = re.compile(
     r"\b(person|man|woman|men|women|people|couple|family|kiss|boy|girl|holding|hands?|health|mage|clock|oclock|thirty|arrow"
     r"|sign|square|circle|symbol|face|cat with|fist|index|mark|diamond|bust|busts|worker|input|chart|mailbox|oncoming"
     r"|prohibited|no|heart|hearts|behind|moon|book|asia|australia|europe|africa|sunset|sunrise|cityscape|bridge|sleuth"
-    r"|pointing|folder|divider|dividers|page|papers|suit|exclamation|curly|loop|flags?|pieces|gesture|restroom|room|closet)\b"
+    r"|pointing|folder|divider|dividers|page|papers|suit|exclamation|curly|loop|flags?|pieces|gesture|restroom|room|closet"
+    r"|aquarius|aries|cancer|capricorn|gemini|leo|libra|ophiuchus|pisces|sagittarius|scorpio|taurus|virgo|information|copyright"
+    r"|registered|plus|minus|multiply|divide|infinity|wavy|vibration|wireless|om|khanda|hamsa|middle|asterisk|circled|speech"
+    r"|anger|hundred|zzz|cross|dotted|pointed|mahjong|claus|passport|customs|baggage|luggage|e mail|currency|crossing|children)\b"
 )
+
+
+CATEGORIES = {"Activities": "activity", "Animals & Nature": "nature", "Food & Drink": "food", "Travel & Places": "travel", "Objects": "object"}
+# Hue in degrees up to which a colour carries this name
+HUES = ((18, "red"), (42, "orange"), (68, "yellow"), (165, "green"), (190, "turquoise"), (255, "blue"), (290, "purple"), (340, "pink"), (361, "red"))
 
 
 @dataclass(frozen=True)
 class Lessons:
-    """pictures uint8 [N, 3, SIZE, SIZE]; caption i belongs to picture i as "<concept>, <style> style"."""
+    """pictures uint8 [N, 3, SIZE, SIZE]; picture i shows concepts[i] in styles[i], and phrases(i) describes it."""
 
     pictures: Tensor
     concepts: list[str]
     styles: list[str]
+    categories: list[str]
+    colours: list[str]
+    left_out: list[tuple[str, str]]  # (concept, style) pairs that exist and are not among the pictures
+
+    def phrases(self, i: int) -> list[tuple[float, str]]:
+        """(share, caption) of picture i; the shares make one. The empty caption is for classifier-free guidance."""
+        c, s = self.concepts[i], self.styles[i]
+        return [
+            (0.40, f"{c}, {s} style"),
+            (0.12, f"an icon of a {c} in {s} style"),
+            (0.10, f"{s} style, {self.categories[i]}, {c}"),
+            (0.12, f"{c}, {self.colours[i]}, {s} style"),
+            (0.10, c),
+            (0.04, f"a picture of a {c}, {self.colours[i]}"),
+            (0.04, f"{s} style"),
+            (0.08, ""),
+        ]
 
 
 def words(name: str) -> str:
     return name.replace("-", " ")
+
+
+def joined(name: str) -> str:
+    """The name as sets that write words together spell it."""
+    return name.replace("-", "")
+
+
+def left_out(concept: str, icon_set: str) -> bool:
+    return icon_set not in UNBROKEN and zlib.crc32(f"{concept} {icon_set}".encode()) % LEFT_OUT_OF == 0
+
+
+def colours(picture: np.ndarray) -> str:
+    """Name the one or two commonest colours of a uint8 [H, W, 3] picture, its white ground left out."""
+    h, s, v = np.asarray(Image.fromarray(picture).convert("HSV")).reshape(-1, 3).T / 255
+    names = np.array([name for _, name in HUES])[np.searchsorted([top for top, _ in HUES], 360 * h, side="right")]
+    names = np.where((names == "orange") & (v < 0.65), "brown", names)
+    names = np.where(s < 0.2, np.where(v < 0.3, "black", np.where(v < 0.85, "grey", "white")), names)
+    names = names[~((s < 0.03) & (v > 0.97))]
+    common = Counter(names.tolist()).most_common(2)
+    return " and ".join(name for name, count in common if count > 0.15 * len(names)) or "white"
 
 
 def for_autoencoder(folder: Path) -> tuple[Tensor, Tensor]:
@@ -44,17 +95,30 @@ def for_autoencoder(folder: Path) -> tuple[Tensor, Tensor]:
     return pictures[~held], pictures[held]
 
 
-def for_painter(folder: Path, limit: int = 260) -> Lessons:
-    """Return the concepts all PAINTED sets share, at most `limit` of them chosen by a fixed seed, in every style."""
+def for_painter(folder: Path, limit: int = 420) -> Lessons:
+    """Return at most `limit` concepts the UNBROKEN sets share, chosen by a fixed seed, in every style that draws them."""
     sets = {name: icons.pictures(icons.SETS[name], folder) for name in PAINTED}
-    shared = sorted(name for name in set.intersection(*map(set, sets.values())) if not VAGUE.search(words(name)))
-    wanted = [name for name in shared if name in FIRST]
-    rest = [name for name in shared if name not in FIRST]
+    categories = icons.categories(icons.SETS[PAINTED[0]], folder)
+    shared = sorted(n for n in set.intersection(*(set(sets[u]) for u in UNBROKEN)) if not VAGUE.search(words(n)))
+    shared = [n for n in shared if categories.get(n) in CATEGORIES]
+    wanted = [n for n in shared if n in FIRST]
+    rest = [n for n in shared if n not in FIRST]
     random.Random(1).shuffle(rest)
     chosen = sorted(wanted + rest[: max(0, limit - len(wanted))])
-    rows = [(sets[s][c], words(c), icons.SETS[s].style) for s in PAINTED for c in chosen]
-    pictures = torch.from_numpy(np.stack([r[0] for r in rows])).permute(0, 3, 1, 2).contiguous()
-    return Lessons(pictures, [r[1] for r in rows], [r[2] for r in rows])
+    rows, missing = [], []
+    for name, found in sets.items():
+        spelt = {joined(key): picture for key, picture in found.items()}
+        for c in chosen:
+            if joined(c) in spelt:
+                (missing if left_out(c, name) else rows).append((spelt[joined(c)], c, icons.SETS[name].style))
+    return Lessons(
+        pictures=torch.from_numpy(np.stack([r[0] for r in rows])).permute(0, 3, 1, 2).contiguous(),
+        concepts=[words(r[1]) for r in rows],
+        styles=[r[2] for r in rows],
+        categories=[CATEGORIES[categories[r[1]]] for r in rows],
+        colours=[colours(r[0]) for r in rows],
+        left_out=[(words(c), style) for _, c, style in missing],
+    )
 
 
 # What a newcomer will ask for first, and the concepts of the sample style's pictures.

@@ -26,8 +26,6 @@ BATCH = 16  # pictures a stream and step; small ones: at this length of training
 VOCABULARY = 3072  # tokens
 WIDTH = 192  # of the text states
 SHOWN = ["red apple", "rocket", "sunflower", "hamburger", "castle", "penguin", "crown", "cactus"]
-# How often a caption is whole, its concept alone, its style alone; the rest is empty (for classifier-free guidance)
-WHOLE, CONCEPT, STYLE = 0.80, 0.10, 0.02
 BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction", rescale_betas_zero_snr=True)
 
 
@@ -79,12 +77,12 @@ def new_unet(latent_channels: int) -> UNet2DConditionModel:
     return unet
 
 
-def captions_of(lessons: Lessons, tokenizer: CLIPTokenizer) -> Tensor:
-    """Token ids [4, N, LENGTH]: whole caption, concept alone, style alone, nothing."""
+def captions_of(lessons: Lessons, tokenizer: CLIPTokenizer) -> tuple[Tensor, Tensor]:
+    """Token ids [phrases, N, LENGTH] and the share of each phrase, [phrases]."""
+    phrases = [lessons.phrases(i) for i in range(len(lessons.concepts))]
     ids = lambda texts: tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
-    whole = [f"{c}, {s} style" for c, s in zip(lessons.concepts, lessons.styles, strict=True)]
-    kinds = [whole, lessons.concepts, [f"{s} style" for s in lessons.styles], [""] * len(whole)]
-    return torch.stack([ids(texts) for texts in kinds])
+    texts = torch.stack([ids([p[k][1] for p in phrases]) for k in range(len(phrases[0]))])
+    return texts, torch.tensor([share for share, _ in phrases[0]])
 
 
 def train(lessons: Lessons, work: Path, *, steps: int, device: str, start: Path | None = None) -> None:
@@ -101,8 +99,8 @@ def train(lessons: Lessons, work: Path, *, steps: int, device: str, start: Path 
         .requires_grad_(False)
     )
     latents = autoencoder.encoded(vae, lessons.pictures)  # not mirrored: half as much to learn, and a concept looks one way
-    names = [f"{c}, {s} style" for c, s in zip(lessons.concepts, lessons.styles, strict=True)]
-    tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer") if start else new_tokenizer(names * 3, work / "tokenizer")
+    captions = [text for i in range(len(lessons.concepts)) for _, text in lessons.phrases(i)]
+    tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer") if start else new_tokenizer(captions, work / "tokenizer")
     text_encoder, unet = new_text_encoder(tokenizer), new_unet(latents.shape[1])
     if start:
         text_encoder.load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32).state_dict())
@@ -112,19 +110,19 @@ def train(lessons: Lessons, work: Path, *, steps: int, device: str, start: Path 
     trained = nn.ModuleList([unet, text_encoder])
     stage = Stage(trained.parameters(), work / "painter", steps=steps, lr=8e-4, average=600)
     alphas = DDPMScheduler(**BETAS).alphas_cumprod
-    texts, count = captions_of(lessons, tokenizer), len(latents)
+    texts, shares = captions_of(lessons, tokenizer)
 
     def loss_of(dice: torch.Generator) -> Tensor:
-        rows = torch.randint(0, count, (BATCH,), generator=dice)
+        rows = torch.randint(0, len(latents), (BATCH,), generator=dice)
         x0 = latents[rows]
-        kind = torch.bucketize(torch.rand(BATCH, generator=dice), torch.tensor([WHOLE, WHOLE + CONCEPT, WHOLE + CONCEPT + STYLE]))
+        phrase = torch.multinomial(shares, BATCH, replacement=True, generator=dice)
         u = (torch.arange(BATCH) + torch.rand(BATCH, generator=dice)) / BATCH  # stratified
         t = (1000 * u.sqrt()).long().clamp(max=999)  # more of the high noise, where words decide
         noise = torch.randn(x0.shape, generator=dice)
         a = alphas[t].view(-1, 1, 1, 1)
         noisy = (a.sqrt() * x0 + (1 - a).sqrt() * noise).to(device, memory_format=torch.channels_last)
         with torch.autocast(noisy.device.type, torch.bfloat16):
-            states = text_encoder(texts[kind, rows].to(device))[0]
+            states = text_encoder(texts[phrase, rows].to(device))[0]
             predicted = unet(noisy, t.to(device), states).sample
         return (predicted.float() - (a.sqrt() * noise - (1 - a).sqrt() * x0).to(device)).square().mean()
 

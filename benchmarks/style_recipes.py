@@ -1,0 +1,65 @@
+"""What makes a style good on the built-in base: `python -m benchmarks.style_recipes STYLE ... --work FOLDER`.
+
+Every recipe below is trained on 24 pictures of a style that the base never saw, and draws other things; true pictures judge (see
+sample_data/mini-sd/recipe/truth.py). Prints a markdown table; what was measured already is read from the work folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+RECIPE = Path(__file__).resolve().parents[1] / "sample_data" / "mini-sd" / "recipe"
+TRIES: dict[str, tuple[str, ...]] = {
+    "as the sample style": (),
+    "half as long": ("optim.steps=225",),
+    "twice as long": ("optim.steps=900",),
+    "UNet learning rate halved": ("optim.unet_lr=1e-3",),
+    "UNet learning rate doubled": ("optim.unet_lr=4e-3",),
+    "rank 4": ("adapter.rank=4", "adapter.alpha=4"),
+    "rank 16": ("adapter.rank=16", "adapter.alpha=16"),
+    "alpha twice the rank": ("adapter.alpha=16",),
+    "text encoder left alone": ("optim.text_encoder_lr=0",),
+    "text encoder three times as fast": ("optim.text_encoder_lr=1e-3",),
+    "attention, feed-forward, projections": ("adapter.targets=attention,feed_forward,projections",),
+    "everything": ("adapter.targets=attention,feed_forward,projections,convolutions",),
+    "no empty captions": ("data.caption_dropout=0",),
+    "30 % empty captions": ("data.caption_dropout=0.3",),
+    "no min-SNR weights": ("optim.min_snr=0",),
+    "more noise (bias 1)": ("optim.timestep_bias=1",),
+    "less noise (bias -1)": ("optim.timestep_bias=-1",),
+    "batch 4": ("optim.batch_size=4",),
+    "batch 16": ("optim.batch_size=16",),
+}
+
+
+def main() -> None:
+    sys.path.insert(0, str(RECIPE))
+    import truth
+    from lessons import for_painter
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("styles", nargs="+")
+    parser.add_argument("--work", type=Path, default=Path("work/mini"))
+    parser.add_argument("--drawn", type=int, default=40, help="things that are drawn")
+    asked = parser.parse_args()
+    things = sorted(set(for_painter(asked.work / "npm").concepts))
+    print("| recipe | " + " | ".join(f"{style}: style | things" for style in asked.styles) + " |")
+    print("|---|" + "---|---|" * len(asked.styles), flush=True)
+    for at, (told, chosen) in enumerate(TRIES.items()):
+        cells = []
+        for style in asked.styles:
+            name = f"recipe-{style}-{at:02d}"
+            done = asked.work / "truth" / name / "truth.json"
+            if not done.exists():
+                flags = ["--work", str(asked.work), "--drawn", str(asked.drawn), "--strengths", "1", "--name", name]
+                truth.tried(style, truth.arguments([style, *flags, "--set", "save.every=0", *chosen]), things)
+            last = json.loads(done.read_text())["tries"][-1]
+            cells += [f"{last['style']:.0%}", f"{last['content']:.0%}"]
+        print(f"| {told} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

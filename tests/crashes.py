@@ -1,0 +1,236 @@
+"""Real training processes that end by SIGKILL at a chosen point or time: `python -m tests.crashes`, one JSON request a line, one answer a line.
+
+The libraries are loaded once; every request is a fork of that process, which then trains as the command does. A request:
+{"run": RUN.toml, "point": NAME or "", "at": which call of it, "after": seconds or 0, "leave_out": ""}. The answer: {"signal": 9 or 0, "code": N}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+# Where a process can die: module, attribute, and whether before or after the call. A call of the optimiser is an update.
+POINTS: dict[str, tuple[str, str, str]] = {
+    "drawing a class picture": ("training.priors", "write_whole", "after"),
+    "encoding a picture": ("training.cache", "Latents.add", "before"),
+    "putting adapters on": ("training.run", "Run._attach", "after"),
+    "going on from a checkpoint": ("training.run", "Run._restore", "before"),
+    "between two passes of an update": ("training.run", "Run._backward", "after"),
+    "before an update": ("training.optim", "Optimiser.update", "before"),
+    "in the middle of an update": ("torch.optim", "AdamW.step", "after"),
+    "after an update": ("training.optim", "Optimiser.update", "after"),
+    "drawing a preview": ("training.run", "draw", "after"),
+    "before a checkpoint": ("training.checkpoint", "write", "before"),
+    "between a checkpoint's files": ("training.checkpoint", "write_whole", "after"),
+    "before a file's rename": ("pathlib", "Path.replace", "before"),
+    "before a checkpoint's rename": ("pathlib", "Path.rename", "before"),
+    "after a checkpoint's rename": ("pathlib", "Path.rename", "after"),
+    "before a checkpoint is read back": ("training.checkpoint", "read", "before"),
+    "deleting an old checkpoint": ("shutil", "rmtree", "before"),
+    "after a checkpoint": ("training.checkpoint", "write", "after"),
+    "before the style is written": ("training.run", "write_style", "before"),
+    "before the style gets its name": ("training.run", "write_style", "after"),
+    "after the style got its name": ("training.run", "Run.export", "after"),
+    "writing an event": ("training.events", "to_line", "after"),
+}
+MUTATIONS = ("moments", "count of updates", "average", "order", "noise", "schedule")  # what a faulty resume may leave out
+
+
+class Trainer:
+    """The process that forks. Use as a context; `run` blocks until the fork has ended."""
+
+    def __enter__(self) -> Trainer:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-B", "-m", "tests.crashes"]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+        self.process.stdout.close()
+
+    def run(self, run: Path, point: str = "", at: int = 1, after: float = 0.0, leave_out: str = "") -> tuple[int, int]:
+        """Train; return the signal that ended it (0 when it ended by itself) and its exit code."""
+        request = {"run": str(run), "point": point, "at": at, "after": after, "leave_out": leave_out}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        told = json.loads(self.process.stdout.readline())
+        return told["signal"], told["code"]
+
+
+def run_toml(folder: Path, base: Path, name: str, **sections: dict[str, Any]) -> Path:
+    """Settings of a small run in which everything happens: accumulation, an average, buckets, mirrored pictures, previews, checkpoints."""
+    import tomli_w
+
+    settings: dict[str, dict[str, Any]] = {
+        "base": {"model": str(base), "dtype": "float32", "device": "cpu"},
+        "data": {"folder": str(folder / "pictures"), "trigger": "sks", "caption_dropout": 0.3},
+        "adapter": {"rank": 2},
+        "optim": {"steps": 6, "batch_size": 2, "accumulate": 2, "unet_lr": 1e-3, "text_encoder_lr": 1e-3, "ema": 0.9, "schedule": "cosine"},
+        "preview": {"every": 3, "steps": 1, "prompts": ["a cat"]},
+        "save": {"folder": str(folder / "runs"), "name": name, "every": 2},
+    }
+    for section, values in sections.items():
+        settings[section] = settings.get(section, {}) | values
+    path = folder / f"{name}.toml"
+    path.write_text(tomli_w.dumps(settings))
+    return path
+
+
+def pictures(folder: Path) -> None:
+    """Five small pictures of two shapes."""
+    import numpy as np
+    from PIL import Image
+
+    (folder / "pictures").mkdir()
+    dice = np.random.default_rng(0)
+    for i, size in enumerate([(40, 40), (40, 40), (64, 40), (40, 40), (64, 40)]):
+        Image.fromarray(dice.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(folder / "pictures" / f"{i}.png")
+        (folder / "pictures" / f"{i}.txt").write_text(f"thing {i}")
+
+
+def learnt(run: Path) -> dict[str, bytes]:
+    """What a finished run learnt, as bytes: every weight of the style; adapters, moments and average of the last checkpoint; its guards."""
+    from safetensors.numpy import load_file
+
+    style = {f"style {name}": array.tobytes() for name, array in load_file(run / f"{run.name}.safetensors").items()}
+    last = max((run / "checkpoints").glob("step-*"))
+    state = {f"state {name}": array.tobytes() for name, array in load_file(last / "state.safetensors").items()}
+    told = json.loads((last / "state.json").read_text())
+    return {**style, **state, "guard": json.dumps(told["guard"]).encode(), "pictures": json.dumps(told["pictures"]).encode()}
+
+
+def traces(run: Path) -> dict[int, set[tuple[float, float, float]]]:
+    """Loss, gradient norm and learning rate that were ever told for an update: one, when every attempt made the same."""
+    from training import events
+
+    found: dict[int, set[tuple[float, float, float]]] = {}
+    for event in events.read(run / "events.jsonl"):
+        if isinstance(event, events.Stepped):
+            found.setdefault(event.step, set()).add((event.loss, event.gradient_norm, event.learning_rate))
+    return found
+
+
+def difference(run: Path, straight: Path) -> str:
+    """ "" when a run equals the undisturbed one to the bit, else what differs."""
+    a, b = learnt(run), learnt(straight)
+    wrong = [name for name in b if a.get(name) != b[name]] + [name for name in a if name not in b]
+    losses, expected = traces(run), traces(straight)
+    lines = [f"update {step}: {losses.get(step)}" for step in expected if losses.get(step) != expected[step]]
+    names = lambda folder: sorted(p.name for p in (folder / "previews").glob("*.png"))
+    drawn = ["previews"] if names(run) != names(straight) else []
+    return "; ".join([*wrong[:3], *lines[:3], *drawn])
+
+
+# --- the process that forks ---
+
+
+def _serve() -> None:
+    # Everything heavy, once; nothing is computed here, so that every fork has threads of its own
+    import peft.tuners.lora
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from training import loop, train_style
+
+    del loop, peft, AutoencoderKL, DDIMScheduler, UNet2DConditionModel, CLIPTextModel, CLIPTokenizer
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(Path(request["run"]).with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
+            os.dup2(1, 2)
+            _prepare(request["point"], request["at"], request["leave_out"])
+            os._exit(train_style.main([request["run"]]))
+        if request["after"]:
+            time.sleep(request["after"])
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        killed = os.WIFSIGNALED(status)
+        print(json.dumps({"signal": os.WTERMSIG(status) if killed else 0, "code": 0 if killed else os.WEXITSTATUS(status)}), flush=True)
+
+
+def _prepare(point: str, at: int, leave_out: str) -> None:
+    """Arm the point, and leave out of a resume what a test of the tests wants left out."""
+    if leave_out:
+        _mutations()[leave_out]()
+    if not point:
+        return
+    module, attribute, when = POINTS[point]
+    calls = 0
+
+    def around(real: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **keys: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == at and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*args, **keys)
+            if calls == at and when == "after":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return wrapped
+
+    _patch(module, attribute, around)
+
+
+def _patch(module: str, attribute: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    owner: Any = __import__(module, fromlist=["_"])
+    *path, name = attribute.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    setattr(owner, name, around(getattr(owner, name)))
+
+
+def _mutations() -> dict[str, Callable[[], None]]:
+    """Faults a trainer can have: each leaves out of a resume one thing that must not be lost."""
+
+    def without(endings: tuple[str, ...]) -> Callable[[], None]:
+        """Tensors of these names come back as zeros."""
+
+        def restore(real: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda self, tensors: real(self, {k: v * 0 if k.endswith(endings) else v for k, v in tensors.items()})
+
+        return lambda: _patch("training.optim", "Optimiser.restore", restore)
+
+    def from_the_start(module: str, attribute: str, place: int) -> Callable[[], None]:
+        """What counts updates begins at 0 in a resumed process. place: of that count among the arguments."""
+        first: list[int] = []
+
+        def shifted(real: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapped(*args: Any, **keys: Any) -> Any:
+                first.append(args[place])
+                return real(*args[:place], args[place] - first[0], *args[place + 1 :], **keys)
+
+            return wrapped
+
+        return lambda: _patch(module, attribute, shifted)
+
+    return {
+        "moments": without((".first", ".second")),
+        "count of updates": without((".updates",)),
+        "average": without((".average",)),
+        "order": from_the_start("training.batches", "Order.rows", 1),
+        "noise": from_the_start("training.run", "drawn", 1),
+        "schedule": from_the_start("training.run", "course", 1),
+    }
+
+
+def random_point(dice: random.Random) -> tuple[str, int]:
+    """A point and which call of it; a call that never comes ends no process."""
+    return dice.choice(sorted(POINTS)), dice.choice((1, 1, 2, 3, 5, 8))
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,41 @@
+"""Attention in slices: the formula's numbers and gradients, and nothing kept but what goes in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from training import attention
+from training.attention import attend
+
+
+def given(dtype: torch.dtype, keys: int = 9) -> tuple[torch.Tensor, ...]:
+    """q [2, 3, 12, 8] and k, v [2, 3, keys, 8], heads split off as in a transformer block."""
+    g = torch.Generator().manual_seed(0)
+    drawn = [torch.randn((2, n, 24), generator=g).unflatten(-1, (3, 8)).transpose(1, 2) for n in (12, keys, keys)]
+    return tuple(x.to(dtype).requires_grad_() for x in drawn)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("at_once", [1, 250, 10**6])  # one row of a head, two rows and a rest, everything
+def test_values_and_gradients_are_those_of_float64(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bound: float, at_once: int) -> None:
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", at_once)
+    inputs = given(dtype)
+    exact = tuple(x.detach().double().requires_grad_() for x in inputs)
+    q, k, v = exact
+    wanted = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1) @ v
+    grad = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    wanted.backward(grad.double())
+    found = attend(*inputs)
+    found.backward(grad)
+    for ours, theirs in ((found, wanted), *((x.grad, y.grad) for x, y in zip(inputs, exact, strict=True))):
+        assert ours.dtype == dtype
+        assert ((ours.double() - theirs).abs().max() / theirs.abs().max()).item() < bound
+
+
+def test_the_probabilities_are_not_kept() -> None:
+    q, k, v = given(torch.float32, keys=200)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+        attend(q, k, v)
+    assert kept and max(t.numel() for t in kept) <= k.numel()  # the probabilities are 2 x 3 x 12 x 200

@@ -1,0 +1,77 @@
+"""Tests of studio.bases: it says without torch what the base itself says with it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from studio import bases
+from training.errors import ModelError
+from training.families import detect
+from training.families.family import Parts
+from training.workspace import builtin_base
+
+CAPTIONS = ["", "a cat", "icon of a cat's style", "Ünïcode 水墨 and 123 things, don't", "x" * 300, "icon " * 100]
+
+
+@pytest.fixture(params=["tokenizer.json", "vocab.json"])
+def folder(request: pytest.FixtureRequest, base_folder: Path, parts: Parts, tmp_path: Path) -> Path:
+    """The tiny base with its tokenizer in either of the two forms."""
+    shutil.copytree(base_folder, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
+    words = tmp_path / "base" / "tokenizer"
+    if request.param == "vocab.json":
+        import json
+
+        told = json.loads((words / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+        (words / "vocab.json").write_text(json.dumps(told["vocab"]), encoding="utf-8")
+        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in told["merges"]]
+        (words / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")
+        (words / "tokenizer.json").unlink()
+    return tmp_path / "base"
+
+
+def test_tokens_are_the_bases_own(folder: Path, parts: Parts) -> None:
+    known, tokenizer = bases.known(str(folder)), parts.tokenizers["tokenizer"]
+    for caption in CAPTIONS:
+        count = len(tokenizer(caption, add_special_tokens=False).input_ids)
+        tokens = known.tokens(caption)
+        assert (tokens.count, tokens.most) == (count, tokenizer.model_max_length - 2), caption
+        assert tokens.read + tokens.cut == caption
+        assert bool(tokens.cut) == (count > tokens.most)
+        if tokens.cut:
+            assert known.tokens(tokens.read).count <= tokens.most
+
+
+def test_sides_are_the_bases_own(base_folder: Path) -> None:
+    known = bases.known(str(base_folder))
+    assert (known.side, known.multiple) == detect.sides(detect.find(str(base_folder)))
+
+
+@pytest.mark.skipif(not (builtin_base() / "model_index.json").is_file(), reason="the built-in base is not in this clone")
+def test_the_built_in_base_is_known() -> None:
+    known = bases.known("mini")
+    assert (known.side, known.multiple) == detect.sides(detect.find("mini"))
+    assert known.tokens("a red apple").count == 3
+
+
+def test_a_base_that_is_not_here_has_the_usual_sides_and_no_tokens() -> None:
+    known = bases.known("nobody/has-this-base")
+    assert (known.side, known.multiple, known.tokens("a cat")) == (512, 64, None)
+
+
+@pytest.mark.parametrize("model", ["", "no such folder", "/etc/passwd/x", "a\0b", "x" * 5000])
+def test_what_is_no_base_is_told(model: str) -> None:
+    with pytest.raises(ModelError):
+        bases.known(model)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("unet/config.json", "{"), ("tokenizer/tokenizer.json", "{}"), ("unet/config.json", '{"block_out_channels": 3}')]
+)
+def test_a_damaged_base_is_told(base_folder: Path, tmp_path: Path, file: str, content: str) -> None:
+    shutil.copytree(base_folder, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
+    (tmp_path / "base" / file).write_text(content)
+    with pytest.raises(ModelError, match="Download the base again"):
+        bases.known(str(tmp_path / "base"))

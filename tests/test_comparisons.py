@@ -1,0 +1,131 @@
+"""Tests of studio.comparisons and studio.reloading: wishes on disk, picks of a blind look, and a grid that leads back to its settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from studio import comparisons, reloading, shelf
+from studio.comparisons import Wish
+from tests.test_library import finished_run, style_file
+from training.errors import DataError, StudioError
+from training.prompt import KEY
+from training.workspace import Workspace
+
+WISH = Wish("mini", (("run:ink", 1.0), ("run:ink", 0.5), ("step:ink:200", 1.0)), ("a cat", "-a dog"), (1, 2), 9, 4.0, 0)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    made = Workspace(tmp_path / "workspace")
+    run = finished_run(made, "ink")
+    style_file(run / "steps" / "ink-000200.safetensors", step="200")
+    return made
+
+
+def kept(workspace: Workspace, name: str = "one", wish: Wish = WISH) -> Path:
+    folder = workspace.comparisons() / name
+    folder.mkdir(parents=True)
+    (folder / "process.json").touch()
+    (folder / "wish.json").write_text(json.dumps(asdict(wish)))
+    return folder
+
+
+def test_a_wish_is_read_as_it_was_written_and_names_its_columns(workspace: Workspace) -> None:
+    assert comparisons.read_wish(kept(workspace)) == WISH
+    assert WISH.columns == ["base", "ink", "ink × 0.5", "ink after 200"]
+
+
+def test_checkpoints_and_strengths_are_columns_of_the_command(workspace: Workspace, tmp_path: Path) -> None:
+    argv = comparisons.command(workspace, WISH, tmp_path)
+    run = workspace.runs() / "ink"
+    at = argv.index("--style")
+    assert argv[at + 1 : at + 4] == [f"{run / 'ink.safetensors'}:1", f"{run / 'ink.safetensors'}:0.5", f"{run / 'steps/ink-000200.safetensors'}:1"]
+    from studio.compare import wish_from
+
+    assert [[taken.weight.unet for taken in c.styles] for c in wish_from(argv[3:]).columns] == [[], [1.0], [0.5], [1.0]]
+
+
+@pytest.mark.parametrize("id", ["step:ink:201", "step:ink:../x", "step::200", "step:../ink:200", "step:ink"])
+def test_a_checkpoint_that_is_not_listed_is_refused(workspace: Workspace, tmp_path: Path, id: str) -> None:
+    with pytest.raises(StudioError):
+        comparisons.command(workspace, Wish("mini", ((id, 1.0),), ("a",), (0,), 9, 4.0, 0), tmp_path)
+
+
+def test_picks_are_kept(workspace: Workspace) -> None:
+    folder = kept(workspace)
+    assert comparisons.picks(folder) == []
+    comparisons.keep_picks(folder, [0, None, 3, 1])
+    assert comparisons.picks(folder) == [0, None, 3, 1]
+
+
+@pytest.mark.parametrize("bad", [[], [0], [0, 0, 0, 4], [0, 0, 0, -1], [0, 0, 0, "1"], [0, 0, 0, True], [0, 0, 0, 1.0]])
+def test_picks_of_another_comparison_are_refused_and_not_read(workspace: Workspace, bad: list[Any]) -> None:
+    folder = kept(workspace)
+    with pytest.raises(StudioError):
+        comparisons.keep_picks(folder, bad)
+    (folder / "picks.json").write_text(json.dumps(bad))
+    assert comparisons.picks(folder) == []
+
+
+def test_pictures_of_a_style_come_from_its_own_column(workspace: Workspace) -> None:
+    folder = kept(workspace)
+    (folder / "cells").mkdir()
+    for row in range(4):
+        comparisons.cell(folder, row, 1).touch()
+        comparisons.cell(folder, row, 3).touch()
+    assert list(comparisons.with_style(workspace, "step:ink:200", 3)) == [(comparisons.cell(folder, r, 3), WISH.rows[r][0]) for r in range(3)]
+    assert list(comparisons.with_style(workspace, "file:other", 3)) == []
+
+
+def sheet(path: Path, told: object) -> Path:
+    info = PngInfo()
+    info.add_itxt(KEY, json.dumps(told))
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+    return path
+
+
+def told(workspace: Workspace, **other: Any) -> dict[str, Any]:
+    ink = shelf.digest(workspace.runs() / "ink" / "ink.safetensors")
+    step = shelf.digest(workspace.runs() / "ink" / "steps" / "ink-000200.safetensors")
+    columns = [{"title": "base"}] + [
+        {"title": t, "sha256": h, "strength": s} for t, h, s in (("ink", ink, 0.5), ("gone", "0" * 64, 1), ("step", step, 1))
+    ]
+    numbers = {"seeds": [3], "steps": 7, "guidance": 2.5, "size": 64}
+    return {"kind": "comparison", "columns": columns, "prompts": ["a cat"], "base": {"model": "mini"}, **numbers, **other}
+
+
+def test_a_grid_leads_back_to_its_wish_and_names_what_is_missing(workspace: Workspace, tmp_path: Path) -> None:
+    wish, missing = reloading.wish_of(workspace, sheet(tmp_path / "grid.png", told(workspace)))
+    assert wish == Wish("mini", (("run:ink", 0.5), ("step:ink:200", 1.0)), ("a cat",), (3,), 7, 2.5, 64)
+    assert missing == ["gone"]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        [],
+        {"kind": "other"},
+        {"prompts": []},
+        {"prompts": [3]},
+        {"seeds": ["x"]},
+        {"steps": None},
+        {"columns": [3]},
+        {"base": 3},
+        {"size": 1e999},
+    ],
+)
+def test_any_other_picture_is_refused(workspace: Workspace, tmp_path: Path, bad: Any) -> None:
+    content = told(workspace, **bad) if isinstance(bad, dict) else bad
+    with pytest.raises(DataError):
+        reloading.wish_of(workspace, sheet(tmp_path / "grid.png", content))
+    (tmp_path / "no.png").write_text("<html>")
+    with pytest.raises(DataError):
+        reloading.wish_of(workspace, tmp_path / "no.png")

@@ -1,0 +1,77 @@
+"""Killed at any moment, in chains, a run ends with the style of the undisturbed run to the bit; and these tests would see it if not."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import crashes
+from tests.crashes import POINTS, Trainer, difference, run_toml
+
+CLASSES = {"prior": {"images": 2, "prompt": "a thing"}}
+FROZEN = {"optim": {"text_encoder_lr": 0.0, "accumulate": 1, "ema": 0.0}}
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Iterator[Trainer]:
+    with Trainer() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("crashes")
+    crashes.pictures(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def straight(trainer: Trainer, place: Path, base_folder: Path) -> Path:
+    """A run that nothing disturbed, its text encoder trained and class pictures beside."""
+    assert trainer.run(run_toml(place, base_folder, "straight", **CLASSES)) == (0, 0)
+    return place / "runs" / "straight"
+
+
+def test_two_undisturbed_runs_are_equal(trainer: Trainer, place: Path, base_folder: Path, straight: Path) -> None:
+    assert trainer.run(run_toml(place, base_folder, "again", **CLASSES)) == (0, 0)
+    assert difference(place / "runs" / "again", straight) == ""
+
+
+def test_killed_at_every_point_in_one_chain_it_equals_the_undisturbed_run(trainer: Trainer, place: Path, base_folder: Path, straight: Path) -> None:
+    """One run that dies at every named point in turn and is begun again each time."""
+    toml = run_toml(place, base_folder, "chain", **CLASSES)
+    for point in POINTS:
+        assert trainer.run(toml, point) == (9, 0), point
+    assert trainer.run(toml) == (0, 0)
+    assert difference(place / "runs" / "chain", straight) == ""
+
+
+def test_killed_at_random_it_equals_the_undisturbed_run(trainer: Trainer, place: Path, base_folder: Path) -> None:
+    """Here with a frozen text encoder, whose caption states are kept, and without accumulation and average."""
+    assert trainer.run(run_toml(place, base_folder, "straight-frozen", **FROZEN)) == (0, 0)
+    dice, toml, killed = random.Random(7), run_toml(place, base_folder, "random", **FROZEN), 0
+    for _ in range(3):
+        killed += trainer.run(toml, *crashes.random_point(dice))[0] == 9
+        killed += trainer.run(toml, after=dice.uniform(0.1, 1.0))[0] == 9
+    assert killed >= 2
+    assert trainer.run(toml) == (0, 0)
+    assert difference(place / "runs" / "random", place / "runs" / "straight-frozen") == ""
+
+
+@pytest.fixture(scope="module")
+def killed(trainer: Trainer, place: Path, base_folder: Path) -> Path:
+    assert trainer.run(run_toml(place, base_folder, "killed", **CLASSES), "after an update", at=3) == (9, 0)
+    return place / "runs" / "killed"
+
+
+@pytest.mark.parametrize("leave_out", crashes.MUTATIONS)
+def test_a_resume_that_leaves_something_out_is_seen(
+    leave_out: str, trainer: Trainer, place: Path, base_folder: Path, straight: Path, killed: Path
+) -> None:
+    run = shutil.copytree(killed, killed.with_name(f"without {leave_out}"))
+    assert trainer.run(run_toml(place, base_folder, run.name, **CLASSES), leave_out=leave_out) == (0, 0)
+    assert difference(run, straight) != ""

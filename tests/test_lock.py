@@ -1,0 +1,74 @@
+"""One process a run: the second is refused by name, and one that died leaves no lock behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from training import lock
+from training.errors import BusyError, SpaceError
+
+ROOT = Path(__file__).resolve().parents[1]
+HOLD = """
+import sys, time
+from pathlib import Path
+from training import lock
+with lock.held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def holding(folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-B", "-c", HOLD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_the_second_is_refused_by_name_and_the_third_follows_a_crash(tmp_path: Path) -> None:
+    run = tmp_path / "ink"
+    run.mkdir()
+    first = holding(run)
+    try:
+        assert lock.holder(run) == lock.Holder(first.pid, psutil.Process(first.pid).create_time())
+        with pytest.raises(BusyError, match=f"“ink” is being trained right now by process {first.pid}"), lock.held(run):
+            pass
+    finally:
+        first.kill()
+        first.communicate()
+    assert lock.holder(run) is None
+    with lock.held(run):
+        assert lock.holder(run) == lock.myself()
+        with pytest.raises(BusyError), lock.held(run):
+            pass
+    assert list(run.iterdir()) == []
+
+
+def test_without_locks_of_the_file_system_the_word_of_the_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "_locked", lambda handle: True)
+    mine = psutil.Process(os.getppid())
+    (tmp_path / lock.NAME).write_text(json.dumps({"pid": mine.pid, "started": mine.create_time()}))
+    with pytest.raises(BusyError), lock.held(tmp_path):
+        pass
+    (tmp_path / lock.NAME).write_text(json.dumps({"pid": mine.pid, "started": mine.create_time() - 3600}))  # a stranger with that pid
+    with lock.held(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"pid": -1, "started": 0}', '{"pid": 99999999999999, "started": 0}'])
+def test_a_damaged_lock_is_nobodys(tmp_path: Path, content: str) -> None:
+    (tmp_path / lock.NAME).write_text(content)
+    assert lock.holder(tmp_path) is None
+    with lock.held(tmp_path):
+        pass
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"run\.lock could not be written"), lock.held(tmp_path / "nowhere"):
+        pass

@@ -1,0 +1,216 @@
+"""The line of trainings with real processes: claimed once, one at a time, and whatever dies is found out and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from studio import jobs, queue
+from studio.queue import Queue
+from tests.test_jobs import TRAINER, until
+from training import events, lock
+from training.config import RunConfig, from_mapping
+from training.errors import StudioError
+from training.workspace import Workspace
+
+LONG = 300.0  # seconds: only a machine that does nothing at all takes as long
+ROOT = Path(__file__).resolve().parents[1]
+# A worker as the real one, but for its trainings: these make as many updates as run.toml says by the time they start, and know how to stop.
+STEPS = "import sys, tomllib; sys.argv.append(tomllib.load(open(sys.argv[1], 'rb'))['optim']['steps'])"
+WORKER = f"""
+import sys
+from pathlib import Path
+from studio import queue
+queue.LOOK = 0.05
+def command(run_toml):
+    return [sys.executable, "-c", {STEPS + TRAINER!r}, str(run_toml)]
+look = queue.Queue.look_after
+queue.Queue.look_after = lambda self, device: look(self, device, command)
+queue.work(Path(sys.argv[1]), sys.argv[2])
+"""
+
+
+def worker_command(root: Path, device: str) -> list[str]:
+    return [sys.executable, "-B", "-c", WORKER, str(root), device]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    """A workspace; whatever still works there at the end is ended."""
+    space = Workspace(tmp_path / "w")
+    yield space
+    for job in Queue(space, None).jobs():
+        Queue(space, None).cancel(job.id)
+    for folder in (space.root / "queue").glob("*/"):
+        if holder := lock.holder(folder):
+            os.kill(holder.pid, signal.SIGKILL)
+    for run in space.runs().glob("*"):
+        jobs.stop(run, at_once=True)
+        until(lambda run=run: not jobs.is_alive(run))
+
+
+def config(workspace: Workspace, name: str, steps: int = 2, device: str = "cpu") -> RunConfig:
+    return from_mapping({"base": {"device": device}, "save": {"name": name, "folder": str(workspace.runs())}, "optim": {"steps": steps}})
+
+
+def states(line: Queue) -> dict[str, str]:
+    return {job.run: job.state for job in line.jobs()}
+
+
+def comes_to(line: Queue, **wanted: str) -> None:
+    """Wait as long as a busy machine needs; a job that failed will not come to anything else, so its reason ends the wait."""
+
+    def there() -> bool:
+        failed = [f"{job.run}: {job.message}" for job in line.jobs() if job.state == "failed" != wanted[job.run]]
+        assert not failed, failed
+        return states(line) == wanted
+
+    until(there, LONG)
+
+
+def test_runs_wait_and_finish_in_order_with_one_worker(workspace: Workspace) -> None:
+    lines = [Queue(workspace, worker_command) for _ in range(2)]  # two pages
+    for i, name in enumerate(("a", "b", "c")):
+        lines[i % 2].add(config(workspace, name))
+    comes_to(lines[0], a="finished", b="finished", c="finished")
+    begun = {name: next(iter((workspace.runs() / name / "events.jsonl").read_text().splitlines())) for name in "abc"}
+    assert begun["a"] and sorted(begun, key=lambda name: float(begun[name].split('"time": ')[1].split(",")[0])) == ["a", "b", "c"]
+    until(lambda: lock.holder(lines[0].place_of("cpu")) is None, LONG)  # nothing left to do: the worker goes
+
+
+def test_two_workers_cannot_share_a_device_or_a_job(workspace: Workspace) -> None:
+    line = Queue(workspace, None)
+    for i in range(8):
+        line.add(config(workspace, f"r{i}", device="cpu" if i % 2 else "cuda:1"))
+    with ThreadPoolExecutor(16) as pool:
+        claimed = [job for job in pool.map(lambda i: Queue(workspace, None).claim("cpu" if i % 2 else "cuda:1"), range(32)) if job]
+    assert sorted(job.run for job in claimed) == ["r0", "r1"]  # one a device, whoever asks and however often
+    with lock.held(line.place_of("cpu")):
+        worker = subprocess.run([sys.executable, "-m", "studio.queue", str(workspace.root), "cpu"], cwd=ROOT, timeout=LONG)
+        assert worker.returncode == 0  # not needed: it leaves
+
+
+def test_a_killed_worker_stops_no_training_and_the_next_one_finds_it(workspace: Workspace) -> None:
+    line = Queue(workspace, worker_command)
+    line.add(config(workspace, "a", steps=100_000))
+    run = workspace.runs() / "a"
+    comes_to(line, a="running")
+    until(lambda: jobs.state(run) == "running" and line.jobs()[0].pid == jobs.read(run).pid, LONG)
+    training, worker = jobs.read(run).pid, lock.holder(line.place_of("cpu"))
+    assert worker is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    until(lambda: lock.holder(line.place_of("cpu")) is None, LONG)
+    assert jobs.is_alive(run)
+    seen = line.jobs()[0].heartbeat
+    line.wake()
+    until(lambda: line.jobs()[0].heartbeat > seen, LONG)
+    assert jobs.read(run).pid == training and states(line) == {"a": "running"}
+    line.pause(line.jobs()[0].id)
+    comes_to(line, a="paused")
+
+
+def test_after_a_power_cut_the_row_is_held_against_the_living_and_goes_on(workspace: Workspace) -> None:
+    """Row and record say running, with a pid that is a stranger's by now."""
+    line = Queue(workspace, None)
+    id = line.add(config(workspace, "a", steps=3))
+    assert line.claim("cpu") is not None
+    run = workspace.runs() / "a"
+    (run / "checkpoints" / "step-0000002").mkdir(parents=True)
+    (run / "events.jsonl").write_text(events.to_line(events.Started(0, 3, 1, 1, 1, "cpu", "float32")) + "\n")
+    (run / "process.json").write_text(json.dumps({"pid": os.getpid(), "started": 1.0, "command": []}))
+    with sqlite3.connect(line.folder / "queue.sqlite") as db:
+        db.execute("UPDATE jobs SET pid = ?, started = 1.0", (os.getpid(),))
+    line._settle(line.job(id))
+    assert line.job(id).state == "interrupted" and line.job(id).saved == 2 and "2 saved updates" in line.job(id).message
+    awake = Queue(workspace, worker_command)
+    awake.wake()
+    comes_to(line, a="finished")
+
+
+def dies(run_toml: Path) -> list[str]:
+    return [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+
+
+def test_what_keeps_dying_waits_longer_each_time_and_is_given_up(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    line, now, waits = Queue(workspace, None), [time.time()], []
+    monkeypatch.setattr(queue.time, "time", lambda: now[0])
+    id = line.add(config(workspace, "a"))
+    for _ in range(queue.MOST_TRIES):
+        line.look_after("cpu", dies)
+        assert line.job(id).state == "running"
+        until(lambda: jobs.read(workspace.runs() / "a").exit_code == -9)
+        line._settle(line.job(id))
+        waits.append(max(0.0, round(line.job(id).not_before - now[0])))
+        line.look_after("cpu", dies) if waits[-1] else None  # not before its time
+        assert line.job(id).state != "running"
+        now[0] += waits[-1] + 1
+    assert waits == [0, 30, 60, 120, 0] and line.job(id).state == "failed" and "5 times" in line.job(id).message
+    line.retry(id)
+    assert line.job(id).state == "waiting" and line.job(id).tries == 0
+
+
+@pytest.mark.parametrize(("passing", "wanted"), [(True, "interrupted"), (False, "failed")])
+def test_a_failure_is_tried_again_only_when_that_may_help(passing: bool, wanted: str, workspace: Workspace) -> None:
+    line = Queue(workspace, None)
+    id = line.add(config(workspace, "a"))
+    assert line.claim("cpu") is not None
+    (workspace.runs() / "a").mkdir(parents=True)
+    (workspace.runs() / "a" / "events.jsonl").write_text(events.to_line(events.Failed("the disk is full", 0, passing)) + "\n")
+    line._settle(line.job(id))
+    assert line.job(id).state == wanted and "the disk is full" in line.job(id).message
+
+
+def test_the_line_can_be_changed(workspace: Workspace) -> None:
+    line = Queue(workspace, None)
+    a, b, c, d = (line.add(config(workspace, name)) for name in "abcd")
+    order = lambda: [job.run for job in line.jobs() if job.state == "waiting"]
+    line.move(c, 0)
+    line.move(a, 99)
+    assert order() == ["c", "b", "d", "a"]
+    line.pause(b)
+    line.cancel(d)
+    assert order() == ["c", "a"] and states(line) == {"a": "waiting", "b": "paused", "c": "waiting", "d": "cancelled"}
+    line.go_on(b)
+    assert order() == ["c", "b", "a"]
+    line.remove(d)
+    with pytest.raises(StudioError, match="not in the queue any more"):
+        line.remove(d)
+    refused: list[Callable[[], object]] = [
+        lambda: line.remove(a),
+        lambda: line.retry(a),
+        lambda: line.go_on(a),
+        lambda: line.add(config(workspace, "a")),
+    ]
+    for act in refused:
+        with pytest.raises(StudioError):
+            act()
+    elsewhere = config(workspace, "z").model_copy(update={"save": RunConfig().save})
+    with pytest.raises(StudioError, match=r"save\.folder"):
+        line.add(elsewhere)
+
+
+def test_a_run_begun_with_start_keeps_the_device(workspace: Workspace) -> None:
+    line, other = Queue(workspace, None), config(workspace, "other", steps=100_000)
+    jobs.start_run(other, [sys.executable, "-c", TRAINER, str(other.run_folder / "run.toml"), "100000"])
+    id = line.add(config(workspace, "a"))
+    line.look_after("cpu", dies)
+    assert line.job(id).state == "waiting"
+    jobs.stop(other.run_folder, at_once=True)
+    until(lambda: not jobs.is_alive(other.run_folder))
+    line.look_after("cpu", dies)
+    assert line.job(id).state == "running"
+
+
+def test_it_is_written_through(workspace: Workspace) -> None:
+    with Queue(workspace, None)._open() as db:
+        assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal" and db.execute("PRAGMA synchronous").fetchone()[0] == 2

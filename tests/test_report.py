@@ -1,0 +1,167 @@
+"""Tests of training.measures and training.report: real tiny parts, properties of every measure, a whole report of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from training import measures, report, run_report
+from training.config import from_mapping
+from training.errors import ConfigError
+from training.events import Finished, Noted
+from training.families.family import Parts
+from training.loop import train
+from training.train_style import main
+
+SIDE = 32
+
+
+def painted(count: int, *, hand: str, seed: int = 0) -> list[Image.Image]:
+    """Rectangles and circles in one of two hands: flat colours on white, or white lines on dark blue."""
+    dice = np.random.default_rng(seed)
+    pictures = []
+    for i in range(count):
+        flat = hand == "flat"
+        picture = Image.new("RGB", (SIDE, SIDE), "white" if flat else "#102060")
+        left, top = dice.integers(2, 10, 2)
+        box = (left, top, left + dice.integers(8, 18), top + dice.integers(8, 18))
+        colour = tuple(dice.integers(0, 200, 3).tolist()) if flat else None
+        draw = ImageDraw.Draw(picture)
+        (draw.rectangle if i % 2 else draw.ellipse)(box, fill=colour, outline=None if flat else "white")
+        pictures.append(picture)
+    return pictures
+
+
+def test_pictures_become_squares_of_the_wanted_side() -> None:
+    x = measures.tensors([Image.new("RGB", (40, 100), "red"), Image.new("L", (7, 7), 255)], SIDE)
+    assert x.shape == (2, 3, SIDE, SIDE) and x.min() >= -1 and x[1].min() == 1
+    assert torch.allclose(x[0, 0], torch.ones(SIDE, SIDE)) and torch.allclose(x[0, 1], -torch.ones(SIDE, SIDE))
+
+
+def test_likeness_tells_hands_apart_on_pictures_it_has_not_seen(parts: Parts) -> None:
+    features = {h: measures.hand(parts, measures.tensors(painted(16, hand=h), SIDE)) for h in ("flat", "lines")}
+    likeness = measures.Likeness(features["lines"], features["flat"])
+    assert likeness(features["lines"]).mean() == pytest.approx(1, abs=1e-3)
+    assert likeness(features["flat"]).mean() == pytest.approx(0, abs=1e-3)
+    new = {h: likeness(measures.hand(parts, measures.tensors(painted(16, hand=h, seed=9), SIDE))) for h in ("flat", "lines")}
+    assert new["lines"].min() > new["flat"].max()
+    halfway = measures.tensors([Image.blend(a, b, 0.5) for a, b in zip(painted(8, hand="flat"), painted(8, hand="lines"), strict=True)], SIDE)
+    assert new["flat"].mean() < likeness(measures.hand(parts, halfway)).mean() < new["lines"].mean()
+
+
+def test_the_shrunken_discriminant_is_the_one_of_the_whole_covariance() -> None:
+    dice = torch.Generator().manual_seed(0)
+    a, b = torch.randn(9, 5, generator=dice) + 1, torch.randn(7, 5, generator=dice)
+    likeness = measures.Likeness(a, b)
+    x, y = (((v.double() - likeness.centre) / likeness.scale) for v in (a, b))
+    within = torch.cat([x - x.mean(0), y - y.mean(0)])
+    n = len(within)
+    covariance = within.T @ within / n + measures.SHRINKAGE * within.square().sum() / n / n * torch.eye(5)
+    assert torch.allclose(likeness.direction, torch.linalg.solve(covariance, x.mean(0) - y.mean(0)))
+
+
+def test_a_left_out_picture_has_no_say_in_its_own_likeness(parts: Parts) -> None:
+    style, base = (measures.hand(parts, measures.tensors(painted(6, hand=h), SIDE)) for h in ("lines", "flat"))
+    make = lambda features: measures.Likeness(features, base)
+    scores = measures.left_out(make, style)
+    assert scores[2] == make(style[[0, 1, 3, 4, 5]])(style[2:3])[0]
+
+
+def test_distances_see_a_copy_its_mirror_image_and_another_brightness() -> None:
+    x = measures.tensors(painted(6, hand="flat"), SIDE)
+    apart = measures.distances(x, x)
+    assert apart.diagonal().max() < 1e-3
+    assert measures.distances(x.flip(3), x).diagonal().max() < 1e-3
+    paler = measures.distances(x * 0.5 + 0.5, x).diagonal()
+    assert paler.max() < measures.own_distance(x, 0.5)
+    assert measures.own_distance(x[:1], 0.5) == 0
+
+
+def test_told_apart_does_not_depend_on_the_company(parts: Parts) -> None:
+    x = measures.tensors(painted(3, hand="flat"), SIDE)
+    words = ["a cat", "a boat", "an icon"]
+    losses = measures.told_apart(parts, x, words)
+    assert losses.shape == (3, 3) and losses.isfinite().all()
+    assert torch.allclose(measures.told_apart(parts, x[1:2], words[::-1]), losses[1:2].flip(1), rtol=1e-4)
+
+
+# The report
+
+
+def tried(**given: object) -> report.Tried:
+    usual = dict(step=100, strength=1.0, file="s.safetensors", style=0.9, content=0.8, copies=0.0, quality=0.8)
+    return report.Tried(**(usual | given))  # type: ignore[arg-type]
+
+
+def test_time_decides_how_much_is_looked_at() -> None:
+    wish = report.Wish(tuple(report.Candidate(Path(f"{i}"), i) for i in range(1, 11)), None, None, "", (0.7, 0.85, 1.0), 20, 5.0, 0, "white")  # type: ignore[arg-type]
+    texts = run_report.THINGS[:12]
+    whole = run_report.affordable(wish, texts, math.inf, 1.0)
+    assert whole == (wish, texts)
+    fewer, asked = run_report.affordable(wish, texts, 12 * (1 + 6 * 3), 1.0)
+    assert [c.step for c in fewer.candidates][-1] == 10 and len(fewer.candidates) == 6 and asked == texts
+    least, asked = run_report.affordable(wish, texts, report.FEWEST * 4, 1.0)
+    assert least.strengths == (1.0,) and len(least.candidates) == 3 and least.candidates[-1].step == 10 and len(asked) == report.FEWEST
+    assert run_report.affordable(wish, texts, 1.0, 1.0) is None
+
+
+def test_words_say_when_longer_is_worse_and_when_longer_would_help() -> None:
+    base = tried(file="", step=0, style=0.0, content=0.9)
+    early, late = tried(), tried(step=200, content=0.4, quality=0.4)
+    assert "loses what was asked" in report.in_words(early, [early, late], base)
+    growing = tried(step=200, style=0.6, quality=0.6)
+    assert "more updates may do better" in report.in_words(growing, [tried(style=0.3), growing], base)
+    assert "copies" in report.in_words(tried(copies=0.5), [early], base)
+
+
+def test_a_run_ends_with_a_report(base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, picture in enumerate(painted(4, hand="lines")):
+        picture.save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("a castle <b>")
+    config = from_mapping(
+        {
+            "base": {"model": str(base_folder), "dtype": "float32", "device": "cpu"},
+            "data": {"folder": str(folder), "trigger": "sks"},
+            "adapter": {"rank": 2},
+            "optim": {"steps": 4, "batch_size": 2},
+            "preview": {"every": 0, "steps": 1},
+            "report": {"most": 4, "held_out": str(folder)},
+            "save": {"folder": str(tmp_path / "runs"), "name": "s", "every": 2},
+        }
+    )
+    events = list(train(config))
+    assert isinstance(events[-1], Finished) and any(isinstance(e, Noted) and "report" in e.message for e in events)
+    told = json.loads((config.run_folder / "report" / "report.json").read_text())
+    assert {(t["step"], t["strength"]) for t in told["tried"]} == {(s, k) for s in (2, 4) for k in (0.7, 0.85, 1.0)}
+    assert "castle" not in told["prompts"] and len(told["prompts"]) == 4
+    assert all(0 <= t[key] <= 1 for t in told["tried"] for key in ("style", "content", "copies", "quality"))
+    assert told["best"]["quality"] == max(t["quality"] for t in told["tried"])
+    page = (config.run_folder / "report" / "report.html").read_text()
+    assert page.count("<img") == 4 * 7 and "http" not in page.replace("http-equiv", "") and "<b>castle" not in page
+    (config.run_folder / "report" / "report.json").unlink()
+    (tmp_path / "run.toml").write_text((config.run_folder / "run.toml").read_text())
+    assert main([str(tmp_path / "run.toml"), "--report"]) == 0
+    again = json.loads((config.run_folder / "report" / "report.json").read_text())
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in told.items() if k != "seconds"}
+
+
+def test_a_report_without_a_run_is_refused(base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "p").mkdir()
+    painted(1, hand="flat")[0].save(tmp_path / "p" / "a.png")
+    assert main(["--data.folder", str(tmp_path / "p"), "--base.model", str(base_folder), "--save.folder", str(tmp_path), "--report"]) == 2
+    assert "no finished style" in capsys.readouterr().err
+
+
+def test_too_few_prompts_are_refused(parts: Parts) -> None:
+    wish = dataclasses.replace(report.Wish((), None, None, "", (1.0,), 1, 5.0, 0, "white"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"report\.prompts"):
+        next(report.judged(wish, parts, str, ["a", "b"]))

@@ -1,0 +1,115 @@
+"""Tests of studio.shelf and studio.cards: what is kept beside a style, what is brought, taken away and brought back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from studio import library, shelf
+from studio.cards import Card, card, card_file, write_card
+from tests.test_library import finished_run, style_file
+from training.errors import ConfigError, DataError, StudioError
+from training.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "workspace")
+
+
+def everything(root: Path) -> dict[str, bytes]:
+    return {f.relative_to(root).as_posix(): f.read_bytes() for f in root.rglob("*") if f.is_file()} if root.exists() else {}
+
+
+def test_a_card_is_kept_and_renames_the_style(workspace: Workspace) -> None:
+    finished_run(workspace, "ink")
+    path = library.style(workspace, "run:ink").path
+    assert card(path) == Card()
+    write_card(path, Card(" Ink <b> ", "CC0", "me", "line one\nline two"))
+    assert card(path) == Card("Ink <b>", "CC0", "me", "line one\nline two")
+    assert library.style(workspace, "run:ink").name == "Ink <b>"  # the id stays
+
+
+@pytest.mark.parametrize("content", ["", "[]", '"x"', '{"title": ', "{" * 10_000, '{"title": {"a": 1}}'])
+def test_a_damaged_card_is_no_trouble(workspace: Workspace, content: str) -> None:
+    run = finished_run(workspace, "ink")
+    card_file(run / "ink.safetensors").write_text(content)
+    assert library.style(workspace, "run:ink").id == "run:ink"
+
+
+@pytest.mark.parametrize("bad", [Card("x" * 81), Card("two\nlines"), Card(notes="x" * 4001)])
+def test_a_card_with_too_much_is_refused_and_nothing_written(workspace: Workspace, bad: Card) -> None:
+    run = finished_run(workspace, "ink")
+    with pytest.raises(ConfigError):
+        write_card(run / "ink.safetensors", bad)
+    assert not card_file(run / "ink.safetensors").exists()
+
+
+def test_a_good_file_is_brought_and_a_bad_one_named_and_not_kept(workspace: Workspace, tmp_path: Path) -> None:
+    good, twin, bad = (tmp_path / name for name in ("My? Style!.safetensors", "twin.safetensors", "bad.safetensors"))
+    style_file(good, ss_network_dim="4")
+    twin.write_bytes(good.read_bytes())
+    bad.write_bytes(b"\x80\x04pickle")
+    done = shelf.bring(workspace, [good, twin, bad])
+    assert [id for id, _ in done.kept] == ["file:My- Style"]
+    assert [name for name, _ in done.refused] == ["twin.safetensors", "bad.safetensors"]
+    assert "already" in done.refused[0][1]
+    assert everything(workspace.styles()) == {"My- Style.safetensors": good.read_bytes()}
+
+
+def test_a_name_that_is_taken_counts_on(workspace: Workspace, tmp_path: Path) -> None:
+    for number in range(2):
+        style_file(tmp_path / str(number) / "ink.safetensors", number=str(number))
+        shelf.bring(workspace, [tmp_path / str(number) / "ink.safetensors"])
+    assert {s.id for s in library.styles(workspace)} == {"file:ink", "file:ink-2"}
+
+
+def test_what_is_taken_away_comes_back_as_it_was(workspace: Workspace) -> None:
+    run = finished_run(workspace, "ink")
+    style_file(workspace.styles() / "oil.safetensors")
+    write_card(run / "ink.safetensors", Card("Ink"))
+    write_card(workspace.styles() / "oil.safetensors", Card("Oil"))
+    before = everything(workspace.root)
+    shelf.take_away(workspace, "file:oil")
+    shelf.take_away(workspace, "run:ink")
+    assert library.styles(workspace) == [] and not run.exists()
+    assert shelf.last_taken(workspace) == "Ink"
+    assert [shelf.bring_back(workspace), shelf.bring_back(workspace)] == ["Ink", "Oil"]
+    assert everything(workspace.root) == before
+    with pytest.raises(DataError):
+        shelf.bring_back(workspace)
+
+
+def test_nothing_is_written_over_when_something_comes_back(workspace: Workspace) -> None:
+    style_file(workspace.styles() / "oil.safetensors", which="old")
+    shelf.take_away(workspace, "file:oil")
+    style_file(workspace.styles() / "oil.safetensors", which="new")
+    new = (workspace.styles() / "oil.safetensors").read_bytes()
+    with pytest.raises(DataError, match="is there again"):
+        shelf.bring_back(workspace)
+    assert (workspace.styles() / "oil.safetensors").read_bytes() == new and shelf.last_taken(workspace) == "oil"
+
+
+@pytest.mark.parametrize("moved", ['["../x"]', '["/etc/passwd"]', '["styles/../../x"]', '["datasets/x"]', "3", "[[]]"])
+def test_a_note_in_the_trash_leads_nowhere_else(workspace: Workspace, moved: str) -> None:
+    entry = shelf.trash(workspace) / "2026-01-01 00-00-00 000"
+    entry.mkdir(parents=True)
+    (entry / "what.json").write_text(f'{{"title": "x", "moved": {moved}}}')
+    (entry / "x").write_text("x")
+    before = everything(workspace.root.parent)
+    with pytest.raises(StudioError):
+        shelf.bring_back(workspace)
+    assert everything(workspace.root.parent) == before
+
+
+def test_pictures_of_a_run_are_its_last_previews_and_lead_nowhere_else(workspace: Workspace) -> None:
+    run = finished_run(workspace, "ink")
+    (run / "previews").mkdir()
+    (run / "previews" / "1.png").write_bytes(b"picture")
+    style = library.style(workspace, "run:ink")
+    assert shelf.pictures(workspace, style) == [(run / "previews" / "1.png", "a cat")]
+    said = (run / "events.jsonl").read_text().replace("previews/1.png", "../../../secret.png")
+    (run / "events.jsonl").write_text(said)
+    (workspace.root.parent / "secret.png").write_bytes(b"secret")
+    assert shelf.pictures(workspace, style) == []

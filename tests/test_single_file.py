@@ -1,0 +1,249 @@
+"""Single-file checkpoints: opened from our own configs, with no network, to the very weights that went in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from tests.tiny import tiny_base, tiny_xl
+from training.device import Place
+from training.errors import ModelError
+from training.families import detect, single_file
+from training.families.files import read_json
+
+PARTS = {"sd1": ("unet", "vae", "text_encoder"), "sd2": ("unet", "vae", "text_encoder"), "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2")}
+# Parameters of the published models
+PUBLISHED = {
+    "sd1": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
+    "sd2": {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840},
+    "sdxl": {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840},
+}
+
+
+# --- from diffusers' names to Stability's own layout, written anew here, for networks of two levels ---
+
+
+def original_unet(weights: dict[str, Tensor], resnets: int) -> Iterator[tuple[str, Tensor]]:
+    inner = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1"}
+    inner["conv_shortcut"] = "skip_connection"
+    attends = {name.split(".attentions")[0] for name in weights if ".attentions." in name}
+    whole = {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
+    whole |= {f"time_embedding.linear_{n}": f"time_embed.{2 * n - 2}" for n in (1, 2)} | {
+        f"add_embedding.linear_{n}": f"label_emb.0.{2 * n - 2}" for n in (1, 2)
+    }
+    for name, tensor in weights.items():
+        stem, kind = name.rsplit(".", 1)
+        block, level, of, index, *rest = [*stem.split("."), *[""] * 4]
+        tail = ".".join(x for x in rest if x)
+        if stem in whole:
+            place = whole[stem]
+        elif block == "mid_block":  # mid_block.resnets.0.norm1
+            place = f"middle_block.{2 * int(of)}.{inner['.'.join(x for x in (index, *rest) if x)]}" if level == "resnets" else ""
+            place = place or f"middle_block.1.{'.'.join(x for x in (index, *rest) if x)}"
+        elif block == "down_blocks":
+            at = int(level) * (resnets + 1) + 1 + (int(index) if of != "downsamplers" else resnets)
+            place = f"input_blocks.{at}." + {"resnets": f"0.{inner.get(tail)}", "attentions": f"1.{tail}", "downsamplers": "0.op"}[of]
+        else:
+            at = int(level) * (resnets + 1) + (int(index) if of != "upsamplers" else resnets)
+            column = 2 if f"up_blocks.{level}" in attends else 1
+            place = f"output_blocks.{at}." + {"resnets": f"0.{inner.get(tail)}", "attentions": f"1.{tail}", "upsamplers": f"{column}.conv"}[of]
+        yield f"model.diffusion_model.{place}.{kind}", tensor
+
+
+def original_vae(weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in weights.items():
+        new = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
+        new = re.sub(r"down_blocks\.(\d)\.resnets\.(\d)", r"down.\1.block.\2", new)
+        new = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", new)
+        new = re.sub(r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"up.{2 - int(m[1])}.block.{m[2]}", new)
+        new = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{2 - int(m[1])}.upsample", new)
+        new = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", new)
+        yield f"first_stage_model.{new}", tensor
+
+
+def original_open_clip(weights: dict[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
+    plain = {"embeddings.token_embedding.weight": "token_embedding.weight", "embeddings.position_embedding.weight": "positional_embedding"}
+    plain |= {f"final_layer_norm.{kind}": f"ln_final.{kind}" for kind in ("weight", "bias")}
+    inner = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj"}
+    weights = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
+    for name, tensor in weights.items():
+        if name == "text_projection.weight":
+            yield prefix + "text_projection", tensor.t().contiguous()
+        elif name in plain:
+            yield prefix + plain[name], tensor
+        else:
+            _, _, layer, rest = name.split(".", 3)
+            stem, kind = rest.rsplit(".", 1)
+            start = f"{prefix}transformer.resblocks.{layer}."
+            if stem in inner:
+                yield f"{start}{inner[stem]}.{kind}", tensor
+            elif stem == "self_attn.q_proj":
+                three = [weights[name.replace("q_proj", f"{x}_proj")] for x in "qkv"]
+                yield f"{start}attn.in_proj_{kind}", torch.cat(three)
+
+
+def original(folder: Path, family: str) -> dict[str, Tensor]:
+    """A diffusers folder's weights as one checkpoint."""
+    read = {part: safetensors.torch.load_file(next((folder / part).glob("*.safetensors"))) for part in PARTS[family]}
+    found = dict(original_unet(read["unet"], 2 if family == "sdxl" else 1)) | dict(original_vae(read["vae"]))
+    clip = lambda prefix: {f"{prefix}text_model.{name.removeprefix('text_model.')}": t for name, t in read["text_encoder"].items()}
+    if family == "sd1":
+        return found | clip("cond_stage_model.transformer.")
+    if family == "sd2":
+        return found | dict(original_open_clip(read["text_encoder"], "cond_stage_model.model."))
+    found |= clip("conditioner.embedders.0.transformer.")
+    return found | dict(original_open_clip(read["text_encoder_2"], "conditioner.embedders.1.model."))
+
+
+MAKERS = {
+    "sd1": lambda folder: tiny_base(folder, width=768),
+    "sd2": lambda folder: tiny_base(folder, width=1024, linear_projection=True),
+    "sdxl": tiny_xl,
+}
+
+
+@pytest.fixture(params=MAKERS)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def folder(family: str, tmp_path: Path) -> Path:
+    return MAKERS[family](tmp_path / "diffusers")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An own cache, no hub."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def nothing(*args: object, **keys: object) -> str:
+        raise LocalEntryNotFoundError("no network in tests")
+
+    monkeypatch.setenv("STYLE_STUDIO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", nothing)
+
+
+@pytest.fixture
+def checkpoint(folder: Path, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny checkpoint, with the tokenizer beside it, and configs of its size where ours of the real size would be."""
+    path = tmp_path / "given" / "model.safetensors"
+    path.parent.mkdir()
+    safetensors.torch.save_file(original(folder, family), path, metadata={"modelspec.prediction_type": "epsilon"})
+    with_vocabulary(path.parent / "tokenizer", folder)
+    own = read_json(single_file.CONFIGS / f"{family}.json", family)
+    for part in PARTS[family]:
+        own[part] = json.loads((folder / part / "config.json").read_text())
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / f"{family}.json").write_text(json.dumps(own))
+    monkeypatch.setattr(single_file, "CONFIGS", tmp_path / "configs")
+    return path
+
+
+def with_vocabulary(to: Path, folder: Path) -> None:
+    to.mkdir(parents=True)
+    words = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]
+    (to / "vocab.json").write_text(json.dumps(words["vocab"]))
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in words["merges"]]
+    (to / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+
+
+def test_a_checkpoint_is_the_folder_it_was_made_from(checkpoint: Path, folder: Path, family: str) -> None:
+    files = detect.find(str(checkpoint))
+    assert files.family.name == family and files.title == "model"
+    place = Place(torch.device("cpu"), torch.float32)
+    ours, theirs = detect.load(files, place), detect.load(detect.find(str(folder)), place)
+    for part in PARTS[family]:
+        a, b = ours.networks[part].state_dict(), theirs.networks[part].state_dict()
+        assert a.keys() == b.keys()
+        for name in a:
+            torch.testing.assert_close(a[name].float(), b[name].float(), rtol=1e-3, atol=1e-3)  # kept in float16
+    texts = ["an icon of a cat", ""]
+    for name, tokenizer in ours.tokenizers.items():
+        assert tokenizer(texts).input_ids == theirs.tokenizers[name](texts).input_ids
+    assert torch.equal(ours.alphas_cumprod, theirs.alphas_cumprod)
+
+
+def test_it_is_converted_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = detect.find(str(checkpoint)).folder
+    monkeypatch.setattr(single_file, "_opened", lambda *a: pytest.fail("opened again"))
+    assert detect.find(str(checkpoint)).folder == first
+
+
+def test_a_missing_vocabulary_is_named_with_its_places(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    (checkpoint.parent / "tokenizer" / "merges.txt").unlink()
+    with pytest.raises(ModelError) as told:
+        detect.find(str(checkpoint))
+    own = tmp_path / "cache" / "tokenizers" / "clip"
+    assert f"{checkpoint.parent / 'tokenizer'}: merges.txt missing" in str(told.value)
+    assert f"{own}: vocab.json and merges.txt missing" in str(told.value)
+    with_vocabulary(own, folder)
+    assert detect.find(str(checkpoint)).folder.is_dir()
+
+
+def rewritten(path: Path, *, drop: str = "", add: dict[str, Tensor] | None = None, metadata: dict[str, str] | None = None) -> Path:
+    weights = {name: t for name, t in safetensors.torch.load_file(path).items() if not drop or not name.startswith(drop)}
+    safetensors.torch.save_file(weights | (add or {}), path, metadata=metadata)
+    return path
+
+
+def prediction(path: Path) -> tuple[str, bool]:
+    config = json.loads((detect.find(str(path)).folder / "scheduler" / "scheduler_config.json").read_text())
+    return config["prediction_type"], config.get("rescale_betas_zero_snr", False)
+
+
+def test_what_is_predicted_is_told_by_the_file_or_beside_it(checkpoint: Path, family: str) -> None:
+    rewritten(checkpoint, add={"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)})
+    assert prediction(checkpoint) == ("v_prediction", True)
+    schedule = detect.load(detect.find(str(checkpoint)), Place(torch.device("cpu"), torch.float32)).alphas_cumprod
+    assert schedule[-1] < 1e-6
+    rewritten(checkpoint, drop="ztsnr")
+    rewritten(checkpoint, drop="v_pred")
+    if family == "sd2":
+        with pytest.raises(ModelError, match="does not say what it predicts"):
+            detect.find(str(checkpoint))
+    else:
+        assert prediction(checkpoint) == ("epsilon", False)
+    checkpoint.with_suffix(".yaml").write_text('model:\n  params:\n    parameterization: "v"\n')
+    assert prediction(checkpoint)[0] == "v_prediction"
+    checkpoint.with_suffix(".yaml").write_text("model:\n  params:\n    linear_start: 0.00085\n")
+    assert prediction(checkpoint)[0] == "epsilon"
+
+
+@pytest.mark.parametrize("gone", ["first_stage_model.", "cond_stage_model.", "conditioner."])
+def test_half_a_checkpoint_is_refused(checkpoint: Path, family: str, gone: str) -> None:
+    if not any(name.startswith(gone) for name in safetensors.torch.load_file(checkpoint)):
+        return
+    with pytest.raises(ModelError, match="no VAE" if gone.startswith("first") else "no text encoder"):
+        detect.find(str(rewritten(checkpoint, drop=gone)))
+
+
+def test_lacking_weights_are_named(checkpoint: Path, family: str) -> None:
+    name = next(n for n in safetensors.torch.load_file(checkpoint) if n.endswith("ln_final.weight") or n.endswith("final_layer_norm.weight"))
+    with pytest.raises(ModelError, match=r"lacks 1 weights of its CLIPTextModel"):
+        detect.find(str(rewritten(checkpoint, drop=name, metadata={"modelspec.prediction_type": "epsilon"})))
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_the_carried_configs_are_of_the_published_sizes(family: str) -> None:
+    import diffusers
+    import transformers
+
+    configs = read_json(single_file.CONFIGS / f"{family}.json", family)
+    for part, wanted in PUBLISHED[family].items():
+        name = configs["model_index"][part][1]
+        with torch.device("meta"):
+            if part in ("unet", "vae"):
+                network = getattr(diffusers, name).from_config(configs[part])
+            else:
+                network = getattr(transformers, name)(transformers.CLIPTextConfig(**configs[part]))
+        assert sum(p.numel() for p in network.parameters()) == wanted, part
+    assert configs["scheduler"]["beta_end"] == 0.012

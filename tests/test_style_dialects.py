@@ -1,0 +1,434 @@
+"""A style in any program's form means the same change of every layer: files are built from each form's definition and compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save
+from safetensors.torch import save as save_torch
+
+from tests.test_style_file import Shapes, merge, outputs, sd1_parts, sdxl_parts, shapes_of
+from training.errors import StyleFileError
+from training.style_dialects import layer_limit
+from training.style_file import Lora, Style, accepted_names, converted, match, read_style, style_bytes, style_from_bytes
+from training.style_names import PREFIXES, canonical_name, diffusers_names, kohya_names
+
+Tensors = dict[str, np.ndarray]
+Change = np.ndarray
+EXACT = 1e-6  # of the largest value of a layer's change
+FAMILIES = ("mini", "sd1", "sd2", "sdxl")
+
+
+@pytest.fixture(scope="module")
+def shapes() -> dict[str, Shapes]:
+    """family -> the shapes of a tiny base of that family."""
+    one, two = shapes_of(sd1_parts()), shapes_of(sdxl_parts())
+    return {"mini": one, "sd1": one, "sd2": one, "sdxl": two}
+
+
+# One layer in each form, from its definition: tensors by leaf, and the change of the weight that they mean
+
+
+def lora(shape: tuple[int, ...], r: int, alpha: float | None, draw: Callable[..., np.ndarray]) -> tuple[Tensors, Change]:
+    """dW = alpha / r * up @ down (kohya-ss/sd-scripts, networks/lora.py); without alpha, alpha is r."""
+    ones = (1,) * (len(shape) - 2)
+    down, up = draw(r, *shape[1:]), draw(shape[0], r, *ones)
+    scale = 1.0 if alpha is None else alpha / r
+    change = np.einsum("or,ri->oi", up.reshape(shape[0], r), down.reshape(r, -1)).reshape(shape) * scale
+    return {"lora_down.weight": down, "lora_up.weight": up} | _alpha(alpha), change
+
+
+def tucker(shape: tuple[int, ...], r: int, alpha: float | None, draw: Callable[..., np.ndarray]) -> tuple[Tensors, Change]:
+    """A 1x1 down, a k x k core, a 1x1 up, one after the other (LyCORIS, modules/locon.py). Linears have no core."""
+    if len(shape) == 2 or shape[2] == 1:
+        return lora(shape, r, alpha, draw)
+    down, mid, up = draw(r, shape[1], 1, 1), draw(r, r, *shape[2:]), draw(shape[0], r, 1, 1)
+    change = np.einsum("oa,abkl,bi->oikl", up[:, :, 0, 0], mid, down[:, :, 0, 0]) * (1.0 if alpha is None else alpha / r)
+    return {"lora_down.weight": down, "lora_mid.weight": mid, "lora_up.weight": up} | _alpha(alpha), change
+
+
+def loha(shape: tuple[int, ...], r: int, alpha: float | None, draw: Callable[..., np.ndarray]) -> tuple[Tensors, Change]:
+    """dW = alpha / r * (w1a @ w1b) * (w2a @ w2b), a convolution as a matrix (LyCORIS, modules/loha.py)."""
+    columns = int(np.prod(shape[1:]))
+    a1, b1, a2, b2 = draw(shape[0], r), draw(r, columns), draw(shape[0], r), draw(r, columns)
+    change = ((a1 @ b1) * (a2 @ b2)).reshape(shape) * (1.0 if alpha is None else alpha / r)
+    return {"hada_w1_a": a1, "hada_w1_b": b1, "hada_w2_a": a2, "hada_w2_b": b2} | _alpha(alpha), change
+
+
+def loha_tucker(shape: tuple[int, ...], r: int, alpha: float | None, draw: Callable[..., np.ndarray]) -> tuple[Tensors, Change]:
+    """The same with a k x k core in each factor; the factors stand the other way round."""
+    if len(shape) == 2 or shape[2] == 1:
+        return loha(shape, r, alpha, draw)
+    parts = [(draw(r, r, *shape[2:]), draw(r, shape[0]), draw(r, shape[1])) for _ in range(2)]
+    one, two = (np.einsum("abkl,ao,bi->oikl", t, a, b) for t, a, b in parts)
+    named = {f"hada_{leaf}": array for n, (t, a, b) in enumerate(parts, 1) for leaf, array in ((f"t{n}", t), (f"w{n}_a", a), (f"w{n}_b", b))}
+    return named | _alpha(alpha), one * two * (1.0 if alpha is None else alpha / r)
+
+
+def lokr(shape: tuple[int, ...], r: int, alpha: float | None, draw: Callable[..., np.ndarray]) -> tuple[Tensors, Change]:
+    """dW = alpha / r * kron(w1, w2a @ w2b), w2 a matrix (out, in * k * k) (LyCORIS, modules/lokr.py)."""
+    a, b, c, d = _factors(shape)
+    w1, left, right = draw(a, b), draw(c, r), draw(r, d * int(np.prod(shape[2:])))
+    change = np.kron(w1, left @ right).reshape(shape) * (1.0 if alpha is None else alpha / r)
+    return {"lokr_w1": w1, "lokr_w2_a": left, "lokr_w2_b": right} | _alpha(alpha), change
+
+
+def lokr_whole(shape: tuple[int, ...], r: int, alpha: float | None, draw: Callable[..., np.ndarray]) -> tuple[Tensors, Change]:
+    """dW = kron(w1, w2) of two whole factors; alpha counts for nothing."""
+    a, b, c, d = _factors(shape)
+    w1, w2 = draw(a, b), draw(c, d, *shape[2:])
+    return {"lokr_w1": w1, "lokr_w2": w2} | _alpha(alpha), np.kron(w1.reshape(a, b, *(1,) * (len(shape) - 2)), w2)
+
+
+def lokr_tucker(shape: tuple[int, ...], r: int, alpha: float | None, draw: Callable[..., np.ndarray]) -> tuple[Tensors, Change]:
+    """The same with both factors split, the second around a k x k core."""
+    a, b, c, d = _factors(shape)
+    one, two = draw(a, r), draw(r, b)
+    scale = 1.0 if alpha is None else alpha / r
+    named = {"lokr_w1_a": one, "lokr_w1_b": two} | _alpha(alpha)
+    if len(shape) == 2 or shape[2] == 1:
+        left, right = draw(c, r), draw(r, d)
+        return named | {"lokr_w2_a": left, "lokr_w2_b": right}, np.kron(one @ two, left @ right).reshape(shape) * scale
+    core, left, right = draw(r, r, *shape[2:]), draw(r, c), draw(r, d)
+    w2 = np.einsum("abkl,ao,bi->oikl", core, left, right)
+    return named | {"lokr_t2": core, "lokr_w2_a": left, "lokr_w2_b": right}, np.kron((one @ two)[:, :, None, None], w2) * scale
+
+
+def _alpha(alpha: float | None) -> Tensors:
+    return {} if alpha is None else {"alpha": np.array(alpha, np.float32)}
+
+
+def _factors(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    small = lambda n: next(f for f in (4, 2, 3, 1) if n % f == 0)
+    return small(shape[0]), small(shape[1]), shape[0] // small(shape[0]), shape[1] // small(shape[1])
+
+
+FORMS = {f.__name__: f for f in (lora, tucker, loha, loha_tucker, lokr, lokr_whole, lokr_tucker)}
+
+
+# The names that each program gives a layer
+
+
+def kohya(part: str, module: str, family: str) -> str:
+    return canonical_name(part, module, family) + "."
+
+
+def other_blocks(part: str, module: str, family: str) -> str:
+    """The other program's block names: diffusers' for SDXL (ai-toolkit, OneTrainer's old files), sgm's for 1.x and 2.x."""
+    canonical = canonical_name(part, module, family)
+    prefix = PREFIXES[family][part]
+    return next((n for n in kohya_names(part, [module], family) if n.startswith(prefix) and n != canonical), canonical) + "."
+
+
+def simpletuner(part: str, module: str, family: str) -> str:
+    """bghira/SimpleTuner saves LyCORIS as `lycoris_` and diffusers' names."""
+    return f"lycoris_{module.replace('.', '_')}." if part == "unet" else kohya(part, module, family)
+
+
+def onetrainer(part: str, module: str, family: str) -> str:
+    """Nerogar/OneTrainer, modules/util/convert/lora: dotted, sgm's blocks, clip_l and clip_g."""
+    if part == "unet":
+        return list(diffusers_names(part, [module], family))[-1] + "."
+    return f"{'clip_g' if part == 'text_encoder_2' else 'clip_l'}.{_in_text_model(module)}."
+
+
+def comfy(part: str, module: str, family: str) -> str:
+    return f"diffusion_model.{module}." if part == "unet" else f"{part}.{module}."
+
+
+def peft(part: str, module: str, family: str) -> str:
+    return f"base_model.model.{part}.{module}."
+
+
+def diffusers(part: str, module: str, family: str) -> str:
+    return f"{part}.{module if part == 'unet' else _in_text_model(module)}."
+
+
+def _in_text_model(module: str) -> str:
+    """transformers 5 leaves `text_model` out of some of its modules' names, no file does."""
+    return module if module.startswith(("text_model.", "text_projection")) else f"text_model.{module}"
+
+
+NAMINGS = {f.__name__: f for f in (kohya, other_blocks, simpletuner, onetrainer, comfy, peft, diffusers)}
+
+
+def drawing(seed: int) -> Callable[..., np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return lambda *shape: generator.standard_normal(shape, np.float32) * 0.5
+
+
+def file_of(form: Any, naming: Any, shapes: Shapes, family: str, seed: int = 0) -> tuple[Tensors, dict[tuple[str, str], Change]]:
+    """A whole style: mixed ranks, mixed and missing alphas."""
+    draw, tensors, changes = drawing(seed), {}, {}
+    for part, modules in shapes.items():
+        for i, (module, shape) in enumerate(modules.items()):
+            found, changes[part, module] = form(shape, 1 + i % 3, (None, 1.0, 5.5)[i % 3], draw)
+            tensors |= {naming(part, module, family) + leaf: array for leaf, array in found.items()}
+    return tensors, changes
+
+
+def compare(modules: dict[tuple[str, str], Lora], changes: dict[tuple[str, str], Change]) -> None:
+    assert modules.keys() == changes.keys()
+    for place, change in changes.items():
+        assert modules[place].shape == change.shape
+        assert np.abs(modules[place].delta() - change).max() <= EXACT * max(1.0, np.abs(change).max()), place
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("naming", ["kohya", "diffusers"])
+def test_every_form_in_every_family_reads_exactly(form: str, naming: str, family: str, shapes: dict[str, Shapes]) -> None:
+    tensors, changes = file_of(FORMS[form], NAMINGS[naming], shapes[family], family)
+    style = style_from_bytes(save(tensors), "a.safetensors")
+    assert not [w for w in style.warnings if "left out" in w]
+    compare(match(style, accepted_names(shapes[family], family)), changes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_every_programs_names_are_understood(naming: str, family: str, shapes: dict[str, Shapes]) -> None:
+    if naming == "other_blocks" and family == "mini":
+        return  # only diffusers' names exist for it
+    tensors, changes = file_of(lora, NAMINGS[naming], shapes[family], family)
+    compare(match(style_from_bytes(save(tensors), "a.safetensors"), accepted_names(shapes[family], family)), changes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("form", FORMS)
+def test_what_was_read_is_written_for_others_and_reads_the_same(form: str, family: str, shapes: dict[str, Shapes]) -> None:
+    tensors, changes = file_of(FORMS[form], kohya, shapes[family], family)
+    style = style_from_bytes(save(tensors), "a.safetensors")
+    for dialect in ("kohya", "diffusers"):
+        written = style_bytes("b.safetensors", converted(style, dialect, family), {}, dtype="float32", dialect=dialect)
+        compare(match(style_from_bytes(written, "b.safetensors"), accepted_names(shapes[family], family)), changes)
+
+
+@pytest.mark.parametrize("leaves", [("lora.down", "lora.up"), ("lora_linear_layer.down", "lora_linear_layer.up")])
+def test_old_names_of_diffusers_are_understood(leaves: tuple[str, str], shapes: dict[str, Shapes]) -> None:
+    tensors, changes = file_of(lambda shape, r, alpha, draw: lora(shape, r, None, draw), diffusers, shapes["sd1"], "sd1")
+    old = {n.replace("lora_down", leaves[0]).replace("lora_up", leaves[1]): array for n, array in tensors.items()}
+    compare(match(style_from_bytes(save(old), "a.safetensors"), accepted_names(shapes["sd1"], "sd1")), changes)
+
+
+def test_attention_processors_of_2023_are_understood(shapes: dict[str, Shapes]) -> None:
+    """`unet.…attn1.processor.to_q_lora.down.weight`, and `…self_attn.to_q_lora…` in the text encoder."""
+    attention = {part: {m: s for m, s in modules.items() if "attn" in m} for part, modules in shapes["sd1"].items()}
+
+    def naming(part: str, module: str, family: str) -> str:
+        before, _, which = module.removesuffix(".0").rpartition(".")
+        short = which.removeprefix("to_").removesuffix("_proj")
+        return f"unet.{before}.processor.to_{short}_" if part == "unet" else f"text_encoder.text_model.{before}.to_{short}_"
+
+    tensors, changes = file_of(lambda shape, r, alpha, draw: lora(shape, r, None, draw), naming, attention, "sd1")
+    old = {n.replace("lora_down", "lora.down").replace("lora_up", "lora.up"): array for n, array in tensors.items()}
+    compare(match(style_from_bytes(save(old), "a.safetensors"), accepted_names(shapes["sd1"], "sd1")), changes)
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "loha", "lokr"])
+def test_a_folder_that_peft_wrote_means_what_peft_does(tmp_path: Path, method: str) -> None:
+    import peft as library
+
+    known: dict[str, Any] = {"r": 4, "target_modules": ["to_q", "conv1", "to_out.0"], "alpha_pattern": {"mid_block.resnets.0.conv1": 2}}
+    config = {
+        "lora": library.LoraConfig(lora_alpha=6, **known),
+        "rslora": library.LoraConfig(lora_alpha=6, use_rslora=True, **known),
+        "loha": library.LoHaConfig(alpha=6, use_effective_conv2d=True, **known),
+        "lokr": library.LoKrConfig(alpha=6, **known),
+    }[method]
+    parts = sd1_parts()
+    wearing = library.get_peft_model(parts["unet"], config)
+    torch.manual_seed(1)
+    for name, weight in wearing.named_parameters():
+        if "lora_" in name or "hada_" in name or "lokr_" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    wearing.save_pretrained(tmp_path / "unet")
+    wearing.merge_and_unload()
+    by_hand = sd1_parts()
+    for folder in (tmp_path, tmp_path / "unet"):
+        style = read_style(folder)
+        matched = match(style, accepted_names(shapes_of(by_hand), "sd1"))
+    before = outputs(by_hand)[0]
+    merge(by_hand, matched)
+    assert float((outputs(by_hand)[0] - outputs(parts)[0]).abs().max()) < 1e-4 < float((before - outputs(parts)[0]).abs().max())
+
+
+def test_a_hostile_adapter_config_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").write_bytes(save({"base_model.model.conv_in.lora_A.weight": np.ones((1, 2), np.float32)}))
+    for config, words in (
+        ({"peft_type": "LORA", "r": 1, "lora_alpha": 1, "alpha_pattern": {"(a+)+$": 1}}, "expressions|no up"),
+        ({"peft_type": "OFT"}, "expected LORA"),
+        ({}, "expected LORA"),
+    ):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+        with pytest.raises(StyleFileError, match=words):
+            read_style(tmp_path)
+
+
+def test_more_ranks_than_can_be_kept_are_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from training import style_dialects
+
+    monkeypatch.setattr(style_dialects, "LIMITS", (5,))
+    tensors, change = loha((20, 30), 3, 6.0, drawing(0))
+    style = style_from_bytes(save({f"lora_unet_mid_block_x.{leaf}": array for leaf, array in tensors.items()}), "a.safetensors")
+    found = style.modules["lora_unet_mid_block_x"]
+    values = np.linalg.svd(change, compute_uv=False)
+    best = np.linalg.norm(values[5:]) / np.linalg.norm(values)
+    assert found.rank == 5
+    assert np.linalg.norm(found.delta() - change) / np.linalg.norm(change) == pytest.approx(best, rel=1e-3)
+    assert f"{best:.2%}" in " ".join(style.warnings)
+
+
+def test_a_small_file_that_unfolds_to_a_huge_one_is_refused_before_it_is() -> None:
+    with pytest.raises(StyleFileError, match="larger than any base"):
+        layer_limit("a", {"x": {"lokr_w1": (10**6, 1), "lokr_w2": (1, 10**6)}})
+    many = {f"x{i}": {"hada_w1_a": (8192, 40), "hada_w1_b": (40, 8192), "hada_w2_a": (8192, 40), "hada_w2_b": (40, 8192)} for i in range(2000)}
+    with pytest.raises(StyleFileError, match="unfolds"):
+        layer_limit("a", many)
+
+
+def test_embeddings_in_a_style_are_named_and_left_aside() -> None:
+    tensors, _ = lora((4, 3), 2, 1.0, drawing(0))
+    found = {f"x.{leaf}": array for leaf, array in tensors.items()} | {"bundle_emb.catword.clip_l": np.ones((1, 3), np.float32)}
+    style = style_from_bytes(save(found), "a.safetensors")
+    assert list(style.modules) == ["x"] and "catword" in style.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("leaf", "shape", "axis"),
+    [
+        ("dora_scale", (6, 1), "out"),
+        ("dora_scale", (1, 4), "in"),
+        ("lora_magnitude_vector", (6,), "out"),
+        ("dora_scale", (6,), "out"),
+        ("dora_scale", (1, 6), ""),
+        ("dora_scale", (5, 1), ""),
+        ("lora_magnitude_vector", (4,), ""),
+    ],
+)
+def test_the_axis_of_dora_is_told_or_refused(leaf: str, shape: tuple[int, ...], axis: str) -> None:
+    tensors, _ = lora((6, 4), 2, 1.0, drawing(0))
+    content = save({f"x.{name}": array for name, array in (tensors | {leaf: np.ones(shape, np.float32)}).items()})
+    if not axis:
+        with pytest.raises(StyleFileError, match="neither"):
+            style_from_bytes(content, "a.safetensors")
+        return
+    style = style_from_bytes(content, "a.safetensors")
+    assert style.magnitudes["x"].axis == axis and "DoRA" in style.kinds
+    with pytest.raises(StyleFileError, match="depends on the base"):
+        match(style, {"x": ("unet", "x", (6, 4))})
+
+
+def test_a_square_layer_with_a_bare_dora_scale_is_refused() -> None:
+    tensors, _ = lora((4, 4), 2, 1.0, drawing(0))
+    with pytest.raises(StyleFileError, match="could be"):
+        style_from_bytes(save({f"x.{n}": a for n, a in (tensors | {"dora_scale": np.ones(4, np.float32)}).items()}), "a.safetensors")
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_style_comes_back_as_it_was_written(data: st.DataObject) -> None:
+    """Over families, targets, ranks, alphas, precisions and dialects: what is read is what the precision can hold of what was written."""
+    family = data.draw(st.sampled_from(FAMILIES))
+    all_shapes = _all_shapes(family)
+    places = data.draw(st.lists(st.sampled_from(sorted(all_shapes)), min_size=1, max_size=6, unique=True))
+    dtype = data.draw(st.sampled_from(["float32", "float16", "bfloat16"]))
+    dialect = data.draw(st.sampled_from(["kohya", "diffusers"]))
+    draw = drawing(data.draw(st.integers(0, 2**32 - 1)))
+    made = {}
+    for place in places:
+        shape, rank = all_shapes[place], data.draw(st.integers(1, 20))
+        alpha = data.draw(st.floats(0.015625, 64.0 * rank, width=32))
+        made[place] = Lora(draw(rank, *shape[1:]), draw(shape[0], rank, *(1,) * (len(shape) - 2)), alpha)
+    names = {canonical_name(part, module, family): found for (part, module), found in made.items()}
+    written = style_bytes("a.safetensors", converted(Style(names, {}, ""), dialect, family), {}, dtype=dtype, dialect=dialect)
+    assert written == style_bytes("b.safetensors", converted(Style(names, {}, ""), dialect, family), {}, dtype=dtype, dialect=dialect)
+    by_part: Shapes = {}
+    for (part, module), shape in all_shapes.items():
+        by_part.setdefault(part, {})[module] = shape
+    back = match(style_from_bytes(written, "a.safetensors"), accepted_names(by_part, family))
+    assert all(not back[place].delta().any() for place in set(back) - set(made))
+    unit = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]
+    for place, found in made.items():
+        up, down = found.flat()
+        bound = unit * 2 * (np.abs(up) @ np.abs(down)).max() + 1e-6
+        assert np.abs(back[place].delta() - found.delta()).max() <= bound
+    if dtype == "float32":
+        compare({place: back[place] for place in made}, {place: found.delta() for place, found in made.items()})
+
+
+_SHAPES: dict[str, dict[tuple[str, str], tuple[int, ...]]] = {}
+
+
+def _all_shapes(family: str) -> dict[tuple[str, str], tuple[int, ...]]:
+    if family not in _SHAPES:
+        parts = sdxl_parts() if family == "sdxl" else sd1_parts()
+        _SHAPES[family] = {(part, module): shape for part, modules in shapes_of(parts).items() for module, shape in modules.items()}
+    return _SHAPES[family]
+
+
+def test_ten_thousand_damaged_files_are_refused_or_harmless(shapes: dict[str, Shapes]) -> None:
+    """Bytes of the header changed, cut, doubled, swapped for what hurts parsers: a message of ours or a sound style, and never more than a second."""
+    import random
+    import time
+
+    dice = random.Random(0)
+    small = {"unet": dict(list(shapes["sd1"]["unet"].items())[:3])}
+    seeds = [save(file_of(form, naming, small, "sd1")[0], {"ss_x": "1"}) for form, naming in ((lora, kohya), (loha, kohya), (lokr_tucker, peft))]
+    seeds.append(save_torch({"x.lora_down.weight": torch.ones(2, 3), "x.lora_up.weight": torch.ones(4, 2).bfloat16(), "x.alpha": torch.tensor(2)}))
+    nasty = [
+        b"\x00",
+        b"\xff",
+        b'"',
+        b"{",
+        b"[" * 40,
+        b"9" * 400,
+        b"-1",
+        b"1e999",
+        b"NaN",
+        b"null",
+        b"\\ud800",
+        b'"__metadata__":{',
+        b"F64",
+        b"../",
+        b",",
+    ]
+    slowest, refused, read = 0.0, 0, 0
+    for i in range(10_000):
+        content = bytearray(seeds[i % len(seeds)])
+        length = 8 + int.from_bytes(content[:8], "little")
+        for _ in range(dice.choice((1, 1, 2, 5))):
+            at = dice.randrange(min(length, len(content)))
+            match dice.randrange(5):
+                case 0:
+                    content[at] ^= 1 << dice.randrange(8)
+                case 1:
+                    word = dice.choice(nasty)
+                    content[at : at + len(word)] = word
+                case 2:
+                    word = dice.choice(nasty)
+                    content[at:at] = word
+                    content[:8] = (int.from_bytes(content[:8], "little") + len(word)).to_bytes(9, "little")[:8]
+                case 3 if len(content) > 1:
+                    content = content[: dice.randrange(1, len(content))] + b"\x00" * dice.randrange(3)
+                case 4:
+                    digits = [j for j in range(8, min(length, len(content))) if 48 <= content[j] <= 57]
+                    if digits:
+                        content[dice.choice(digits)] = dice.choice(b"0123456789")
+        began = time.perf_counter()
+        try:
+            style = style_from_bytes(bytes(content), "a.safetensors")
+            read += 1
+            assert all(np.isfinite(found.down).all() and np.isfinite(found.up).all() for found in style.modules.values())
+        except StyleFileError as error:
+            refused += 1
+            assert len(str(error)) < 2000
+        slowest = max(slowest, time.perf_counter() - began)
+    assert refused > 5000 and read > 100 and slowest < 1

@@ -1,0 +1,93 @@
+"""Tests of studio.upkeep, preferences and sample_project: what the page as a whole knows of its workspace."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from studio import datasets, jobs, library, preferences, sample_project, shelf, upkeep
+from studio.jobs import Process
+from tests.test_library import finished_run, style_file
+from training.dataset import read_dataset
+from training.errors import BusyError
+from training.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setenv("STYLE_STUDIO_CACHE", str(tmp_path / "cache"))
+    return Workspace(tmp_path / "workspace")
+
+
+def test_a_new_workspace_gets_the_example_once(workspace: Workspace) -> None:
+    sample_project.settle(workspace)
+    assert datasets.names(workspace) == ["linocut"] and sample_project.is_example(workspace, "linocut")
+    folder = datasets.folder(workspace, "linocut")
+    assert len(datasets.pictures(folder)) == 24 and all(datasets.captions(folder).values())
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    sample_project.settle(workspace)  # who took it away does not want it back
+    assert datasets.names(workspace) == [] and not sample_project.is_example(workspace, "linocut")
+
+
+def test_the_example_can_be_trained_as_it_lies_there(workspace: Workspace) -> None:
+    sample_project.settle(workspace)
+    config = sample_project.config(workspace)
+    assert len(read_dataset(Path(config.data.folder), trigger=config.data.trigger, template=config.data.template).examples) == 24
+    assert config.run_folder == workspace.runs() / "linocut"
+    finished_run(workspace, "linocut")
+    assert sample_project.config(workspace).save.name == "linocut-2"
+
+
+def test_the_chosen_base_is_offered_first(workspace: Workspace) -> None:
+    finished_run(workspace, "ink")
+    assert library.bases(workspace)[0] == "./bases/one" and preferences.base(workspace) is None
+    preferences.choose_base(workspace, "mini")
+    assert library.bases(workspace) == ["mini", "./bases/one"]
+    (workspace.root / "settings.json").write_text("[3")
+    assert library.bases(workspace)[0] == "./bases/one"
+
+
+def test_bases_in_the_workspace_are_found(workspace: Workspace) -> None:
+    made = workspace.root / "models" / "one"
+    made.mkdir(parents=True)
+    (made / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (made.parent / "two.safetensors").write_bytes(b"12345")
+    (made.parent / "notes.txt").touch()
+    found = {Path(base.setting).name: (base.kind, base.size) for base in upkeep.bases(workspace)}
+    assert found["one"] == ("StableDiffusionPipeline", (made / "model_index.json").stat().st_size)
+    assert found["two.safetensors"] == ("single file", 5)
+    assert found["mini"][0] == "built in" and "notes.txt" not in found
+
+
+def test_sizes_add_up_and_links_do_not_count(workspace: Workspace) -> None:
+    style_file(workspace.styles() / "oil.safetensors")
+    size = (workspace.styles() / "oil.safetensors").stat().st_size
+    (workspace.styles() / "link.bin").symlink_to(workspace.styles() / "oil.safetensors")
+    assert upkeep.sizes(workspace)["styles"] == size
+    shelf.take_away(workspace, "file:oil")
+    assert upkeep.sizes(workspace)["trash"] > size
+    upkeep.clear_trash(workspace)
+    assert upkeep.sizes(workspace)["trash"] == 0 and shelf.last_taken(workspace) is None
+
+
+def test_the_cache_stays_while_something_is_trained(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    (upkeep.unpacked() / "one").mkdir(parents=True)
+    run = finished_run(workspace, "ink")
+    import psutil
+
+    jobs._write(run, Process(os.getpid(), psutil.Process().create_time(), ("me",)))
+    with pytest.raises(BusyError, match="ink"):
+        upkeep.clear_cache(workspace)
+    assert upkeep.unpacked().is_dir()
+    (run / "process.json").unlink()
+    upkeep.clear_cache(workspace)
+    assert not upkeep.unpacked().exists()
+
+
+def test_the_device_is_told_by_a_process_of_its_own(workspace: Workspace) -> None:
+    told = upkeep.device()
+    assert told["precision"] in ("float32", "bfloat16", "float16") and "GiB" in told["memory"]

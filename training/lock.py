@@ -1,0 +1,117 @@
+"""One process a run: who works in a run's folder holds `run.lock`, which says its pid and when it started. Knows no torch.
+
+The system's own lock ends with the process, however it ends; pid and start time tell others whom to wait for or to stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from training.errors import BusyError, SpaceError
+
+NAME = "run.lock"
+SAME_START = 5.0  # seconds: the clock may be set while a process runs, but a pid does not come back this soon
+UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # some network file systems have no locks
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process. started: seconds since 1970, as the system counts it, so that no stranger is taken for it when the pid comes back."""
+
+    pid: int
+    started: float
+
+    def is_alive(self) -> bool:
+        """Whether this very process still runs."""
+        try:
+            found = psutil.Process(self.pid)
+            return abs(found.create_time() - self.started) < SAME_START and found.status() != psutil.STATUS_ZOMBIE
+        except (psutil.NoSuchProcess, psutil.AccessDenied, ValueError, OverflowError):
+            return False
+
+
+def myself() -> Holder:
+    return Holder(os.getpid(), psutil.Process().create_time())
+
+
+def holder(folder: Path) -> Holder | None:
+    """The living process that works in a run's folder, or None."""
+    found = _told(folder / NAME)
+    return found if found is not None and found.is_alive() else None
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Work in folder alone. Raises BusyError, naming run and process, while another one does; SpaceError when nothing can be written."""
+    path = folder / NAME
+    handle = _taken(path)
+    try:
+        _write(path, handle)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _write(path: Path, handle: int) -> None:
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(asdict(myself())).encode(), 0)
+    except OSError as error:
+        raise SpaceError(f"{path} could not be written ({error.strerror}). Free space on that disk.") from error
+
+
+def _taken(path: Path) -> int:
+    """An open file that this process alone has locked."""
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise SpaceError(f"{path} could not be written ({error.strerror}). Choose a folder you may write to, with space left.") from error
+        if not _locked(handle) or _is_anothers(path):
+            os.close(handle)
+            raise _busy(path)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        os.close(handle)  # the one before took its file away between our two steps
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+    return True
+
+
+def _is_anothers(path: Path) -> bool:
+    """Where the file system has no locks, the word of the file counts."""
+    found = _told(path)
+    return found is not None and found.pid != os.getpid() and found.is_alive()
+
+
+def _told(path: Path) -> Holder | None:
+    try:
+        found = json.loads(path.read_bytes())
+        return Holder(int(found["pid"]), float(found["started"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _busy(path: Path) -> BusyError:
+    found = _told(path)
+    who = f"process {found.pid}" if found else "another process"
+    return BusyError(f"“{path.parent.name}” is being trained right now by {who}. Wait for it, stop it, or choose another save.name.")

@@ -1,0 +1,221 @@
+"""The style report: which checkpoint, at which strength, and why; in numbers, in words and in pictures.
+
+Everything is measured with the base itself (training.measures): nothing is downloaded. Knows nothing of how a style is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from training import measures, objective
+from training.adapter import Worn, wearing
+from training.batches import dice
+from training.dataset import Dataset, open_picture
+from training.errors import ConfigError
+from training.families import detect
+from training.families.family import Parts
+from training.prompt import Prompt
+from training.render import draw
+from training.style_file import match, read_style
+from training.style_names import accepted_names
+
+ENOUGH = 0.9  # of a true picture's likeness: beyond it more style is not better
+NEAR = 0.05  # share of pictures that lie so near to a training picture by chance: nearer than those of the base, and than those of each other
+FEWEST = 4  # prompts, below which shares mean nothing
+AT_ONCE = 12  # pictures in one denoising loop
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A style file to judge: the updates it was made with (0 when unknown)."""
+
+    path: Path
+    step: int
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to judge. pictures: what the style was learnt from; held_out: pictures it has not seen, or none."""
+
+    candidates: tuple[Candidate, ...]
+    pictures: Dataset
+    held_out: Dataset | None
+    negative: str
+    strengths: tuple[float, ...]
+    steps: int  # denoising steps
+    guidance: float
+    seed: int
+    background: str
+    others: tuple[str, ...] = ()  # more words that the base may take a picture for: the more, the harder to be right by chance
+
+
+@dataclass
+class Tried:
+    """One candidate at one strength. style, content, copies: shares; bands: loss by band of timesteps over the base's."""
+
+    step: int
+    strength: float
+    file: str
+    style: float
+    content: float
+    copies: float
+    quality: float
+    nearest: tuple[str, float] = ("", math.inf)  # training picture that was come nearest to, and how near
+    bands: tuple[float, ...] = ()
+    pictures: list[Image.Image] = field(default_factory=list, repr=False)
+
+    def numbers(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "pictures"}
+
+
+@dataclass
+class Report:
+    """Everything that was found. base: the base without a style, measured as the styles were; reachable: the true pictures' own likeness."""
+
+    base: Tried
+    tried: list[Tried]
+    prompts: tuple[str, ...]
+    best: Tried
+    reason: str
+    reachable: float
+    seconds: float
+    loss_on: str  # whose loss the bands tell
+    title: str = ""
+
+    def to_json(self) -> str:
+        told = {"best": self.best.numbers(), "reason": self.reason, "base": self.base.numbers(), "tried": [t.numbers() for t in self.tried]}
+        rest = {"prompts": self.prompts, "reachable": self.reachable, "loss_on": self.loss_on, "seconds": self.seconds, "title": self.title}
+        return json.dumps(told | rest, indent=1, ensure_ascii=False)
+
+
+def judged(wish: Wish, parts: Parts, trigger: Callable[[str], str], texts: Sequence[str]) -> Generator[str, None, Report]:
+    """Draw and measure every candidate at every strength, saying what is being done. trigger(prompt) -> the words that call the style."""
+    began = time.time()
+    if len(texts) < FEWEST:
+        raise ConfigError(
+            f"a report needs {FEWEST} prompts or more, of things that the pictures do not show; there are {len(texts)}. Give report.prompts."
+        )
+    examiner = Examiner(wish, parts, texts)
+    yield f"report: drawing {len(texts)} prompts with the base"
+    plain = drawn(parts, wish, texts, [])
+    examiner.learn(plain)
+    base = examiner(plain, step=0, strength=0.0, file="")
+    held = wish.held_out or wish.pictures
+    without = band_losses(parts, held, [], wish.background)
+    tried = []
+    for candidate in wish.candidates:
+        yield f"report: {candidate.path.name} at {len(wish.strengths)} strengths"
+        modules = _modules(candidate.path, parts)
+        bands = tuple(a / b for a, b in zip(band_losses(parts, held, [Worn(modules, 1.0)], wish.background), without, strict=True))
+        for strength in wish.strengths:
+            pictures = drawn(parts, wish, [trigger(text) for text in texts], [Worn(modules, strength)])
+            found = examiner(pictures, step=candidate.step, strength=strength, file=candidate.path.name)
+            found.bands = bands if strength == 1.0 else ()
+            tried.append(found)
+    best = max(tried, key=lambda t: (t.quality, -t.step, -t.strength))
+    loss_on = "pictures that were held out" if wish.held_out else "the training pictures themselves, since no others were given"
+    return Report(base, tried, tuple(texts), best, in_words(best, tried, base), examiner.reachable, time.time() - began, loss_on)
+
+
+class Examiner:
+    """Measures sets of pictures against one style and one base. learn() what the base draws, then call."""
+
+    def __init__(self, wish: Wish, parts: Parts, texts: Sequence[str]) -> None:
+        self.parts, self.texts, self.seed = parts, texts, wish.seed
+        self.side = parts.size
+        self.others = [text for text in wish.others if text not in texts]
+        self.names = [e.path.name for e in wish.pictures.examples]
+        self.true = measures.tensors([open_picture(e.path, wish.background) for e in wish.pictures.examples], self.side)
+        self.true_hand = measures.hand(parts, self.true)
+        self.apart = measures.own_distance(self.true, NEAR)
+
+    def learn(self, plain: Sequence[Image.Image]) -> None:
+        x = measures.tensors(plain, self.side)
+        base_hand = measures.hand(self.parts, x)
+        make = lambda style: measures.Likeness(style, base_hand)
+        self.likeness = make(self.true_hand)
+        self.reachable = measures.left_out(make, self.true_hand).clamp(0, 1).mean().item() if len(self.true) > 2 else 1.0
+        self.apart = min(self.apart, torch.quantile(measures.distances(x, self.true).amin(1), NEAR).item())
+        self.plain = x
+
+    def __call__(self, pictures: Sequence[Image.Image], *, step: int, strength: float, file: str) -> Tried:
+        x = measures.tensors(pictures, self.side)
+        style = (self.likeness(measures.hand(self.parts, x)).clamp(0, 1) / max(self.reachable, 0.1)).clamp(0, 1).mean().item()
+        content = measures.content_kept(self.parts, x, [*self.texts, *self.others], self.seed)
+        distances = measures.distances(x, self.true)
+        row, column = divmod(int(distances.argmin()), len(self.true))
+        copies = (distances.amin(1) < self.apart).float().mean().item()
+        quality = min(style / ENOUGH, 1.0) * content * (1 - copies)
+        nearest = (self.names[column], round(distances[row, column].item(), 4))
+        return Tried(step, strength, file, style, content, copies, quality, nearest, pictures=list(pictures))
+
+
+def in_words(best: Tried, tried: Sequence[Tried], base: Tried) -> str:
+    """Why this one, said to a person."""
+    said = [
+        f"{best.file} at strength {best.strength:g}: {best.style:.0%} of the style that the true pictures have, and "
+        f"{best.content:.0%} sure to be what was asked (the base without a style: {base.content:.0%})."
+    ]
+    steps = sorted({t.step for t in tried})
+    if best.step != steps[-1]:
+        last = max((t for t in tried if t.step == steps[-1]), key=lambda t: t.quality)
+        worse = "loses what was asked" if last.content < best.content - 0.02 else "wins nothing"
+        said.append(f"Training on to {last.step} updates {worse} ({last.style:.0%} style, {last.content:.0%} content at its best).")
+    elif len(steps) > 1 and best.style < ENOUGH:
+        said.append("It is the last checkpoint and the style was still growing: more updates may do better.")
+    if best.copies:
+        said.append(f"{best.copies:.0%} of the pictures are nearly copies of training pictures (the nearest: {best.nearest[0]}).")
+    if best.style < 0.5:
+        said.append("The style is weak: train longer, or with a higher learning rate or rank.")
+    return " ".join(said)
+
+
+@torch.no_grad()
+def band_losses(parts: Parts, pictures: Dataset, worn: Sequence[Worn], background: str) -> tuple[float, ...]:
+    """Mean squared error of the prediction at fixed noise, one number a band of timesteps, over all pictures with their captions."""
+    x = measures.encoded(parts, measures.tensors([open_picture(e.path, background) for e in pictures.examples], parts.size))
+    networks = _networks(parts)
+    found = []
+    for k, (low, high) in enumerate(measures.BANDS):
+        t = torch.full((len(x),), int((low + high) / 2 * len(parts.alphas_cumprod)))
+        noise = torch.stack([torch.randn(row.shape, generator=dice(k, i)) for i, row in enumerate(x)])
+        noisy = objective.noised(x, noise, parts.alphas_cumprod[t])
+        wanted = objective.target(parts.prediction_type, x, noise, parts.alphas_cumprod[t])
+        errors: list[Tensor] = []
+        for at in range(0, len(x), AT_ONCE):
+            rows = slice(at, at + AT_ONCE)
+            with wearing(networks, [list(worn)] * len(x[rows])):
+                words = parts.family.encode_text(parts, [e.caption for e in pictures.examples[rows]])
+                errors.append((measures.predicted(parts, noisy[rows], t[rows], words) - wanted[rows]).square().flatten(1).mean(1))
+        found.append(torch.cat(errors).mean().item())
+    return tuple(found)
+
+
+def _networks(parts: Parts) -> Mapping[str, torch.nn.Module]:
+    return {name: parts.networks[name] for name in (parts.family.denoiser, *parts.family.text_encoders)}
+
+
+def _modules(path: Path, parts: Parts) -> Mapping[tuple[str, str], Any]:
+    shapes = {name: detect.weight_shapes(network) for name, network in _networks(parts).items()}
+    return match(read_style(path), accepted_names(shapes, parts.family.name))
+
+
+def drawn(parts: Parts, wish: Wish, texts: Sequence[str], worn: list[Worn]) -> list[Image.Image]:
+    """One picture a text, each wearing the same styles, with the wish's seeds."""
+    prompts = [Prompt(text, wish.negative, wish.steps, wish.guidance, wish.seed + i) for i, text in enumerate(texts)]
+    made: list[Image.Image] = []
+    for at in range(0, len(prompts), AT_ONCE):
+        some = prompts[at : at + AT_ONCE]
+        made += draw(parts, some, rows=[worn] * len(some))
+    return made
