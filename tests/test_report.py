@@ -18,6 +18,7 @@ from training.errors import ConfigError
 from training.events import Finished, Noted
 from training.families.family import Parts
 from training.loop import train
+from training.style_command import main as style_file
 from training.train_style import main
 
 SIDE = 32
@@ -92,6 +93,11 @@ def test_told_apart_does_not_depend_on_the_company(parts: Parts) -> None:
     assert torch.allclose(measures.told_apart(parts, x[1:2], words[::-1]), losses[1:2].flip(1), rtol=1e-4)
 
 
+def test_taken_is_half_in_the_middle_and_grows() -> None:
+    told = measures.taken(torch.tensor([-1.0, 0.0, 0.5, 1.0, 3.0]))
+    assert told[2] == 0.5 and (told.diff() > 0).all() and told[1] < 0.05 and told[3] > 0.95
+
+
 # The report
 
 
@@ -152,6 +158,38 @@ def test_a_run_ends_with_a_report(base_folder: Path, tmp_path: Path, capsys: pyt
     assert main([str(tmp_path / "run.toml"), "--report"]) == 0
     again = json.loads((config.run_folder / "report" / "report.json").read_text())
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in told.items() if k != "seconds"}
+
+
+def test_any_style_file_and_a_folder_of_pictures_make_a_report(base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i, picture in enumerate(painted(4, hand="lines")):
+        picture.save(pictures / f"{i}.png")
+    config = from_mapping(
+        {
+            "base": {"model": str(base_folder), "dtype": "float32", "device": "cpu"},
+            "data": {"folder": str(pictures), "trigger": "sks", "template": "{trigger}: {caption}"},
+            "optim": {"steps": 1, "batch_size": 1},
+            "preview": {"every": 0},
+            "report": {"minutes": 0},
+            "save": {"folder": str(tmp_path / "runs"), "name": "s"},
+        }
+    )
+    list(train(config))
+    style = str(config.run_folder / "s.safetensors")
+    given = ["report", style, "--pictures", str(pictures), "--base", str(base_folder), "--out", str(tmp_path / "out"), "--prompt", *"abcd"]
+    before = sorted(pictures.iterdir())
+    assert style_file(given) == 0
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [t["strength"] for t in told["tried"]] == [0.7, 0.85, 1.0] and told["title"] == "s" and told["prompts"] == list("abcd")
+    assert (tmp_path / "out" / "report.html").read_text().count("<img") == 4 * 4
+    assert sorted(pictures.iterdir()) == before
+    capsys.readouterr()
+    assert style_file([*given[:-3], "a"]) == 2 and "report.prompts" in capsys.readouterr().err
+    assert style_file([*given[:3], str(tmp_path / "none"), *given[4:]]) == 2 and "none" in capsys.readouterr().err
+    wrong = tmp_path / "wrong.safetensors"
+    wrong.write_bytes(b"x")
+    assert style_file(["report", str(wrong), *given[2:]]) == 2 and "wrong.safetensors" in capsys.readouterr().err
 
 
 def test_a_report_without_a_run_is_refused(base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,7 +129,7 @@ class Report(Section):
 
     minutes: float = setting(10.0, "longest time the report at the end of a run may take; 0 = none", unit="min", ge=0, le=10_000)
     prompts: list[str] = setting([], "what to draw; empty = plain things that no caption names", max_length=64)
-    most: int = setting(12, "how many prompts at most when they are chosen for you", unit="prompts", ge=2, le=24)
+    most: int = setting(24, "how many prompts at most when they are chosen for you; more are surer", unit="prompts", ge=4, le=48)
     weakest: float = setting(0.7, "weakest strength at which every checkpoint is tried; 1 and the one halfway are tried too", gt=0, le=1)
     held_out: str = setting("", "folder of pictures with captions that are not trained on; the loss on them shows learning by heart")
 

@@ -171,6 +171,14 @@ class Likeness:
         return ((self._scaled(features) @ self.direction - self.zero) / (self.one - self.zero)).float()
 
 
+def taken(likeness: Tensor) -> Tensor:
+    """The chance that a picture would be taken for one of the style's rather than one of the base's, (0, 1).
+
+    A logistic curve around the middle; its width was fitted to what a classifier of true pictures said of 5,400 drawings in five styles.
+    """
+    return torch.sigmoid((likeness - 0.5) / 0.12)
+
+
 def left_out(make: Callable[[Tensor], Likeness], style: Tensor) -> Tensor:
     """What each true picture scores when it is not among those that decide: what a perfect drawing could reach. [n]"""
     rows = torch.arange(len(style))

@@ -30,7 +30,7 @@ from training.render import draw
 from training.style_file import match, read_style
 from training.style_names import accepted_names
 
-ENOUGH = 0.9  # of a true picture's likeness: beyond it more style is not better
+ENOUGH = 0.9  # share of pictures taken for the style, beyond which more training is not advised
 NEAR = 0.05  # share of pictures that lie so near to a training picture by chance: nearer than those of the base, and than those of each other
 FEWEST = 4  # prompts, below which shares mean nothing
 AT_ONCE = 12  # pictures in one denoising loop
@@ -151,12 +151,12 @@ class Examiner:
 
     def __call__(self, pictures: Sequence[Image.Image], *, step: int, strength: float, file: str) -> Tried:
         x = measures.tensors(pictures, self.side)
-        style = (self.likeness(measures.hand(self.parts, x)).clamp(0, 1) / max(self.reachable, 0.1)).clamp(0, 1).mean().item()
+        style = measures.taken(self.likeness(measures.hand(self.parts, x)) / max(self.reachable, 0.1)).mean().item()
         content = measures.content_kept(self.parts, x, [*self.texts, *self.others], self.seed)
         distances = measures.distances(x, self.true)
         row, column = divmod(int(distances.argmin()), len(self.true))
         copies = (distances.amin(1) < self.apart).float().mean().item()
-        quality = min(style / ENOUGH, 1.0) * content * (1 - copies)
+        quality = math.sqrt(style * content) * (1 - copies)
         nearest = (self.names[column], round(distances[row, column].item(), 4))
         return Tried(step, strength, file, style, content, copies, quality, nearest, pictures=list(pictures))
 
@@ -164,7 +164,7 @@ class Examiner:
 def in_words(best: Tried, tried: Sequence[Tried], base: Tried) -> str:
     """Why this one, said to a person."""
     said = [
-        f"{best.file} at strength {best.strength:g}: {best.style:.0%} of the style that the true pictures have, and "
+        f"{best.file} at strength {best.strength:g}: {best.style:.0%} of the pictures are in the style rather than in the base's own, and "
         f"{best.content:.0%} sure to be what was asked (the base without a style: {base.content:.0%})."
     ]
     steps = sorted({t.step for t in tried})

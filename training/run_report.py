@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-from training.config import RunConfig
+from training.config import Data, Preview, RunConfig
+from training.config import Report as Reporting
 from training.dataset import Dataset, captioned, read_dataset
 from training.families.family import Parts
 from training.measures import TOLD_AT
@@ -20,7 +21,8 @@ from training.workspace import STEPS
 AMONG = 20  # words that the base chooses from when it tells what a picture shows
 THINGS = (
     "castle, penguin, hamburger, rocket, cactus, crown, teapot, owl, bicycle, sunflower, turtle, airplane, strawberry, bus, cow, fish, violin, tent, "
-    "fox, candle, snowman, frog, telescope, snail"
+    "fox, candle, snowman, frog, telescope, snail, umbrella, guitar, house, dog, mushroom, sailboat, pineapple, key, butterfly, tractor, cloud, "
+    "camera, duck, rose, trumpet, bell, elephant, chair, pizza, whale, tree, hat, balloon, carrot"
 ).split(", ")
 
 
@@ -35,6 +37,7 @@ def affordable(wish: Wish, texts: Sequence[str], seconds: float, a_picture: floa
     fits = lambda w, t: len(t) * (1 + len(w.candidates) * len(w.strengths)) * a_picture <= seconds
     smaller: list[Callable[[Wish, Sequence[str]], tuple[Wish, Sequence[str]]]] = [
         lambda w, t: (w, t),
+        lambda w, t: (w, t[:12]),
         lambda w, t: (dataclasses.replace(w, candidates=spread(w.candidates, 6)), t),
         lambda w, t: (dataclasses.replace(w, strengths=(1.0,)), t),
         lambda w, t: (w, t[: max(FEWEST, len(t) // 2)]),
@@ -62,10 +65,38 @@ def of_run(config: RunConfig, dataset: Dataset, parts: Parts, *, minutes: float 
     candidates = tuple(Candidate(f, int(f.stem.rsplit("-", 1)[1])) for f in files) or (Candidate(final, 0),)
     held = read_dataset(Path(settings.held_out), trigger=config.data.trigger, template=config.data.template) if settings.held_out else None
     wish = Wish(
-        candidates, dataset, held, preview.negative, tuple(sorted({settings.weakest, (settings.weakest + 1) / 2, 1.0})),
+        candidates, dataset, held, preview.negative, strengths(settings.weakest),
         preview.steps, preview.guidance, preview.seed, config.data.background,
     )  # fmt: skip
     texts = asked(settings.prompts, dataset, settings.most)
+    called = lambda text: captioned(text, config.data.trigger, config.data.template)
+    return (yield from reported(wish, parts, texts, called, config.run_folder / "report", config.save.name, minutes=minutes))
+
+
+def of_files(
+    files: Sequence[Path], parts: Parts, folder: Path, settings: Data, preview: Preview, report: Reporting
+) -> Generator[str, None, Path | None]:
+    """Judge any style files against a folder of pictures in their style, and write <folder>/report.html."""
+    read = lambda pictures: read_dataset(Path(pictures), trigger=settings.trigger, template=settings.template, background=settings.background)
+    dataset, held = read(settings.folder), read(report.held_out) if report.held_out else None
+    candidates = tuple(Candidate(file, 0) for file in files)
+    wish = Wish(
+        candidates, dataset, held, preview.negative, strengths(report.weakest), preview.steps, preview.guidance, preview.seed, settings.background
+    )
+    texts = asked(report.prompts, dataset, report.most)
+    called = lambda text: captioned(text, settings.trigger, settings.template)
+    return (yield from reported(wish, parts, texts, called, folder, " and ".join(file.stem for file in files)))
+
+
+def strengths(weakest: float) -> tuple[float, ...]:
+    """Those that are tried: the weakest, 1, and the one halfway."""
+    return tuple(sorted({weakest, (weakest + 1) / 2, 1.0}))
+
+
+def reported(
+    wish: Wish, parts: Parts, texts: Sequence[str], called: Callable[[str], str], folder: Path, title: str, *, minutes: float = math.inf
+) -> Generator[str, None, Path | None]:
+    """Judge what is wished, within the time, and write the page into folder; None when the time is too short for any."""
     wish = dataclasses.replace(wish, others=tuple(t for t in THINGS if t not in texts)[: max(0, AMONG - len(texts))])
     if math.isfinite(minutes):
         began = time.time()
@@ -77,8 +108,8 @@ def of_run(config: RunConfig, dataset: Dataset, parts: Parts, *, minutes: float 
             yield f"no report: it would take longer than report.minutes = {minutes:g}. `train_style.py RUN.toml --report` makes one in its own time."
             return None
         wish, texts = chosen
-    report = yield from judged(wish, parts, lambda text: captioned(text, config.data.trigger, config.data.template), texts)
-    report.title = config.save.name
-    path = write(report, config.run_folder / "report")
+    report = yield from judged(wish, parts, called, texts)
+    report.title = title
+    path = write(report, folder)
     yield f"report: {report.reason} All of it: {path}"
     return path

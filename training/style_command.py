@@ -37,7 +37,7 @@ from training.style_tools import Changes, Result, extracted, merged, packed, res
 from training.style_weights import GROUPS as PLACES
 from training.style_weights import weighted
 from training.tensor_file import STORED
-from training.workspace import write_whole
+from training.workspace import checked_writable, write_whole
 
 SHOWN = 4000  # characters of one value in the table; --json has up to 64 KiB
 DORA_RANK = 64  # its magnitudes reach beyond the rank it was trained with
@@ -77,6 +77,17 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--to", required=True, choices=("kohya", "diffusers"), help="kohya: nearly all programs; diffusers: dotted peft names")
     convert.add_argument("--base", metavar="MODEL", help="for DoRA, which only means something on its base")
     convert.add_argument("--rank", type=_rank, default=DORA_RANK, help="of what DoRA becomes (default: %(default)s)")
+    report = command("report", _report, "say how much of a style the files have, what they keep and copy, and which one to take", file=False)
+    report.add_argument("files", nargs="+", type=Path, metavar="FILE", help="styles for one base, for instance the checkpoints of a run")
+    report.add_argument("--pictures", required=True, metavar="FOLDER", help="pictures in the style, with captions, as for training")
+    report.add_argument("--base", required=True, metavar="MODEL", help=A_BASE)
+    report.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where report.html and report.json are written")
+    report.add_argument("--trigger", help="the word that calls the style (default: what the first file says)")
+    report.add_argument("--template", default="", help="how a prompt is made with it (default: what the first file says, else that of training)")
+    report.add_argument("--prompt", nargs="+", default=[], metavar="TEXT", help="what to draw; by default plain things that no caption names")
+    report.add_argument("--held-out", default="", metavar="FOLDER", help="pictures in the style that it was not trained on, for the loss")
+    report.add_argument("--guidance", type=float, help="guidance scale (default: that of training)")
+    report.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     merge = command("merge", _merge, "mix styles of one base into one", file=False)
     merge.add_argument("files", nargs="+", metavar=WEIGHTED, help=WEIGHTS)
     merge.add_argument("--unet", type=float, default=1.0, help="factor on every weight in the UNet")
@@ -187,6 +198,39 @@ def _check(arguments: argparse.Namespace) -> None:
     print(f"{arguments.file} fits {arguments.base}: it changes {counted(f'{part}.{module}' for part, module in matched)}.")
     for warning in style.warnings:
         print(f"But: {warning}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    styles = [_read(path) for path in arguments.files]
+    recipe = styles[0].recipe.get("data")
+    of_recipe = recipe.get("template") if isinstance(recipe, dict) else None  # of unknown origin
+    tables = {
+        "base": {"model": arguments.base, "device": arguments.device},
+        "data": {"folder": arguments.pictures, "trigger": styles[0].trigger if arguments.trigger is None else arguments.trigger},
+        "report": {"prompts": arguments.prompt, "held_out": arguments.held_out},
+        "preview": {} if arguments.guidance is None else {"guidance": arguments.guidance},
+    }
+    if template := arguments.template or (of_recipe if isinstance(of_recipe, str) else ""):
+        tables["data"]["template"] = template
+    from training.config import from_mapping
+
+    config = from_mapping(tables, "the flags")
+    # torch stays out of the other commands
+    from training.device import choose
+    from training.families import detect
+    from training.run_report import of_files
+
+    files = detect.find(config.base.model)
+    names = accepted_names(detect.base_shapes(config.base.model)[1], files.family.name)
+    for path, style in zip(arguments.files, styles, strict=True):
+        try:
+            match(style, names)  # all of them, before anything is drawn
+        except StyleFileError as error:
+            raise StyleFileError(f"{path}: {error}") from None
+    checked_writable(arguments.out, "--out")
+    parts = detect.load(files, choose(config.base.device, config.base.dtype))
+    for text in of_files(arguments.files, parts, arguments.out, config.data, config.preview, config.report):
+        print(text, flush=True)
 
 
 # Writing

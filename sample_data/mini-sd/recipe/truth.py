@@ -141,6 +141,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the training, over those of the sample style")
     parser.add_argument("--name", default="", help="of this try; the style's own name by default")
     parser.add_argument("--report", action="store_true", help="make the style report too, and compare")
+    parser.add_argument("--most", type=int, default=24, help="prompts of that report")
     return parser.parse_args(given)
 
 
@@ -213,13 +214,14 @@ def tried(style: str, args: argparse.Namespace, concepts: Sequence[str]) -> dict
     return found
 
 
-def reported(config: RunConfig) -> dict[str, Any]:
-    """The style report of the run, in all the time it needs."""
+def reported(config: RunConfig, most: int) -> dict[str, Any]:
+    """The style report of the run with so many prompts, in all the time it needs."""
     from training.dataset import read_dataset
     from training.device import choose
     from training.families import detect
     from training.run_report import of_run
 
+    config = config.model_copy(update={"report": config.report.model_copy(update={"most": most})})
     dataset = read_dataset(Path(config.data.folder), trigger=config.data.trigger, template=config.data.template)
     parts = detect.load(detect.find(config.base.model), choose(config.base.device, config.base.dtype))
     for text in of_run(config, dataset, parts):
@@ -265,7 +267,7 @@ def main() -> None:
         if args.report:
             from training.config import from_mapping, read_toml
 
-            found["report"] = agreement(found["tries"], reported(from_mapping(read_toml(folder / "run" / name / "run.toml"))))
+            found["report"] = agreement(found["tries"], reported(from_mapping(read_toml(folder / "run" / name / "run.toml")), args.most))
             print(f"{name}: {in_words(found['report'])}", flush=True)
             done.write_text(json.dumps(found, indent=1))
 
