@@ -16,11 +16,12 @@ TRIES: dict[str, tuple[str, ...]] = {
     "as the sample style": (),
     "half as long": ("optim.steps=225",),
     "twice as long": ("optim.steps=900",),
-    "UNet learning rate halved": ("optim.unet_lr=1e-3",),
-    "UNet learning rate doubled": ("optim.unet_lr=4e-3",),
+    "UNet learning rate halved": ("optim.unet_lr=1.5e-3",),
+    "UNet learning rate doubled": ("optim.unet_lr=6e-3",),
     "rank 4": ("adapter.rank=4", "adapter.alpha=4"),
-    "rank 16": ("adapter.rank=16", "adapter.alpha=16"),
-    "alpha twice the rank": ("adapter.alpha=16",),
+    "rank 8": ("adapter.rank=8", "adapter.alpha=8"),
+    "rank 32": ("adapter.rank=32", "adapter.alpha=32"),
+    "alpha twice the rank": ("adapter.alpha=32",),
     "text encoder left alone": ("optim.text_encoder_lr=0",),
     "text encoder three times as fast": ("optim.text_encoder_lr=1e-3",),
     "attention, feed-forward, projections": ("adapter.targets=attention,feed_forward,projections",),
@@ -32,6 +33,7 @@ TRIES: dict[str, tuple[str, ...]] = {
     "less noise (bias -1)": ("optim.timestep_bias=-1",),
     "batch 4": ("optim.batch_size=4",),
     "batch 16": ("optim.batch_size=16",),
+    "an average (EMA 0.98)": ("optim.ema=0.98",),
 }
 
 
@@ -44,11 +46,13 @@ def main() -> None:
     parser.add_argument("styles", nargs="+")
     parser.add_argument("--work", type=Path, default=Path("work/mini"))
     parser.add_argument("--drawn", type=int, default=40, help="things that are drawn")
+    parser.add_argument("--recipes", nargs="*", default=list(TRIES), choices=list(TRIES), metavar="RECIPE", help="some of them only, by name")
     asked = parser.parse_args()
     things = sorted(set(for_painter(asked.work / "npm").concepts))
     print("| recipe | " + " | ".join(f"{style}: style | things" for style in asked.styles) + " |")
     print("|---|" + "---|---|" * len(asked.styles), flush=True)
-    for at, (told, chosen) in enumerate(TRIES.items()):
+    for told in asked.recipes:
+        at, chosen = list(TRIES).index(told), TRIES[told]
         cells = []
         for style in asked.styles:
             name = f"recipe-{style}-{at:02d}"

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
-from training import measures, report, run_report
+from training import measures, report, run_report, witnesses
 from training.config import from_mapping
 from training.errors import ConfigError
 from training.events import Finished, Noted
@@ -96,6 +98,41 @@ def test_told_apart_does_not_depend_on_the_company(parts: Parts) -> None:
 def test_taken_is_half_in_the_middle_and_grows() -> None:
     told = measures.taken(torch.tensor([-1.0, 0.0, 0.5, 1.0, 3.0]))
     assert told[2] == 0.5 and (told.diff() > 0).all() and told[1] < 0.05 and told[3] > 0.95
+
+
+def cached(cache: Path, name: str, save: Callable[[Path], object]) -> None:
+    """What the hub's library leaves on the disk of a model."""
+    home = cache / f"models--{name.replace('/', '--')}"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text("0" * 40)
+    (home / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    save(home / "snapshots" / ("0" * 40))
+
+
+def test_clip_and_dino_are_witnesses_when_they_lie_in_the_cache(parts: Parts, tmp_path: Path) -> None:
+    assert witnesses.present(tmp_path) == []
+    torch.manual_seed(0)
+    words = parts.networks["text_encoder"].config
+    small = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    said = dict(vocab_size=words.vocab_size, max_position_embeddings=words.max_position_embeddings, eos_token_id=words.eos_token_id) | small
+    clip = CLIPModel(CLIPConfig(text_config=said, vision_config=dict(image_size=32, patch_size=8) | small, projection_dim=8))
+    dino = Dinov2Model(Dinov2Config(image_size=28, patch_size=14, **{k: v for k, v in small.items() if k != "intermediate_size"}))
+    cached(tmp_path, "openai/clip-vit-base-patch32", lambda at: (clip.save_pretrained(at), parts.tokenizers["tokenizer"].save_pretrained(at)))
+    cached(tmp_path, "facebook/dinov2-small", dino.save_pretrained)
+    cached(tmp_path, "facebook/dinov2-large", lambda at: (at / "model.safetensors").write_bytes(b"cut off"))
+    found = witnesses.present(tmp_path)
+    assert [w.name for w in found] == ["CLIP (clip-vit-base-patch32)", "DINOv2 (dinov2-small)"]
+    flat, lines = (measures.tensors(painted(6, hand=h), SIDE) for h in ("flat", "lines"))
+    for witness in found:
+        hand = measures.Hand(witness.features, lines, flat)
+        assert hand(lines) > 0.9 and hand(flat) < 0.2, witness.name
+    near = found[0].sees(flat, ["a", "b", "c"])
+    assert near.shape == (6, 3) and near.abs().max() <= 1.001 and torch.allclose(near[2:3], found[0].sees(flat[2:3], ["a", "b", "c"]), atol=1e-5)
+
+
+def test_right_among_is_one_when_every_picture_fits_its_own_words_best() -> None:
+    assert measures.right_among(1 - torch.eye(3, 5)) == 1
+    assert measures.right_among(torch.tensor([[1.0, 0.0], [2.0, 1.0]])) == pytest.approx(0.75)
 
 
 # The report

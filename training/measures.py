@@ -208,8 +208,27 @@ def own_distance(x: Tensor, share: float) -> float:
 
 
 def content_kept(parts: Parts, x: Tensor, prompts: Sequence[str], seed: int = 0) -> float:
-    """How surely the base tells the N pictures [N, 3, H, W] to be what was asked: the mean reciprocal rank of the right words among all prompts,
-    the first N of which are the right ones. 1: it predicts every picture best under its own words; 0.5: some other words are better."""
-    losses = told_apart(parts, x, prompts, seed)
+    """How surely the base tells the N pictures [N, 3, H, W] to be what was asked, see right_among; the first N prompts are the right ones."""
+    return right_among(told_apart(parts, x, prompts, seed))
+
+
+def right_among(losses: Tensor) -> float:
+    """Mean reciprocal rank of the right words, [N, words] -> (0, 1]; word i is picture i's. 1: every picture fits best to its own words;
+    0.5: some others fit better."""
     ranks = 1 + (losses < losses.diagonal()[:, None]).sum(1)
     return (1 / ranks).mean().item()
+
+
+class Hand:
+    """How many of some pictures would be taken for the style's, told by features that are learnt from true pictures and the base's own."""
+
+    def __init__(self, seen: Callable[[Tensor], Tensor], true: Tensor, base: Tensor) -> None:
+        self.seen = seen
+        style, plain = seen(true), seen(base)
+        make = lambda features: Likeness(features, plain)
+        self.likeness = make(style)
+        self.reachable = left_out(make, style).clamp(0, 1).mean().item() if len(true) > 2 else 1.0
+
+    def __call__(self, x: Tensor) -> float:
+        """[N, 3, H, W] -> a share; a true picture's own likeness counts as whole."""
+        return taken(self.likeness(self.seen(x)) / max(self.reachable, 0.1)).mean().item()

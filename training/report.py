@@ -29,6 +29,7 @@ from training.prompt import Prompt
 from training.render import draw
 from training.style_file import match, read_style
 from training.style_names import accepted_names
+from training.witnesses import Witness
 
 ENOUGH = 0.9  # share of pictures taken for the style, beyond which more training is not advised
 NEAR = 0.05  # share of pictures that lie so near to a training picture by chance: nearer than those of the base, and than those of each other
@@ -62,7 +63,8 @@ class Wish:
 
 @dataclass
 class Tried:
-    """One candidate at one strength. style, content, copies: shares; bands: loss by band of timesteps over the base's."""
+    """One candidate at one strength. style, content, copies: shares; bands: loss by band of timesteps over the base's; witnesses: what others
+    say of style and content, by their name."""
 
     step: int
     strength: float
@@ -73,6 +75,7 @@ class Tried:
     quality: float
     nearest: tuple[str, float] = ("", math.inf)  # training picture that was come nearest to, and how near
     bands: tuple[float, ...] = ()
+    witnesses: dict[str, float] = field(default_factory=dict)
     pictures: list[Image.Image] = field(default_factory=list, repr=False)
 
     def numbers(self) -> dict[str, Any]:
@@ -99,14 +102,16 @@ class Report:
         return json.dumps(told | rest, indent=1, ensure_ascii=False)
 
 
-def judged(wish: Wish, parts: Parts, trigger: Callable[[str], str], texts: Sequence[str]) -> Generator[str, None, Report]:
+def judged(
+    wish: Wish, parts: Parts, trigger: Callable[[str], str], texts: Sequence[str], witnesses: Sequence[Witness] = ()
+) -> Generator[str, None, Report]:
     """Draw and measure every candidate at every strength, saying what is being done. trigger(prompt) -> the words that call the style."""
     began = time.time()
     if len(texts) < FEWEST:
         raise ConfigError(
             f"a report needs {FEWEST} prompts or more, of things that the pictures do not show; there are {len(texts)}. Give report.prompts."
         )
-    examiner = Examiner(wish, parts, texts)
+    examiner = Examiner(wish, parts, texts, witnesses)
     yield f"report: drawing {len(texts)} prompts with the base"
     plain = drawn(parts, wish, texts, [])
     examiner.learn(plain)
@@ -131,34 +136,39 @@ def judged(wish: Wish, parts: Parts, trigger: Callable[[str], str], texts: Seque
 class Examiner:
     """Measures sets of pictures against one style and one base. learn() what the base draws, then call."""
 
-    def __init__(self, wish: Wish, parts: Parts, texts: Sequence[str]) -> None:
+    def __init__(self, wish: Wish, parts: Parts, texts: Sequence[str], witnesses: Sequence[Witness] = ()) -> None:
         self.parts, self.texts, self.seed = parts, texts, wish.seed
         self.side = parts.size
         self.others = [text for text in wish.others if text not in texts]
         self.names = [e.path.name for e in wish.pictures.examples]
         self.true = measures.tensors([open_picture(e.path, wish.background) for e in wish.pictures.examples], self.side)
-        self.true_hand = measures.hand(parts, self.true)
+        self.hands = {"": lambda x: measures.hand(parts, x)} | {w.name: w.features for w in witnesses}
+        self.eyes = {w.name: w.sees for w in witnesses if w.sees is not None}
         self.apart = measures.own_distance(self.true, NEAR)
 
     def learn(self, plain: Sequence[Image.Image]) -> None:
         x = measures.tensors(plain, self.side)
-        base_hand = measures.hand(self.parts, x)
-        make = lambda style: measures.Likeness(style, base_hand)
-        self.likeness = make(self.true_hand)
-        self.reachable = measures.left_out(make, self.true_hand).clamp(0, 1).mean().item() if len(self.true) > 2 else 1.0
+        self.likeness = {name: measures.Hand(seen, self.true, x) for name, seen in self.hands.items()}
+        self.reachable = self.likeness[""].reachable
         self.apart = min(self.apart, torch.quantile(measures.distances(x, self.true).amin(1), NEAR).item())
-        self.plain = x
 
     def __call__(self, pictures: Sequence[Image.Image], *, step: int, strength: float, file: str) -> Tried:
         x = measures.tensors(pictures, self.side)
-        style = measures.taken(self.likeness(measures.hand(self.parts, x)) / max(self.reachable, 0.1)).mean().item()
-        content = measures.content_kept(self.parts, x, [*self.texts, *self.others], self.seed)
+        words = [*self.texts, *self.others]
+        styles = {name: hand(x) for name, hand in self.likeness.items()}
+        contents = {"": measures.content_kept(self.parts, x, words, self.seed)}
+        contents |= {name: measures.right_among(-sees(x, words)) for name, sees in self.eyes.items()}
         distances = measures.distances(x, self.true)
         row, column = divmod(int(distances.argmin()), len(self.true))
         copies = (distances.amin(1) < self.apart).float().mean().item()
-        quality = math.sqrt(style * content) * (1 - copies)
+        quality = math.sqrt(_mean(styles) * _mean(contents)) * (1 - copies)
         nearest = (self.names[column], round(distances[row, column].item(), 4))
-        return Tried(step, strength, file, style, content, copies, quality, nearest, pictures=list(pictures))
+        said = {f"{what}, {name}": v for what, all_of in (("style", styles), ("content", contents)) for name, v in all_of.items() if name}
+        return Tried(step, strength, file, styles[""], contents[""], copies, quality, nearest, witnesses=said, pictures=list(pictures))
+
+
+def _mean(told: Mapping[str, float]) -> float:
+    return sum(told.values()) / len(told)
 
 
 def in_words(best: Tried, tried: Sequence[Tried], base: Tried) -> str:

@@ -73,6 +73,8 @@ def embedded(picture: Image.Image) -> str:
 def table(report: Report) -> str:
     head = "".join(f"<th>{title}</th>" for title in ("style file", "strength", "style", "content", "copies", "quality", "nearest training picture"))
     head += "".join(f"<th>loss {low:.0%} to {high:.0%}</th>" for low, high in BANDS)
+    others = list(report.base.witnesses)
+    head += "".join(f"<th>{html.escape(name)}</th>" for name in others)
     lines = []
     for t in (report.base, *report.tried):
         cells = [
@@ -81,6 +83,7 @@ def table(report: Report) -> str:
             *(f"{v:.0%}" for v in (t.style, t.content, t.copies, t.quality)),
         ]
         cells += [f"{html.escape(t.nearest[0])} ({t.nearest[1]:.2f})"] + ([f"{b:.3f}" for b in t.bands] or [""] * len(BANDS))
+        cells += [f"{t.witnesses[name]:.0%}" for name in others]
         lines.append(f'<tr class="{"best" if t is report.best else ""}">' + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
     return f"<figure><table><tr>{head}</tr>{''.join(lines)}</table></figure>"
 

@@ -15,6 +15,7 @@ from training.families.family import Parts
 from training.measures import TOLD_AT
 from training.report import FEWEST, Candidate, Wish, drawn, judged
 from training.report_page import write
+from training.witnesses import present
 from training.workspace import STEPS
 
 # Plain things that every base draws. Those whose names stand in the captions are left out: what is asked must not have been learnt.
@@ -108,7 +109,7 @@ def reported(
             yield f"no report: it would take longer than report.minutes = {minutes:g}. `train_style.py RUN.toml --report` makes one in its own time."
             return None
         wish, texts = chosen
-    report = yield from judged(wish, parts, called, texts)
+    report = yield from judged(wish, parts, called, texts, present())
     report.title = title
     path = write(report, folder)
     yield f"report: {report.reason} All of it: {path}"
