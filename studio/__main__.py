@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import os
 import signal
 import socket
@@ -12,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from studio import sample_project
+from studio import doctor, door, sample_project
 from training.errors import ConfigError, StudioError
 from training.workspace import Workspace, checked_writable
 
@@ -20,11 +19,17 @@ from training.workspace import Workspace, checked_writable
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page until Ctrl+C or SIGTERM. Returns 0, or 2 with a message when it cannot be opened."""
     parser = argparse.ArgumentParser(prog="style-studio", description="Train a style and compare it with the base, in a browser on this machine.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; only this machine's own for now (default %(default)s)")
+    parser.add_argument("do", nargs="?", choices=("open", "doctor"), default="open", help="open the page, or tell what works on this machine")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; one that others reach needs a password (default %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="default %(default)s")
     parser.add_argument("--workspace", type=Path, default=Path("workspace"), help="folder for datasets, runs and styles (default ./workspace)")
+    parser.add_argument("--password-file", type=Path, metavar="FILE", help=f"what to log in with, else the variable {door.VARIABLE}")
+    parser.add_argument("--json", action="store_true", help="the doctor's findings as one JSON object")
     given = parser.parse_args(argv)
+    if given.do == "doctor":
+        return _examine(Workspace(given.workspace), as_json=given.json)
     try:
+        password = door.password(given.host, given.password_file, port=given.port)
         _check_place(given.host, given.port)
         workspace = Workspace(given.workspace)
         checked_writable(workspace.root, "--workspace")
@@ -32,20 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StudioError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    return _open(workspace, given.host, given.port)
+    return _open(workspace, given.host, given.port, password)
+
+
+def _examine(workspace: Workspace, *, as_json: bool) -> int:
+    """Say what works here. Returns 1 when something does not."""
+    found = []
+    for finding in doctor.examined(workspace):
+        found.append(finding)
+        if not as_json:
+            print(doctor.line(finding), flush=True)
+    if as_json:
+        print(doctor.as_json(found))
+    return 1 if any(finding.state == "bad" for finding in found) else 0
 
 
 def _check_place(host: str, port: int) -> None:
-    """Raises ConfigError unless host is this machine's own and port is free."""
-    try:
-        is_local = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        is_local = False
-    if not is_local:
-        raise ConfigError(
-            f"--host is {host}: the page has no passwords yet, so it opens on this machine only. Use 127.0.0.1; "
-            f"from another machine, reach it through `ssh -L {port}:127.0.0.1:{port} THIS_MACHINE`."
-        )
+    """Raises ConfigError unless host and port can be had."""
     if not 1 <= port <= 65535:
         raise ConfigError(f"--port is {port}, a number from 1 to 65535 was expected.")
     try:
@@ -62,7 +70,7 @@ def _no_port(host: str, port: int, error: OSError) -> ConfigError:
     return ConfigError(f"Port {port} on {host} cannot be had ({error.strerror or error}). Is the page open already? Else give another --port.")
 
 
-def _open(workspace: Workspace, host: str, port: int) -> int:
+def _open(workspace: Workspace, host: str, port: int, password: str | None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="style-studio-", ignore_cleanup_errors=True) as copies:
         # Before gradio is imported: copies for the browser go with the page, nothing is reported to anyone, and this machine is no proxy's affair.
@@ -73,7 +81,7 @@ def _open(workspace: Workspace, host: str, port: int) -> int:
         from studio import app
 
         try:
-            app.serve(app.build(workspace), host=host, port=port)
+            app.serve(app.build(workspace), host=host, port=port, password=password)
         except KeyboardInterrupt:
             return 0
         except OSError as error:

@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from studio import door
 from studio.tabs import compare, pictures, settings, styles, train
 from training.workspace import Workspace
 
@@ -26,6 +27,7 @@ HEADERS = [
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
 ]
 LOOKS, KEYS = (Path(__file__).with_name(f"page.{kind}") for kind in ("css", "js"))
 MASTHEAD = """
@@ -115,14 +117,16 @@ def theme() -> gr.themes.Base:
     )
 
 
-def serve(page: gr.Blocks, *, host: str, port: int) -> None:
+def serve(page: gr.Blocks, *, host: str, port: int, password: str | None = None) -> None:
     """Serve the page until the process is told to end. Raises OSError when the port cannot be had."""
-    known = ["localhost", "127.0.0.1", "::1", "[::1]", host]  # other names in a request mean that a foreign page rebinds its own name to us
-    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=known, www_redirect=False), Middleware(WithHeaders)]
+    known = Middleware(TrustedHostMiddleware, allowed_hosts=door.names(host), www_redirect=False)
+    middleware = [known, Middleware(door.SameOrigin), Middleware(WithHeaders)]
     settings: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": middleware}
     page.launch(
         server_name=host,
         server_port=port,
+        auth=door.Lock(password) if password else None,
+        auth_message=f"The name is “{door.USER}”.",
         share=False,
         quiet=True,
         strict_cors=True,

@@ -1,14 +1,14 @@
-"""The Settings tab: bases, device, the workspace and what may be cleared, versions. Layout and short handlers; studio.upkeep does the work."""
+"""The Settings tab: bases, the doctor, the workspace and what may be cleared, versions. Layout and short handlers; studio.upkeep does the work."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from studio import preferences, upkeep
+from studio import doctor, preferences, upkeep
 from studio.tabs import PRIVATE, QUIET, told
 from training.errors import StudioError
 from training.workspace import Workspace
@@ -23,9 +23,10 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
             gr.Markdown("### Base models")
             base = gr.Dropdown([], label="Offered first", info="Where a base is chosen, this one is proposed", elem_id="default-base")
             listed = gr.HTML(elem_id="bases", **PLAIN)
-            gr.Markdown("### Device")
-            device = gr.HTML('<p class="note">Asking loads torch, which takes some seconds.</p>', elem_id="device", **PLAIN)
-            ask = gr.Button("What would a training run on?", size="sm", elem_id="ask-device")
+            gr.Markdown("### Doctor")
+            words = "What works on this machine, what does not, and what to do; without names of people or folders. Takes some seconds."
+            device = gr.HTML(f'<p class="note">{words}</p>', elem_id="device", **PLAIN)
+            ask = gr.Button("Examine this machine", size="sm", elem_id="ask-device")
         with gr.Column(min_width=340):
             gr.Markdown("### Workspace")
             used = gr.HTML(elem_id="workspace", **PLAIN)
@@ -49,7 +50,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
 
     @told
     def look() -> str:
-        return _table(upkeep.device())
+        return _findings(doctor.asked_elsewhere(workspace))
 
     @told
     def empty() -> list[Any]:
@@ -82,6 +83,15 @@ def _view(workspace: Workspace) -> list[Any]:
         "and they are found here.</p>",
         _table(whole | parts | {"unpacked checkpoints, outside": _megabytes(upkeep.size_of(upkeep.unpacked()))}),
     ]
+
+
+def _findings(found: Sequence[doctor.Finding]) -> str:
+    rows = "".join(
+        f"<tr><th scope=row>{escape(one.about)}</th><td>{'' if one.state == 'good' else f'<b>{one.state}</b>: '}{escape(one.told)}"
+        f"{f'<br>{escape(one.advice)}' if one.advice else ''}</td></tr>"
+        for one in found
+    )
+    return f'<table class="facts-table">{rows}</table>'
 
 
 def _megabytes(size: int) -> str:

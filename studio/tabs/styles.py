@@ -20,6 +20,7 @@ from training.workspace import Workspace
 THUMBNAIL, EXAMPLE = 256, 320  # px of the longer side
 PLAIN = {"apply_default_css": False, "js_on_load": None}
 HIDDEN = {"visible": False}
+WORDS = slice(2, 6)  # what is typed about a style, among what shows one
 
 
 def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
@@ -123,7 +124,10 @@ def _all(workspace: Workspace, id: str, searched: str) -> list[Any]:
     taken = shelf.last_taken(workspace)
     undo = gr.Button(f"Bring back “{taken}”" if taken else "Bring back", visible=taken is not None)
     at = style.id if style else ""
-    return [at, _shelf(workspace, at, searched), undo, *(_one(workspace, style) if style else _nothing())]
+    one = _one(workspace, style) if style else _nothing()
+    if at == id:  # it is on the page already, and somebody may be typing about it
+        one[WORDS] = [gr.skip()] * len(one[WORDS])
+    return [at, _shelf(workspace, at, searched), undo, *one]
 
 
 def _shelf(workspace: Workspace, chosen: str, searched: str) -> str:

@@ -115,22 +115,36 @@ def _prediction(checkpoint: Path, family: str, names: set[str], metadata: Mappin
     return "epsilon"
 
 
-def _vocabulary(checkpoint: Path) -> Path:
-    """A folder with vocab.json and merges.txt. Raises ModelError that says where they would be found."""
+def known_vocabulary(*places: Path) -> Path | None:
+    """A folder with vocab.json and merges.txt: one of the places, our cache or the hub's; None when it is in none of them."""
+    for place in (*places, _own_vocabulary()):
+        if all((place / name).is_file() for name in VOCABULARY):
+            return place
+    return next((found for repository in VOCABULARIES if (found := _of_hub(repository, offline=True))), None)
+
+
+def _own_vocabulary() -> Path:
+    return cache_folder() / "tokenizers" / "clip"
+
+
+def _of_hub(repository: str, *, offline: bool) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    places = [checkpoint.parent / "tokenizer", cache_folder() / "tokenizers" / "clip"]
-    for place in places:
-        if all((place / name).is_file() for name in VOCABULARY):
-            return place
-    for offline in (True, False):
-        for repository, folder in list(VOCABULARIES.items())[: None if offline else 1]:
-            try:
-                found = [Path(hf_hub_download(repository, folder + name, local_files_only=offline)) for name in VOCABULARY]
-                return found[0].parent
-            except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
-                continue
+    try:
+        found = [Path(hf_hub_download(repository, VOCABULARIES[repository] + name, local_files_only=offline)) for name in VOCABULARY]
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
+        return None
+    return found[0].parent
+
+
+def _vocabulary(checkpoint: Path) -> Path:
+    """A folder with vocab.json and merges.txt. Raises ModelError that says where they would be found."""
+    beside = checkpoint.parent / "tokenizer"
+    found = known_vocabulary(beside) or _of_hub(next(iter(VOCABULARIES)), offline=False)
+    if found is not None:
+        return found
+    places = [beside, _own_vocabulary()]
     missing = {place: [name for name in VOCABULARY if not (place / name).is_file()] for place in places}
     lines = [f"  - {place}: {' and '.join(names)} missing" for place, names in missing.items()]
     raise ModelError(

@@ -1,0 +1,157 @@
+"""Tests of studio.door and studio.doctor: who is let in, over real HTTP, and that the doctor gives nothing away."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import subprocess
+import sys
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from studio import doctor, door, upkeep
+from tests.test_page import ROOT, free_port, page_process
+from training.errors import ConfigError, StudioError
+from training.workspace import Workspace
+
+SECRET = "correct horse battery"
+
+
+def test_an_address_that_others_reach_needs_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(door.VARIABLE, raising=False)
+    for host in ("127.0.0.1", "localhost", "::1", "[::1]", "127.8.9.10"):
+        assert door.password(host, None, port=1) is None
+    for host in ("0.0.0.0", "::", "192.168.1.5", "studio.example", "127.0.0.1.example"):
+        with pytest.raises(ConfigError, match="needs a password"):
+            door.password(host, None, port=1)
+    file = tmp_path / "secret"
+    file.write_text(SECRET + "\n")
+    file.chmod(0o600)
+    assert door.password("0.0.0.0", file, port=1) == door.password("127.0.0.1", file, port=1) == SECRET
+    monkeypatch.setenv(door.VARIABLE, "short")
+    with pytest.raises(ConfigError, match="5 characters"):
+        door.password("0.0.0.0", None, port=1)
+    monkeypatch.setenv(door.VARIABLE, SECRET)
+    assert door.password("0.0.0.0", None, port=1) == SECRET
+    file.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        door.password("0.0.0.0", file, port=1)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        door.password("0.0.0.0", tmp_path / "none", port=1)
+
+
+def test_the_lock_opens_for_one_pair_and_stays_shut_after_many_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(door.time, "monotonic", lambda: now)
+    lock = door.Lock(SECRET)
+    assert lock(door.USER, SECRET) and not lock("admin", SECRET) and not lock(door.USER, SECRET + " ") and not lock(door.USER, "")
+    for _ in range(door.MOST_ERRORS):
+        lock(door.USER, "ünknown")
+    assert not lock(door.USER, SECRET)
+    now += door.FORGIVEN
+    assert lock(door.USER, SECRET)
+
+
+def test_names_of_a_public_address_hold_this_machine_and_no_other() -> None:
+    assert set(door.names("127.0.0.1")) == {"localhost", "127.0.0.1", "::1", "[::1]"}
+    assert "evil.example" not in door.names("0.0.0.0") and "*" not in door.names("0.0.0.0")
+
+
+# Over HTTP
+
+
+class Asked:
+    """A page's address; asks it and keeps the cookies."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.cookies = port, ""
+
+    def __call__(self, method: str, path: str, body: str | None = None, **headers: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        named = {"Host": f"127.0.0.1:{self.port}"} | {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, named | ({"Cookie": self.cookies} if self.cookies else {}))
+        answer = connection.getresponse()
+        text = answer.read().decode("utf-8", "replace")
+        if found := re.search(r"access-token-unsecure-[^=]+=[^;]+", answer.headers.as_string()):
+            self.cookies = found[0]
+        connection.close()
+        return answer.status, text
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+    folder = tmp_path_factory.mktemp("locked")
+    secret, port = folder / "secret", free_port()
+    secret.write_text(SECRET)
+    secret.chmod(0o600)
+    with page_process("--host", "0.0.0.0", "--port", str(port), "--password-file", str(secret), "--workspace", str(folder / "w")) as process:
+        assert "open at" in process.stdout.readline()
+        yield Asked(port)
+
+
+FORM = {"Content_Type": "application/x-www-form-urlencoded"}
+EVERYTHING = (
+    ("GET", "/config"), ("GET", "/gradio_api/info"), ("GET", "/gradio_api/file=/etc/passwd"), ("POST", "/gradio_api/upload"),
+    ("POST", "/gradio_api/queue/join"), ("GET", "/gradio_api/queue/data?session_hash=a"), ("POST", "/gradio_api/run/predict"),
+)  # fmt: skip
+
+
+def test_without_the_password_nothing_is_to_be_had(locked: Asked) -> None:
+    for method, path in EVERYTHING:
+        status, text = locked(method, path, "{}" if method == "POST" else None, Content_Type="application/json")
+        assert status in (401, 403, 404), (path, status)
+        assert "root:" not in text
+    status, text = locked("GET", "/")
+    assert status == 401 or '"auth_required":true' in text.replace(" ", "")
+    assert "linocut" not in text
+    wrong = urllib.parse.urlencode({"username": door.USER, "password": "wrong wrong wrong"})
+    assert locked("POST", "/login", wrong, **FORM)[0] == 400 and not locked.cookies
+
+
+def test_with_the_password_the_page_is_there(locked: Asked) -> None:
+    right = urllib.parse.urlencode({"username": door.USER, "password": SECRET})
+    assert locked("POST", "/login", right, **FORM)[0] == 200 and locked.cookies
+    status, text = locked("GET", "/config")
+    assert status == 200 and "1. Pictures" in text
+    assert locked("GET", "/gradio_api/file=/etc/passwd")[0] in (403, 404)
+
+
+def test_other_sites_are_refused(locked: Asked) -> None:
+    own = f"http://127.0.0.1:{locked.port}"
+    assert locked("POST", "/login", "", Origin="http://evil.example", **FORM)[0] == 403
+    assert locked("POST", "/login", "", Origin="null", **FORM)[0] == 403
+    assert locked("POST", "/login", "", Sec_Fetch_Site="cross-site", **FORM)[0] == 403
+    assert locked("POST", "/login", "", Origin=own, **FORM)[0] != 403
+    assert locked("GET", "/", Host="evil.example")[0] == 400
+
+
+# The doctor
+
+
+def test_the_doctor_tells_what_works_and_no_names(tmp_path: Path) -> None:
+    home = tmp_path / "home of anna"
+    home.mkdir()
+    command = [sys.executable, "-m", "studio", "doctor", "--json", "--workspace", str(home / "workspace")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {one["about"]: one for one in json.loads(done.stdout)}
+    assert found["convolution and attention there"]["told"] == "works" and found["built-in base"]["state"] == "good"
+    assert {"device", "memory", "workspace folder", "room for the workspace", "torch", "CLIP's vocabulary"} <= set(found)
+    assert "anna" not in done.stdout and str(Path.home()) not in done.stdout and str(tmp_path) not in done.stdout
+
+
+def test_the_doctor_says_what_is_bad_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> dict[str, str]:
+        raise StudioError("The device could not be asked for.")
+
+    monkeypatch.setattr(upkeep, "device", broken)
+    monkeypatch.setattr(upkeep, "LIBRARIES", ("torch", "no-such-library"))
+    (tmp_path / "file").write_text("")
+    found = {f.about: f for f in doctor.examined(Workspace(tmp_path / "file" / "workspace"))}
+    for about in ("device", "no-such-library", "workspace folder"):
+        assert found[about].state == "bad" and found[about].advice, about
+    assert "pip install" in doctor.line(found["no-such-library"])
