@@ -155,6 +155,21 @@ def test_time_decides_how_much_is_looked_at() -> None:
     assert run_report.affordable(wish, texts, 1.0, 1.0) is None
 
 
+def test_quality_rises_with_style_and_content_falls_with_copies_and_heeds_the_checkpoints_beside() -> None:
+    def rated(*given: report.Tried) -> list[float]:
+        report.rate(given)
+        return [t.quality for t in given]
+
+    alone, styled, kept, copied = (rated(tried(**more))[0] for more in ({}, {"style": 1.0}, {"content": 0.9}, {"copies": 0.5}))
+    assert styled > alone and kept > alone and copied < alone and rated(tried(copies=2 * report.NEAR))[0] == pytest.approx(alone)
+    assert rated(tried(step=1), tried(step=2, style=0.3), tried(step=3))[1] > rated(tried(step=2, style=0.3))[0]
+    assert rated(tried(step=1), tried(step=2, strength=0.7, style=0.3))[1] == pytest.approx(rated(tried(style=0.3))[0])
+    files = rated(tried(step=0), tried(step=0, style=0.3))  # of unknown age: they have nothing to do with each other
+    assert files == pytest.approx([alone, rated(tried(style=0.3))[0]])
+    assert rated(tried(witnesses={"style, CLIP": 0.0}))[0] < alone
+    assert rated(tried(style=0.0))[0] == 0
+
+
 def test_words_say_when_longer_is_worse_and_when_longer_would_help() -> None:
     base = tried(file="", step=0, style=0.0, content=0.9)
     early, late = tried(), tried(step=200, content=0.4, quality=0.4)

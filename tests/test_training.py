@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from training import run as run_module
+from training.adapter import bare
 from training.cache import Latents, Words, posterior
 from training.config import RunConfig, from_mapping, read_toml
 from training.errors import ConfigError, DataError, DivergedError, OutOfMemory, StyleFileError
@@ -170,7 +171,39 @@ def test_convolutions_by_choice(config: RunConfig) -> None:
     assert any(value.ndim == 4 and value.shape[-1] == 3 for value in weights(config).values())
 
 
+def test_a_moved_crop_is_trained_and_is_another_picture(config: RunConfig) -> None:
+    folder = Path(config.data.folder)
+    Image.new("RGB", (96, 64), "white").save(folder / "wide.png")
+    list(train(changed(config, data__buckets=False)))
+    (folder / "wide.crop.json").write_text('{"across": 0, "down": 0}')
+    assert isinstance(list(train(changed(config, data__buckets=False, save__name="moved")))[-1], Finished)
+    with pytest.raises(DataError, match="wide"):
+        list(train(changed(config, data__buckets=False, optim__steps=config.optim.steps, save__name="s", save__resume="exact", preview__every=0)))
+
+
 # --- prior preservation ---
+
+
+@pytest.mark.parametrize("text_encoder_lr", [0.0, 1e-3])
+def test_the_frozen_bases_answer_holds_what_is_asked_without_the_trigger(config: RunConfig, text_encoder_lr: float) -> None:
+    def apart(weight: float) -> tuple[float, float]:
+        """How far the trained model's answers lie from the base's: to a plain caption, and to one with the trigger."""
+        own = changed(config, prior__frozen_weight=weight, optim__steps=12, optim__text_encoder_lr=text_encoder_lr, save__name=f"f{weight}")
+        run = Run(planned(own))
+        list(run.prepare())
+        losses = [run.update().loss for _ in range(12)]
+        noisy = torch.randn((1, 4, 4, 4), generator=torch.Generator().manual_seed(0))
+        told = []
+        with torch.no_grad():
+            for words in (run.examples[0].plain, run.examples[0].caption):
+                with bare(run.parts.networks[part] for part in run.optimiser.flats):
+                    base = run._said(noisy, torch.tensor([500]), [words])
+                told.append((run._said(noisy, torch.tensor([500]), [words]) - base).square().mean().item())
+        return (*told, losses[0])
+
+    free, held = apart(1e-9), apart(20.0)
+    assert held[2] == pytest.approx(free[2], rel=1e-6)  # new adapters change nothing, so there is nothing to hold at first
+    assert 0 < held[0] < free[0]
 
 
 def test_prior_pictures_are_drawn_once_and_weigh_what_was_asked(config: RunConfig) -> None:

@@ -5,7 +5,7 @@ The masters stay in float32; the frozen weights and the products are in the base
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +57,8 @@ class _LowRank(torch.autograd.Function):
 def _fast_linear(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The forward of a PEFT LoRA layer around a linear, or around a 1x1 convolution as the linear it is."""
     base = layer.base_layer
+    if layer.is_bare:
+        return base(x)
     down, up, scale = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight, layer.scaling[NAME]
     if isinstance(base, nn.Linear):
         return _LowRank.apply(x, base.weight, base.bias, down, up, scale)
@@ -67,6 +69,8 @@ def _fast_linear(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 def _convolution(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     base = layer.base_layer
+    if layer.is_bare:
+        return base(x)
     down, up = layer.lora_A[NAME].weight.to(x.dtype), (layer.lora_B[NAME].weight * layer.scaling[NAME]).to(x.dtype)
     return base(x) + F.conv2d(F.conv2d(x, down, None, base.stride, base.padding, base.dilation), up)
 
@@ -89,6 +93,7 @@ def attach(network: nn.Module, modules: Sequence[str], *, rank: int, alpha: floa
             continue
         base, down, up = layer.base_layer, layer.lora_A[NAME], layer.lora_B[NAME]
         as_linear = isinstance(base, nn.Linear) or (base.kernel_size == (1, 1) and base.stride == (1, 1) and base.groups == 1)
+        layer.is_bare = False
         layer.forward = types.MethodType(_fast_linear if as_linear else _convolution, layer)
         bound = down.weight[0].numel() ** -0.5
         first = torch.rand(down.weight.shape, generator=dice(seed, FIRST_WEIGHTS, len(found))) * 2 * bound - bound
@@ -100,6 +105,19 @@ def attach(network: nn.Module, modules: Sequence[str], *, rank: int, alpha: floa
     if missing:
         raise ValueError(f"no adapter could be put on {sorted(missing)[:3]}")
     return found
+
+
+@contextmanager
+def bare(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """While inside, the adapters in training are left out: the networks are the frozen base."""
+    layers = [layer for network in networks for layer in network.modules() if getattr(layer, "is_bare", None) is False]
+    for layer in layers:
+        layer.is_bare = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.is_bare = False
 
 
 def as_lora(down: Tensor, up: Tensor, alpha: float) -> Lora:

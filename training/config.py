@@ -71,6 +71,9 @@ class Prior(Section):
     prompt: str = setting("", "what the class pictures show, for instance `an icon`", max_length=500)
     images: int = setting(0, "class pictures in all; 0 = off", unit="pictures", ge=0, le=10_000)
     weight: float = setting(1.0, "weight of their loss against the style's", ge=0, le=100)
+    frozen_weight: float = setting(
+        0.0, "weight of staying with the frozen base's own answer where the trigger is not said; needs no class pictures; 0 = off", ge=0, le=100
+    )
 
 
 class Adapter(Section):

@@ -63,10 +63,8 @@ AS_UTF8 = "Save it again as UTF-8 (in an editor: Save as, encoding UTF-8)."
 
 @dataclass(frozen=True)
 class Example:
-    """A picture that decodes. width, height: px, upright; caption: with the trigger; place: of its crop, as training.buckets.fit takes it.
-
-    digest: sha256 of the file's bytes, hex, and of the place when that is not the centre.
-    """
+    """A picture that decodes. width, height: px, upright; caption: with the trigger; place: of its crop, as training.buckets.fit takes it;
+    plain: the caption without the trigger; digest: sha256 of the file's bytes, hex."""
 
     path: Path
     caption: str
@@ -74,6 +72,12 @@ class Example:
     height: int
     digest: str
     place: tuple[float, float] = CENTRE
+    plain: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What is learnt from, hex: another file or another place of the crop is another one."""
+        return self.digest if self.place == CENTRE else hashlib.sha256(f"{self.digest} {self.place}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,9 @@ def read_dataset(folder: Path, *, trigger: str = "", template: str = TEMPLATE, b
             captioned(texts.get(name, ""), trigger, template),
             seen.width,
             seen.height,
-            seen.digest if places[name] == CENTRE else hashlib.sha256(f"{seen.digest} {places[name]}".encode()).hexdigest(),
+            seen.digest,
             places[name],
+            " ".join(texts.get(name, "").split()),
         )
         for name, seen in pictures.items()
     )

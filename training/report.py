@@ -72,7 +72,7 @@ class Tried:
     style: float
     content: float
     copies: float
-    quality: float
+    quality: float = 0.0  # see rate
     nearest: tuple[str, float] = ("", math.inf)  # training picture that was come nearest to, and how near
     bands: tuple[float, ...] = ()
     witnesses: dict[str, float] = field(default_factory=dict)
@@ -128,6 +128,8 @@ def judged(
             found = examiner(pictures, step=candidate.step, strength=strength, file=candidate.path.name)
             found.bands = bands if strength == 1.0 else ()
             tried.append(found)
+    rate([base])
+    rate(tried)
     best = max(tried, key=lambda t: (t.quality, -t.step, -t.strength))
     loss_on = "pictures that were held out" if wish.held_out else "the training pictures themselves, since no others were given"
     return Report(base, tried, tuple(texts), best, in_words(best, tried, base), examiner.reachable, time.time() - began, loss_on)
@@ -161,14 +163,31 @@ class Examiner:
         distances = measures.distances(x, self.true)
         row, column = divmod(int(distances.argmin()), len(self.true))
         copies = (distances.amin(1) < self.apart).float().mean().item()
-        quality = math.sqrt(_mean(styles) * _mean(contents)) * (1 - copies)
         nearest = (self.names[column], round(distances[row, column].item(), 4))
         said = {f"{what}, {name}": v for what, all_of in (("style", styles), ("content", contents)) for name, v in all_of.items() if name}
-        return Tried(step, strength, file, styles[""], contents[""], copies, quality, nearest, witnesses=said, pictures=list(pictures))
+        return Tried(step, strength, file, styles[""], contents[""], copies, nearest=nearest, witnesses=said, pictures=list(pictures))
 
 
-def _mean(told: Mapping[str, float]) -> float:
-    return sum(told.values()) / len(told)
+def rate(tried: Sequence[Tried]) -> None:
+    """Give each its quality: the geometric mean of style, twice, and content, less what is copied beyond chance.
+
+    Style counts twice because the base, which tells what was asked, is less sure of it in any other hand than its own. A checkpoint is rated
+    together with those before and after it, at half weight each: they differ little, and a few pictures decide.
+    """
+    for one in tried:
+        line = sorted((t for t in tried if t.strength == one.strength and t.step), key=lambda t: t.step)
+        at = line.index(one) if one.step else 0
+        beside = line[max(0, at - 1) : at] + line[at + 1 : at + 2] if one.step else []
+        style, content = (
+            sum(w * _said(t, what) for t, w in ((one, 1.0), *((t, 0.5) for t in beside))) / (1 + 0.5 * len(beside)) for what in ("style", "content")
+        )
+        one.quality = (style**2 * content) ** (1 / 3) * (1 - max(0.0, one.copies - 2 * NEAR))
+
+
+def _said(tried: Tried, what: str) -> float:
+    """The mean of what the base and the witnesses say."""
+    told = [getattr(tried, what), *(value for name, value in tried.witnesses.items() if name.startswith(f"{what}, "))]
+    return sum(told) / len(told)
 
 
 def in_words(best: Tried, tried: Sequence[Tried], base: Tried) -> str:

@@ -21,7 +21,7 @@ def settings_record(config: RunConfig) -> dict[str, Any]:
 
 def pictures_record(examples: Sequence[Example]) -> list[list[str]]:
     """Name, hash of the content and hash of the caption of every picture, in order; the captions themselves are not kept."""
-    return [[e.path.name, e.digest, hashlib.sha256(e.caption.encode()).hexdigest()] for e in examples]
+    return [[e.path.name, e.identity, hashlib.sha256(e.caption.encode()).hexdigest()] for e in examples]
 
 
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -195,7 +195,7 @@ class Run:
             if hashlib.sha256(example.path.read_bytes()).hexdigest() != example.digest:
                 raise DataError(f"{example.path} was changed while the training was being prepared. Start it again.")
             for mirrored in (False, True) if data.flip else (False,):
-                self.latents.add((example.digest, bucket, mirrored), pixels(picture, bucket, mirrored, example.place), self.parts)
+                self.latents.add((example.identity, bucket, mirrored), pixels(picture, bucket, mirrored, example.place), self.parts)
 
     def _attach(self) -> None:
         """Put the adapters on and make the optimiser; fewer and other adapters are the only thing that differs between styles."""
@@ -233,6 +233,7 @@ class Run:
         if self.trains_text:
             return
         texts = {e.caption for e in self.examples} | {"", config.prior.prompt}
+        texts |= {e.plain for e in self.examples} if config.prior.frozen_weight else set()
         texts |= {text for p in self.prompts() for text in (p.text, p.negative)} if config.preview.every else set()
         self.words(sorted(texts))
         for part in self.parts.family.text_encoders:
@@ -374,13 +375,13 @@ class Run:
             first = (self.step * optim.accumulate + k) * len(rows)
             prior = self.config.prior
             picked += [(self.prior_examples[near[(first + j) % len(near)]], prior.prompt, prior.weight) for j in range(len(rows))]
-        shape = self.latents.shape((picked[0][0].digest, bucket, False))
+        shape = self.latents.shape((picked[0][0].identity, bucket, False))
         chance = dict(
             shape=shape, timesteps=len(parts.alphas_cumprod), flip=data.flip, noise_offset=optim.noise_offset, timestep_bias=optim.timestep_bias
         )
         dropout = lambda j: data.caption_dropout if j < len(rows) else 0.0
         draws = [drawn(optim.seed, self.step, k * 2 * len(rows) + j, caption_dropout=dropout(j), **chance) for j in range(len(picked))]
-        x0 = torch.stack([self.latents.sample((e.digest, bucket, d.mirrored), d.latent_noise) for (e, _, _), d in zip(picked, draws, strict=True)])
+        x0 = torch.stack([self.latents.sample((e.identity, bucket, d.mirrored), d.latent_noise) for (e, _, _), d in zip(picked, draws, strict=True)])
         noise, t = torch.stack([d.noise for d in draws]), torch.tensor([d.timestep for d in draws])
         captions = ["" if d.wordless else caption for (_, caption, _), d in zip(picked, draws, strict=True)]
         alpha_bar = parts.alphas_cumprod[t]
@@ -392,6 +393,11 @@ class Run:
         for i in range(0, len(picked), at_once):
             some = slice(i, i + at_once)
             losses.append(self._pass(noisy[some], wanted[some], t[some], weights[some], captions=captions[some], rows=len(rows)))
+        if self.config.prior.frozen_weight:
+            plain = [self.examples[i].plain for i in rows]
+            for i in range(0, len(rows), at_once):
+                some = slice(i, min(i + at_once, len(rows)))
+                losses.append(self._stay(noisy[some], t[some], weights[some], captions=plain[some], rows=len(rows)))
         if self.scale_loss != 1 and k == optim.accumulate - 1:
             for flat in self.optimiser.flats.values():
                 flat.grad.div_(self.scale_loss)
@@ -399,12 +405,23 @@ class Run:
 
     def _pass(self, noisy: Tensor, wanted: Tensor, t: Tensor, weights: Tensor, *, captions: list[str], rows: int) -> Tensor:
         """Forward and backward of pictures that fit into memory together; their share of a pass of `rows` style pictures."""
-        device, family = self.place.device, self.parts.family
-        words = family.encode_text(self.parts, captions) if self.trains_text else self.words(captions)
-        said = family.predict(self.parts, noisy, t.to(device), words)
+        device = self.place.device
+        said = self._said(noisy, t, captions)
         loss = objective.weighted_loss(said, wanted, weights.to(device), rows=rows)
         (loss / self.config.optim.accumulate * self.scale_loss).backward()
         return loss.detach()
+
+    def _stay(self, noisy: Tensor, t: Tensor, weights: Tensor, *, captions: list[str], rows: int) -> Tensor:
+        """The same for captions without the trigger, to which the answer shall stay the frozen base's own (Li and Hoiem 2016, of classes)."""
+        networks = self.parts.networks
+        with torch.no_grad(), adapter.bare(networks[part] for part in {part for part, _ in self.adapters}):
+            wanted = self._said(noisy, t, captions)
+        return self._pass(noisy, wanted, t, weights * self.config.prior.frozen_weight, captions=captions, rows=rows)
+
+    def _said(self, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+        family = self.parts.family
+        words = family.encode_text(self.parts, captions) if self.trains_text else self.words(captions)
+        return family.predict(self.parts, noisy, t.to(self.place.device), words)
 
     # --- what leaves the run ---
 
