@@ -21,8 +21,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto
 table { border-collapse: collapse; } th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child { text-align: left; } tr.best td { font-weight: 600; color: var(--good); }
 figure { margin: 1rem 0; overflow-x: auto; } .row { display: flex; gap: 4px; align-items: center; } .row > b { flex: 0 0 9rem; font-weight: 500; }
-.row img { width: 96px; height: 96px; object-fit: contain; } .row.best img { outline: 2px solid var(--good); outline-offset: -2px; }
-.row span { width: 96px; font-size: .8rem; text-align: center; overflow-wrap: anywhere; }
+.row img { flex: none; width: 96px; height: 96px; object-fit: contain; } .row.best img { outline: 2px solid var(--good); outline-offset: -2px; }
+.row span { flex: 0 0 96px; font-size: .8rem; text-align: center; overflow-wrap: anywhere; }
 svg { max-width: 100%; } .note { opacity: .8; }
 """
 
@@ -96,11 +96,14 @@ def curves(report: Report) -> str:
     left, right, top, bottom = 50, 690, 15, 185
     across = lambda step: left + (right - left) * step / max(1, chosen[-1].step)
     down = lambda share: bottom - (bottom - top) * share
-    drawn = []
-    for name, colour, value in (("style", "#c2410c", lambda t: t.style), ("content", "#2563eb", lambda t: t.content)):
+    drawn, free = [], 0.0  # from where on a word can stand
+    ends = (("style", "#c2410c", lambda t: t.style), ("content", "#2563eb", lambda t: t.content))
+    for name, colour, value in sorted(ends, key=lambda end: -end[2](chosen[-1])):
         points = [(across(t.step), down(value(t))) for t in (report.base, *chosen)]
+        word = max(points[-1][1] + 4, free)
+        free = word + 14
         drawn.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{_points(points)}"/>')
-        drawn.append(f'<text x="{right + 6}" y="{points[-1][1] + 4:.0f}" fill="{colour}" font-size="13">{name}</text>')
+        drawn.append(f'<text x="{right + 6}" y="{word:.0f}" fill="{colour}" font-size="13">{name}</text>')
     marks = "".join(
         f'<line x1="{left}" x2="{right}" y1="{down(s):.0f}" y2="{down(s):.0f}" stroke="#8884"/>'
         f'<text x="{left - 6}" y="{down(s) + 4:.0f}" font-size="12" fill="currentColor" text-anchor="end">{s:.0%}</text>'
