@@ -38,9 +38,10 @@ samples: $(VENV)/.ready-for-recipe
 	PYTHONPATH=. $(BIN)/python sample_data/mini-sd/recipe/samples.py
 
 benchmark: $(VENV)/.ready
-	$(BIN)/python benchmarks/train_step.py
-	$(BIN)/python benchmarks/side_by_side.py
-	$(BIN)/python benchmarks/together.py
+	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.side_by_side
+	$(BIN)/python -m benchmarks.style_files
+	$(BIN)/python -m benchmarks.together
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version)"

@@ -7,15 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers as library
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load as read_numpy
 from safetensors.numpy import save
 from safetensors.torch import save as save_torch
 
-from tests.test_style_file import Shapes, merge, outputs, sd1_parts, sdxl_parts, shapes_of
+from tests.test_style_file import Parts, Shapes, merge, outputs, sd1_parts, sd1_pipeline, sd2_parts, sdxl_parts, sdxl_pipeline, shapes_of
+from training.adapter import Worn, wearing
 from training.errors import StyleFileError
 from training.style_dialects import layer_limit
 from training.style_file import Lora, Style, accepted_names, converted, match, read_style, style_bytes, style_from_bytes
@@ -24,14 +27,14 @@ from training.style_names import PREFIXES, canonical_name, diffusers_names, kohy
 Tensors = dict[str, np.ndarray]
 Change = np.ndarray
 EXACT = 1e-6  # of the largest value of a layer's change
-FAMILIES = ("mini", "sd1", "sd2", "sdxl")
+BUILD = {"mini": sd1_parts, "sd1": sd1_parts, "sd2": sd2_parts, "sdxl": sdxl_parts}
+FAMILIES = tuple(BUILD)
 
 
 @pytest.fixture(scope="module")
 def shapes() -> dict[str, Shapes]:
     """family -> the shapes of a tiny base of that family."""
-    one, two = shapes_of(sd1_parts()), shapes_of(sdxl_parts())
-    return {"mini": one, "sd1": one, "sd2": one, "sdxl": two}
+    return {family: shapes_of(build()) for family, build in BUILD.items()}
 
 
 # One layer in each form, from its definition: tensors by leaf, and the change of the weight that they mean
@@ -211,6 +214,62 @@ def test_what_was_read_is_written_for_others_and_reads_the_same(form: str, famil
         compare(match(style_from_bytes(written, "b.safetensors"), accepted_names(shapes[family], family)), changes)
 
 
+# What diffusers 0.42 reads right: one alpha or none (it confuses several), no text_projection, all four attention layers of a text encoder
+ONE_ALPHA = lambda shape, r, alpha, draw: lora(shape, 2, 5.5, draw)
+NO_ALPHA = lambda shape, r, alpha, draw: lora(shape, r, None, draw)
+STOCK = {
+    "kohya, one alpha": (ONE_ALPHA, kohya, {}),
+    "kohya, no alpha": (NO_ALPHA, kohya, {}),
+    "peft": (NO_ALPHA, diffusers, {"unet": ("lora_A", "lora_B"), "text": ("lora_A", "lora_B")}),
+    "diffusers of 2023": (NO_ALPHA, diffusers, {"unet": ("lora.down", "lora.up"), "text": ("lora_linear_layer.down", "lora_linear_layer.up")}),
+}
+
+
+def as_loaded(parts: Parts) -> dict[tuple[str, str], Change]:
+    """(part, module) -> the change that diffusers and peft put there."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = {(part, name): layer for part, network in parts.items() for name, layer in network.named_modules() if isinstance(layer, LoraLayer)}
+    return {place: layer.get_delta_weight(layer.active_adapters[0]).detach().numpy() for place, layer in layers.items()}
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("kind", STOCK)
+def test_diffusers_and_we_read_the_same_layer_by_layer(kind: str, family: str, shapes: dict[str, Shapes]) -> None:
+    form, naming, leaves = STOCK[kind]
+    known = {part: {m: s for m, s in modules.items() if m != "text_projection"} for part, modules in shapes[family].items()}
+    tensors, changes = file_of(form, naming, known, family)
+    leaf = lambda name: leaves.get("unet" if name.startswith("unet.") else "text", ("lora_down", "lora_up"))
+    named = {n.replace("lora_down", leaf(n)[0]).replace("lora_up", leaf(n)[1]): array for n, array in tensors.items()}
+    compare(match(style_from_bytes(save(named), "a.safetensors"), accepted_names(known, family)), changes)
+    parts = BUILD[family]()
+    _load(parts, named)
+    theirs = as_loaded(parts)
+    assert theirs.keys() == changes.keys()
+    for place, change in changes.items():
+        assert np.abs(theirs[place] - change).max() <= EXACT * max(1.0, np.abs(change).max()), place
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("form", FORMS)
+def test_diffusers_reads_what_we_write_layer_by_layer(form: str, family: str, shapes: dict[str, Shapes]) -> None:
+    """Any program's form, with mixed ranks and alphas, read here and written in diffusers' names."""
+    known = {part: {m: s for m, s in modules.items() if m != "text_projection"} for part, modules in shapes[family].items()}
+    tensors, changes = file_of(FORMS[form], kohya, known, family)
+    written = converted(style_from_bytes(save(tensors), "a.safetensors"), "diffusers", family)
+    parts = BUILD[family]()
+    _load(parts, read_numpy(style_bytes("b.safetensors", written, {}, dtype="float32", dialect="diffusers")))
+    theirs = as_loaded(parts)
+    assert theirs.keys() == changes.keys()
+    for place, change in changes.items():
+        assert np.abs(theirs[place] - change).max() <= EXACT * max(1.0, np.abs(change).max()), place
+
+
+def _load(parts: Parts, tensors: Tensors) -> None:
+    pipeline: library.DiffusionPipeline = (sdxl_pipeline if "text_encoder_2" in parts else sd1_pipeline)(parts)
+    pipeline.load_lora_weights({name: torch.from_numpy(np.array(array)) for name, array in tensors.items()})
+
+
 @pytest.mark.parametrize("leaves", [("lora.down", "lora.up"), ("lora_linear_layer.down", "lora_linear_layer.up")])
 def test_old_names_of_diffusers_are_understood(leaves: tuple[str, str], shapes: dict[str, Shapes]) -> None:
     tensors, changes = file_of(lambda shape, r, alpha, draw: lora(shape, r, None, draw), diffusers, shapes["sd1"], "sd1")
@@ -234,17 +293,17 @@ def test_attention_processors_of_2023_are_understood(shapes: dict[str, Shapes]) 
 
 @pytest.mark.parametrize("method", ["lora", "rslora", "loha", "lokr"])
 def test_a_folder_that_peft_wrote_means_what_peft_does(tmp_path: Path, method: str) -> None:
-    import peft as library
+    import peft
 
     known: dict[str, Any] = {"r": 4, "target_modules": ["to_q", "conv1", "to_out.0"], "alpha_pattern": {"mid_block.resnets.0.conv1": 2}}
     config = {
-        "lora": library.LoraConfig(lora_alpha=6, **known),
-        "rslora": library.LoraConfig(lora_alpha=6, use_rslora=True, **known),
-        "loha": library.LoHaConfig(alpha=6, use_effective_conv2d=True, **known),
-        "lokr": library.LoKrConfig(alpha=6, **known),
+        "lora": peft.LoraConfig(lora_alpha=6, **known),
+        "rslora": peft.LoraConfig(lora_alpha=6, use_rslora=True, **known),
+        "loha": peft.LoHaConfig(alpha=6, use_effective_conv2d=True, **known),
+        "lokr": peft.LoKrConfig(alpha=6, **known),
     }[method]
     parts = sd1_parts()
-    wearing = library.get_peft_model(parts["unet"], config)
+    wearing = peft.get_peft_model(parts["unet"], config)
     torch.manual_seed(1)
     for name, weight in wearing.named_parameters():
         if "lora_" in name or "hada_" in name or "lokr_" in name:
@@ -369,13 +428,15 @@ _SHAPES: dict[str, dict[tuple[str, str], tuple[int, ...]]] = {}
 
 def _all_shapes(family: str) -> dict[tuple[str, str], tuple[int, ...]]:
     if family not in _SHAPES:
-        parts = sdxl_parts() if family == "sdxl" else sd1_parts()
-        _SHAPES[family] = {(part, module): shape for part, modules in shapes_of(parts).items() for module, shape in modules.items()}
+        _SHAPES[family] = {(part, module): shape for part, modules in shapes_of(BUILD[family]()).items() for module, shape in modules.items()}
     return _SHAPES[family]
 
 
 def test_ten_thousand_damaged_files_are_refused_or_harmless(shapes: dict[str, Shapes]) -> None:
-    """Bytes of the header changed, cut, doubled, swapped for what hurts parsers: a message of ours or a sound style, and never more than a second."""
+    """Bytes of the header changed, cut, doubled, swapped for what hurts parsers: a message of ours or a sound style, and never more than a second.
+
+    What is read is put on a live base where it fits; nothing stays behind.
+    """
     import random
     import time
 
@@ -400,7 +461,9 @@ def test_ten_thousand_damaged_files_are_refused_or_harmless(shapes: dict[str, Sh
         b"../",
         b",",
     ]
-    slowest, refused, read = 0.0, 0, 0
+    parts, names = sd1_parts(), accepted_names(shapes["sd1"], "sd1")
+    before = {part: {name: value.clone() for name, value in network.state_dict().items()} for part, network in parts.items()}
+    slowest, refused, read, worn = 0.0, 0, 0, 0
     for i in range(10_000):
         content = bytearray(seeds[i % len(seeds)])
         length = 8 + int.from_bytes(content[:8], "little")
@@ -427,8 +490,14 @@ def test_ten_thousand_damaged_files_are_refused_or_harmless(shapes: dict[str, Sh
             style = style_from_bytes(bytes(content), "a.safetensors")
             read += 1
             assert all(np.isfinite(found.down).all() and np.isfinite(found.up).all() for found in style.modules.values())
+            with wearing(parts, [[Worn(match(style, names))]]):
+                worn += 1
         except StyleFileError as error:
             refused += 1
             assert len(str(error)) < 2000
         slowest = max(slowest, time.perf_counter() - began)
-    assert refused > 5000 and read > 100 and slowest < 1
+    assert refused > 5000 and read > 100 and worn > 50 and slowest < 1
+    for part, network in parts.items():
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+        assert network.state_dict().keys() == before[part].keys()
+        assert all(torch.equal(value, before[part][name]) for name, value in network.state_dict().items())

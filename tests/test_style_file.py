@@ -59,6 +59,12 @@ def sd1_parts() -> Parts:
     return {"unet": tiny_unet(), "text_encoder": tiny_text_encoder()}
 
 
+def sd2_parts() -> Parts:
+    """Linear projections where 1.x has convolutions, another width of the text."""
+    torch.manual_seed(0)
+    return {"unet": tiny_unet(use_linear_projection=True, cross_attention_dim=16), "text_encoder": tiny_text_encoder(width=16)}
+
+
 def sdxl_parts() -> Parts:
     torch.manual_seed(0)
     unet = tiny_unet(

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 
 import pytest
+import torch
+import transformers
+from diffusers import UNet2DConditionModel
 
 from tests import other_programs
 from tests.test_style_file import random_lora, sd1_parts, sdxl_parts, shapes_of
+from training.families.detect import weight_shapes
+from training.families.single_file import CONFIGS
 from training.style_file import named
 from training.style_names import canonical_name, dotted_name, kernel_of
 from training.tensor_file import read_head
@@ -67,6 +74,43 @@ def test_a_written_file_has_no_other_keys(family: str) -> None:
     for key in read_head("a", io.BytesIO(content), len(content)).tensors:
         layer, _, leaf = key.partition(".")
         assert leaf in other_programs.LEAVES and any(re.fullmatch(rule, layer) for rule in other_programs.LAYERS[family]), key
+
+
+@functools.cache
+def real_modules(family: str) -> dict[str, list[str]]:
+    """part -> its linears and convolutions, of the family's full-size networks; without memory for weights."""
+    configs = json.loads((CONFIGS / f"{family}.json").read_text(encoding="utf-8"))
+    kinds = {"text_encoder": transformers.CLIPTextModel, "text_encoder_2": transformers.CLIPTextModelWithProjection}
+    with torch.device("meta"):
+        networks = {part: kind(transformers.CLIPTextConfig(**configs[part])) for part, kind in kinds.items() if part in configs}
+        networks["unet"] = UNet2DConditionModel.from_config(configs["unet"])
+    return {part: list(weight_shapes(network)) for part, network in networks.items()}
+
+
+@pytest.mark.parametrize("program", other_programs.PROGRAMS)
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_other_programs_find_the_right_layer_under_every_name(family: str, program: str) -> None:
+    """Every layer of the real UNet: its name leads each program to that layer of the checkpoint and no other."""
+    layers = other_programs.checkpoint_layers(family)
+    for module in real_modules(family)["unet"]:
+        name = canonical_name("unet", module, family)
+        assert other_programs.PROGRAMS[program](name, family) == layers[module.replace(".", "_")], name
+
+
+def test_the_rules_know_where_other_names_would_go_astray() -> None:
+    """Why XL is written in the checkpoint's names: A1111 leads diffusers' name of the first sampler upwards to a layer that is not there."""
+    name, layers = "up_blocks_0_upsamplers_0_conv", other_programs.checkpoint_layers("sdxl")
+    assert other_programs.a1111(f"lora_unet_{name}", "sdxl") != layers[name]
+    assert other_programs.invokeai(f"lora_unet_{name}", "sdxl") == ""
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_every_layer_of_the_real_text_encoders_has_a_known_name(family: str) -> None:
+    count = {"sd1": 72, "sd2": 138, "sdxl": 72 + 192}[family]
+    texts = [(part, m) for part, modules in real_modules(family).items() if part != "unet" for m in modules if m != "text_projection"]
+    names = {canonical_name(part, module, family) for part, module in texts}
+    assert len(names) == count == len(texts)
+    assert all(any(re.fullmatch(rule, name) for rule in other_programs.LAYERS[family]) for name in names)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])

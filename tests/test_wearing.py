@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from training.adapter import Worn, wearing
 from training.families.detect import weight_shapes
 from training.families.family import Parts
-from training.style_file import Lora
+from training.style_file import Lora, accepted_names, match, named, style_bytes, style_from_bytes
+from training.style_tools import merged as merge_styles
+from training.style_weights import Weight, weakened
 
 EXACT = 1e-11  # largest relative difference in float64
 
@@ -161,3 +163,42 @@ def test_each_kind_of_layer(layer: nn.Module, channels_last: bool) -> None:
         lora, strength = ((one, 1.0), (two, 2.0))[i % 2]
         changed.weight.data += torch.from_numpy(lora.delta().astype(np.float64)) * strength
         assert apart(together[i], changed(x[i : i + 1])[0].detach()) < 1e-6  # delta() is float32
+
+
+def test_a_mix_by_part_and_block_is_the_weighted_sum_worn_or_saved(parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Three styles, weights of their own for the text encoder and for groups of blocks: by rows, in merged weights, and from one saved file."""
+    weights = (
+        Weight(0.7, 0.3, (("mid", 1.5), ("up.1", 0.0))),
+        Weight(-0.4, 0.0, (("down", 0.9), ("down.0", 0.2))),
+        Weight(0.5, 1.2, (("text_encoder", -0.6), ("up", 0.8))),
+    )
+    styles = [some_style(parts64, rank=2 + i, seed=11 + i) for i in range(3)]
+    by_hand = copy.copy(parts64)
+    by_hand.networks = {name: copy.deepcopy(network) for name, network in parts64.networks.items()}
+    for style, weight in zip(styles, weights, strict=True):
+        for (part, name), lora in style.items():
+            up, down = (torch.from_numpy(m.astype(np.float64)) for m in (lora.up, lora.down))
+            matrix = by_hand.networks[part].get_submodule(name).weight
+            matrix.data += (up.flatten(1) @ down.flatten(1)).view(matrix.shape) * (factor(weight, part, name) * lora.alpha / lora.rank)
+    row = [Worn(weakened(style, weight)) for style, weight in zip(styles, weights, strict=True)]
+    saved = merge_styles(list(zip(styles, weights, strict=True))).changes
+    written = style_bytes("mix.safetensors", named(saved, "kohya", "sd1"), {}, dtype="float32")
+    known = {part: weight_shapes(parts64.networks[part]) for part in ("unet", "text_encoder")}
+    back = match(style_from_bytes(written, "mix.safetensors"), accepted_names(known, "sd1"))
+    captions = ["a cat", "an icon"] * 2
+    truth = said(by_hand, inputs), by_hand.family.encode_text(by_hand, captions)
+    for worn, exact in ((row, EXACT), ([Worn(back)], 1e-6)):
+        with wearing(parts64.networks, [worn] * 4), torch.no_grad():
+            assert apart(said(parts64, inputs), truth[0]) < exact
+            assert apart(parts64.family.encode_text(parts64, captions), truth[1].detach()) < exact
+    assert apart(said(parts64, inputs), truth[0]) > 0.01  # the mix does something
+
+
+def factor(weight: Weight, part: str, name: str) -> float:
+    """What a weight's narrowest group says of one module, looked up by hand."""
+    groups = dict(weight.groups)
+    if part == "text_encoder":
+        return groups.get("text_encoder", groups.get("text", weight.text))
+    side, level = name.split(".")[:2] if "." in name else (name, "")
+    short = side.removesuffix("_blocks").removesuffix("_block")
+    return groups.get(f"{short}.{level}", groups.get(short, weight.unet))

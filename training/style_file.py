@@ -23,7 +23,7 @@ from training.style_dialects import Dialect, Magnitude, Settings, complaint_abou
 from training.style_family import BASES as BASES
 from training.style_family import family_in as family_in
 from training.style_family import family_of_shapes, misfit, text_width
-from training.style_names import WORDS, Place, diffusers_names, standard_places
+from training.style_names import WORDS, Place, diffusers_names, is_pointwise, standard_places
 from training.style_names import accepted_names as accepted_names
 from training.style_names import canonical_name as canonical_name
 from training.tensor_file import (
@@ -385,7 +385,8 @@ def placed(style: Style, family: str) -> dict[tuple[str, str], Lora]:
     for name, lora in style.modules.items():
         if places[name] in found:
             raise StyleFileError(f"The style holds {'.'.join(places[name])} twice, under two names. Export it again with one of them.")
-        found[places[name]] = lora
+        square = (*lora.shape, 1, 1) if len(lora.shape) == 2 and is_pointwise(*places[name], family) else lora.shape
+        found[places[name]] = lora.shaped(square) or lora
     return found
 
 

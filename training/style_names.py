@@ -37,6 +37,13 @@ PROCESSOR = re.compile(r"(?P<before>.+?)(?P<processor>\.processor)?\.to_(?P<whic
 THREE_BY_THREE = re.compile(
     r"(conv1|conv2|conv_in|conv_out|samplers_0_conv|in_layers_2|out_layers_3|_\d_0_op|_[12]_conv|input_blocks_0_0|unet_out_2)$"
 )
+# 1x1 convolutions of the UNet; as matrices they look like linears, and diffusers takes them only as what they are
+POINTWISE = {
+    "mini": ("conv_shortcut", "proj_in", "proj_out"),
+    "sd1": ("conv_shortcut", "proj_in", "proj_out"),
+    "sd2": ("conv_shortcut",),
+    "sdxl": ("conv_shortcut",),
+}
 WORDS = {"unet": "UNet", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
 
 # SDXL's modules in sgm (Stability-AI/generative-models), as sd-scripts and diffusers write and read them.
@@ -93,6 +100,11 @@ def dotted_name(name: str, part: str = "") -> str:
 def kernel_of(name: str) -> int:
     """Side of the convolution that a name of either dialect belongs to: 3, or 1 for linears and 1x1 convolutions. For files that do not say."""
     return 3 if THREE_BY_THREE.search(name.replace(".", "_")) else 1
+
+
+def is_pointwise(part: str, module: str, family: str) -> bool:
+    """Whether models of a family have a 1x1 convolution there."""
+    return part == "unet" and module.rpartition(".")[2] in POINTWISE.get(family, ())
 
 
 def accepted_names(parts: Mapping[str, Mapping[str, tuple[int, ...]]], family: str) -> dict[str, Place]:
