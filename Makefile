@@ -7,11 +7,15 @@ BIN = $(VENV)/bin
 TORCH_INDEX ?=
 DEMO_PROMPTS = "red apple" "rocket" "castle" "penguin" "hamburger"
 
-.PHONY: demo test studio check format base samples benchmark audit
+.PHONY: demo demo-many test studio check format base samples benchmark audit
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m training.train_style sample_data/linocut/style.toml --save.folder demo
 	$(BIN)/python -m studio.compare --base mini --style demo/linocut/linocut.safetensors --prompt $(DEMO_PROMPTS) --guidance 3 --out demo/base-beside-linocut.png
+
+# Three styles of different kinds in one pass, and all of them beside the base
+demo-many: $(VENV)/.ready
+	$(BIN)/python -m training.train_style sample_data/many.toml --sweep --save.folder demo/many
 
 test: $(VENV)/.ready-to-test
 	$(BIN)/ruff check training studio tests benchmarks sample_data
@@ -48,6 +52,7 @@ samples: $(VENV)/.ready-for-recipe
 benchmark: $(VENV)/.ready
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/side_by_side.py
+	$(BIN)/python benchmarks/together.py
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version)"

@@ -25,7 +25,7 @@ POINTS: dict[str, tuple[str, str, str]] = {
     "encoding a picture": ("training.cache", "Latents.add", "before"),
     "putting adapters on": ("training.run", "Run._attach", "after"),
     "going on from a checkpoint": ("training.run", "Run._restore", "before"),
-    "between two passes of an update": ("training.run", "Run._backward", "after"),
+    "between two passes of an update": ("training.run", "Run.backward", "after"),
     "before an update": ("training.optim", "Optimiser.update", "before"),
     "in the middle of an update": ("torch.optim", "AdamW.step", "after"),
     "after an update": ("training.optim", "Optimiser.update", "after"),

@@ -23,7 +23,7 @@ LIGHT = (
 )  # fmt: skip
 LOGS = ("diffusers.utils.logging", "transformers.utils.logging")  # to silence them is not to know them
 KNOWS_DIFFUSERS = ("training/families/", "training/adapter.py", "training/attention.py", "training/render.py", "training/witnesses.py")
-SPEAKS = ("training/train_style.py", "training/style_command.py", "studio/compare.py", "studio/__main__.py", "studio/app.py")
+SPEAKS = ("training/sweep.py", "training/train_style.py", "training/style_command.py", "studio/compare.py", "studio/__main__.py", "studio/app.py")
 
 
 def shown(path: Path) -> str:

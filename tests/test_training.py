@@ -239,16 +239,16 @@ def test_a_full_memory_halves_the_pass_and_changes_nothing_else(config: RunConfi
     config = changed(config, optim__batch_size=4, optim__accumulate=2, preview__every=2, optim__text_encoder_lr=0.0)
     tight = changed(config, save__name="tight")
     wanted = of(Stepped, list(train(config)))
-    backward = Run._pass
+    said = Run._said
     seen: list[int] = []
 
     def narrow(self: Run, *given: torch.Tensor, **keys: Any) -> torch.Tensor:
         seen.append(len(given[0]))
         if len(given[0]) > 2:
             raise torch.OutOfMemoryError("the device is full")
-        return backward(self, *given, **keys)
+        return said(self, *given, **keys)
 
-    monkeypatch.setattr(Run, "_pass", narrow)
+    monkeypatch.setattr(Run, "_said", narrow)
     events = list(train(tight))
     assert [e.step for e in of(Stepped, events)] == list(range(1, 7)) and [e.step for e in of(Previewed, events)] == [0, 2, 4, 6]
     assert [e.message for e in of(Warned, events) if "memory" in e.message] == [of(Warned, events)[-1].message]
@@ -262,7 +262,7 @@ def test_one_picture_too_many_ends_the_run(config: RunConfig, monkeypatch: pytes
     def full(self: Run, *given: torch.Tensor, **keys: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("the device is full")
 
-    monkeypatch.setattr(Run, "_pass", full)
+    monkeypatch.setattr(Run, "_said", full)
     with pytest.raises(OutOfMemory, match=r"data\.resolution"):
         list(train(config))
 

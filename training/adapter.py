@@ -5,6 +5,7 @@ The masters stay in float32; the frozen weights and the products are in the base
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,16 +96,19 @@ def attach(network: nn.Module, modules: Sequence[str], *, rank: int, alpha: floa
         as_linear = isinstance(base, nn.Linear) or (base.kernel_size == (1, 1) and base.stride == (1, 1) and base.groups == 1)
         layer.is_bare = False
         layer.forward = types.MethodType(_fast_linear if as_linear else _convolution, layer)
-        bound = down.weight[0].numel() ** -0.5
-        first = torch.rand(down.weight.shape, generator=dice(seed, FIRST_WEIGHTS, len(found))) * 2 * bound - bound
-        for part, value in ((down, first), (up, torch.zeros(up.weight.shape))):
-            exact = torch.promote_types(base.weight.dtype, torch.float32)
-            part.weight = nn.Parameter(value.to(base.weight.device, exact), requires_grad=True)
-        found[name] = (down.weight, up.weight)
+        down.weight, up.weight = found[name] = first_weights(base, down.weight.shape, up.weight.shape, seed, len(found))
     missing = set(modules) - set(found)
     if missing:
         raise ValueError(f"no adapter could be put on {sorted(missing)[:3]}")
     return found
+
+
+def first_weights(base: nn.Module, down: Sequence[int], up: Sequence[int], seed: int, place: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """Masters of a new adapter, of these shapes, on the base layer's device. place: the module's among the adapted ones of its network."""
+    bound = math.prod(down[1:]) ** -0.5
+    first = torch.rand(tuple(down), generator=dice(seed, FIRST_WEIGHTS, place)) * 2 * bound - bound
+    exact = torch.promote_types(base.weight.dtype, torch.float32)
+    return tuple(nn.Parameter(value.to(base.weight.device, exact)) for value in (first, torch.zeros(tuple(up))))
 
 
 @contextmanager

@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from training import lock
+from training.bench import Bench
 from training.config import RunConfig
 from training.device import memory_full
 from training.errors import DivergedError, SpaceError, StudioError
 from training.events import Event, Finished, Noted, Started, Warned
 from training.families import detect
-from training.run import Plan, Run, planned
+from training.run import Asked, Plan, Run, planned
 
 Stop = Callable[[], bool]
+Story = Generator[Event | Asked, Any, None]
 T = TypeVar("T")
 PATIENCE = 3600.0  # seconds a training waits for room on the disk before it gives up
 PATIENCE_ON_STOP = 30.0  # the same when it was asked to stop: someone waits for it
@@ -35,16 +37,36 @@ def train(config: RunConfig, stop: Stop = never) -> Iterator[Event]:
     """
     plan = planned(config)
     with lock.held(config.run_folder):
-        yield from _trained(plan, stop)
+        yield from _alone(story(plan, stop))
 
 
-def _trained(plan: Plan, stop: Stop) -> Iterator[Event]:
+def _alone(told: Story) -> Iterator[Event]:
+    """Make a story's passes as it asks for them; pass on what it says."""
+    try:
+        item = next(told)
+        while True:
+            if not isinstance(item, Asked):
+                yield item
+                item = next(told)
+                continue
+            try:
+                loss = item.run.backward(item.batches)
+            except torch.OutOfMemoryError as error:
+                item = told.throw(error)
+            else:
+                item = told.send(loss)
+    except StopIteration:
+        return
+
+
+def story(plan: Plan, stop: Stop, bench: Bench | None = None) -> Story:
+    """A training as it goes, the passes of its updates made by whoever drives it (see Asked), alone or together with others'."""
     began, config = time.time(), plan.config
     if plan.finished >= config.optim.steps:
         yield Noted(f"{config.run_folder} is finished already, after {plan.finished} updates. Choose another save.name for a new run.")
         yield Finished(plan.finished, f"{config.save.name}.safetensors", stopped=False, seconds=0.0)
         return
-    run = Run(plan)
+    run = Run(plan, bench)
     try:
         for event in run.prepare():
             yield event
@@ -56,6 +78,8 @@ def _trained(plan: Plan, stop: Stop) -> Iterator[Event]:
     except torch.OutOfMemoryError as error:
         raise memory_full(error) from None
     finished = yield from _exported(run, stop, began)
+    if bench:
+        bench.leave(run.slot)
     del run  # the adapters go; the report draws with the base and the finished files
     if config.report.minutes and finished.path and not finished.stopped:
         yield from reported(plan, stop)
@@ -76,7 +100,7 @@ def reported(plan: Plan, stop: Stop = never, *, minutes: float | None = None) ->
         yield Warned(f"no report: {error}")
 
 
-def _updates(run: Run, stop: Stop) -> Iterator[Event]:
+def _updates(run: Run, stop: Stop) -> Story:
     """Updates with what is due between them; at the end the state is on disk."""
     save, saved = run.config.save.every, run.step
     if (run.step == 0 or not run.preview_is_there()) and not stop():
@@ -84,7 +108,7 @@ def _updates(run: Run, stop: Stop) -> Iterator[Event]:
     while run.step < run.steps and not stop():
         before = run.step
         try:
-            yield run.update()
+            yield (yield from run.updating())
         except DivergedError:
             if run.step != saved:
                 yield from _patiently(run.save, stop)

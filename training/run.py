@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from training import __version__, adapter, checkpoint, objective, priors, resume
 from training.batches import Order, drawn
+from training.bench import Bench
 from training.buckets import Bucket, buckets, nearest
 from training.cache import Latents, Words
 from training.config import RunConfig, read_toml, to_toml
@@ -23,7 +25,7 @@ from training.device import Place, choose, told_of
 from training.errors import ConfigError, DataError, DivergedError, SpaceError, StyleFileError
 from training.events import Noted, Previewed, Saved, Stepped, Warned
 from training.families import detect
-from training.families.family import Parts
+from training.families.family import Conditioning, Parts
 from training.guard import LOST_IN_A_ROW, Guard
 from training.optim import Group, Optimiser, course
 from training.prompt import Prompt
@@ -111,11 +113,42 @@ def _finished(config: RunConfig) -> int:
     return last.step if done else 0
 
 
-class Run:
-    """A loaded base, adapters on it, pictures in latents, an optimiser: ready for updates."""
+@dataclass(frozen=True)
+class Batch:
+    """Rows that want one forward and backward, and their part in a loss over `rows` style pictures."""
 
-    def __init__(self, plan: Plan) -> None:
+    noisy: Tensor  # [B, C, h, w], in the base's precision
+    wanted: Tensor  # [B, C, h, w]
+    t: Tensor  # [B]
+    weights: Tensor  # [B], on the CPU
+    captions: list[str]
+    rows: int
+
+    def part(self, some: slice) -> Batch:
+        return Batch(self.noisy[some], self.wanted[some], self.t[some], self.weights[some], self.captions[some], self.rows)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A pass that a run waits for: whoever drives the run adds up its gradients and sends back the loss, or throws OutOfMemoryError."""
+
+    run: Run
+    batches: tuple[Batch, ...]
+
+
+class TooManyError(torch.OutOfMemoryError):
+    """A pass did not fit into memory because of the other styles in it."""
+
+
+class Run:
+    """A loaded base, adapters on it, pictures in latents, an optimiser: ready for updates.
+
+    bench: a base that is loaded already and shared with other runs; without one the run loads its own.
+    """
+
+    def __init__(self, plan: Plan, bench: Bench | None = None) -> None:
         self.plan, self.config, self.place = plan, plan.config, plan.place
+        self.bench, self.slot = bench, bench.slot() if bench else 0
         self.folder = self.config.run_folder
         self.step, self.started, self.guard = 0, time.time(), Guard()
         self.splits = 1  # parts that a pass is made in; more where the memory is too small for a whole one
@@ -136,7 +169,7 @@ class Run:
             write_whole(self.folder / "run.toml", to_toml(lasting))
         yield from (Warned(note) for note in plan.dataset.notes)
         yield Noted(f"loading {plan.files.title}")
-        self.parts = detect.load(plan.files, self.place)
+        self.parts = self.bench.parts() if self.bench else detect.load(plan.files, self.place)
         self.choices = self._buckets()
         self.examples = list(plan.dataset.examples)
         yield from self._crowded()
@@ -214,7 +247,8 @@ class Run:
             of_text = part in family.text_encoders
             table, targets = (family.text_groups, config.adapter.text_encoder_targets) if of_text else (family.groups, config.adapter.targets)
             modules = adapter.chosen_modules(networks[part], table, targets)
-            found = adapter.attach(networks[part], modules, rank=config.adapter.rank, alpha=config.adapter.alpha, seed=config.optim.seed)
+            own = dict(rank=config.adapter.rank, alpha=config.adapter.alpha, seed=config.optim.seed)
+            found = self.bench.attach(self.slot, networks[part], modules, **own) if self.bench else adapter.attach(networks[part], modules, **own)
             self.adapters |= {(part, module): pair for module, pair in found.items()}
             groups[part] = Group([p for pair in found.values() for p in pair], lr)
         if config.optim.checkpointing:
@@ -298,17 +332,40 @@ class Run:
     def total(self) -> int:
         """Weights of the parts that are adapted, adapters not counted."""
         adapted = {part for part, _ in self.adapters}
-        return sum(p.numel() for part in adapted for p in self.parts.networks[part].parameters()) - self.trainable
+        return sum(p.numel() for part in adapted for p in self.parts.networks[part].parameters() if not p.requires_grad)
 
     # --- one update ---
 
     def update(self) -> Stepped | Warned:
-        """Make the next update; a Warned instead of a Stepped says it was left out, or that the run went back. Raises DivergedError."""
-        began, optim = time.time(), self.config.optim
+        """Make the next update alone; a Warned instead of a Stepped says it was left out, or that the run went back. Raises DivergedError."""
+        asking = self.updating()
         try:
-            losses = [self._backward(k) for k in range(optim.accumulate)]
+            asked = next(asking)
+            while True:
+                try:
+                    loss = self.backward(asked.batches)
+                except torch.OutOfMemoryError as error:
+                    asked = asking.throw(error)
+                else:
+                    asked = asking.send(loss)
+        except StopIteration as ended:
+            return ended.value
+
+    def updating(self) -> Generator[Asked, Tensor, Stepped | Warned]:
+        """The next update, its passes made by another: see Asked."""
+        began, optim = time.time(), self.config.optim
+        losses: list[Tensor] = []
+        try:
+            for k in range(optim.accumulate):
+                losses.append((yield Asked(self, self._batches(k))))
+        except TooManyError:
+            self.optimiser.clear()  # what the pass had left there
+            return Warned(f"the memory is full: update {self.step + 1} is made again with fewer styles at once. What is learnt stays the same.")
         except torch.OutOfMemoryError:
             return self._narrower()
+        if self.scale_loss != 1:
+            for flat in self.optimiser.flats.values():
+                flat.grad.div_(self.scale_loss)
         norm = self.optimiser.norm()
         loss, size = torch.stack([torch.stack(losses).mean(), norm]).tolist()
         if not (math.isfinite(loss) and math.isfinite(size)):
@@ -364,8 +421,8 @@ class Run:
             "stays the same."
         )
 
-    def _backward(self, k: int) -> Tensor:
-        """Pass k of the next update: gradients are added up; returns the loss, on the device."""
+    def _batches(self, k: int) -> tuple[Batch, ...]:
+        """Pass k of the next update: the style's and class pictures, then those whose answer shall stay the base's own."""
         optim, data, parts = self.config.optim, self.config.data, self.parts
         rows = self.order.rows(self.step * optim.accumulate + k)
         bucket = self.bucket_of[rows[0]]
@@ -388,40 +445,49 @@ class Run:
         weights = objective.loss_weights(parts.prediction_type, alpha_bar, optim.min_snr) * torch.tensor([w for _, _, w in picked])
         noisy = objective.noised(x0, noise, alpha_bar).to(self.place.device, self.place.dtype, memory_format=torch.channels_last)
         wanted = objective.target(parts.prediction_type, x0, noise, alpha_bar).to(self.place.device)
-        at_once = -(-len(picked) // self.splits)
+        made = Batch(noisy, wanted, t, weights, captions, len(rows))
+        return (made, self._staying(made, [self.examples[i].plain for i in rows])) if self.config.prior.frozen_weight else (made,)
+
+    def _staying(self, made: Batch, plain: list[str]) -> Batch:
+        """Style pictures with captions without the trigger, to which the answer shall stay the frozen base's own (Li and Hoiem 2016, of classes)."""
+        some, networks = made.part(slice(0, made.rows)), self.parts.networks
+        at_once = -(-len(plain) // self.splits)
+        with torch.no_grad(), adapter.bare(networks[part] for part in {part for part, _ in self.adapters}):
+            parts = [slice(i, i + at_once) for i in range(0, len(plain), at_once)]
+            wanted = torch.cat([self._said(some.noisy[part], some.t[part], plain[part]) for part in parts])
+        return Batch(some.noisy, wanted, some.t, some.weights * self.config.prior.frozen_weight, plain, made.rows)
+
+    def backward(self, batches: Sequence[Batch]) -> Tensor:
+        """Add up the gradients of a pass, in parts that fit into memory; returns its loss, on the device."""
+        at_once = -(-max(len(batch.t) for batch in batches) // self.splits)
         losses = []
-        for i in range(0, len(picked), at_once):
-            some = slice(i, i + at_once)
-            losses.append(self._pass(noisy[some], wanted[some], t[some], weights[some], captions=captions[some], rows=len(rows)))
-        if self.config.prior.frozen_weight:
-            plain = [self.examples[i].plain for i in rows]
-            for i in range(0, len(rows), at_once):
-                some = slice(i, min(i + at_once, len(rows)))
-                losses.append(self._stay(noisy[some], t[some], weights[some], captions=plain[some], rows=len(rows)))
-        if self.scale_loss != 1 and k == optim.accumulate - 1:
-            for flat in self.optimiser.flats.values():
-                flat.grad.div_(self.scale_loss)
+        for batch in batches:
+            for i in range(0, len(batch.t), at_once):
+                some = batch.part(slice(i, i + at_once))
+                loss = self.loss(some, self._said(some.noisy, some.t, some.captions))
+                (loss * self.loss_share).backward()
+                losses.append(loss.detach())
         return torch.stack(losses).sum()
 
-    def _pass(self, noisy: Tensor, wanted: Tensor, t: Tensor, weights: Tensor, *, captions: list[str], rows: int) -> Tensor:
-        """Forward and backward of pictures that fit into memory together; their share of a pass of `rows` style pictures."""
-        device = self.place.device
-        said = self._said(noisy, t, captions)
-        loss = objective.weighted_loss(said, wanted, weights.to(device), rows=rows)
-        (loss / self.config.optim.accumulate * self.scale_loss).backward()
-        return loss.detach()
+    def loss(self, batch: Batch, said: Tensor) -> Tensor:
+        """Its part in the loss of a pass."""
+        return objective.weighted_loss(said, batch.wanted, batch.weights.to(self.place.device), rows=batch.rows)
 
-    def _stay(self, noisy: Tensor, t: Tensor, weights: Tensor, *, captions: list[str], rows: int) -> Tensor:
-        """The same for captions without the trigger, to which the answer shall stay the frozen base's own (Li and Hoiem 2016, of classes)."""
-        networks = self.parts.networks
-        with torch.no_grad(), adapter.bare(networks[part] for part in {part for part, _ in self.adapters}):
-            wanted = self._said(noisy, t, captions)
-        return self._pass(noisy, wanted, t, weights * self.config.prior.frozen_weight, captions=captions, rows=rows)
+    @property
+    def loss_share(self) -> float:
+        """What a pass's loss is multiplied with before its gradients are taken."""
+        return self.scale_loss / self.config.optim.accumulate
 
     def _said(self, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
-        family = self.parts.family
-        words = family.encode_text(self.parts, captions) if self.trains_text else self.words(captions)
-        return family.predict(self.parts, noisy, t.to(self.place.device), words)
+        return self.parts.family.predict(self.parts, noisy, t.to(self.place.device), self.said_of(captions))
+
+    def said_of(self, captions: list[str]) -> Conditioning:
+        """The states of captions, from memory where the text encoder is not trained."""
+        return self.parts.family.encode_text(self.parts, captions) if self.trains_text else self.words(captions)
+
+    def worn(self) -> AbstractContextManager[None]:
+        """While inside, the base is drawn with this run's adapters, as it is all the time where the run has a base of its own."""
+        return self.bench.routed([self.slot]) if self.bench else nullcontext()
 
     # --- what leaves the run ---
 
@@ -437,7 +503,7 @@ class Run:
     def preview(self) -> Previewed:
         """Draw the previews as they are now; training is not touched."""
         prompts, paths = self.prompts(), self._preview_paths()
-        with self.optimiser.averaged():
+        with self.optimiser.averaged(), self.worn():
             pictures = draw(self.parts, prompts, encode=None if self.trains_text else self.words)
         for path, prompt, picture in zip(paths, prompts, pictures, strict=True):
             write_whole(inside(self.folder, path), prompt.to_png(picture))

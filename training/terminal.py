@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -45,6 +45,27 @@ def show(stream: Iterable[Event], folder: Path) -> None:
                     said = time.time()
             elif (line := sentence(event, folder)) is not None:
                 console.print(line, highlight=False, soft_wrap=True)
+
+
+def show_many(stream: Iterable[tuple[int, Event]], names: Sequence[str], folders: Sequence[Path]) -> None:
+    """Print the events of several runs until the stream ends: a bar each, and every line with the run's name before it."""
+    console = escaping_console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        tasks = [bar.add_task(escape(name), total=None, told="") for name in names]
+        said = time.time()
+        reached: dict[int, str] = {}
+        for number, event in stream:
+            if isinstance(event, Started):
+                bar.update(tasks[number], total=event.steps, completed=event.step)
+            elif isinstance(event, Stepped):
+                bar.update(tasks[number], completed=event.step, told=f"loss {event.loss:.4f}  {clock(event.left)} left")
+                reached[number] = f"{escape(names[number])} {event.step} (loss {event.loss:.4f})"
+                if not console.is_terminal and time.time() - said > EVERY:
+                    console.print("updates: " + ", ".join(reached[i] for i in sorted(reached)), soft_wrap=True)
+                    said = time.time()
+            elif (line := sentence(event, folders[number])) is not None:
+                console.print(f"{escape(names[number])}: {line}", highlight=False, soft_wrap=True)
 
 
 def sentence(event: Event, folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The headless command: `train_style.py [RUN.toml] [--section.key VALUE ...]`. Trains, prints what happens, writes events.jsonl.
+"""The headless command: `train_style.py [RUN.toml] [--section.key VALUE ...]`; `--sweep` trains several styles. It prints and writes events.jsonl.
 
 Paths in a TOML file are relative to that file; paths in flags and save.folder are relative to where the command is run.
 """
@@ -40,6 +40,7 @@ def parser() -> Parser:
     made.add_argument("file", nargs="?", metavar="RUN.toml", help="settings; a flag overrides what stands in it")
     made.add_argument("--dry-run", action="store_true", help="check everything, measure two updates, print the plan and stop")
     made.add_argument("--report", action="store_true", help="make the style report of a run that was trained before, and stop")
+    made.add_argument("--sweep", action="store_true", help="train all that [[styles]] or [grid] of the file stand for, compare and rank them")
     told = "; ".join(f"{name}: {preset.told}" for name, preset in PRESETS.items())
     made.add_argument("--preset", metavar="NAME", help=f"where to start from ({told}); the file and the flags win over it")
     made.add_argument("--length", metavar="WORD", default="normal", help=f"of a preset: {', '.join(LENGTHS)} (default: normal)")
@@ -59,6 +60,24 @@ def _metavar(s: Setting) -> str:
     if s.choices and s.kind is not list:
         return "{" + ",".join(s.choices) + "}"
     return {str: "TEXT", int: "N", float: "X", bool: "{on,off}", list: "ITEM"}[s.kind]
+
+
+def sweep_from(argv: list[str]) -> list[RunConfig]:
+    """The configs of a sweep's file; flags win over what all of them share. Raises ConfigError."""
+    from training.sweep import styles_of
+
+    found, unknown = parser().parse_known_args(argv)
+    by_key = {s.key: s for s in settings()}
+    if unknown:
+        raise ConfigError(f"{unknown[0]!r} belongs to no flag. See train_style.py --help.")
+    if not found.file or found.preset is not None or found.dry_run or found.report:
+        raise ConfigError("--sweep takes a file, SWEEP.toml, and flags of settings; no --preset, --dry-run or --report.")
+    folder = Path(found.file).resolve().parent
+    tables = _absolute(read_toml(Path(found.file)), folder)
+    styles = tables.get("styles")
+    tables |= {"styles": [_absolute(one, folder) if isinstance(one, dict) else one for one in styles]} if isinstance(styles, list) else {}
+    flags = {key: _value(by_key[key], value) for key, value in vars(found).items() if key in by_key}
+    return styles_of(with_overrides(tables, _absolute_flags(flags)), found.file)
 
 
 def config_from(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
@@ -236,7 +255,12 @@ def _is_open(folder: Path) -> bool:
 def main(argv: list[str] | None = None) -> int:
     began = time.time()
     try:
-        config, wanted = config_from(sys.argv[1:] if argv is None else argv)
+        argv = sys.argv[1:] if argv is None else argv
+        if "--sweep" in argv:
+            from training import sweep
+
+            return sweep.run(sweep_from(argv), Interrupts())
+        config, wanted = config_from(argv)
         if wanted.report:
             return report(config)
         if wanted.dry_run:

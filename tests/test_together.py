@@ -1,0 +1,225 @@
+"""Styles that are trained in one pass learn what each learns alone: the guarantee, in float64 on a tiny real base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training import run as run_module
+from training.bench import Bench
+from training.config import RunConfig, from_mapping
+from training.device import Place
+from training.errors import BusyError, ConfigError, DataError
+from training.events import Event, Failed, Finished, Previewed, Saved, Stepped, Warned
+from training.families import detect
+from training.lock import held
+from training.loop import train
+from training.run import Run
+from training.style_file import read_style
+from training.together import together
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frozen base, the adapters and their moments in float64: what differs between two ways is the mathematics, not rounding."""
+    choose = run_module.choose
+
+    def double(device: str, dtype: str) -> Place:
+        place = choose(device, "float32")
+        return Place(**{**vars(place), "dtype": torch.float64})
+
+    monkeypatch.setattr(run_module, "choose", double)
+
+
+def style(name: str, base: Path, root: Path, **keys: Any) -> RunConfig:
+    """Five pictures of its own in two shapes, and settings of its own: `section__name=value`."""
+    folder = root / f"pictures-{name}"
+    if not folder.exists():
+        folder.mkdir()
+        dice = np.random.default_rng(sum(map(ord, name)))
+        for i, size in enumerate([(40, 40), (40, 40), (64, 40), (40, 40), (64, 40)]):
+            Image.fromarray(dice.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(folder / f"{i}.png")
+            (folder / f"{i}.txt").write_text(f"thing {i} of {name}")
+    tables: dict[str, dict[str, Any]] = {
+        "base": {"model": str(base), "dtype": "float32", "device": "cpu"},
+        "data": {"folder": str(folder), "trigger": "sks"},
+        "adapter": {"rank": 4, "alpha": 4.0},
+        "optim": {"steps": 6, "batch_size": 2, "unet_lr": 1e-3, "text_encoder_lr": 0.0, "warmup": 0.0},
+        "preview": {"every": 0, "steps": 2},
+        "report": {"minutes": 0.0},
+        "save": {"folder": str(root / "runs"), "name": name, "every": 0},
+    }
+    for key, value in keys.items():
+        section, field = key.split("__")
+        tables.setdefault(section, {})[field] = value
+    return from_mapping(tables)
+
+
+def different(base: Path, root: Path, **keys: Any) -> list[RunConfig]:
+    """Styles that differ in what may differ."""
+    return [
+        style("plain", base, root, **keys),
+        style("wide", base, root, adapter__rank=8, adapter__alpha=2.0, optim__seed=7, optim__steps=4, optim__accumulate=2, **keys),
+        style("words", base, root, optim__text_encoder_lr=1e-3, optim__ema=0.5, optim__clip=0.1, data__flip=True, **keys),
+        style("shapes", base, root, adapter__targets=["convolutions", "projections"], optim__batch_size=1, optim__noise_offset=0.1, **keys),
+        style("held", base, root, prior__frozen_weight=1.0, optim__schedule="linear", **keys),
+    ]
+
+
+def elsewhere(config: RunConfig, folder: str) -> RunConfig:
+    return config.model_copy(update={"save": config.save.model_copy(update={"folder": str(Path(config.save.folder).with_name(folder))})})
+
+
+def learnt(config: RunConfig) -> dict[str, np.ndarray]:
+    return {name: lora.delta() for name, lora in read_style(config.run_folder / f"{config.save.name}.safetensors").modules.items()}
+
+
+def same(a: RunConfig, b: RunConfig, bound: float) -> None:
+    """Every module's change of weights, within the bound of the largest."""
+    x, y = learnt(a), learnt(b)
+    assert x.keys() == y.keys()
+    for name in x:
+        assert abs(x[name] - y[name]).max() <= bound * abs(x[name]).max(), name
+
+
+def of(kind: type[Event], events: list[tuple[int, Event]], number: int) -> list[Any]:
+    return [event for i, event in events if i == number and isinstance(event, kind)]
+
+
+def test_a_style_among_others_is_the_style_alone(base_folder: Path, tmp_path: Path, exact: None) -> None:
+    """Other pictures, ranks, alphas, targets, text encoder on and off, accumulation, averages, clipping, lengths: the files are equal.
+
+    What is written is float16, so a difference of 1e-12 in float64 may turn one rounding: 2^-10 of a weight at most.
+    """
+    alone = different(base_folder, tmp_path)
+    figures = [[(e.loss, e.gradient_norm) for e in train(config) if isinstance(e, Stepped)] for config in alone]
+    many = [elsewhere(config, "many") for config in alone]
+    events = list(together(many))
+    for number, (one, other) in enumerate(zip(alone, many, strict=True)):
+        assert of(Finished, events, number) and not of(Failed, events, number)
+        same(one, other, 2**-10)
+        assert np.allclose(figures[number], [(e.loss, e.gradient_norm) for e in of(Stepped, events, number)], rtol=1e-5, atol=0)
+    # One that is done leaves, the others go on without it
+    last = [max(place for place, (i, event) in enumerate(events) if i == number and isinstance(event, Stepped)) for number in range(5)]
+    assert last[0] > last[1] or last[1] > last[0]
+
+
+def test_previews_are_each_styles_own(base_folder: Path, tmp_path: Path, exact: None) -> None:
+    alone = different(base_folder, tmp_path, preview__every=4)[:3]
+    many = [elsewhere(config, "many") for config in alone]
+    events = list(together(many))
+    for number, (one, other) in enumerate(zip(alone, many, strict=True)):
+        list(train(one))
+        shown = [path for event in of(Previewed, events, number) for path in event.paths]
+        assert shown and all(np.array_equal(*(np.asarray(Image.open(c.run_folder / path)) for c in (one, other))) for path in shown)
+
+
+def test_stopped_and_resumed_among_others_is_undisturbed(base_folder: Path, tmp_path: Path, exact: None) -> None:
+    """Two together are stopped; one goes on alone, the other with a third: each is what it would have been."""
+    alone = different(base_folder, tmp_path)[:3]
+    many = [elsewhere(config, "many") for config in alone]
+    made = 0
+
+    def stop() -> bool:
+        return made >= 4
+
+    for _, event in together(many[:2], stop):
+        made += isinstance(event, Stepped)
+    list(train(many[0]))
+    list(together([many[2], many[1]]))
+    for one, other in zip(alone, many, strict=True):
+        list(train(one))
+        same(one, other, 2**-10)
+
+
+def test_one_that_diverges_leaves_and_the_others_finish(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs = [style("calm", base_folder, tmp_path), style("wild", base_folder, tmp_path, optim__steps=40)]
+    loss = Run.loss
+    monkeypatch.setattr(Run, "loss", lambda run, *given: loss(run, *given) * (float("nan") if run.config.save.name == "wild" else 1))
+    events = list(together(configs))
+    assert "not finite" in of(Failed, events, 1)[0].message and not of(Failed, events, 0)
+    assert len(of(Stepped, events, 0)) == 6 and of(Finished, events, 0)
+    monkeypatch.undo()
+    list(train(elsewhere(configs[0], "alone")))
+    same(elsewhere(configs[0], "alone"), configs[0], 5e-2)  # float32, other sums
+
+
+def test_a_full_memory_takes_fewer_at_once_and_changes_nothing(
+    base_folder: Path, tmp_path: Path, exact: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = [style(name, base_folder, tmp_path) for name in ("a", "b", "c")]
+    many = [elsewhere(config, "many") for config in alone]
+    for config in alone:
+        list(train(config))
+    predict = detect.load(detect.find(str(base_folder)), run_module.choose("cpu", "float32")).family.predict
+
+    def narrow(parts: Any, noisy: torch.Tensor, *given: Any) -> torch.Tensor:
+        if len(noisy) > 4:
+            raise torch.OutOfMemoryError("the device is full")
+        return predict(parts, noisy, *given)
+
+    load = detect.load
+
+    def loaded(*given: Any) -> Any:
+        parts = load(*given)
+        parts.family = type(parts.family)(**{**vars(parts.family), "predict": narrow})
+        return parts
+
+    monkeypatch.setattr(detect, "load", loaded)
+    events = list(together(many))
+    assert any("fewer styles" in event.message for i, event in events if isinstance(event, Warned))
+    for one, other in zip(alone, many, strict=True):
+        same(one, other, 2**-10)
+
+
+def test_what_cannot_be_together_is_refused_before_anything_begins(base_folder: Path, tmp_path: Path) -> None:
+    a, b = style("a", base_folder, tmp_path), style("b", base_folder, tmp_path)
+    with pytest.raises(ConfigError, match=r"base\.dtype"):
+        next(together([a, style("c", base_folder, tmp_path, base__dtype="bfloat16")]))
+    with pytest.raises(ConfigError, match=r"save\.name"):
+        next(together([a, a]))
+    with pytest.raises(ConfigError, match="nothing to train"):
+        next(together([]))
+    with pytest.raises(DataError):
+        next(together([a, style("d", base_folder, tmp_path, data__folder=str(tmp_path / "nowhere"))]))
+    b.run_folder.mkdir(parents=True)
+    with held(b.run_folder), pytest.raises(BusyError):
+        next(together([a, b]))
+    assert not list(tmp_path.glob("runs/**/*.safetensors"))
+
+
+def test_the_bench_is_the_base_again_when_all_have_left(base_folder: Path) -> None:
+    parts = detect.load(detect.find(str(base_folder)), run_module.choose("cpu", "float32"))
+    bench, unet = Bench(parts), parts.denoiser
+    noisy, t = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0)), torch.tensor([10, 500])
+    words = parts.family.encode_text(parts, ["one", "two"])
+    said = lambda: parts.family.predict(parts, noisy, t, words)
+    with torch.no_grad():
+        base = said()
+        names = [name for name, module in unet.named_modules() if name.endswith("to_q")]
+        slots = [bench.slot(), bench.slot()]
+        pairs = [bench.attach(slot, unet, names, rank=2 + slot, alpha=1.0, seed=slot) for slot in slots]
+        for _, up in pairs[1].values():
+            up.fill_(0.1)
+        assert torch.equal(said(), base)  # outside of a route
+        with bench.routed(slots):
+            there = said()
+        assert torch.allclose(there[0], base[0], atol=1e-6) and not torch.allclose(there[1], base[1], atol=1e-3)
+        with bench.routed([0, 1, 0]), pytest.raises(ValueError, match="rows"):
+            said()
+        for slot in slots:
+            bench.leave(slot)
+        with bench.routed(slots):
+            assert torch.equal(said(), base)
+
+
+def test_every_style_keeps_checkpoints_and_events_of_its_own(base_folder: Path, tmp_path: Path) -> None:
+    configs = [style("a", base_folder, tmp_path, save__every=2), style("b", base_folder, tmp_path, save__every=3)]
+    events = list(together(configs))
+    assert [e.step for e in of(Saved, events, 0)] == [2, 4, 6] and [e.step for e in of(Saved, events, 1)] == [3, 6]
+    assert list(together(configs))[-1][1].step == 6  # finished already

@@ -1,0 +1,119 @@
+"""One frozen base on which several styles are trained at once: rows of a batch go through the adapters of their own style.
+
+A layer's frozen product serves all rows; the low-rank ones are one batched product over A [rows, r, in] and B [rows, out, r], ranks padded
+with zeros. The mathematics of a row are those of a run alone, so what a style learns does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.adapter import first_weights
+from training.families.family import Parts
+
+Pair = tuple[nn.Parameter, nn.Parameter]  # down, up
+
+
+class Bench:
+    """The base and who trains on it. Outside `routed` the networks are the base itself."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._slots = 0
+        self.route: tuple[int, ...] | None = None  # the style of every row
+        self._layers: dict[nn.Module, _Layer] = {}
+
+    def parts(self) -> Parts:
+        """The base, for a run that may drop the networks it needs no more."""
+        return replace(self._parts, networks=dict(self._parts.networks))
+
+    def slot(self) -> int:
+        """A place for one more style."""
+        self._slots += 1
+        return self._slots - 1
+
+    def attach(self, slot: int, network: nn.Module, modules: Sequence[str], *, rank: int, alpha: float, seed: int) -> dict[str, Pair]:
+        """As training.adapter.attach, for one style among others: the same first weights."""
+        found: dict[str, Pair] = {}
+        for name in modules:
+            base = network.get_submodule(name)
+            layer = self._layers.setdefault(base, _Layer(self, base))
+            shape = base.weight.shape
+            pair = first_weights(base, (rank, *shape[1:]), (shape[0], rank, *(1 for _ in shape[2:])), seed, len(found))
+            layer.styles[slot] = (pair, alpha / rank)
+            found[name] = pair
+        return found
+
+    def leave(self, slot: int) -> None:
+        """A style is done: its adapters go; a layer that no style adapts is the base's own again."""
+        for base, layer in list(self._layers.items()):
+            layer.styles.pop(slot, None)
+            if not layer.styles:
+                base.forward = layer.frozen
+                del self._layers[base]
+
+    @contextmanager
+    def routed(self, rows: Sequence[int]) -> Iterator[None]:
+        """While inside, row i of every batch is of style rows[i]; a batch may have a multiple of len(rows) rows (as guidance makes it)."""
+        before, self.route = self.route, tuple(rows)
+        try:
+            yield
+        finally:
+            self.route = before
+
+
+class _Layer:
+    """A frozen linear or convolution with the adapters of every style that changes it."""
+
+    def __init__(self, bench: Bench, base: nn.Module) -> None:
+        self.bench, self.base, self.frozen = bench, base, base.forward
+        self.styles: dict[int, tuple[Pair, float]] = {}  # slot -> masters and alpha / rank
+        base.forward = types.MethodType(lambda _, x, *args, **kwargs: self(x), base)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        route = self.bench.route or ()
+        slots = [slot for slot in dict.fromkeys(route) if slot in self.styles]
+        if not slots:
+            return self.frozen(x)
+        if len(x) % len(route):
+            raise ValueError(f"a batch of {len(x)} rows cannot be of {len(route)} styles' rows")
+        down, up = self._stacked(slots, x.dtype)
+        place = {slot: i for i, slot in enumerate(slots)}
+        chosen = [place.get(slot, len(slots)) for slot in route] * (len(x) // len(route))  # a style without this layer: zeros, the last
+        if len(slots) in chosen:
+            down, up = (torch.cat([matrix, torch.zeros_like(matrix[:1])]) for matrix in (down, up))
+        return self.frozen(x) + self._change(x, down, up, torch.tensor(chosen, device=x.device))
+
+    def _stacked(self, slots: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """down [S, r, in, ...] and up [S, out, r] with alpha / rank in it, in the base's precision; gradients reach the masters."""
+        rank = max(self.styles[slot][0][0].shape[0] for slot in slots)
+        downs, ups = [], []
+        for slot in slots:
+            (down, up), scale = self.styles[slot]
+            more = rank - len(down)
+            flat = (up * scale).to(dtype).flatten(1)
+            downs.append(F.pad(down.to(dtype), (*(0,) * (2 * (down.dim() - 1)), 0, more)) if more else down.to(dtype))
+            ups.append(F.pad(flat, (0, more)) if more else flat)
+        return torch.stack(downs), torch.stack(ups)
+
+    def _change(self, x: Tensor, down: Tensor, up: Tensor, chosen: Tensor) -> Tensor:
+        base, up = self.base, up[chosen]
+        if isinstance(base, nn.Linear):
+            rows = x.reshape(len(x), -1, x.shape[-1])
+            return torch.bmm(torch.bmm(rows, down[chosen].transpose(1, 2)), up.transpose(1, 2)).view(*x.shape[:-1], up.shape[1])
+        if base.kernel_size == (1, 1) and base.stride == (1, 1):  # a linear over the pixels
+            rows = x.permute(0, 2, 3, 1).flatten(1, 2)
+            y = torch.bmm(torch.bmm(rows, down[chosen].flatten(2).transpose(1, 2)), up.transpose(1, 2))
+            return y.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
+        # All styles' downs as one convolution, of which each row takes its own channels: cheaper than one group a row
+        h = F.conv2d(x, down.flatten(0, 1), None, base.stride, base.padding, base.dilation)
+        own = h.unflatten(1, down.shape[:2])[torch.arange(len(x), device=x.device), chosen]
+        rows = own.permute(0, 2, 3, 1).flatten(1, 2)
+        return torch.bmm(rows, up.transpose(1, 2)).view(len(x), *own.shape[2:], -1).permute(0, 3, 1, 2)
