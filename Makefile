@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 TORCH_INDEX ?=
 DEMO_PROMPTS = "red apple" "rocket" "castle" "penguin" "hamburger"
 
-.PHONY: demo demo-many test studio check format base samples benchmark
+.PHONY: demo demo-many test studio check format base samples benchmark audit
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m training.train_style sample_data/linocut/style.toml --save.folder demo
@@ -29,6 +29,18 @@ studio: $(VENV)/.ready
 format: $(VENV)/.ready-to-test
 	$(BIN)/ruff check --fix training studio tests benchmarks sample_data
 	$(BIN)/ruff format training studio tests benchmarks sample_data
+
+# What has become known about the pinned versions; needs the network and installs pip-audit into an environment of its own
+audit: $(VENV)/.ready-to-audit
+	@$(VENV)/audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt --timeout 15 >$(VENV)/audit.log 2>&1; code=$$?; \
+	if grep -q "found in\|No known" $(VENV)/audit.log && [ "$$(grep -c 'could not be audited' $(VENV)/audit.log)" -lt "$$(grep -c == constraints.txt)" ]; \
+	then cat $(VENV)/audit.log; exit $$code; \
+	else echo "The advisories could not be reached, so nothing was audited; $(VENV)/audit.log says more."; fi
+
+$(VENV)/.ready-to-audit: $(VENV)/.ready
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet pip-audit
+	touch $@
 
 # Train the built-in base again from the npm packages: hours on a CPU, resumable
 base: $(VENV)/.ready-for-recipe

@@ -41,6 +41,7 @@ from training.workspace import Workspace, inside
 JobState = Literal["waiting", "interrupted", "running", "paused", "finished", "failed", "cancelled"]
 CLAIMABLE = ("waiting", "interrupted")
 LOOK = 1.0  # seconds between two looks of a worker
+MOST_WAITING = 200  # jobs that wait, are interrupted or paused
 MOST_TRIES = 5  # starts in a row without a new checkpoint before a job has failed
 BACK_OFF = 30.0  # seconds before the third start in a row; doubled each time, the second comes at once
 SCHEMA = """
@@ -124,7 +125,7 @@ class Queue:
     # --- for the page ---
 
     def add(self, config: RunConfig) -> int:
-        """Put a run at the end of the line; return its id. Raises StudioError when a run of that name is in it already, or is finished."""
+        """Put a run at the end of the line; return its id. Raises StudioError when that run is in it already or finished, or the line is full."""
         run = inside(self.workspace.runs(), config.save.name)
         if config.run_folder != run:
             raise StudioError(f"save.folder is {config.save.folder}: runs of the queue lie in {self.workspace.runs()}.")
@@ -132,6 +133,9 @@ class Queue:
             raise StudioError(f"“{run.name}” is finished. Give the new run another name.")
         try:
             with self._open() as db:
+                waiting = db.execute("SELECT count(*) FROM jobs WHERE state IN ('waiting', 'interrupted', 'paused')").fetchone()[0]
+                if waiting >= MOST_WAITING:
+                    raise StudioError(f"{waiting} runs wait in the queue, which is the most. Let some of them end, or cancel them.")
                 row = db.execute(
                     "INSERT INTO jobs (run, device, settings, state, place, added) "
                     "VALUES (?, ?, ?, 'waiting', (SELECT coalesce(max(place), 0) + 1 FROM jobs), ?) RETURNING id",

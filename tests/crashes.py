@@ -1,7 +1,8 @@
 """Real training processes that end by SIGKILL at a chosen point or time: `python -m tests.crashes`, one JSON request a line, one answer a line.
 
 The libraries are loaded once; every request is a fork of that process, which then trains as the command does. A request:
-{"run": RUN.toml, "point": NAME or "", "at": which call of it, "after": seconds or 0, "leave_out": ""}. The answer: {"signal": 9 or 0, "code": N}.
+{"run": RUN.toml, "point": NAME or "", "at": which call of it, "after": seconds or 0, "leave_out": ""}.
+The answer: {"signal": 9 or 0, "code": N, "late": whether its time was over}.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ MUTATIONS = ("moments", "count of updates", "average", "order", "noise", "schedu
 
 
 class Trainer:
-    """The process that forks. Use as a context; `run` blocks until the fork has ended."""
+    """The process that forks. Use as a context; `run` blocks until the fork has ended. late: whether the last one was ended by its time."""
+
+    late = False
 
     def __enter__(self) -> Trainer:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -60,11 +63,12 @@ class Trainer:
         self.process.stdout.close()
 
     def run(self, run: Path, point: str = "", at: int = 1, after: float = 0.0, leave_out: str = "") -> tuple[int, int]:
-        """Train; return the signal that ended it (0 when it ended by itself) and its exit code."""
+        """Train, to the point or for so many seconds; return the signal that ended it (0 when it ended by itself) and its exit code."""
         request = {"run": str(run), "point": point, "at": at, "after": after, "leave_out": leave_out}
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         told = json.loads(self.process.stdout.readline())
+        self.late = told["late"]
         return told["signal"], told["code"]
 
 
@@ -79,6 +83,7 @@ def run_toml(folder: Path, base: Path, name: str, **sections: dict[str, Any]) ->
         "optim": {"steps": 6, "batch_size": 2, "accumulate": 2, "unet_lr": 1e-3, "text_encoder_lr": 1e-3, "ema": 0.9, "schedule": "cosine"},
         "preview": {"every": 3, "steps": 1, "prompts": ["a cat"]},
         "save": {"folder": str(folder / "runs"), "name": name, "every": 2},
+        "report": {"minutes": 0},
     }
     for section, values in sections.items():
         settings[section] = settings.get(section, {}) | values
@@ -152,12 +157,23 @@ def _serve() -> None:
             os.dup2(1, 2)
             _prepare(request["point"], request["at"], request["leave_out"])
             os._exit(train_style.main([request["run"]]))
-        if request["after"]:
-            time.sleep(request["after"])
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+        status, late = _ended(child, request["after"])
         killed = os.WIFSIGNALED(status)
-        print(json.dumps({"signal": os.WTERMSIG(status) if killed else 0, "code": 0 if killed else os.WEXITSTATUS(status)}), flush=True)
+        answer = {"signal": os.WTERMSIG(status) if killed else 0, "code": 0 if killed else os.WEXITSTATUS(status), "late": late}
+        print(json.dumps(answer), flush=True)
+
+
+def _ended(child: int, after: float) -> tuple[int, bool]:
+    """Wait for a fork; with `after`, kill it once so many seconds have passed. Returns its status and whether it was killed so."""
+    end = time.monotonic() + after
+    while after and time.monotonic() < end:
+        gone, status = os.waitpid(child, os.WNOHANG)
+        if gone:
+            return status, False
+        time.sleep(0.001)
+    if after:
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1], bool(after)
 
 
 def _prepare(point: str, at: int, leave_out: str) -> None:

@@ -132,3 +132,29 @@ def test_what_does_not_read_back_deletes_nothing(tmp_path: Path, monkeypatch: py
     with pytest.raises(SpaceError, match="does not read back"):
         checkpoint.write(tmp_path, 2, TENSORS, {}, keep=1)
     assert checkpoint.newest(tmp_path)[0].step == 1
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fails_at_any_flush_leaves_one_that_verifies(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EIO-like failures at the first, second, ... fsync of a save, until one save needs no more of them."""
+    fsync, left = os.fsync, [0]
+
+    def fails(handle: int) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise OSError(number, os.strerror(number))
+        fsync(handle)
+
+    checkpoint.write(tmp_path, 1, TENSORS, {"step": 1}, keep=1)
+    monkeypatch.setattr(os, "fsync", fails)
+    for flush in range(1, 50):
+        left[0] = flush
+        try:
+            checkpoint.write(tmp_path, 2, TENSORS, {"step": 2}, keep=1)
+        except SpaceError as error:
+            assert os.strerror(number) in str(error)
+            found, complaints = checkpoint.newest(tmp_path)
+            assert found is not None and found.step in (1, 2) and not complaints
+            continue
+        break
+    assert flush > 5 and checkpoint.newest(tmp_path)[0].step == 2

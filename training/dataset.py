@@ -40,6 +40,8 @@ LARGEST_PICTURE_FILE = 512 * 2**20  # bytes
 LARGEST_CAPTION = 10_000  # bytes of UTF-8
 LARGEST_METADATA = 20 * 2**20  # bytes
 LARGEST_CROP = 1000  # bytes
+LONGEST_SHOWN = 1000  # characters of a path in a complaint
+LONGEST_NAME = 255  # characters of a file's name, the most that systems have
 
 # What Pillow's readers raise for damaged files.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
@@ -369,7 +371,7 @@ def _named_picture(named: str, names: Mapping[str, str], folder: Path) -> str:
         return names[key]
     if len(parts) > 1:
         raise DataError(f"names {_shown(named)} in a sub-folder, which is not read. Move the picture up and write only its name.")
-    if "\0" not in named and (folder / named).is_file():
+    if "\0" not in named and len(named) <= LONGEST_NAME and (folder / named).is_file():
         raise DataError(f"names {_shown(named)}, which is not a {', '.join(SUFFIXES)} file. Save it as PNG, or remove the line.")
     raise DataError(f"names {_shown(named)}, which is not there. Add the picture, or remove the line.")
 
@@ -610,8 +612,9 @@ def _some(names: Iterable[str], most: int = 3) -> str:
 
 
 def _shown(name: str | Path) -> str:
-    """A name that any terminal can show: file names may hold line ends, escape codes and bytes that are no text."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+    """A name that any terminal can show: file names may hold line ends, escape codes and bytes that are no text. Too long ones are cut."""
+    text = str(name) if len(str(name)) <= LONGEST_SHOWN else str(name)[:LONGEST_SHOWN] + "..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _given(value: object) -> str:

@@ -1,0 +1,135 @@
+"""Tests of studio.limits over real HTTP: what a page does goes through, everything else is refused in words and leaves no traceback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from studio import limits, queue
+from tests.test_door import Asked
+from tests.test_page import free_port, page_process
+from training.config import from_mapping
+from training.errors import StudioError
+from training.workspace import Workspace
+
+TYPED = {"Content_Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+    """A page that others' requests reach; at the end, nothing went wrong in it."""
+    port = free_port()
+    with page_process("--port", str(port), "--workspace", str(tmp_path_factory.mktemp("limits") / "w")) as process:
+        assert "open at" in process.stdout.readline()
+        yield Asked(port)
+        process.terminate()
+        said = process.stdout.read()
+    assert "Traceback" not in said, said[-3000:]
+
+
+EVENT = {"fn_index": 3, "data": [], "session_hash": "abc"}
+JOINS: dict[str, str] = {f"{key} = {value!r:.30}": json.dumps({**EVENT, key: value}) for key, values in {
+    "fn_index": (None, -1, 9999, 10**30, "x", 1.5, True, [], {}, "0"),
+    "session_hash": (None, "", 5, [], {}, "x" * 65, "a/b", "../..", "a\0", "é" * 70, "a\nb"),
+    "data": (None, "x", 5, {}, True),
+}.items() for value in values}  # fmt: skip
+JOINS |= {"nothing": "", "half": "{", "a list": "[]", "null": "null", "a word": '"x"', "a number": "5", "no keys": "{}", "binary": "\x80\x04."}
+JOINS |= {"nested": "[" * 100_000, "nested data": '{"data":' * 50_000, "many digits": '{"fn_index": ' + "9" * 9999 + "}"}
+ADDRESSES = [
+    "run/predict", "run/offered_example", "api/predict", "api/", "call/predict", "call/predict/1", "call/v2/predict", "stream/1", "stream/1/close",
+    "component_server", "component_server/", "process_recording", "dev/reload", "mcp/", "mcp/sse", "openapi.json", "proxy=http://127.0.0.1/",
+    "proxy=https://example.hf.space/x", "deep_link", "run-history/connect", "runs",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JOINS)
+def test_what_is_no_event_is_refused_in_words(name: str, asked: Asked) -> None:
+    status, text = asked("POST", "/gradio_api/queue/join", JOINS[name], **TYPED)
+    assert status == 400 and 10 < len(text) < 300
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_what_the_page_never_asks_is_not_there(address: str, asked: Asked) -> None:
+    for method in ("GET", "POST"):
+        for root in ("/gradio_api/", "/"):
+            status, _ = asked(method, root + address, json.dumps(EVENT) if method == "POST" else None, **TYPED)
+            assert status in (404, 405), (method, root, status)
+
+
+def test_what_is_too_large_is_refused_before_it_is_read(asked: Asked) -> None:
+    for path, most in (("queue/join", limits.LARGEST_EVENT), ("upload", limits.LARGEST_UPLOAD)):
+        status, text = asked("POST", f"/gradio_api/{path}", "{}", Content_Length=str(most + 1), **TYPED)
+        assert status == 413 and "MiB is the most" in text
+
+
+def test_the_page_itself_goes_through(asked: Asked) -> None:
+    config = json.loads(asked("GET", "/config")[1])
+    first = next(one["id"] for one in config["dependencies"] if one["queue"] and not one["inputs"])
+    status, text = asked("POST", "/gradio_api/queue/join", json.dumps({**EVENT, "fn_index": first}), **TYPED)
+    assert status == 200 and json.loads(text)["event_id"]
+    assert asked("GET", "/")[0] == 200
+
+
+# Without a server
+
+
+def answered(app: limits.Limits, path: str, body: list[bytes], client: str = "1.2.3.4") -> tuple[int, str]:
+    """Status and words of a POST whose body comes in these pieces, its length not told."""
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "client": (client, 1)}
+    pieces, sent = [{"type": "http.request", "body": b, "more_body": True} for b in body] + [{"type": "http.request"}], []
+
+    async def receive() -> dict:
+        return pieces.pop(0)
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:]).decode()
+
+
+async def echo(scope: dict, receive: object, send: object) -> None:
+    """Answers with the length of what came."""
+    size = 0
+    while (message := await receive())["type"] == "http.request":
+        size += len(message.get("body", b""))
+        if not message.get("more_body"):
+            break
+    await send({"type": "http.response.start", "status": 200 if message["type"] == "http.request" else 499})
+    await send({"type": "http.response.body", "body": str(size).encode()})
+
+
+def test_a_length_that_is_not_told_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LARGEST_EVENT", 100)
+    monkeypatch.setattr(limits, "LARGEST_UPLOAD", 1000)
+    app = limits.Limits(echo, events=5)
+    assert answered(app, "/gradio_api/reset", [b"x" * 60, b"x" * 40]) == (200, "100")
+    assert answered(app, "/gradio_api/reset", [b"x" * 60, b"x" * 41])[0] == 413
+    assert answered(app, "/gradio_api/upload", [b"x" * 500] * 2) == (200, "1000")
+    assert answered(app, "/gradio_api/upload", [b"x" * 500] * 3)[0] == 499
+
+
+def test_a_client_that_asks_too_often_waits_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(limits.time, "monotonic", lambda: now)
+    app = limits.Limits(echo, events=5, most=3)
+    assert [answered(app, "/gradio_api/reset", [])[0] for _ in range(4)] == [200, 200, 200, 429]
+    assert answered(app, "/gradio_api/reset", [], client="5.6.7.8")[0] == 200
+    now += limits.MINUTE + 1
+    assert answered(app, "/gradio_api/reset", [])[0] == 200 and len(app._asked) == 1
+
+
+def test_a_full_line_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "MOST_WAITING", 2)
+    space = Workspace(tmp_path)
+    line = queue.Queue(space, worker=None)
+    config = lambda name: from_mapping({"data": {"folder": "x"}, "base": {"device": "cpu"}, "save": {"folder": str(space.runs()), "name": name}})
+    ids = [line.add(config(name)) for name in ("a", "b")]
+    with pytest.raises(StudioError, match="2 runs wait in the queue, which is the most"):
+        line.add(config("c"))
+    line.cancel(ids[0])
+    line.add(config("c"))
