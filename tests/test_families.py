@@ -61,6 +61,7 @@ def config(folder: Path, tmp_path: Path) -> RunConfig:
             "adapter": {"rank": 4, "alpha": 4.0},
             "optim": {"steps": 6, "batch_size": 2, "unet_lr": 2e-2, "text_encoder_lr": 2e-2, "schedule": "constant", "warmup": 0.0},
             "preview": {"every": 3, "steps": 2},
+            "report": {"minutes": 0.0},
             "save": {"folder": str(tmp_path / "runs"), "name": "s", "every": 0},
         }
     )
