@@ -146,6 +146,12 @@ def test_our_picture_is_the_stock_pipelines(base: str, prompt: Prompt, latents: 
     assert levels_apart(ours, drawn_by_stock(pipe, prompt, "pil")[0]) <= 1
 
 
+def test_a_sampler_written_another_way_is_the_same_one(parts: Parts) -> None:
+    assert type(render.scheduler_of(parts, "dpm++_2m")) is type(render.scheduler_of(parts, "DPM++ 2M"))
+    with pytest.raises(ConfigError, match="one of these"):
+        render.scheduler_of(parts, "no such sampler")
+
+
 @pytest.mark.parametrize(
     "sampler", ["PNDMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler", "HeunDiscreteScheduler"]
 )

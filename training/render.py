@@ -19,7 +19,7 @@ from training.adapter import Worn, wearing
 from training.errors import ConfigError, DataError
 from training.families.family import Conditioning, Parts
 from training.prompt import Prompt
-from training.samplers import OWN, SAMPLERS
+from training.samplers import OWN, SAMPLERS, named
 
 DECODE_AT_ONCE = 8  # pictures of the base's own size; more at once cost memory and win nothing
 
@@ -68,8 +68,12 @@ def draw(
 
 
 def scheduler_of(parts: Parts, sampler: str) -> Any:
-    """A fresh sampler of that name with the base's noise schedule and prediction. Raises ConfigError when it cannot follow that schedule."""
+    """A fresh sampler of that name, in any way to write it, with the base's noise schedule and prediction.
+
+    Raises ConfigError when there is none of that name or when it cannot follow that schedule.
+    """
     own = parts.scheduler
+    sampler = named(sampler)
     if sampler == OWN:
         return type(own).from_config(own.config)
     import diffusers
