@@ -53,11 +53,11 @@ def test_killed_at_every_point_in_one_chain_it_equals_the_undisturbed_run(traine
 def test_killed_at_random_it_equals_the_undisturbed_run(trainer: Trainer, place: Path, base_folder: Path) -> None:
     """Here with a frozen text encoder, whose caption states are kept, and without accumulation and average."""
     assert trainer.run(run_toml(place, base_folder, "straight-frozen", **FROZEN)) == (0, 0)
-    dice, toml, killed = random.Random(7), run_toml(place, base_folder, "random", **FROZEN), 0
-    for _ in range(3):
-        killed += trainer.run(toml, *crashes.random_point(dice))[0] == 9
-        killed += trainer.run(toml, after=dice.uniform(0.1, 1.0))[0] == 9
-    assert killed >= 2
+    dice, toml = random.Random(7), run_toml(place, base_folder, "random", **FROZEN)
+    assert trainer.run(toml, "after an update", at=2) == (9, 0)
+    for _ in range(3):  # a point that is not reached, or a run that ends in its time, is no kill: how many are depends on the machine
+        trainer.run(toml, *crashes.random_point(dice))
+        trainer.run(toml, after=dice.uniform(0.1, 1.0))
     assert trainer.run(toml) == (0, 0)
     assert difference(place / "runs" / "random", place / "runs" / "straight-frozen") == ""
 
