@@ -163,13 +163,16 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         return _dataset(workspace, name, model, where.partition("/")[2])
 
     @told
-    def explain(name: str | None, kind: str, words: str, other: str) -> list[Any]:
+    def name_fields(kind: str) -> list[Any]:
         _, first, second = edits.EDITS[kind]
-        fields = [gr.Textbox(label=first), gr.Textbox(label=second or "Replace with", visible=bool(second))]
+        return [gr.Textbox(label=first), gr.Textbox(label=second or "Replace with", visible=bool(second))]
+
+    @told
+    def explain(name: str | None, kind: str, words: str, other: str) -> str:
         if not name or not (words or "").strip():
-            return [*fields, ""]
+            return ""
         captions = datasets.captions(datasets.folder(workspace, name))
-        return [*fields, views.bulk_example(edits.edited(captions, kind, words, other or ""), captions)]
+        return views.bulk_example(edits.edited(captions, kind, words, other or ""), captions)
 
     @told
     def change_all(name: str | None, where: str, model: str, kind: str, words: str, other: str) -> list[Any]:
@@ -217,9 +220,9 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     picture.input(move, None, None, **QUIET)
     remove.click(leave, [of, base], everything, **PRIVATE).then(**looking)
     undo.click(take_back, [chosen, of, base], everything, **PRIVATE).then(**looking)
-    gr.on(
-        [kind.input, words.change, other.change], explain, [chosen, kind, words, other], [words, other, example], trigger_mode="always_last", **QUIET
-    )
+    kind.input(name_fields, kind, [words, other], **QUIET)  # apart from what is typed: an answer that touches a field may undo its last letter
+    explaining = [kind.input, words.change, other.change]
+    gr.on(explaining, explain, [chosen, kind, words, other], example, trigger_mode="always_last", **QUIET)
     apply.click(change_all, [chosen, of, base, kind, words, other], [example, *everything], **PRIVATE).then(**looking)
     found.click(mend, [chosen, of, base], everything, **PRIVATE).then(**looking)
     base.change(open_page, [chosen, of, base], [chosen, *everything], **QUIET).then(**looking)
