@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from studio import door, limits
+from studio import door, limits, streams
 from studio.tabs import compare, pictures, settings, styles, train
 from training.workspace import Workspace
 
@@ -120,7 +120,8 @@ def theme() -> gr.themes.Base:
 def serve(page: gr.Blocks, *, host: str, port: int, password: str | None = None) -> None:
     """Serve the page until the process is told to end. Raises OSError when the port cannot be had."""
     known = Middleware(TrustedHostMiddleware, allowed_hosts=door.names(host), www_redirect=False)
-    middleware = [known, Middleware(door.SameOrigin), Middleware(limits.Limits, events=len(page.fns)), Middleware(WithHeaders)]
+    middleware = [known, Middleware(door.SameOrigin), Middleware(limits.Limits, events=len(page.fns))]
+    middleware += [Middleware(streams.LastWord), Middleware(WithHeaders)]
     settings: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": middleware}
     page.launch(
         server_name=host,
