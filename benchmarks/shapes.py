@@ -95,6 +95,7 @@ def parts(shape: str, place: Place) -> Parts:
         scheduler=scheduler,
         title=shape,
         hash="",
+        vae_hash="",
         size=unet.config.sample_size * pixel_step,
         latent_scale=vae.config.scaling_factor,
         pixel_step=pixel_step,

@@ -15,7 +15,7 @@ from studio import jobs, library, shelf
 from studio.preferences import FOLDERS_OF_BASES
 from training import __version__
 from training.errors import BusyError, SpaceError, StudioError
-from training.workspace import Workspace, builtin_base, cache_folder
+from training.workspace import Workspace, builtin_base, cache_folder, latents_folder
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "gradio", "safetensors")
 LONGEST_LOOK = 120.0  # seconds; torch alone takes several to load
@@ -48,11 +48,17 @@ def clear_trash(workspace: Workspace) -> None:
 
 
 def clear_cache(workspace: Workspace) -> None:
-    """Delete unpacked single-file checkpoints; they are unpacked again when they are needed. Raises BusyError while something is trained or drawn."""
+    """Delete unpacked checkpoints and encoded pictures, which are made again when needed. Raises BusyError while something is trained or drawn."""
     going = [f for root in (workspace.runs(), workspace.comparisons()) if root.is_dir() for f in root.iterdir() if jobs.is_alive(f)]
     if going:
         raise BusyError(f"“{going[0].name}” is going on and may need them. Wait for it, or stop it.")
     _clear(unpacked())
+    _clear(latents_folder())
+
+
+def caches() -> dict[str, int]:
+    """Bytes of what lies outside of any workspace and can be made again."""
+    return {"unpacked checkpoints": size_of(unpacked()), "encoded pictures": size_of(latents_folder())}
 
 
 def unpacked() -> Path:

@@ -9,19 +9,29 @@ import torch
 from torch import Tensor
 
 from training.families.family import Conditioning, Parts
+from training.latent_store import LatentStore, digest
 
 
 class Latents:
-    """Mean and deviation of the VAE's posterior for every picture as it is cropped, so that a new sample costs nothing."""
+    """Mean and deviation of the VAE's posterior for every picture as it is cropped, so that a new sample costs nothing.
 
-    def __init__(self) -> None:
+    store: where they stay for other runs, and come from when another run made them.
+    """
+
+    def __init__(self, store: LatentStore | None = None) -> None:
         self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}
+        self._store = store
 
     @torch.no_grad()
     def add(self, key: Hashable, pixels: np.ndarray, parts: Parts) -> None:
         """Encode one picture, uint8 [H, W, 3]; alone, so that what it gets does not depend on others."""
-        if key not in self._kept:
-            self._kept[key] = posterior(parts, pixels)
+        if key in self._kept:
+            return
+        name = digest(pixels) if self._store else ""
+        found = self._store.get(name) if self._store else None
+        self._kept[key] = found or posterior(parts, pixels)
+        if self._store and not found:
+            self._store.put(name, *self._kept[key])
 
     def shape(self, key: Hashable) -> tuple[int, ...]:
         return tuple(self._kept[key][0].shape)

@@ -145,6 +145,9 @@ class Save(Section):
     every: int = setting(100, "distance between checkpoints; 0 = only at the end", unit="updates", ge=0)
     keep: int = setting(2, "how many checkpoints stay", unit="checkpoints", ge=1, le=1000)
     styles: bool = setting(True, "also keep the style file of every checkpoint, so that the report can say which one is best")
+    latents: float = setting(
+        2.0, "room for encoded pictures that stay on disk for later runs, of all bases together; 0 = none", unit="GiB", ge=0, le=10_000
+    )
     resume: Literal["exact", "adapt", "anew"] = setting(
         "exact",
         "when a run of this name was begun with other settings or pictures: exact refuses and lists them, adapt goes on with the new ones, "

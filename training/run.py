@@ -27,6 +27,7 @@ from training.events import Noted, Previewed, Saved, Stepped, Warned
 from training.families import detect
 from training.families.family import Conditioning, Parts
 from training.guard import LOST_IN_A_ROW, Guard
+from training.latent_store import LatentStore
 from training.optim import Group, Optimiser, course
 from training.prompt import Prompt
 from training.render import draw
@@ -215,7 +216,10 @@ class Run:
     def _encode(self) -> None:
         """Latents of every picture in its bucket and mirrored; class pictures go round the buckets that are in use."""
         data = self.config.data
-        self.latents = Latents()
+        parts, room = self.parts, int(self.config.save.latents * 2**30)
+        made_by = {"vae": parts.vae_hash, "scale": parts.latent_scale, "shift": parts.latent_shift, **told_of(self.place)}
+        store = LatentStore(made_by, room) if room and parts.vae_hash else None
+        self.latents = Latents(store)
         self.bucket_of = [nearest(e.width, e.height, self.choices) for e in self.examples]
         self.used = sorted(set(self.bucket_of))
         self.prior_of: dict[Bucket, list[int]] = {bucket: [] for bucket in self.used}
@@ -229,6 +233,8 @@ class Run:
                 raise DataError(f"{example.path} was changed while the training was being prepared. Start it again.")
             for mirrored in (False, True) if data.flip else (False,):
                 self.latents.add((example.identity, bucket, mirrored), pixels(picture, bucket, mirrored, example.place), self.parts)
+        if store:
+            store.tidy()
 
     def _attach(self) -> None:
         """Put the adapters on and make the optimiser; fewer and other adapters are the only thing that differs between styles."""

@@ -28,6 +28,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "style-studio"
 
 
+def latents_folder() -> Path:
+    """Where encoded pictures lie, of every base."""
+    return cache_folder() / "latents"
+
+
 def checked_name(name: str, setting: str = "name") -> str:
     """Return name if it can be a file's name on every system; else raise ConfigError. Names never become paths unchecked."""
     good = re.fullmatch(r"[\w][\w .()+-]{0,79}", name) and not name.endswith((".", " ")) and name.split(".")[0].lower() not in WINDOWS_DEVICES

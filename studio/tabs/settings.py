@@ -32,7 +32,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
             used = gr.HTML(elem_id="workspace", **PLAIN)
             with gr.Row():
                 trash = gr.Button("Empty the trash", size="sm", variant="stop", min_width=150, elem_id="empty-trash")
-                cache = gr.Button("Clear unpacked checkpoints", size="sm", min_width=150, elem_id="clear-cache")
+                cache = gr.Button("Clear caches", size="sm", min_width=150, elem_id="clear-cache")
             gr.Markdown("### Versions")
             gr.HTML(_table(upkeep.versions()), elem_id="versions", **PLAIN)
     everything = [base, listed, used]
@@ -81,7 +81,7 @@ def _view(workspace: Workspace) -> list[Any]:
         _table({one.setting: f"{one.kind}, {_megabytes(one.size)}" for one in found})
         + f'<p class="note">Put diffusers folders or .safetensors checkpoints into {escape(str(workspace.root / preferences.FOLDERS_OF_BASES))}, '
         "and they are found here.</p>",
-        _table(whole | parts | {"unpacked checkpoints, outside": _megabytes(upkeep.size_of(upkeep.unpacked()))}),
+        _table(whole | parts | {f"{name}, outside": _megabytes(size) for name, size in upkeep.caches().items()}),
     ]
 
 

@@ -218,16 +218,14 @@ def load(files: BaseFiles, place: Place) -> Parts:
         if len(tokenizer) > known:
             raise ModelError(f"the tokenizer of {files.title} has {len(tokenizer)} words, its text encoder knows {known}. Download the base again.")
     vae = networks["vae"].config
-    digest = hashlib.sha256()
-    for path in weights_of(files.folder / "unet", files.title)[0]:
-        digest.update(file_hash(path).encode())
     return Parts(
         family=family,
         networks=networks,
         tokenizers=tokenizers,
         scheduler=scheduler,
         title=files.title,
-        hash=digest.hexdigest(),
+        hash=_weights_hash(files, family.denoiser),
+        vae_hash=_weights_hash(files, "vae"),
         size=size,
         latent_scale=vae.scaling_factor,
         latent_shift=vae.shift_factor or 0.0,
@@ -235,6 +233,13 @@ def load(files: BaseFiles, place: Place) -> Parts:
         multiple=multiple,
         alphas_cumprod=diffusers.DDPMScheduler.from_config(scheduler.config).alphas_cumprod.float(),
     )
+
+
+def _weights_hash(files: BaseFiles, part: str) -> str:
+    found = hashlib.sha256()
+    for path in weights_of(files.folder / part, files.title)[0]:
+        found.update(file_hash(path).encode())
+    return found.hexdigest()
 
 
 def _scheduler(files: BaseFiles) -> Any:

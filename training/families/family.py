@@ -31,6 +31,7 @@ class Parts:
     scheduler: Any  # the base's own sampler; its config holds the noise schedule and the prediction type
     title: str  # what a person calls this base
     hash: str  # sha256 of the denoiser's weights, hex
+    vae_hash: str  # the same of the VAE's
     size: int  # px, the side it was made for
     latent_scale: float = 1.0
     latent_shift: float = 0.0
