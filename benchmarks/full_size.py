@@ -1,6 +1,6 @@
 """A whole SD 1.5, SD 2.1 and SDXL of random weights: trained, stopped, gone on with, exported, opened by the stock pipeline and drawn with.
 
-    python -m benchmarks.full_size [sd1 sd2 sdxl] [--px 256] [--folder FOLDER] [--bpe bpe_simple_vocab_16e6.txt.gz]
+    python -m benchmarks.full_size [sd15 sd21 sdxl] [--px 256] [--folder FOLDER] [--bpe bpe_simple_vocab_16e6.txt.gz]
 
 Nothing is downloaded: the networks are made from the configs that the project carries, in bfloat16 (2 to 7 GB of disk each, deleted at the end).
 Every step is the real command in a process of its own; its seconds and its peak are told. What must hold is checked, and a failure ends it:
@@ -29,19 +29,19 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 UPDATES, STOP_AFTER, STRENGTH = 4, 2, 5e-3  # the learning rate: high, so that few updates have an effect that can be told from rounding
-TITLES = {"sd1": "SD 1.5", "sd2": "SD 2.1 (768 px, v-prediction)", "sdxl": "SDXL"}
+TITLES = {"sd15": "SD 1.5", "sd21": "SD 2.1 (768 px, v-prediction)", "sdxl": "SDXL"}
 TOLERANCE = 2e-2  # of the effect: what is left where two ways of summing meet after some sixty layers
 
 
 def tokenizer(bpe: Path | None) -> Any:
     """CLIP's, of its published merges (Sennrich et al. 2016, arXiv 1508.07909), or the built-in base's."""
+    from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
-    from training.workspace import builtin_base
-
     if bpe is None:
-        return CLIPTokenizer.from_pretrained(builtin_base() / "tokenizer", model_max_length=77, local_files_only=True)
-    from tokenizers.pre_tokenizers import ByteLevel
+        from benchmarks import shapes
+
+        return shapes.tokenizer()
 
     lines = gzip.decompress(bpe.read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
     merges = [tuple(line.split()) for line in lines]
@@ -56,19 +56,13 @@ def tokenizer(bpe: Path | None) -> Any:
 
 def make_base(family: str, folder: Path, bpe: Path | None) -> None:
     """A diffusers folder of a full-size base with random weights, bfloat16."""
-    import diffusers
     import torch
-    import transformers
 
-    from benchmarks.shapes import filled
+    from benchmarks import shapes
     from training.device import Place
 
     place, words = Place(torch.device("cpu"), torch.bfloat16), tokenizer(bpe)
-    parts = json.loads((ROOT / "training" / "families" / "configs" / f"{family}.json").read_text())
-    if family == "sd2":
-        parts["unet"] |= {"sample_size": 96, "upcast_attention": True}
-        parts["scheduler"] |= {"prediction_type": "v_prediction"}
-    for part, config in parts.items():
+    for part, config in shapes.configs(family).items():
         path = folder / part
         if part == "model_index":
             (folder / "model_index.json").write_text(json.dumps(config))
@@ -78,19 +72,7 @@ def make_base(family: str, folder: Path, bpe: Path | None) -> None:
         elif part.startswith("tokenizer"):
             words.save_pretrained(path)
         else:
-            torch.manual_seed(0)
-            with torch.device("meta"):
-                if part.startswith("text_encoder"):
-                    kind = getattr(transformers, config["architectures"][0])
-                    network = kind(transformers.CLIPTextConfig(**{k: v for k, v in config.items() if k != "architectures"}))
-                else:
-                    network = getattr(diffusers, config["_class_name"]).from_config(config)
-            if part.startswith("text_encoder"):
-                network = kind(network.config).to(torch.bfloat16)  # holds tables of positions, which a network without weights does not
-            else:
-                network = filled(network, place)
-            network.save_pretrained(path, safe_serialization=True)
-            del network
+            shapes.network(family, part, place).save_pretrained(path, safe_serialization=True)
 
 
 def timed(command: list[str], *, stop_after: Path | None = None) -> tuple[float, float, int]:

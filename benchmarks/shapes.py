@@ -2,105 +2,126 @@
 
 from __future__ import annotations
 
+import json
 import platform
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from training.convolution import freeze_convolutions
 from training.device import Place
-from training.families import sd
+from training.families import detect, sd, sdxl
 from training.families.family import Parts
 from training.norm import quicken
+from training.workspace import builtin_base
 
 TOKENS = 77
-
-# UNet and VAE of stable-diffusion-v1-5, as its config.json files have them; tiny: to try the benchmark itself.
-SHAPES: dict[str, dict[str, dict[str, Any]]] = {
-    "sd15": {
-        "unet": {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64},
-        "vae": {
-            "block_out_channels": (128, 256, 512, 512),
-            "down_block_types": ("DownEncoderBlock2D",) * 4,
-            "up_block_types": ("UpDecoderBlock2D",) * 4,
-            "layers_per_block": 2,
-            "sample_size": 512,
-        },
+FAMILIES = {"sd15": sd.SD1, "sd21": sd.SD2, "sdxl": sdxl.SDXL, "tiny": sd.SD1}
+# tiny: to try the benchmarks themselves
+TINY: dict[str, dict[str, Any]] = {
+    "unet": {
+        "block_out_channels": (32, 64),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "attention_head_dim": 4,
+        "norm_num_groups": 8,
+        "sample_size": 8,
     },
-    "tiny": {
-        "unet": {
-            "block_out_channels": (32, 64),
-            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-            "cross_attention_dim": 768,
-            "attention_head_dim": 4,
-            "norm_num_groups": 8,
-            "sample_size": 8,
-        },
-        "vae": {
-            "block_out_channels": (8, 16, 16),
-            "down_block_types": ("DownEncoderBlock2D",) * 3,
-            "up_block_types": ("UpDecoderBlock2D",) * 3,
-            "norm_num_groups": 4,
-            "sample_size": 32,
-        },
+    "vae": {
+        "block_out_channels": (8, 16, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "norm_num_groups": 4,
+        "sample_size": 32,
     },
+    "text_encoder": {"num_hidden_layers": 1},
 }
 
 
-def filled(network: nn.Module, place: Place) -> nn.Module:
-    """A network from the meta device with small random weights, in its dtype from the first byte on, so that no copy adds to the peak."""
-    network = nn.Module.to(network, place.dtype).to_empty(device=place.device)
+def configs(shape: str) -> dict[str, dict[str, Any]]:
+    """The config of every part, as the published model has it."""
+    folder = Path(detect.__file__).parent / "configs"
+    found = json.loads((folder / f"{FAMILIES[shape].name}.json").read_text(encoding="utf-8"))
+    if shape == "sd21":  # the 768 px model
+        found["unet"] |= {"sample_size": 96, "upcast_attention": True}
+        found["scheduler"] |= {"prediction_type": "v_prediction"}
+    return {part: config | (TINY.get(part, {}) if shape == "tiny" else {}) for part, config in found.items()}
+
+
+def network(shape: str, part: str, place: Place) -> nn.Module:
+    """One part with small random weights, in its dtype from the first byte on, so that no copy adds to the peak."""
+    import diffusers
+    import transformers
+
+    config = configs(shape)[part]
+    torch.manual_seed(0)
+    if part.startswith("text_encoder"):
+        kind = getattr(transformers, config["architectures"][0])
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(place.dtype)  # on the meta device its tables of positions would be lost
+        try:
+            made = kind(transformers.CLIPTextConfig(**{k: v for k, v in config.items() if k != "architectures"}))
+        finally:
+            torch.set_default_dtype(before)
+        return made.to(place.device).eval().requires_grad_(False)
+    with torch.device("meta"):
+        made = getattr(diffusers, config["_class_name"]).from_config(config)
+    return filled(made, place)
+
+
+def filled(made: nn.Module, place: Place) -> nn.Module:
+    """A network from the meta device, filled."""
+    made = nn.Module.to(made, place.dtype).to_empty(device=place.device)
     with torch.no_grad():
-        for name, parameter in network.named_parameters():
+        for name, parameter in made.named_parameters():
             if parameter.dim() > 1:
                 parameter.uniform_(-1, 1).mul_(parameter[0].numel() ** -0.5)
             else:
                 parameter.fill_(float(name.endswith("weight")))
-    return network.eval().requires_grad_(False)
+    return made.eval().requires_grad_(False)
 
 
-def unet_and_vae(shape: str, place: Place) -> tuple[nn.Module, nn.Module]:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+def tokenizer() -> Any:
+    """CLIP's with the vocabulary of the built-in base."""
+    from transformers import CLIPTokenizer
 
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        unet, vae = UNet2DConditionModel(**SHAPES[shape]["unet"]), AutoencoderKL(**SHAPES[shape]["vae"])
-    return filled(unet, place), filled(vae, place)
+    return CLIPTokenizer.from_pretrained(builtin_base() / "tokenizer", model_max_length=TOKENS, local_files_only=True)
 
 
-def words(captions: int, place: Place) -> Tensor:
-    """Random text states [captions, 77, 768], as a frozen text encoder would give."""
-    states = torch.randn((1, TOKENS, 768), generator=torch.Generator().manual_seed(1))
-    return states.expand(captions, -1, -1).to(place.device, place.dtype)
+def scheduler(shape: str) -> Any:
+    import diffusers
+
+    config = configs(shape)["scheduler"]
+    return getattr(diffusers, config["_class_name"]).from_config(config)
 
 
 def parts(shape: str, place: Place) -> Parts:
-    """A base as families.detect.load gives it, but for the text encoder, whose answer is fixed."""
-    from diffusers import DDIMScheduler
+    """A base as families.detect.load gives it."""
+    from diffusers import DDPMScheduler
 
-    unet, vae = (network.to(memory_format=torch.channels_last) for network in unet_and_vae(shape, place))
-    for network in (unet, vae):
-        quicken(network)
-        freeze_convolutions(network)
-    noise: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
-    scheduler = DDIMScheduler(**noise, set_alpha_to_one=False, steps_offset=1)
-    pixel_step = 2 ** (len(vae.config.block_out_channels) - 1)
+    family = FAMILIES[shape]
+    networks = {part: network(shape, part, place) for part in family.classes}
+    for part in ("unet", "vae"):
+        networks[part] = networks[part].to(memory_format=torch.channels_last)
+        quicken(networks[part])
+        freeze_convolutions(networks[part])
+    noise, unet, vae = scheduler(shape), networks["unet"].config, networks["vae"].config
+    pixel_step = 2 ** (len(vae.block_out_channels) - 1)
     return Parts(
-        family=replace(sd.SD1, text_encoders=(), encode_text=lambda _, captions: words(len(captions), place)),
-        networks={"unet": unet, "vae": vae},
-        tokenizers={},
-        scheduler=scheduler,
+        family=family,
+        networks=networks,
+        tokenizers=dict.fromkeys(family.tokenizers, tokenizer()),
+        scheduler=noise,
         title=shape,
         hash="",
         vae_hash="",
-        size=unet.config.sample_size * pixel_step,
-        latent_scale=vae.config.scaling_factor,
+        size=unet.sample_size * pixel_step,
+        latent_scale=vae.scaling_factor,
         pixel_step=pixel_step,
-        multiple=pixel_step * 2 ** (len(unet.config.block_out_channels) - 1),
-        alphas_cumprod=scheduler.alphas_cumprod.float(),
+        multiple=pixel_step * 2 ** (len(unet.block_out_channels) - 1),
+        alphas_cumprod=DDPMScheduler.from_config(noise.config).alphas_cumprod.float(),
     )
 
 

@@ -1,9 +1,9 @@
 """Seconds of a comparison's row: all columns in one denoising loop, against one loop a column, on the same networks and noise.
 
-    python -m benchmarks.side_by_side [--base sd15|tiny|mini|FOLDER] [--columns 4] [--px 256] [--steps 4] [--rounds 3] [--json FILE]
+    python -m benchmarks.side_by_side [--base sd15|sd21|sdxl|tiny|mini|FOLDER] [--columns 4] [--px 256] [--steps 4] [--rounds 3] [--json FILE]
 
-Columns: the base, and styles of rank 16 on attention, feed-forward and projections. sd15 and tiny are random weights of that shape; another
-name is a base as compare-styles takes it. Both ways take turns in one process after a warm-up; the pictures of both are compared. Run it on
+Columns: the base, and styles of rank 16 on attention, feed-forward and projections. sd15, sd21, sdxl and tiny have random weights; another name
+is a base as compare-styles takes it. Both ways take turns in one process after a warm-up; the pictures of both are compared. Run it on
 an idle machine.
 """
 
@@ -60,7 +60,7 @@ def timed(way: Way, parts: Parts, prompts: list[Prompt], rows: list[list[Worn]])
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="sd15", help="sd15 or tiny (random weights), or a base: mini, a folder, ...")
+    parser.add_argument("--base", default="sd15", help="sd15, sd21, sdxl or tiny (random weights), or a base: mini, a folder, ...")
     parser.add_argument("--columns", type=int, default=4, help="pictures in the row, the base's included")
     parser.add_argument("--px", type=int, default=256, help="side of a picture, px; 0 = the base's own")
     parser.add_argument("--steps", type=int, default=4, help="denoising steps")
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write every figure there")
     given = parser.parse_args()
     place = choose(given.device, given.dtype)
-    parts = shapes.parts(given.base, place) if given.base in shapes.SHAPES else detect.load(detect.find(given.base), place)
+    parts = shapes.parts(given.base, place) if given.base in shapes.FAMILIES else detect.load(detect.find(given.base), place)
     rows = [[], *([some_style(parts, seed)] for seed in range(1, given.columns))]
     prompts = [Prompt("an icon of a red apple", steps=given.steps, guidance=given.guidance, size=given.px)] * given.columns
     ways = {"one loop": together, "one by one": one_by_one}

@@ -1,6 +1,8 @@
-"""Seconds per update and peak memory of training a LoRA: ours against the plain way, on a UNet of SD 1.5's shape with random weights.
+"""Seconds per update and peak memory of training a LoRA: ours against the plain way, on full-size networks with random weights.
 
-    python -m benchmarks.train_step [--px 256] [--rounds 3] [--steps 5] [--json FILE]
+    python -m benchmarks.train_step [--cases sd15@256 sd15@512+text sdxl@1024+checkpointing ...] [--rounds 3] [--steps 5] [--json FILE]
+
+A case is SHAPE@PX, with +text where the text encoders learn as well and +checkpointing where activations are computed again in the backward.
 
 ours            the step of training/run.py: cached latents, fused adapters with float32 masters, frozen base in the machine's best dtype
                 (bfloat16 where it has units for it) and channels_last, attention chosen by shape, quick group norm, flat AdamW
@@ -9,31 +11,53 @@ plain-bfloat16  the loop of diffusers' train_dreambooth_lora.py with --mixed_pre
                 bfloat16 under autocast, the VAE at every update, AdamW over the adapters, loss.item()
 plain-float32   the same in float32, its default
 
-Rank, targets, picture, timesteps and text states (frozen text encoder, random [1, 77, 768]) are the same in all. Every variant runs in a
-process of its own, so that its peak is its own; rounds are interleaved, so that a warm or busy machine is so for all. The first update of a
-process is not timed. Peak: resident set of the process on a CPU, memory reserved by torch on a GPU. Run it on an idle machine.
+Rank, targets, picture and timesteps are the same in all; frozen text encoders have answered before. Every variant runs in a process of its
+own, so that its peak is its own; rounds are interleaved, so that a warm or busy machine is so for all. The first update of a process is not
+timed: it counts the operations. Peak: resident set of the process on a CPU, memory reserved by torch on a GPU. "Of the peak": operations a
+second over those of a product of two 2048 x 2048 matrices in the same precision, measured in the same process. Run it on an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 RANK, LEARNING_RATE, CLIP = 16, 1e-4, 1.0
-TARGETS = ("attention", "feed_forward", "projections")
+TARGETS, TEXT_TARGETS = ("attention", "feed_forward", "projections"), ("attention", "feed_forward")
 VARIANTS = ("ours", "plain-bfloat16", "plain-float32", "ours-float32")
+CAPTION = "an icon of a red apple"
 Update = Callable[[int], float]  # number of the update -> its loss
 
 
-def ours(shape: str, px: int, batch: int, device: str, dtype: str) -> Update:
-    """training/run.py without captions, buckets and files."""
+@dataclass(frozen=True)
+class Case:
+    """What is trained. shape: of benchmarks.shapes; px: side of the picture."""
+
+    name: str
+    shape: str
+    px: int
+    text: bool
+    checkpointing: bool
+
+
+def case(name: str) -> Case:
+    found = re.fullmatch(r"(sd15|sd21|sdxl|tiny)@(\d+)((?:\+(?:text|checkpointing))*)", name)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{name!r}: SHAPE@PX was expected, then +text or +checkpointing, for instance sd15@512+text")
+    return Case(name, found[1], int(found[2]), "+text" in found[3], "+checkpointing" in found[3])
+
+
+def ours(wish: Case, batch: int, device: str, dtype: str) -> Update:
+    """training/run.py without buckets and files."""
     import numpy as np
     import torch
 
@@ -47,14 +71,25 @@ def ours(shape: str, px: int, batch: int, device: str, dtype: str) -> Update:
     from training.optim import Group, Optimiser
 
     place = choose(device, dtype)
-    parts, latents = random_parts(shape, place), Latents()
-    latents.add("picture", np.random.default_rng(0).integers(0, 255, (px, px, 3), np.uint8), parts)
-    unet = parts.denoiser
-    choose_attention(unet)
-    adapters = attach(unet, chosen_modules(unet, parts.family.groups, TARGETS), rank=RANK, alpha=RANK, seed=0)
-    optimiser = Optimiser({"unet": Group([p for pair in adapters.values() for p in pair], LEARNING_RATE)}, weight_decay=0.01, clip=CLIP, ema=0.0)
+    parts, latents = random_parts(wish.shape, place), Latents()
+    family, networks = parts.family, parts.networks
+    latents.add("picture", np.random.default_rng(0).integers(0, 255, (wish.px, wish.px, 3), np.uint8), parts)
+    del networks["vae"]
+    choose_attention(parts.denoiser)
+    groups = {}
+    for part in (family.denoiser, *(family.text_encoders if wish.text else ())):
+        table, targets = (family.groups, TARGETS) if part == family.denoiser else (family.text_groups, TEXT_TARGETS)
+        found = attach(networks[part], chosen_modules(networks[part], table, targets), rank=RANK, alpha=RANK, seed=0)
+        groups[part] = Group([p for pair in found.values() for p in pair], LEARNING_RATE)
+    optimiser = Optimiser(groups, weight_decay=0.01, clip=CLIP, ema=0.0)
+    if wish.checkpointing:
+        parts.denoiser.enable_gradient_checkpointing()
     chance: dict[str, Any] = {"shape": latents.shape("picture"), "timesteps": 1000, "flip": False, "caption_dropout": 0.0, "noise_offset": 0.0}
-    words = parts.family.encode_text(parts, [""] * batch)
+    with torch.no_grad():
+        kept = None if wish.text else family.encode_text(parts, [CAPTION] * batch)
+    if not wish.text:
+        for part in family.text_encoders:
+            del networks[part]
 
     def update(step: int) -> float:
         draws = [drawn(0, step, row, **chance) for row in range(batch)]
@@ -62,8 +97,11 @@ def ours(shape: str, px: int, batch: int, device: str, dtype: str) -> Update:
         t = torch.tensor([d.timestep for d in draws])
         alpha_bar = parts.alphas_cumprod[t]
         noisy = objective.noised(x0, noise, alpha_bar).to(place.device, place.dtype, memory_format=torch.channels_last)
-        said = parts.family.predict(parts, noisy, t.to(place.device), words)
-        loss = objective.weighted_loss(said, noise.to(place.device), objective.loss_weights("epsilon", alpha_bar, 5.0).to(place.device), rows=batch)
+        words = kept if kept is not None else family.encode_text(parts, [CAPTION] * batch)
+        said = family.predict(parts, noisy, t.to(place.device), words)
+        wanted = objective.target(parts.prediction_type, x0, noise, alpha_bar).to(place.device)
+        weights = objective.loss_weights(parts.prediction_type, alpha_bar, 5.0).to(place.device)
+        loss = objective.weighted_loss(said, wanted, weights, rows=batch)
         loss.backward()
         norm = optimiser.norm()
         told, _ = torch.stack([loss.detach(), norm]).tolist()
@@ -73,8 +111,8 @@ def ours(shape: str, px: int, batch: int, device: str, dtype: str) -> Update:
     return update
 
 
-def plain(shape: str, px: int, batch: int, device: str, dtype: str) -> Update:
-    """The loop of diffusers 0.42's examples/dreambooth/train_dreambooth_lora.py, frozen text encoder, one process."""
+def plain(wish: Case, batch: int, device: str, dtype: str) -> Update:
+    """The loop of diffusers 0.42's examples/dreambooth/train_dreambooth_lora.py and its XL sister, one process."""
     import torch
     import torch.nn.functional as F
     from diffusers import DDPMScheduler
@@ -83,26 +121,49 @@ def plain(shape: str, px: int, batch: int, device: str, dtype: str) -> Update:
     from benchmarks import shapes
     from training.adapter import chosen_modules
     from training.device import choose
-    from training.families.family import UNET_GROUPS
+    from training.families.family import CLIP_GROUPS, UNET_GROUPS
 
-    place = choose(device, dtype)
-    unet, vae = shapes.unet_and_vae(shape, place)
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=chosen_modules(unet, UNET_GROUPS, TARGETS)))
-    unet.train()
-    trained = [p for p in unet.parameters() if p.requires_grad]
+    place, family = choose(device, dtype), shapes.FAMILIES[wish.shape]
+    unet, vae = (shapes.network(wish.shape, part, place) for part in ("unet", "vae"))
+    encoders, tokenizer = [shapes.network(wish.shape, part, place) for part in family.text_encoders], shapes.tokenizer()
+    scheduler = DDPMScheduler.from_config(shapes.scheduler(wish.shape).config)
+    adapted = [(unet, chosen_modules(unet, UNET_GROUPS, TARGETS))]
+    adapted += [(encoder, chosen_modules(encoder, CLIP_GROUPS, TEXT_TARGETS)) for encoder in (encoders if wish.text else ())]
+    for network, modules in adapted:
+        network.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=modules))
+        network.train()
+    if wish.checkpointing:
+        unet.enable_gradient_checkpointing()
+    trained = [p for network, _ in adapted for p in network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.01)
-    pixels = torch.rand((batch, 3, px, px), generator=torch.Generator().manual_seed(0)).to(place.device) * 2 - 1
-    words = shapes.words(batch, place)
+    pixels = torch.rand((batch, 3, wish.px, wish.px), generator=torch.Generator().manual_seed(0)).to(place.device) * 2 - 1
+    ids = tokenizer([CAPTION] * batch, padding="max_length", truncation=True, max_length=shapes.TOKENS, return_tensors="pt").input_ids.to(
+        place.device
+    )
+    mixed = lambda: torch.autocast(place.device.type, place.dtype, enabled=place.dtype != torch.float32)
+
+    def said_by(encoders: list[Any]) -> tuple[Any, dict[str, Any]]:
+        if len(encoders) == 1:
+            return encoders[0](ids)[0], {}
+        found = [encoder(ids, output_hidden_states=True) for encoder in encoders]
+        sizes = torch.tensor([[wish.px, wish.px, 0, 0, wish.px, wish.px]] * batch, device=place.device, dtype=place.dtype)
+        return torch.cat([f.hidden_states[-2] for f in found], -1), {"added_cond_kwargs": {"text_embeds": found[-1].text_embeds, "time_ids": sizes}}
+
+    with torch.no_grad():
+        kept = None if wish.text else said_by(encoders)
+    if not wish.text:
+        encoders.clear()
 
     def update(step: int) -> float:
         with torch.no_grad():
             x0 = vae.encode(pixels.to(place.dtype)).latent_dist.sample() * vae.config.scaling_factor
         noise = torch.randn_like(x0)
         t = torch.randint(0, 1000, (batch,), device=place.device)
-        with torch.autocast(place.device.type, place.dtype, enabled=place.dtype != torch.float32):
-            said = unet(scheduler.add_noise(x0, noise, t), t, words, return_dict=False)[0]
-        loss = F.mse_loss(said.float(), noise.float(), reduction="mean")
+        with mixed():
+            words, beside = kept or said_by(encoders)
+            said = unet(scheduler.add_noise(x0, noise, t), t, words, return_dict=False, **beside)[0]
+        wanted = noise if scheduler.config.prediction_type == "epsilon" else scheduler.get_velocity(x0, noise, t)
+        loss = F.mse_loss(said.float(), wanted.float(), reduction="mean")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, CLIP)
         optimiser.step()
@@ -112,17 +173,33 @@ def plain(shape: str, px: int, batch: int, device: str, dtype: str) -> Update:
     return update
 
 
-def measured(variant: str, given: argparse.Namespace) -> dict[str, Any]:
-    """What a child process prints: seconds of every timed update, and the peak in GiB."""
+def matmul_peak(place: Any) -> float:
+    """Operations a second of a 2048 x 2048 product, the best of ten."""
     import torch
+
+    a = torch.randn((2048, 2048), device=place.device).to(place.dtype)
+    best = 0.0
+    for _ in range(10):
+        began = time.perf_counter()
+        b = a @ a
+        b[0, 0].item()  # waits for the device
+        best = max(best, 2 * 2048**3 / (time.perf_counter() - began))
+    return best
+
+
+def measured(variant: str, wish: Case, given: argparse.Namespace) -> dict[str, Any]:
+    """What a child process prints: seconds of every timed update, the peak in GiB, operations of an update and what the device could do."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
     from benchmarks.shapes import machine
     from training.device import choose, peak_memory
 
     make, _, dtype = variant.partition("-")
     place = choose(given.device, dtype or "auto")
-    update = (ours if make == "ours" else plain)(given.shape, given.px, given.batch, given.device, dtype or "auto")
-    update(0)
+    update = (ours if make == "ours" else plain)(wish, given.batch, given.device, dtype or "auto")
+    with FlopCounterMode(display=False) as counter:
+        update(0)
     seconds, losses = [], []
     for step in range(1, given.steps + 1):
         began = time.perf_counter()
@@ -130,55 +207,65 @@ def measured(variant: str, given: argparse.Namespace) -> dict[str, Any]:
         if place.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
-    return {"seconds": seconds, "losses": losses, "peak_gib": peak_memory(place.device), "dtype": place.precision, "machine": machine(place)}
+    told = {"seconds": seconds, "losses": losses, "peak_gib": peak_memory(place.device), "dtype": place.precision, "machine": machine(place)}
+    return told | {"operations": counter.get_total_flops(), "matmul": matmul_peak(place)}
 
 
-def child(variant: str, given: argparse.Namespace) -> dict[str, Any]:
-    argv = [sys.executable, "-m", "benchmarks.train_step", "--child", variant]
-    argv += [text for name in ("shape", "px", "batch", "steps", "device") for text in (f"--{name}", str(getattr(given, name)))]
+def child(variant: str, wish: Case, given: argparse.Namespace) -> dict[str, Any]:
+    argv = [sys.executable, "-m", "benchmarks.train_step", "--child", variant, "--cases", wish.name]
+    argv += [text for name in ("batch", "steps", "device") for text in (f"--{name}", str(getattr(given, name)))]
     ended = subprocess.run(argv, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[1], check=False)
     if ended.returncode:
         raise SystemExit(f"{variant} ended with exit code {ended.returncode}.")
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-def table(found: dict[str, list[dict[str, Any]]]) -> str:
-    """One row a variant; ratios are to ours."""
-    middle = {v: statistics.median(s for run in runs for s in run["seconds"]) for v, runs in found.items()}
-    peak = {v: max(run["peak_gib"] for run in runs) for v, runs in found.items()}
-    first = next(iter(found))
-    rows = [f"| variant | dtype | s/update (median) | fastest | peak GiB | time / {first} | memory / {first} |", "|---|---|---|---|---|---|---|"]
-    for v, runs in found.items():
-        fastest = min(s for run in runs for s in run["seconds"])
-        ratios = f"{middle[v] / middle[first]:.2f} | {peak[v] / peak[first]:.2f}"
-        rows.append(f"| {v} | {runs[0]['dtype']} | {middle[v]:.3f} | {fastest:.3f} | {peak[v]:.2f} | {ratios} |")
+def table(found: dict[str, dict[str, list[dict[str, Any]]]], batch: int) -> str:
+    """One row a case and variant; ratios are to the case's first variant."""
+    first = next(iter(next(iter(found.values()))))
+    heads = ["case", "variant", "dtype", "s/update (median)", "fastest", "pictures/s", "peak GiB", "of the peak"]
+    rows = [f"| {' | '.join(heads)} | time / {first} | memory / {first} |", "|---" * 10 + "|"]
+    for name, variants in found.items():
+        middle = {v: statistics.median(s for run in runs for s in run["seconds"]) for v, runs in variants.items()}
+        peak = {v: max(run["peak_gib"] for run in runs) for v, runs in variants.items()}
+        for v, runs in variants.items():
+            fastest = min(s for run in runs for s in run["seconds"])
+            share = runs[0]["operations"] / middle[v] / max(run["matmul"] for run in runs)
+            told = f"{middle[v]:.3f} | {fastest:.3f} | {batch / middle[v]:.2f} | {peak[v]:.2f} | {share:.0%}"
+            rows.append(f"| {name} | {v} | {runs[0]['dtype']} | {told} | {middle[v] / middle[first]:.2f} | {peak[v] / peak[first]:.2f} |")
     return "\n".join(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--px", type=int, default=256, help="side of the picture, px")
+    parser.add_argument(
+        "--cases", nargs="+", type=case, default=[case("sd15@256")], help="SHAPE@PX[+text][+checkpointing]; shapes: sd15, sd21, sdxl, tiny"
+    )
     parser.add_argument("--batch", type=int, default=1, help="pictures in an update")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each variant, interleaved")
     parser.add_argument("--steps", type=int, default=5, help="timed updates in each process")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, help="the first is what the others are compared with")
-    parser.add_argument("--shape", default="sd15", choices=("sd15", "tiny"), help="tiny: to try the benchmark itself")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--json", type=Path, help="also write every figure there")
     parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        print(json.dumps(measured(given.child, given)))
+        print(json.dumps(measured(given.child, given.cases[0], given)))
         return
-    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in given.variants}
-    for number in range(given.rounds):
-        for variant, runs in found.items():
-            runs.append(child(variant, given))
-            print(f"round {number + 1}, {variant}: {statistics.median(runs[-1]['seconds']):.3f} s/update", file=sys.stderr, flush=True)
-    settings = {name: getattr(given, name) for name in ("shape", "px", "batch", "rounds", "steps")} | {"rank": RANK, "targets": TARGETS}
-    print(json.dumps(settings | found[given.variants[0]][0]["machine"]) + "\n\n" + table(found))
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for wish in given.cases:
+        found[wish.name] = {variant: [] for variant in given.variants}
+        for number in range(given.rounds):
+            for variant, runs in found[wish.name].items():
+                runs.append(child(variant, wish, given))
+                print(
+                    f"{wish.name}, round {number + 1}, {variant}: {statistics.median(runs[-1]['seconds']):.3f} s/update", file=sys.stderr, flush=True
+                )
+    settings = {name: getattr(given, name) for name in ("batch", "rounds", "steps")} | {"rank": RANK, "targets": TARGETS}
+    about = found[given.cases[0].name][given.variants[0]][0]["machine"]
+    print(json.dumps(settings | about) + "\n\n" + table(found, given.batch))
     if given.json:
-        given.json.write_text(json.dumps({"settings": settings, "variants": found}, indent=1), encoding="utf-8")
+        given.json.write_text(json.dumps({"settings": settings, "cases": found}, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
