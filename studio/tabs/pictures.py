@@ -7,7 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from studio import bases, checks, datasets, edits, history, jobs, library, mends, sample_project
+from studio import bases, checks, datasets, edits, history, library, mends, sample_project
+from studio.queue import Queue
 from studio.tabs import PRIVATE, QUIET, address, told
 from studio.tabs import picture_views as views
 from training.dataset import said_by_name
@@ -195,8 +196,9 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
 
     @told
     def begin_example() -> None:
-        run = jobs.start_run(sample_project.config(workspace))
-        gr.Info(f"“{run.name}” is being trained: a few minutes on two CPU cores.", title="Training has begun")
+        queue = Queue(workspace)
+        run = queue.job(queue.add(sample_project.config(workspace))).run
+        gr.Info(f"“{run}” is being trained: a few minutes on two CPU cores.", title="Training has begun")
 
     def look(name: str | None, model: str) -> str:
         return _findings(workspace, name, model)
