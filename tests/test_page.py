@@ -252,6 +252,9 @@ def test_from_upload_to_grid(
     with tab.expect_download() as download:
         tab.locator("#download-shared").click()
     assert "modelspec.trigger_phrase" not in read_metadata(renamed(download.value.path()))
+    tab.locator("#go-on-from").click()
+    expect(tab.locator("#save-name input, #save-name textarea")).to_have_value("balls-2")
+    opened(tab, "Styles")
     tab.locator("#delete-style").click()
     expect(tab.locator("#shelf .thumb")).to_have_count(0)
     assert not (workspace / "runs" / "balls").exists()

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from studio import charts, datasets, forms, jobs, library, planning, sample_project
+from studio import charts, continuing, datasets, forms, jobs, library, planning, preferences, sample_project
 from studio.queue import Job, Queue
 from studio.tabs import PRIVATE, QUIET, address, framed, line_view, offered, strip_view, told
 from training.config import RunConfig, from_mapping, settings
@@ -73,6 +73,16 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     @told
     def first_values() -> list[Any]:
         return _first_values(workspace, tuple(fields))
+
+    @told
+    def from_a_style() -> list[Any]:
+        """The form for going on from the style that was chosen on the shelf; as it is when none was."""
+        id = preferences.take_start(workspace)
+        if id is None:
+            return [gr.skip()] * len(form)
+        config = continuing.config_for(workspace, library.style(workspace, id))
+        gr.Info("The form goes on from that style: choose the pictures and start.")
+        return _values(workspace, config, tuple(fields), config.save.name)
 
     @told
     def start_from(name: str | None, length: str, strength: str, model: str) -> list[Any]:
@@ -156,6 +166,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
 
     page.load(first_values, None, form, **QUIET)
     gr.on([page.load, tab.select], open_page, [chosen, dataset], [chosen, dataset], **QUIET).then(look, [chosen, drawn], view, **QUIET)
+    tab.select(from_a_style, None, form, **QUIET)
     gr.on([timer.tick, chosen.input], look, [chosen, drawn], view, **QUIET)
     gr.on([knob.input for knob in knobs], start_from, [*knobs, fields["base.model"]], [*fields.values()], **QUIET)
     start.click(begin, form, chosen, **QUIET).success(look, [chosen, drawn], view, **QUIET)
