@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from studio import door, limits, streams
+from studio import api, door, limits, streams
 from studio.tabs import compare, pictures, settings, styles, train
 from training.workspace import Workspace
 
@@ -59,6 +59,7 @@ class WithHeaders:
 def build(workspace: Workspace) -> gr.Blocks:
     """The page over a workspace, not yet served."""
     with gr.Blocks(title="Style Studio", analytics_enabled=False, fill_width=True) as page:
+        api.offer(workspace)  # first: a verb keeps its name, a tab's handler of that name gets another
         gr.HTML(MASTHEAD, js_on_load=None)
         with gr.Tabs():
             for label, module in (
