@@ -42,6 +42,7 @@ def main() -> int:
         for width in WIDTHS[:1] if given.light_only else WIDTHS:
             page = browser.new_page(viewport={"width": width, "height": 900})
             page.goto(address)
+            page.locator("#tour [data-tour=end]").click()
             for look in ("light",) if given.light_only else ("light", "dark"):
                 if look == "dark":
                     page.locator("#theme").click()

@@ -36,8 +36,13 @@ MASTHEAD = """
     <path d="M19 2 V36" stroke="currentColor" stroke-width="2"/><circle cx="19" cy="19" r="9" fill="none" stroke="currentColor" stroke-width="2"/>
     <path d="M19 10 A9 9 0 0 1 19 28 Z" style="fill:var(--seal)"/></svg>
   <div><h1>Style Studio</h1><p>Teach Stable Diffusion to draw in your style, and see it beside the base.</p></div>
+  <button type="button" id="tour-again">Show me around</button>
   <button type="button" id="theme" aria-label="Change between light and dark">Dark</button>
 </header>
+<section id="tour" aria-label="A short tour" aria-live="polite" hidden>
+  <p></p>
+  <div class="mends"><button type="button" class="mend first" data-tour="on"></button><button type="button" class="mend" data-tour="end">Close</button></div>
+</section>
 """
 
 

@@ -51,6 +51,30 @@
         if (event.target.closest('#tell-me') && 'Notification' in window) Notification.requestPermission().then(bell);
     });
 
+    // Three steps for who has never been here; said once in a browser, and again when asked for.
+    const steps = [
+        ['Pictures', '1 of 3 · An example lies here: 24 linocut icons with captions. Drop pictures of your own beside it, and write what is to be seen in each, not how it is drawn.'],
+        ['Train', '2 of 3 · Choose the pictures and a word that calls the style, and start. You may close the page meanwhile: training goes on, and nothing is lost.'],
+        ['Compare', '3 of 3 · Draw the base and your style side by side, from the same noise. In Styles you then find the file that other programs load.'],
+    ];
+    let step = 0;
+    const tour = number => {
+        const card = document.querySelector('#tour');
+        if (!card) return;
+        card.hidden = number === null;
+        if (number === null) return localStorage.setItem('style-studio-tour', 'seen');
+        step = number;
+        card.querySelector('p').textContent = steps[step][1];
+        card.querySelector('[data-tour=on]').textContent = step < steps.length - 1 ? `Next: ${steps[step + 1][0]}` : 'I see';
+        const tab = [...document.querySelectorAll('[role=tab]')].find(tab => tab.textContent.includes(steps[step][0]));
+        if (tab && tab.getAttribute('aria-selected') !== 'true') tab.click();
+    };
+    if (!localStorage.getItem('style-studio-tour')) tour(0);
+    document.addEventListener('click', event => {
+        const asked = event.target.closest('[data-tour], #tour-again');
+        if (asked) tour(asked.id ? 0 : asked.dataset.tour === 'on' && step < steps.length - 1 ? step + 1 : null);
+    });
+
     const dark = wanted => document.body.classList.toggle('dark', wanted);
     const named = () => {
         const button = document.querySelector('#theme');

@@ -133,6 +133,18 @@ def test_from_upload_to_grid(
     expect = sync_api.expect
     dataset = workspace / "datasets" / "my-pictures"
 
+    # The tour, once: three steps through the tabs
+    expect(tab.locator("#tour")).to_contain_text("1 of 3")
+    for name, said in (("Train", "2 of 3"), ("Compare", "3 of 3")):
+        tab.locator("#tour [data-tour=on]").click()
+        expect(tab.locator("#tour")).to_contain_text(said)
+        expect(tab.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
+    tab.locator("#tour [data-tour=on]").click()
+    expect(tab.locator("#tour")).to_be_hidden()
+    opened(tab, "Pictures")
+    reloaded(tab)
+    expect(tab.locator("#tour")).to_be_hidden()
+
     # Pictures: the example is there; own pictures become a dataset of their own, the bad file named, a caption edited
     expect(tab.locator("#pictures img")).to_have_count(24, timeout=MINUTE)
     expect(tab.locator("#train-example")).to_be_visible()
