@@ -41,7 +41,8 @@ MASTHEAD = """
 </header>
 <section id="tour" aria-label="A short tour" aria-live="polite" hidden>
   <p></p>
-  <div class="mends"><button type="button" class="mend first" data-tour="on"></button><button type="button" class="mend" data-tour="end">Close</button></div>
+  <div class="mends"><button type="button" class="mend first" data-tour="on"></button>
+    <button type="button" class="mend" data-tour="end">Close</button></div>
 </section>
 """
 

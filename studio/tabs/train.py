@@ -13,7 +13,7 @@ from gradio.components import Component
 
 from studio import charts, continuing, datasets, forms, jobs, library, planning, preferences, sample_project
 from studio.queue import Job, Queue
-from studio.tabs import PRIVATE, QUIET, address, framed, line_view, offered, strip_view, told
+from studio.tabs import PRIVATE, QUIET, address, framed, line_view, offered, several, strip_view, told
 from training.config import RunConfig, from_mapping, settings
 from training.errors import DataError, StudioError
 from training.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
@@ -36,6 +36,8 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
                 start = gr.Button("Start training", variant="primary", elem_id="start")
                 measure = gr.Button("What will it take?", elem_id="measure")
             plan = gr.HTML(elem_id="plan", padding=False)
+            form = [dataset, *fields.values()]
+            several.layout(workspace, page, tab, form, lambda name, *found: _config(workspace, name, forms.to_mapping(tuple(fields), found)))
         with gr.Column(scale=3, min_width=480):
             line = gr.HTML(elem_id="line", padding=False, js_on_load=line_view.DO)
             chosen = gr.Dropdown([], label="Run", elem_id="run", interactive=True)
@@ -57,7 +59,6 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
                 rate = gr.HTML(elem_id="rate", padding=False)
     timer = gr.Timer(LOOK, active=False)
     drawn = gr.State("")  # which previews the strip holds, so that an open picture is not closed by a tick
-    form = [dataset, *fields.values()]
     view = [line, status, loss, rate, told_so_far, report, strip, drawn, draw, save, pause, stop, resume, style, reuse, timer]
     tails: dict[str, jobs.Tail] = {}
     queue = Queue(workspace)
