@@ -39,3 +39,12 @@ def test_bfloat16_gradient_is_within_its_rounding_of_float64() -> None:
     quicken(norm.to(torch.bfloat16))
     found = results(norm, x.bfloat16(), grad.bfloat16())[1].double()
     assert (found - exact).norm() / exact.norm() < 1e-2
+
+
+def test_a_single_picture_of_any_stride_is_normalised() -> None:
+    """One row of a batch has a stride that means nothing, as after a gather or a slice."""
+    x = torch.randn((1, 5, 3, 4), generator=torch.Generator().manual_seed(0)).permute(0, 3, 1, 2)
+    odd = x.as_strided(x.shape, (7, 1, 12, 4)).requires_grad_()
+    norm = FastGroupNorm(2, 4)
+    assert torch.allclose(norm(odd), torch.nn.functional.group_norm(x.contiguous(), 2), atol=1e-6)
+    norm(odd).sum().backward()

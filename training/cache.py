@@ -10,6 +10,7 @@ from torch import Tensor
 
 from training.families.family import Conditioning, Parts
 from training.latent_store import LatentStore, digest
+from training.world import World
 
 
 class Latents:
@@ -32,6 +33,11 @@ class Latents:
         self._kept[key] = found or posterior(parts, pixels)
         if self._store and not found:
             self._store.put(name, *self._kept[key])
+
+    def share(self, world: World) -> None:
+        """Have what every process of a training has encoded."""
+        for kept in world.gathered(self._kept):
+            self._kept.update(kept)
 
     def shape(self, key: Hashable) -> tuple[int, ...]:
         return tuple(self._kept[key][0].shape)

@@ -8,6 +8,7 @@ StudioError
 ├── SpaceError       a disk is full or a folder cannot be written
 ├── BusyError        another process works there
 ├── DivergedError    the loss or the gradients stopped being finite
+├── OthersEndedError another process of the same training has ended
 └── OutOfMemory      the device's memory is not enough
 
 A message says what was found, what was expected and what to do.
@@ -49,6 +50,11 @@ class BusyError(StudioError):
 
 class DivergedError(StudioError):
     exit_code = 1  # the run had begun
+
+
+class OthersEndedError(StudioError):
+    exit_code = 1
+    passing = True
 
 
 class OutOfMemory(StudioError):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 
-from training import lock
+from training import lock, shards
 from training.bench import Bench
 from training.config import RunConfig
 from training.device import memory_full
-from training.errors import DivergedError, SpaceError, StudioError
+from training.errors import ConfigError, DivergedError, SpaceError, StudioError
 from training.events import Event, Finished, Noted, Started, Warned
 from training.families import detect
 from training.run import Asked, Plan, Run, planned
 from training.wishes import taken
+from training.world import ALONE, World
 
 Stop = Callable[[], bool]
 Story = Generator[Event | Asked, Any, None]
@@ -31,14 +33,31 @@ def never() -> bool:
     return False
 
 
-def train(config: RunConfig, stop: Stop = never) -> Iterator[Event]:
+def train(config: RunConfig, stop: Stop = never, world: World = ALONE) -> Iterator[Event]:
     """Train until the last update or until stop() says so; then the style is written and compared.
 
     Begun again with the same config it goes on after its newest checkpoint. Raises StudioError; what was saved by then stays.
+    world: the processes that all call this with one config; all say the same, the first one writes, and stops when any is asked to.
     """
-    plan = planned(config)
-    with lock.held(config.run_folder):
-        yield from _alone(story(plan, stop))
+    plan = world.each(lambda: planned(config))
+    _check_shares(config, world)
+    with lock.held(config.run_folder) if world.writes else nullcontext():
+        bench = Bench(shards.loaded(plan.files, plan.place)) if world.shards else None
+        yield from _alone(story(plan, world.agreed_stop(stop), bench, world))
+
+
+def _check_shares(config: RunConfig, world: World) -> None:
+    """Refuse a batch that cannot be divided among the processes."""
+    rows = config.optim.batch_size
+    if rows < world.size:
+        raise ConfigError(
+            f"optim.batch_size is {rows}, and {world.size} processes were started: each takes its share of a batch. Set optim.batch_size to "
+            f"{world.size} or more (with optim.accumulate lower by as much the update stays as large), or start fewer processes."
+        )
+    if world.shards and rows % world.size:
+        raise ConfigError(
+            f"optim.batch_size is {rows}: where the base is divided among {world.size} processes, it must be a multiple of {world.size}."
+        )
 
 
 def _alone(told: Story) -> Iterator[Event]:
@@ -51,7 +70,8 @@ def _alone(told: Story) -> Iterator[Event]:
                 item = next(told)
                 continue
             try:
-                loss = item.run.backward(item.batches)
+                with item.run.worn():
+                    loss = item.run.backward(item.batches)
             except torch.OutOfMemoryError as error:
                 item = told.throw(error)
             else:
@@ -60,14 +80,14 @@ def _alone(told: Story) -> Iterator[Event]:
         return
 
 
-def story(plan: Plan, stop: Stop, bench: Bench | None = None) -> Story:
+def story(plan: Plan, stop: Stop, bench: Bench | None = None, world: World = ALONE) -> Story:
     """A training as it goes, the passes of its updates made by whoever drives it (see Asked), alone or together with others'."""
     began, config = time.time(), plan.config
     if plan.finished >= config.optim.steps:
         yield Noted(f"{config.run_folder} is finished already, after {plan.finished} updates. Choose another save.name for a new run.")
         yield Finished(plan.finished, f"{config.save.name}.safetensors", stopped=False, seconds=0.0)
         return
-    run = Run(plan, bench)
+    run = Run(plan, bench, world)
     try:
         for event in run.prepare():
             yield event
@@ -82,7 +102,7 @@ def story(plan: Plan, stop: Stop, bench: Bench | None = None) -> Story:
     if bench:
         bench.leave(run.slot)
     del run  # the adapters go; the report draws with the base and the finished files
-    if config.report.minutes and finished.path and not finished.stopped:
+    if config.report.minutes and finished.path and not finished.stopped and world.writes:
         yield from reported(plan, stop)
     yield replace(finished, seconds=time.time() - began)
 
@@ -122,7 +142,7 @@ def _updates(run: Run, stop: Stop) -> Story:
             yield from _patiently(run.save, stop)
         if not stop():
             yield from _previewed(run)
-        for wish in taken(run.folder):
+        for wish in run.world.first(lambda: taken(run.folder)):
             if wish == "draw":
                 yield from _drawn(run)
             elif run.step != saved and not run.guard.lost:

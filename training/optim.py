@@ -43,6 +43,10 @@ class Optimiser:
         params = [{"params": [self.flats[name]], "lr": self.lrs[name]} for name in self.names]
         self.adamw = torch.optim.AdamW(params, weight_decay=weight_decay, fused=True)
 
+    def gradients(self) -> list[Tensor]:
+        """One flat gradient a group, to be changed in place."""
+        return [flat.grad for flat in self.flats.values()]
+
     def norm(self) -> Tensor:
         """Norm of all gradients together, float32 scalar on the device."""
         return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(flat.grad) for flat in self.flats.values()]))

@@ -12,6 +12,7 @@ from training.families.family import Parts
 from training.prompt import Prompt
 from training.render import draw
 from training.workspace import write_whole
+from training.world import ALONE, World
 
 AT_ONCE = 8  # pictures in one denoising loop
 
@@ -28,22 +29,25 @@ def given(prior: Prior) -> tuple[Example, ...]:
     return read_dataset(Path(prior.folder)).examples[: prior.images]
 
 
-def drawn(parts: Parts, prior: Prior, folder: Path, count: int, *, seed: int, steps: int, guidance: float) -> Iterator[int]:
+def drawn(parts: Parts, prior: Prior, folder: Path, count: int, *, seed: int, steps: int, guidance: float, world: World = ALONE) -> Iterator[int]:
     """Draw class-00000.png ... into folder until there are `count`; yields how many are there after each batch.
 
     A batch that a crash cut short is drawn again as a whole, so that every picture is the one of an undisturbed run to the bit.
+    Of several processes the first draws, and writes; all help where the base is divided among them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for at in range(0, count, AT_ONCE):
         some = range(at, min(at + AT_ONCE, count))
-        if all(picture_path(folder, i).exists() for i in some):
+        if world.first(lambda some=some: all(picture_path(folder, i).exists() for i in some)):
             continue
         prompts = [Prompt(prior.prompt, steps=steps, guidance=guidance, seed=seed + i) for i in some]
-        for i, picture in zip(some, draw(parts, prompts), strict=True):
+        pictures = draw(parts, prompts) if world.writes or world.shards else ()
+        for i, picture in zip(some if world.writes else (), pictures if world.writes else (), strict=True):
             if not picture_path(folder, i).exists():
                 content = io.BytesIO()
                 picture.save(content, "PNG")
                 write_whole(picture_path(folder, i), content.getvalue())
+        world.meet()
         yield some.stop
 
 

@@ -36,6 +36,7 @@ from training.style_file import Style, match, read_style, write_style
 from training.style_metadata import Made, metadata_for
 from training.style_names import accepted_names, canonical_name
 from training.workspace import STEPS, checked_room, checked_writable, fsync_folder, inside, write_whole
+from training.world import ALONE, World
 
 PREVIEW_BYTES = 3  # a pixel of a PNG at worst
 MARGIN = 2**20  # bytes for run.toml, events and what the file system itself takes
@@ -161,10 +162,11 @@ class Run:
     """A loaded base, adapters on it, pictures in latents, an optimiser: ready for updates.
 
     bench: a base that is loaded already and shared with other runs; without one the run loads its own.
+    world: the processes that train this one style together; each holds the same adapters and moments, the first one writes.
     """
 
-    def __init__(self, plan: Plan, bench: Bench | None = None) -> None:
-        self.plan, self.config, self.place = plan, plan.config, plan.place
+    def __init__(self, plan: Plan, bench: Bench | None = None, world: World = ALONE) -> None:
+        self.plan, self.config, self.place, self.world = plan, plan.config, plan.place, world
         self.bench, self.slot = bench, bench.slot() if bench else 0
         self.folder = self.config.run_folder
         self.step, self.started, self.guard = 0, time.time(), Guard()
@@ -178,7 +180,7 @@ class Run:
     def prepare(self, *, trial: bool = False) -> Iterator[Noted | Warned | Saved]:
         """Load, encode, attach, restore. Says what takes time and what was worth noting. trial: nothing is written or gone on with."""
         config, plan = self.config, self.plan
-        if not trial:
+        if not trial and self.world.writes:
             if config.save.resume == "anew" and (aside := resume.put_aside(self.folder, config.save.name)):
                 yield Noted(f"the earlier work of {config.save.name} lies in {aside.name} now")
             # Once: a run.toml that says "anew" would put this work aside at the next start
@@ -200,8 +202,10 @@ class Run:
         self._forget()
         self.good = self._state()
         if not trial:
-            self._check_room()
+            if self.world.writes:
+                self._check_room()
             yield from self._restore()
+        self.world.meet()
 
     def _buckets(self) -> list[Bucket]:
         side = self.config.data.resolution or self.parts.size
@@ -223,8 +227,8 @@ class Run:
             return
         folder, preview = priors.own_folder(self.folder), self.config.preview
         yield Noted(f"drawing {missing} class pictures of {prior.prompt!r}")
-        made = priors.drawn(self.parts, prior, folder, missing, seed=self.config.optim.seed, steps=preview.steps, guidance=preview.guidance)
-        for count in made:
+        chance = dict(seed=self.config.optim.seed, steps=preview.steps, guidance=preview.guidance)
+        for count in priors.drawn(self.parts, prior, folder, missing, world=self.world, **chance):
             yield Noted(f"{count} of {missing} class pictures are drawn")
         for example in read_dataset(folder).examples[:missing]:
             self.prior_examples.append(example)
@@ -243,13 +247,15 @@ class Run:
             self.prior_of[self.used[i % len(self.used)]].append(i % len(self.prior_examples))
         wanted = [(e, b) for e, b in zip(self.examples, self.bucket_of, strict=True)]
         wanted += [(self.prior_examples[i], b) for b, found in self.prior_of.items() for i in found]
-        for example, bucket in wanted:
+        for i in self.world.share(len(wanted)):
+            example, bucket = wanted[i]
             picture = open_picture(example.path, data.background)
             if hashlib.sha256(example.path.read_bytes()).hexdigest() != example.digest:
                 raise DataError(f"{example.path} was changed while the training was being prepared. Start it again.")
             for mirrored in (False, True) if data.flip else (False,):
                 self.latents.add((example.identity, bucket, mirrored), pixels(picture, bucket, mirrored, example.place), self.parts)
-        if store:
+        self.latents.share(self.world)
+        if store and self.world.writes:
             store.tidy()
 
     def _attach(self) -> None:
@@ -319,7 +325,7 @@ class Run:
 
     def _restore(self) -> Iterator[Noted | Warned | Saved]:
         """Go on after the newest checkpoint that verifies. Raises DataError or ConfigError when it is not of this run."""
-        found, complaints = checkpoint.newest(self.folder / "checkpoints")
+        found, complaints = self.world.first(lambda: checkpoint.newest(self.folder / "checkpoints"))
         yield from (Warned(complaint) for complaint in complaints)
         if found is None:
             if complaints:
@@ -350,7 +356,7 @@ class Run:
             "pictures": resume.pictures_record(self.examples),
             "class_pictures": resume.pictures_record(self.prior_examples),
             "base": self.parts.hash,
-            "place": told_of(self.place),
+            "place": told_of(self.place) | {"processes": self.world.size},
         }
 
     def _check_room(self) -> None:
@@ -396,6 +402,7 @@ class Run:
         """The next update, its passes made by another: see Asked."""
         began, optim = time.time(), self.config.optim
         losses: list[Tensor] = []
+        full = False
         try:
             for k in range(optim.accumulate):
                 losses.append((yield Asked(self, self._batches(k))))
@@ -403,12 +410,17 @@ class Run:
             self.optimiser.clear()  # what the pass had left there
             return Warned(f"the memory is full: update {self.step + 1} is made again with fewer styles at once. What is learnt stays the same.")
         except torch.OutOfMemoryError:
+            if self.world.shards:  # the others wait in the middle of a layer
+                raise
+            full, losses = True, [torch.zeros(())]
+        whole, full = self.world.summed(self.optimiser.gradients(), torch.stack(losses).mean(), full)
+        if full:
             return self._narrower()
         if self.scale_loss != 1:
             for flat in self.optimiser.flats.values():
                 flat.grad.div_(self.scale_loss)
         norm = self.optimiser.norm()
-        loss, size = torch.stack([torch.stack(losses).mean(), norm]).tolist()
+        loss, size = torch.stack([whole.to(norm.device), norm]).tolist()
         if not (math.isfinite(loss) and math.isfinite(size)):
             return self._left_out(loss, size)
         self.step += 1
@@ -463,7 +475,10 @@ class Run:
         )
 
     def _batches(self, k: int) -> tuple[Batch, ...]:
-        """Pass k of the next update: the style's and class pictures, then those whose answer shall stay the base's own."""
+        """Pass k of the next update: the style's and class pictures, then those whose answer shall stay the base's own.
+
+        Of each this process's share, with the chance of their places in the whole pass: how many processes there are changes no row.
+        """
         optim, data, parts = self.config.optim, self.config.data, self.parts
         rows = self.order.rows(self.step * optim.accumulate + k)
         bucket = self.bucket_of[rows[0]]
@@ -473,12 +488,14 @@ class Run:
             first = (self.step * optim.accumulate + k) * len(rows)
             prior = self.config.prior
             picked += [(self.prior_examples[near[(first + j) % len(near)]], prior.prompt, prior.weight) for j in range(len(rows))]
+        own = [*self.world.share(len(rows)), *(len(rows) + j for j in self.world.share(len(picked) - len(rows)))]
+        picked, style = [picked[j] for j in own], [i for j, i in enumerate(rows) if j in self.world.share(len(rows))]
         shape = self.latents.shape((picked[0][0].identity, bucket, False))
         chance = dict(
             shape=shape, timesteps=len(parts.alphas_cumprod), flip=data.flip, noise_offset=optim.noise_offset, timestep_bias=optim.timestep_bias
         )
         dropout = lambda j: data.caption_dropout if j < len(rows) else 0.0
-        draws = [drawn(optim.seed, self.step, k * 2 * len(rows) + j, caption_dropout=dropout(j), **chance) for j in range(len(picked))]
+        draws = [drawn(optim.seed, self.step, k * 2 * len(rows) + j, caption_dropout=dropout(j), **chance) for j in own]
         x0 = torch.stack([self.latents.sample((e.identity, bucket, d.mirrored), d.latent_noise) for (e, _, _), d in zip(picked, draws, strict=True)])
         noise, t = torch.stack([d.noise for d in draws]), torch.tensor([d.timestep for d in draws])
         captions = ["" if d.wordless else caption for (_, caption, _), d in zip(picked, draws, strict=True)]
@@ -487,11 +504,11 @@ class Run:
         noisy = objective.noised(x0, noise, alpha_bar).to(self.place.device, self.place.dtype, memory_format=torch.channels_last)
         wanted = objective.target(parts.prediction_type, x0, noise, alpha_bar).to(self.place.device)
         made = Batch(noisy, wanted, t, weights, captions, len(rows))
-        return (made, self._staying(made, [self.examples[i].plain for i in rows])) if self.config.prior.frozen_weight else (made,)
+        return (made, self._staying(made, [self.examples[i].plain for i in style])) if self.config.prior.frozen_weight else (made,)
 
     def _staying(self, made: Batch, plain: list[str]) -> Batch:
         """Style pictures with captions without the trigger, to which the answer shall stay the frozen base's own (Li and Hoiem 2016, of classes)."""
-        some, networks = made.part(slice(0, made.rows)), self.parts.networks
+        some, networks = made.part(slice(0, len(plain))), self.parts.networks
         at_once = -(-len(plain) // self.splits)
         with torch.no_grad(), adapter.bare(networks[part] for part in {part for part, _ in self.adapters}):
             parts = [slice(i, i + at_once) for i in range(0, len(plain), at_once)]
@@ -544,28 +561,33 @@ class Run:
     def preview(self) -> Previewed:
         """Draw the previews as they are now; training is not touched."""
         prompts, paths = self.prompts(), self._preview_paths()
+        if not (self.world.writes or self.world.shards):
+            return Previewed(self.step, paths, tuple(p.text for p in prompts))
         with self.optimiser.averaged(), self.worn():
             pictures = draw(self.parts, prompts, encode=None if self.trains_text else self.words)
         for path, prompt, picture in zip(paths, prompts, pictures, strict=True):
-            write_whole(inside(self.folder, path), prompt.to_png(picture))
+            if self.world.writes:
+                write_whole(inside(self.folder, path), prompt.to_png(picture))
         return Previewed(self.step, paths, tuple(p.text for p in prompts))
 
     def preview_is_there(self) -> bool:
         """Whether the previews of this update were drawn, perhaps before a crash."""
-        return all((self.folder / path).is_file() for path in self._preview_paths())
+        return self.world.first(lambda: all((self.folder / path).is_file() for path in self._preview_paths()))
 
     def _preview_paths(self) -> tuple[str, ...]:
         return tuple(f"previews/step-{self.step:07d}-{i}.png" for i in range(len(self.prompts())))
 
     def save(self) -> Saved:
         """Write a checkpoint of everything a resumed run needs, and before it its style. Raises SpaceError; what was saved before stays."""
+        self.good = self._state()
+        if not self.world.writes:
+            return Saved(self.step, "")
         state: dict[str, Any] = {**self._record(), "guard": asdict(self.guard), "started": self.started, "version": __version__}
         folder, tensors = self.folder / "checkpoints", self.optimiser.tensors()
         checked_room(self.folder, checkpoint.room_needed(tensors), f"A checkpoint of {self.config.save.name}")
         if self.config.save.styles and self.has_effect():
             self.export(f"{STEPS}/{self.config.save.name}-{self.step:06d}.safetensors")
         path = checkpoint.write(folder, self.step, tensors, state, keep=self.config.save.keep)
-        self.good = self._state()
         return Saved(self.step, path.relative_to(self.folder).as_posix())
 
     def has_effect(self) -> bool:
@@ -580,6 +602,9 @@ class Run:
         Raises StyleFileError, also for weights that are not finite; SpaceError.
         """
         config, parts = self.config, self.parts
+        path = inside(self.folder, file or f"{config.save.name}.safetensors")
+        if not self.world.writes:
+            return path
         with self.optimiser.averaged():
             own = {(part, m): adapter.as_lora(down, up, config.adapter.alpha) for (part, m), (down, up) in self.adapters.items()}
         made = Made(
@@ -588,7 +613,6 @@ class Run:
             started=self.started, finished=time.time(), version=__version__,
         )  # fmt: skip
         metadata = metadata_for(config, made, config.save.leave_out)
-        path = inside(self.folder, file or f"{config.save.name}.safetensors")
         unchecked = path.with_name(f".{path.name}")
         write_style(unchecked, {canonical_name(part, m, parts.family.name): lora for (part, m), lora in own.items()}, metadata)
         back = match(read_style(unchecked), self.names)

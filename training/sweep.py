@@ -19,6 +19,7 @@ from training.errors import ConfigError
 
 if TYPE_CHECKING:
     from training.loop import Stop
+    from training.world import World
 
 MOST = 64  # styles of one sweep
 COLUMNS = 12  # styles in the grid at most
@@ -90,32 +91,41 @@ def _word(value: Any) -> str:
     return "".join(c if c.isalnum() or c in "+-." else "-" for c in text)[-24:].strip("-.") or "none"
 
 
-def run(configs: Sequence[RunConfig], stop: Stop) -> int:
-    """Train them together, show and record; then the grid of all beside the base and the table. Returns the exit code."""
+def run(configs: Sequence[RunConfig], stop: Stop, world: World) -> int:
+    """Train them together, show and record; then the grid of all beside the base and the table. Returns the exit code.
+
+    Several processes take turns at the styles, each over a base of its own; what comes at the end is the first one's.
+    """
     from training import events
     from training.terminal import show_many
     from training.together import together
 
+    if world.shards:
+        raise ConfigError("a sweep gives each process styles of its own over a whole base: turn FSDP off in accelerate's configuration.")
+    own = configs[world.rank :: world.size]
+
     def recorded() -> Any:
-        for number, event in together(configs, stop):
-            folder = configs[number].run_folder
+        for number, event in together(own, stop):
+            folder = own[number].run_folder
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 events.append(folder / "events.jsonl", event)
             except OSError as error:
                 print(f"{folder / 'events.jsonl'} cannot be written ({error.strerror}): the training goes on without it.", file=sys.stderr)
             if isinstance(event, events.Failed):
-                failed.append(configs[number])
+                failed.append(own[number])
             if isinstance(event, events.Finished) and not event.stopped:
-                done.append(configs[number])
+                done.append(own[number])
             yield number, event
 
     drawn = True
     failed: list[RunConfig] = []
     done: list[RunConfig] = []
-    show_many(recorded(), [config.save.name for config in configs], [config.run_folder for config in configs])
+    if own:
+        show_many(recorded(), [config.save.name for config in own], [config.run_folder for config in own])
+    failed, done = ([config for part in world.gathered(some) for config in part] for some in (failed, done))
     done.sort(key=configs.index)
-    if len(done) > 1 and not stop():
+    if world.writes and len(done) > 1 and not stop():
         print(ranking(done), flush=True)
         drawn = _grid(done)
     return 1 if failed or not drawn else 0

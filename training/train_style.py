@@ -6,6 +6,7 @@ Paths in a TOML file are relative to that file; paths in flags and save.folder a
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import math
 import os
@@ -15,7 +16,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __package__ in (None, ""):  # run as a file: the clone's root is not on the path yet
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -25,6 +26,10 @@ from training.config import RunConfig, Setting, from_mapping, nearest, read_toml
 from training.errors import BusyError, ConfigError, StudioError
 from training.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
 
+if TYPE_CHECKING:
+    from training.world import World
+
+RANK = int(os.environ.get("RANK", "0"))  # of several processes that a launcher started; 0 also alone
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -179,8 +184,8 @@ def recorded(stream: Iterable[events.Event], folder: Path) -> Iterator[events.Ev
         yield event
 
 
-def run(config: RunConfig) -> int:
-    """Train, show and record. Returns the exit code."""
+def run(config: RunConfig, world: World) -> int:
+    """Train, show and record; of several processes the first one does the latter two. Returns the exit code."""
     from training.terminal import show
 
     stop = Interrupts()
@@ -190,23 +195,26 @@ def run(config: RunConfig) -> int:
         nonlocal begun, saved
         from training.loop import train
 
-        for event in train(config, stop):
+        for event in train(config, stop, world):
             begun = begun or isinstance(event, events.Started)
             saved = event.step if isinstance(event, events.Saved) else saved
             yield event
 
     try:
-        show(recorded(watched(), config.run_folder), config.run_folder)
+        if world.writes:
+            show(recorded(watched(), config.run_folder), config.run_folder)
+        else:
+            collections.deque(watched(), maxlen=0)
     except BusyError as error:  # the run's events are another process's
         print(error, file=sys.stderr)
         return error.exit_code
     except StudioError as error:
-        _fail(config, str(error), saved, begun, passing=error.passing)
+        _fail(config, str(error), saved, begun, passing=error.passing, writes=world.writes)
         return 1 if begun else error.exit_code
     except Exception:  # the process edge: a defect of ours or of a library, told without a wall of code
-        where = _kept(config.run_folder / "crash.txt", traceback.format_exc())
+        where = _kept(config.run_folder / ("crash.txt" if world.writes else f"crash-{world.rank}.txt"), traceback.format_exc())
         message = f"something went wrong that should not have: {sys.exc_info()[1]}. Details: {where}. Run the same command again to go on."
-        _fail(config, message, saved, begun, passing=True)
+        _fail(config, message, saved, begun, passing=True, writes=world.writes)
         return 1
     return 0
 
@@ -225,6 +233,13 @@ def report(config: RunConfig) -> int:
     return code
 
 
+def _joined(device: str) -> contextlib.AbstractContextManager[World]:
+    """The processes that a launcher started with this one."""
+    from training.world import joined
+
+    return joined(device)
+
+
 def _kept(report: Path, text: str) -> str:
     try:
         report.parent.mkdir(parents=True, exist_ok=True)
@@ -234,9 +249,9 @@ def _kept(report: Path, text: str) -> str:
     return str(report)
 
 
-def _fail(config: RunConfig, message: str, saved: int, begun: bool, *, passing: bool) -> None:
+def _fail(config: RunConfig, message: str, saved: int, begun: bool, *, passing: bool, writes: bool) -> None:
     message += f" Saved so far: {saved} updates." if saved else ""
-    if begun or _is_open(config.run_folder):  # a page may be waiting for a word
+    if writes and (begun or _is_open(config.run_folder)):  # a page may be waiting for a word
         list(recorded([events.Failed(message, saved, passing)], config.run_folder))
     print(message, file=sys.stderr)
 
@@ -259,8 +274,12 @@ def main(argv: list[str] | None = None) -> int:
         if "--sweep" in argv:
             from training import sweep
 
-            return sweep.run(sweep_from(argv), Interrupts())
+            configs = sweep_from(argv)
+            with _joined(configs[0].base.device) as world:
+                return sweep.run(configs, Interrupts(), world)
         config, wanted = config_from(argv)
+        if (wanted.report or wanted.dry_run) and RANK:
+            return 0  # the first process does these alone
         if wanted.report:
             return report(config)
         if wanted.dry_run:
@@ -268,7 +287,8 @@ def main(argv: list[str] | None = None) -> int:
 
             print_plan(config, began)
             return 0
-        return run(config)
+        with _joined(config.base.device) as world:
+            return run(config, world)
     except StudioError as error:
         print(error, file=sys.stderr)
         return error.exit_code
