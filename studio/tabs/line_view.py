@@ -12,10 +12,10 @@ WORDS: dict[JobState, str] = {
     "running": "Training",
     "waiting": "Waiting",
     "interrupted": "Goes on when its turn comes",
-    "paused": "Paused, and saved",
+    "paused": "Paused",
     "finished": "Finished",
     "failed": "Failed",
-    "cancelled": "Stopped, and saved",
+    "cancelled": "Stopped",
 }
 ACTS: dict[JobState, tuple[tuple[str, str], ...]] = {
     "running": (("pause", "Pause"), ("cancel", "Stop")),
