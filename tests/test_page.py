@@ -478,3 +478,37 @@ def test_a_busy_port_is_told_with_code_2(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert f"Port {port}" in done.stderr
+
+
+def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(tmp_path: Path, base_folder: Path) -> None:
+    """As the README counts them. Typing is no click; the base and the length are typed here only so that it takes seconds."""
+    expect, port, clicks = sync_api.expect, free_port(), 0
+    with page_process("--port", str(port), "--workspace", str(tmp_path / "workspace")) as process, browser() as chromium:
+        process.stdout.readline()
+        page = chromium.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(f"http://127.0.0.1:{port}/")
+
+        def click(what: sync_api.Locator) -> None:
+            nonlocal clicks
+            clicks += 1
+            what.click()
+
+        with page.expect_file_chooser() as chooser:
+            click(page.locator("#upload button").first)
+        chooser.value.set_files(drawn_pictures(tmp_path / "pictures"))
+        clicks += 1  # Open, in the system's own window
+        expect(page.locator("#pictures img")).to_have_count(4, timeout=MINUTE)
+        click(page.get_by_role("tab", name="Train"))
+        expect(page.locator("#train-dataset input")).to_have_value("my-pictures")
+        click(page.locator("#data-trigger input, #data-trigger textarea"))
+        page.keyboard.type("ballish")
+        page.locator("#base-model input, #base-model textarea").fill(str(base_folder))
+        page.locator("#optim-steps input").fill("2")
+        click(page.locator("#start"))
+        expect(page.locator("#status .finished")).to_be_visible(timeout=5 * MINUTE)
+        click(page.get_by_role("tab", name="Compare"))
+        expect(page.locator("#style-1 input")).to_have_value("my-style · say “ballish” · rank 16")
+        expect(page.locator("#compare-prompts textarea")).not_to_have_value("")
+        click(page.locator("#draw"))
+        expect(page.locator("#grid .comparison .open img").first).to_be_visible(timeout=5 * MINUTE)
+    assert clicks == 7
