@@ -85,11 +85,18 @@ def status(run: str, state: State, so_far: Progress) -> str:
             figures.append(("Time left", duration(last.left)))
     cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in figures)
     return (
-        f'<div class="run-status {state}">'
+        f'<div class="run-status {state}" data-run="{escape(run)}" data-state="{state}" data-told="{escape(WORDS[state])}" '
+        f'data-share="{share * 100:.0f}">'
         f'<div class="run-head"><strong>{escape(run)}</strong><span class="run-state">{escape(WORDS[state])}</span></div>'
         f'<div class="run-bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share * 100:.0f}">'
         f'<div style="width:{share * 100:.1f}%"></div></div><dl>{cells}</dl></div>'
     )
+
+
+def waits(run: str, words: str) -> str:
+    """The head of a run that has not begun."""
+    head = f'<div class="run-head"><strong>{escape(run)}</strong><span class="run-state">{escape(words)}</span></div>'
+    return f'<div class="run-status waiting">{head}</div>'
 
 
 def loss_curve(curve: Sequence[events.Stepped]) -> str:

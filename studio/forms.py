@@ -37,6 +37,7 @@ LABELS = {
     "prior.folder": "Class pictures",
     "prior.prompt": "What they show",
     "prior.images": "How many",
+    "adapter.start": "Style to go on from",
     "optim.steps": "Length",
     "optim.batch_size": "Batch size",
     "optim.accumulate": "Gradient accumulation",

@@ -56,11 +56,9 @@ def start_run(config: RunConfig, command: Sequence[str] = ()) -> Path:
     A run of that name that has something saved is resumed. Raises StudioError when it is going, is finished, or learnt with other settings.
     """
     run = config.run_folder
-    if state(run) == "finished" and config.save.resume == "exact":
-        raise StudioError(f"“{run.name}” is finished. Give the new run another name.")
+    check(config)
     if is_alive(run):
         raise BusyError(f"“{run.name}” is being trained right now. Wait for it, stop it, or give the new run another name.")
-    _check_same_run(run, config)
     checked_writable(run, "the run's folder")
     write_whole(run / "run.toml", to_toml(config))
     (run / "events.jsonl").touch()  # where this is, the trainer also writes why it could not begin
@@ -68,9 +66,12 @@ def start_run(config: RunConfig, command: Sequence[str] = ()) -> Path:
     return run
 
 
-def _check_same_run(run: Path, config: RunConfig) -> None:
-    """The trainer compares run.toml with what it is told; who writes run.toml anew has to compare before."""
-    before = earlier(run)
+def check(config: RunConfig) -> None:
+    """Refuse a run that is finished, or that learnt with other settings. Raises StudioError."""
+    run = config.run_folder
+    if state(run) == "finished" and config.save.resume == "exact":
+        raise StudioError(f"“{run.name}” is finished. Give the new run another name.")
+    before = earlier(run)  # the trainer compares run.toml with what it is told; who writes run.toml anew has to compare before
     if config.save.resume != "exact" or before is None or not any((run / "checkpoints").glob("step-*")):
         return
     changed = [f"  - {key} was {then!r}, now it is {now!r}" for key, then, now in changes(before, config)]

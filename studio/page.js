@@ -25,6 +25,32 @@
         by.click();
     });
 
+    // How a training stands, in the window's title; a word when it ends and nobody looks, if that was wished for.
+    const going = ['starting', 'running', 'stopping'];
+    let before = {};
+    setInterval(() => {
+        const head = document.querySelector('#status .run-status[data-state]');
+        const now = head ? {...head.dataset} : {};
+        const title = going.includes(now.state) ? `${now.share} % · ${now.run} · Style Studio` : 'Style Studio';
+        if (document.title !== title) document.title = title;
+        const ended = now.run && now.run === before.run && going.includes(before.state) && !going.includes(now.state);
+        if (ended && document.hidden && 'Notification' in window && Notification.permission === 'granted') new Notification(now.run, {body: now.told});
+        before = now;
+        bell();
+    }, 1000);
+    const bell = () => {
+        const button = document.querySelector('#tell-me');
+        if (!button) return;
+        const can = 'Notification' in window;
+        const state = can ? Notification.permission : 'denied';
+        button.hidden = !can;
+        button.textContent = {granted: 'You will be told when it is done', denied: 'This browser may not tell you when it is done'}[state] || 'Tell me when it is done';
+        button.disabled = state !== 'default';
+    };
+    document.addEventListener('click', event => {
+        if (event.target.closest('#tell-me') && 'Notification' in window) Notification.requestPermission().then(bell);
+    });
+
     const dark = wanted => document.body.classList.toggle('dark', wanted);
     const named = () => {
         const button = document.querySelector('#theme');

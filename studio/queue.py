@@ -129,8 +129,7 @@ class Queue:
         run = inside(self.workspace.runs(), config.save.name)
         if config.run_folder != run:
             raise StudioError(f"save.folder is {config.save.folder}: runs of the queue lie in {self.workspace.runs()}.")
-        if jobs.state(run) == "finished" and config.save.resume == "exact":
-            raise StudioError(f"“{run.name}” is finished. Give the new run another name.")
+        jobs.check(config)
         try:
             with self._open() as db:
                 waiting = db.execute("SELECT count(*) FROM jobs WHERE state IN ('waiting', 'interrupted', 'paused')").fetchone()[0]
@@ -161,6 +160,12 @@ class Queue:
         if row is None:
             raise StudioError("That job is not in the queue any more.")
         return Job(**row)
+
+    def of_run(self, run: str) -> Job | None:
+        """The job of a run that was added last."""
+        with self._open() as db:
+            row = db.execute("SELECT * FROM jobs WHERE run = ? ORDER BY id DESC LIMIT 1", (run,)).fetchone()
+        return Job(**row) if row else None
 
     def move(self, id: int, place: int) -> None:
         """Give a waiting job a place in the line, 0 the first."""

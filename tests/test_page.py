@@ -252,6 +252,9 @@ def test_from_upload_to_grid(
     with tab.expect_download() as download:
         tab.locator("#download-shared").click()
     assert "modelspec.trigger_phrase" not in read_metadata(renamed(download.value.path()))
+    tab.locator("#go-on-from").click()
+    expect(tab.locator("#save-name input, #save-name textarea")).to_have_value("balls-2")
+    opened(tab, "Styles")
     tab.locator("#delete-style").click()
     expect(tab.locator("#shelf .thumb")).to_have_count(0)
     assert not (workspace / "runs" / "balls").exists()
@@ -275,6 +278,47 @@ def test_from_upload_to_grid(
     assert [url for url in tab.asked if not url.startswith((address, "data:", "blob:"))] == []
     assert tab.complaints == []
     assert not any("torch" in mapped.path for mapped in psutil.Process(process.pid).memory_maps())
+
+
+def test_trainings_wait_their_turn(tab: sync_api.Page, workspace: Path, base_folder: Path) -> None:
+    """Two runs in the line, put in order, paused and gone on with from the page; the line is the same after a reload."""
+    expect, line = sync_api.expect, tab.locator("#line")
+    row = lambda name: line.locator(f'li:has([data-run="{name}"])')
+    opened(tab, "Train")
+    tab.locator("#train-dataset input").click()
+    tab.get_by_role("option", name="linocut").click()
+    tab.locator("#base-model input, #base-model textarea").fill(str(base_folder))
+    tab.locator("#optim-steps input").fill("100000")
+    for name in ("long", "second", "third"):
+        tab.locator("#save-name input, #save-name textarea").fill(name)
+        tab.locator("#start").click()
+        expect(row(name)).to_be_visible()
+    expect(row("long")).to_contain_text("Training")
+    expect(row("third")).to_contain_text("Waiting")
+    row("third").locator('[data-do="up"]').click()
+    expect(line.locator("li .of")).to_contain_text(["long", "third", "second"])
+    reloaded(tab)
+    opened(tab, "Train")
+    expect(line.locator("li .of")).to_contain_text(["long", "third", "second"])
+    row("long").locator(".of").click()
+    expect(tab.locator("#status .running")).to_be_visible()
+    tab.locator("#save-now").click()
+    until(lambda: any((workspace / "runs" / "long" / "checkpoints").glob("step-*")))
+    tab.locator("#pause").click()
+    expect(row("long")).to_contain_text("Paused", timeout=MINUTE)
+    expect(row("third")).to_contain_text("Training", timeout=MINUTE)
+    row("second").locator('[data-do="cancel"]').click()
+    expect(row("second")).to_contain_text("Stopped")
+    row("third").locator('[data-do="cancel"]').click()
+    expect(row("third")).to_contain_text("Stopped, and saved", timeout=MINUTE)
+    row("long").locator('[data-do="go_on"]').click()
+    expect(row("long")).to_contain_text("Training", timeout=MINUTE)
+    row("long").locator('[data-do="cancel"]').click()
+    expect(row("long")).to_contain_text("Stopped, and saved", timeout=MINUTE)
+    for name in ("second", "third", "long"):
+        row(name).locator('[data-do="remove"]').click()
+        expect(row(name)).to_have_count(0)
+    opened(tab, "Pictures")
 
 
 def test_from_a_drawer_of_pictures_to_a_dataset(

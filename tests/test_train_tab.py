@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from studio import forms
-from studio.tabs import framed
-from studio.tabs.train import _preset_values
+from studio import forms, planning
+from studio.queue import Job, Queue
+from studio.tabs import framed, line_view, strip_view
+from studio.tabs.train import _act, _preset_values
 from training.config import from_mapping, settings
+from training.errors import StudioError
 from training.presets import PRESETS, settings_of
+from training.workspace import Workspace
 
 KEYS = tuple(s.key for s in settings())
 
@@ -42,3 +45,74 @@ def test_a_report_cannot_break_out_of_its_frame(tmp_path: Path) -> None:
     page.write_text('<p title="x">"></iframe><script>alert(1)</script>')
     inside = framed(page)
     assert inside.count("<iframe") == 1 and inside.count("</iframe>") == 1 and "<script" not in inside and " sandbox " in inside
+
+
+def waiting(workspace: Workspace, *names: str) -> Queue:
+    """A line without workers, so that all of it waits."""
+    queue = Queue(workspace, worker=None)
+    for name in names:
+        queue.add(from_mapping({"save": {"folder": str(workspace.runs()), "name": name}}))
+    return queue
+
+
+def line_of(queue: Queue) -> list[str]:
+    return [job.run for job in queue.jobs() if job.state == "waiting"]
+
+
+def test_the_line_is_put_in_order_with_its_buttons(tmp_path: Path) -> None:
+    queue = waiting(Workspace(tmp_path), "a", "b", "c")
+    a, b, c = (job.id for job in queue.jobs())
+    _act(queue, "up", c)
+    assert line_of(queue) == ["a", "c", "b"]
+    _act(queue, "down", a)
+    assert line_of(queue) == ["c", "a", "b"]
+    _act(queue, "up", c)  # already the first
+    assert line_of(queue) == ["c", "a", "b"]
+    _act(queue, "pause", a)
+    assert line_of(queue) == ["c", "b"]
+    _act(queue, "go_on", a)
+    _act(queue, "cancel", b)
+    _act(queue, "remove", b)
+    assert {job.run: job.state for job in queue.jobs()} == {"a": "waiting", "c": "waiting"}
+
+
+@pytest.mark.parametrize(
+    ("act", "id"), [("remove", 1), ("jobs", 1), ("__init__", 1), ("pause", 99), ("pause", "1"), (None, 1), ("pause", True), ("pause", None)]
+)
+def test_only_what_a_button_offers_can_be_asked_for(tmp_path: Path, act: object, id: object) -> None:
+    queue = waiting(Workspace(tmp_path), "a")
+    with pytest.raises(StudioError):
+        _act(queue, act, id)
+    assert line_of(queue) == ["a"]
+
+
+def test_the_line_escapes_what_it_tells_and_forgets_old_ends(tmp_path: Path) -> None:
+    queue = waiting(Workspace(tmp_path), *(f"run {i}" for i in range(9)))
+    for job in queue.jobs():
+        queue.cancel(job.id)
+    assert line_view.line(queue.jobs()).count("<li") == line_view.MOST_ENDED
+    bad = Job(**{**vars(queue.jobs()[0]), "state": "failed", "message": "<script>alert(1)</script>"})
+    assert "<script" not in line_view.line([bad]) and "Try again" in line_view.line([bad])
+    assert line_view.line([]) == ""
+
+
+def test_the_strip_begins_before_the_first_update_and_keeps_it() -> None:
+    looks = [strip_view.Look(step, "a <b>", f"s{step}", f"l{step}") for step in range(0, 1000, 10)]
+    shown = strip_view.strip(looks)
+    assert shown.index(">before<") < shown.index(">610<") < shown.index(">990<") and ">600<" not in shown
+    assert shown.count("<td><button") == strip_view.MOST and "<b>" not in shown
+    assert strip_view.strip([]) == ""
+
+
+def test_the_plan_is_measured_and_what_is_wrong_is_told(tmp_path: Path, base_folder: Path) -> None:
+    from tests.test_page import drawn_pictures
+
+    drawn_pictures(tmp_path / "pictures")
+    (tmp_path / "pictures" / "page.png").unlink()
+    wanted = {"base": {"model": str(base_folder), "device": "cpu"}, "data": {"folder": str(tmp_path / "pictures")}, "optim": {"steps": 8}}
+    config = from_mapping(wanted | {"save": {"folder": str(tmp_path / "runs"), "name": "x"}})
+    shown = planning.shown(planning.measured(config))
+    assert "4" in shown and "GiB" in shown and "8 of 4 pictures" in shown
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(StudioError, match="not there"):
+        planning.measured(config.model_copy(update={"data": config.data.model_copy(update={"folder": str(tmp_path / "gone")})}))

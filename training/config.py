@@ -22,7 +22,7 @@ from training.errors import ConfigError, StudioError
 from training.samplers import SAMPLERS
 from training.workspace import checked_name
 
-PATHS = ("base.model", "data.folder", "prior.folder", "report.held_out", "save.folder")
+PATHS = ("base.model", "data.folder", "prior.folder", "adapter.start", "report.held_out", "save.folder")
 LONGEST_SHOWN = 200  # characters of a wrong value in a complaint
 Group = Literal["words", "author", "dates", "base", "program", "recipe", "training"]  # groups of metadata, see style_metadata
 Target = Literal["attention", "feed_forward", "projections", "convolutions"]
@@ -81,6 +81,7 @@ class Adapter(Section):
 
     method: Literal["lora"] = setting("lora", "lora: low-rank adaptation (Hu et al. 2021)")
     rank: int = setting(16, "inner size of the adapters: more learns finer and makes a larger file", ge=1, le=512)
+    start: str = setting("", "a style file to go on from: the adapters begin as it is; empty = they begin without any effect")
     alpha: float = setting(16.0, "strength of the adapters; what counts is alpha / rank", gt=0, le=1024)
     targets: list[Target] = setting(
         ["attention", "feed_forward", "projections"], "UNet parts that get adapters: attention, feed_forward, projections, convolutions", min_length=1

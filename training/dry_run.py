@@ -23,6 +23,20 @@ PROBES = 2  # updates measured; the first one also pays for setting things up
 
 def print_plan(config: RunConfig, began: float) -> None:
     """Print pictures, buckets, updates, share of weights, memory and time expected. Raises StudioError as the run itself would."""
+    rows, notes = measured(config, began)
+    table = Table(show_header=False, title=f"plan of {config.save.name}")
+    table.add_column()
+    table.add_column(overflow="fold")  # long paths are shown whole
+    for name, text in rows.items():
+        table.add_row(name, escape(text))
+    console = escaping_console()
+    console.print(table)
+    for note in notes:
+        console.print(f"- {note}", markup=False, soft_wrap=True)
+
+
+def measured(config: RunConfig, began: float) -> tuple[dict[str, str], list[str]]:
+    """The plan's rows and what is worth noting, after two real updates. began: seconds since 1970, when loading started."""
     check_same_run(config)
     checked_writable(_nearest_there(config.run_folder), "save.folder")
     with tempfile.TemporaryDirectory() as scratch:  # the user's folders stay as they are
@@ -34,13 +48,9 @@ def print_plan(config: RunConfig, began: float) -> None:
             said += [run.update() for _ in range(PROBES)]
         except torch.OutOfMemoryError as error:
             raise memory_full(error) from None
-    notes = [event.message for event in said if isinstance(event, Warned)]
     used = Counter(f"{b.width}x{b.height}" for b in run.bucket_of)
     optim = config.optim
     seen = optim.steps * optim.batch_size * optim.accumulate
-    table = Table(show_header=False, title=f"plan of {config.save.name}")
-    table.add_column()
-    table.add_column(overflow="fold")  # long paths are shown whole
     rows = {
         "base": f"{run.parts.title} ({run.parts.family.title}), {run.place.precision} on {run.place.name}",
         "pictures": f"{len(run.examples)}" + (f" and {config.prior.images} class pictures" if config.prior.images else ""),
@@ -52,12 +62,7 @@ def print_plan(config: RunConfig, began: float) -> None:
         "time": f"about {clock(setting_up + run.pace[-1] * optim.steps)}, previews not counted" if run.pace else "unknown",
         "goes to": str(config.run_folder),
     }
-    for name, text in rows.items():
-        table.add_row(name, escape(text))
-    console = escaping_console()
-    console.print(table)
-    for note in notes:
-        console.print(f"- {note}", markup=False, soft_wrap=True)
+    return rows, [event.message for event in said if isinstance(event, Warned)]
 
 
 def _nearest_there(folder: Path) -> Path:

@@ -18,6 +18,7 @@ from training.errors import ConfigError, DivergedError, SpaceError, StudioError
 from training.events import Event, Finished, Noted, Started, Warned
 from training.families import detect
 from training.run import Asked, Plan, Run, planned
+from training.wishes import taken
 from training.world import ALONE, World
 
 Stop = Callable[[], bool]
@@ -141,6 +142,12 @@ def _updates(run: Run, stop: Stop) -> Story:
             yield from _patiently(run.save, stop)
         if not stop():
             yield from _previewed(run)
+        for wish in run.world.first(lambda: taken(run.folder)):
+            if wish == "draw":
+                yield from _drawn(run)
+            elif run.step != saved and not run.guard.lost:
+                saved = run.step
+                yield from _patiently(run.save, stop)
     if run.step and run.step != saved:
         yield from _patiently(run.save, stop)
 
@@ -148,7 +155,13 @@ def _updates(run: Run, stop: Stop) -> Story:
 def _previewed(run: Run) -> Iterator[Event]:
     """The previews, when they are due; a disk without room for them ends no training."""
     every = run.config.preview.every
-    if not every or (run.step % every and run.step != run.steps):
+    if every and (run.step % every == 0 or run.step == run.steps):
+        yield from _drawn(run)
+
+
+def _drawn(run: Run) -> Iterator[Event]:
+    if not run.config.preview.every:
+        yield Warned("nothing can be drawn now: with preview.every = 0 what draws is not kept in memory.")
         return
     try:
         yield run.preview()

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ from training.latent_store import LatentStore
 from training.optim import Group, Optimiser, course
 from training.prompt import Prompt
 from training.render import draw
-from training.style_file import match, read_style, write_style
+from training.style_file import Style, match, read_style, write_style
 from training.style_metadata import Made, metadata_for
 from training.style_names import accepted_names, canonical_name
 from training.workspace import STEPS, checked_room, checked_writable, fsync_folder, inside, write_whole
@@ -51,6 +52,7 @@ class Plan:
     files: detect.BaseFiles
     place: Place
     finished: int  # updates after which this run's style was already exported, else 0
+    start: Style | None = None  # what the adapters begin as
 
 
 def planned(config: RunConfig) -> Plan:
@@ -65,7 +67,21 @@ def planned(config: RunConfig) -> Plan:
     given = priors.given(config.prior)
     check_same_run(config, dataset)
     checked_writable(config.run_folder, "save.folder")
-    return Plan(config, dataset, given, files, place, _finished(config))
+    return Plan(config, dataset, given, files, place, _finished(config), _start(config))
+
+
+def _start(config: RunConfig) -> Style | None:
+    """The style to go on from. Raises StyleFileError when it cannot be, as far as that shows without the base."""
+    if not config.adapter.start:
+        return None
+    style = read_style(Path(config.adapter.start).expanduser())
+    largest = max(lora.rank for lora in style.modules.values())
+    if largest > config.adapter.rank:
+        raise StyleFileError(
+            f"{config.adapter.start} has rank {largest}, this run {config.adapter.rank}. Set adapter.rank to {largest} or more, or cut the style "
+            "first: style-file resize."
+        )
+    return style
 
 
 def check_same_run(config: RunConfig, dataset: Dataset | None = None) -> None:
@@ -265,11 +281,30 @@ class Run:
             groups[part] = Group([p for pair in found.values() for p in pair], lr)
         if config.optim.checkpointing:
             self.parts.denoiser.enable_gradient_checkpointing()
+        if self.plan.start:
+            self._begin_from(self.plan.start)
         self.trains_text = config.optim.text_encoder_lr > 0
         self.words = Words(self.parts)
         self.optimiser = Optimiser(groups, weight_decay=config.optim.weight_decay, clip=config.optim.clip, ema=config.optim.ema)
         self.order = Order(self._groups(), batch_size=config.optim.batch_size, seed=config.optim.seed)
         self.scale_loss = 2.0**10 if self.place.dtype == torch.float16 else 1.0  # keeps small float16 gradients from vanishing
+
+    def _begin_from(self, style: Style) -> None:
+        """Let the adapters be that style's, exactly. Raises StyleFileError when it holds a layer that is not trained here, or of another base."""
+        config, found = self.config, match(style, self.names)
+        untrained = [".".join(key) for key in found if key not in self.adapters]
+        if untrained:
+            raise StyleFileError(
+                f"{config.adapter.start} changes {len(untrained)} layers that this run would not train ({untrained[0]}), so they would be lost. "
+                "Add what they are to adapter.targets or adapter.text_encoder_targets, and set optim.text_encoder_lr above 0 for the text encoder."
+            )
+        scale = config.adapter.alpha / config.adapter.rank
+        with torch.no_grad():
+            for key, lora in found.items():
+                down, up = self.adapters[key]
+                own = torch.from_numpy(np.asarray(lora.up, np.float32) * np.float32(lora.alpha / lora.rank / scale))
+                down[: lora.rank] = torch.from_numpy(np.asarray(lora.down, np.float32)).view(lora.rank, *down.shape[1:]).to(down)
+                up[:, : lora.rank] = own.view(-1, lora.rank, *up.shape[2:]).to(up)
 
     def _forget(self) -> None:
         """Let go of what is not needed any more: the VAE where nothing will be drawn, text encoders whose every word is known."""

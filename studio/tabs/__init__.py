@@ -22,6 +22,7 @@ from training.workspace import write_whole
 P = ParamSpec("P")
 R = TypeVar("R")
 PRIVATE = {"api_visibility": "private"}  # of an event: only the page itself may call it
+TO_TRAINING = "() => [...document.querySelectorAll('[role=tab]')].find(tab => tab.textContent.includes('Train')).click()"
 QUIET = {**PRIVATE, "show_progress": "hidden"}  # and no spinner over what it changes
 
 

@@ -18,7 +18,6 @@ EXAMPLE = (
     '<p class="summary"><b>This is an example:</b> 24 linocut icons with captions. Train it to see how everything works, '
     "or drop pictures of your own below: they become a dataset of their own.</p>"
 )
-TO_TRAINING = "() => [...document.querySelectorAll('[role=tab]')].find(tab => tab.textContent.includes('Train')).click()"
 
 # The parts of the page that are drawn here tell the server what was clicked or moved.
 PICK = """

@@ -7,8 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from studio import bases, checks, datasets, edits, history, jobs, library, mends, sample_project
-from studio.tabs import PRIVATE, QUIET, address, told
+from studio import bases, checks, datasets, edits, history, library, mends, sample_project
+from studio.queue import Queue
+from studio.tabs import PRIVATE, QUIET, TO_TRAINING, address, told
 from studio.tabs import picture_views as views
 from training.dataset import said_by_name
 from training.errors import DataError, ModelError
@@ -195,14 +196,15 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
 
     @told
     def begin_example() -> None:
-        run = jobs.start_run(sample_project.config(workspace))
-        gr.Info(f"“{run.name}” is being trained: a few minutes on two CPU cores.", title="Training has begun")
+        queue = Queue(workspace)
+        run = queue.job(queue.add(sample_project.config(workspace))).run
+        gr.Info(f"“{run}” is being trained: a few minutes on two CPU cores.", title="Training has begun")
 
     def look(name: str | None, model: str) -> str:
         return _findings(workspace, name, model)
 
     chosen.change(offered_example, chosen, offer, **QUIET)
-    train_it.click(begin_example, None, None, **PRIVATE).success(None, None, None, js=views.TO_TRAINING)
+    train_it.click(begin_example, None, None, **PRIVATE).success(None, None, None, js=TO_TRAINING)
     looking = {"fn": look, "inputs": [chosen, base], "outputs": found, "trigger_mode": "always_last", **QUIET}
     page.load(first_base, None, base, **QUIET).then(open_page, [chosen, of, base], [chosen, *everything], **QUIET).then(**looking)
     tab.select(open_page, [chosen, of, base], [chosen, *everything], **QUIET).then(**looking)

@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from studio import library, publishing, shelf
+from studio import library, preferences, publishing, shelf
 from studio.cards import Card, card, write_card
-from studio.tabs import PRIVATE, QUIET, address, framed, made, told
+from studio.tabs import PRIVATE, QUIET, TO_TRAINING, address, framed, made, told
 from studio.tabs import style_views as views
 from training.errors import DataError, StyleFileError
 from training.style_family import BASES
@@ -49,6 +49,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
                     with gr.Row():
                         make = gr.Button("Make the file", size="sm", variant="primary", elem_id="make-file")
                         download = gr.DownloadButton("Download", size="sm", elem_id="download-shared", **HIDDEN)
+                go_on = gr.Button("Train on from it", size="sm", elem_id="go-on-from", elem_classes="undo")
                 remove = gr.Button("Delete", size="sm", variant="stop", elem_id="delete-style", elem_classes="undo")
             judged = gr.HTML(elem_id="style-report", **PLAIN)
     # Hidden but in the browser: what is written down goes to the style that was shown when it was written.
@@ -97,6 +98,10 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         return gr.DownloadButton(f"Download {name} ({len(content) / 1e6:.1f} MB)", value=made(name, content), visible=True)
 
     @told
+    def train_on(id: str) -> None:
+        preferences.go_on_from(workspace, library.style(workspace, id).id)
+
+    @told
     def take_away(id: str, searched: str) -> list[Any]:
         shelf.take_away(workspace, id)
         return _all(workspace, "", searched)
@@ -113,6 +118,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     save.click(write, [chosen, search, *words], everything, **PRIVATE)
     gr.on([keep.input, form.input], show_published, [chosen, keep], [telling, download], trigger_mode="always_last", **QUIET)
     make.click(publish, [chosen, form, keep], download, **PRIVATE)
+    go_on.click(train_on, chosen, None, **PRIVATE).success(None, None, None, js=TO_TRAINING)
     remove.click(take_away, [chosen, search], everything, **PRIVATE)
     undo.click(bring_back, [chosen, search], everything, **PRIVATE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -10,16 +11,19 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from studio import charts, datasets, forms, jobs, library, sample_project
-from studio.tabs import QUIET, framed, offered, shown, told
+from studio import charts, continuing, datasets, forms, jobs, library, planning, preferences, sample_project
+from studio.queue import Job, Queue
+from studio.tabs import PRIVATE, QUIET, address, framed, line_view, offered, strip_view, told
 from training.config import RunConfig, from_mapping, settings
 from training.errors import DataError, StudioError
 from training.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
+from training.wishes import Wish, wish
 from training.workspace import Workspace
 
 LOOK = 1.5  # seconds between two looks at a run that is going
-STRIP = 36  # most previews shown
-PREVIEW = 512  # px of the longer side
+SMALL, LARGE = 160, 1024  # px of a preview's longer side, in the strip and opened
+BEGINS = 4.0  # seconds in which a run that need not wait has begun
+TURNS = ("running", "waiting", "interrupted")  # jobs of the line that will go on by themselves
 OURS = ("data.folder", "save.folder")  # set by the page: the dataset's folder, the workspace's folder of runs
 
 
@@ -30,26 +34,23 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
             knobs, dataset, fields = _form()
             with gr.Row():
                 start = gr.Button("Start training", variant="primary", elem_id="start")
+                measure = gr.Button("What will it take?", elem_id="measure")
+            plan = gr.HTML(elem_id="plan", padding=False)
         with gr.Column(scale=3, min_width=480):
+            line = gr.HTML(elem_id="line", padding=False, js_on_load=line_view.DO)
             chosen = gr.Dropdown([], label="Run", elem_id="run", interactive=True)
             status = gr.HTML(elem_id="status", padding=False)
+            gr.HTML('<button type="button" id="tell-me" hidden>Tell me when it is done</button>', padding=False)
             with gr.Row():
+                draw = gr.Button("Draw now", visible=False, elem_id="draw-now", min_width=90)
+                save = gr.Button("Save now", visible=False, elem_id="save-now", min_width=90)
+                pause = gr.Button("Pause", visible=False, elem_id="pause", min_width=80)
                 stop = gr.Button("Stop and save", variant="stop", visible=False, elem_id="stop")
                 resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume")
                 style = gr.DownloadButton("Download the style", variant="primary", visible=False, elem_id="download-style")
                 reuse = gr.Button("Use its settings", visible=False, elem_id="reuse")
             loss = gr.HTML(elem_id="loss", padding=False)
-            strip = gr.Gallery(
-                label="Previews, the newest first",
-                columns=3,
-                height="auto",
-                object_fit="contain",
-                interactive=False,
-                visible=False,
-                buttons=["download", "fullscreen"],
-                elem_id="previews",
-                elem_classes="pictures",
-            )
+            strip = gr.HTML(elem_id="previews", padding=False, js_on_load=strip_view.LOOK)
             told_so_far = gr.HTML(elem_id="messages", padding=False)
             report = gr.HTML(elem_id="report", padding=False)
             with gr.Accordion("Learning rate", open=False):
@@ -57,19 +58,31 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     timer = gr.Timer(LOOK, active=False)
     drawn = gr.State("")  # which previews the strip holds, so that an open picture is not closed by a tick
     form = [dataset, *fields.values()]
-    view = [status, loss, rate, told_so_far, report, strip, drawn, stop, resume, style, reuse, timer]
+    view = [line, status, loss, rate, told_so_far, report, strip, drawn, draw, save, pause, stop, resume, style, reuse, timer]
     tails: dict[str, jobs.Tail] = {}
+    queue = Queue(workspace)
+    queue.wake()  # what waited when the machine went down
 
     def tail(run: Path) -> jobs.Tail:
         return tails.setdefault(run.name, jobs.Tail(run / "events.jsonl"))
 
     @told
     def open_page(name: str | None, set_name: str | None) -> list[Any]:
-        return [_run_list(workspace, name), _set_list(workspace, set_name)]
+        return [_run_list(workspace, queue, name), _set_list(workspace, set_name)]
 
     @told
     def first_values() -> list[Any]:
         return _first_values(workspace, tuple(fields))
+
+    @told
+    def from_a_style() -> list[Any]:
+        """The form for going on from the style that was chosen on the shelf; as it is when none was."""
+        id = preferences.take_start(workspace)
+        if id is None:
+            return [gr.skip()] * len(form)
+        config = continuing.config_for(workspace, library.style(workspace, id))
+        gr.Info("The form goes on from that style: choose the pictures and start.")
+        return _values(workspace, config, tuple(fields), config.save.name)
 
     @told
     def start_from(name: str | None, length: str, strength: str, model: str) -> list[Any]:
@@ -78,19 +91,58 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     @told
     def begin(set_name: str | None, *found: Any) -> Any:
         config = _config(workspace, set_name, forms.to_mapping(tuple(fields), found))
-        return _run_list(workspace, jobs.start_run(config).name)
+        return _run_list(workspace, queue, _begun(queue, queue.add(config)))
+
+    @told
+    def take_measure(set_name: str | None, *found: Any) -> str:
+        return planning.shown(planning.measured(_config(workspace, set_name, forms.to_mapping(tuple(fields), found))))
 
     @told
     def go_on(name: str | None) -> Any:
+        job = queue.of_run(name or "")
+        if job is not None and job.state in line_view.ACTS and job.state not in TURNS and job.state != "finished":
+            (queue.go_on if job.state == "paused" else queue.retry)(job.id)
+            return _run_list(workspace, queue, _begun(queue, job.id))
         config = jobs.earlier(library.run(workspace, name))
         if config is None:
             raise StudioError(f"The settings of “{name}” cannot be read from its run.toml. Start a new run.")
-        return _run_list(workspace, jobs.start_run(config).name)
+        return _run_list(workspace, queue, _begun(queue, queue.add(config)))
+
+    def ask(what: Wish) -> Any:
+        @told
+        def asked(name: str | None) -> None:
+            wish(library.run(workspace, name), what)
+            gr.Info("It is done after the update that is being made.")
+
+        return asked
+
+    @told
+    def rest(name: str | None) -> None:
+        job = queue.of_run(library.run(workspace, name).name)
+        if job is not None and job.state == "running":
+            queue.pause(job.id)
+        else:
+            jobs.stop(library.run(workspace, name))  # begun outside of the line
 
     @told
     def end(name: str | None) -> None:
         run = library.run(workspace, name)
-        jobs.stop(run, at_once=jobs.state(run) == "stopping")
+        job = queue.of_run(run.name)
+        if jobs.state(run) == "stopping":
+            jobs.stop(run, at_once=True)
+        elif job is not None and job.state == "running":
+            queue.cancel(job.id)
+        else:
+            jobs.stop(run)
+
+    @told
+    def act(name: str | None, event: gr.EventData) -> Any:
+        _act(queue, event._data.get("act"), event._data.get("id"))
+        return _run_list(workspace, queue, name)
+
+    @told
+    def pick(event: gr.EventData) -> Any:
+        return _run_list(workspace, queue, str(event._data.get("run")))
 
     @told
     def put_back(name: str | None) -> list[Any]:
@@ -101,18 +153,31 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
 
     @told
     def look(name: str | None, seen: str) -> list[Any]:
+        all_jobs = queue.jobs()
+        row = line_view.line(all_jobs, name or "")
+        moving = any(job.state in TURNS for job in all_jobs)
         if name not in library.runs(workspace):
-            return _empty_view()
+            waiting = next((job for job in all_jobs if job.run == name), None)
+            return [row, *_empty_view(waiting), gr.Timer(active=moving)]
         run = library.run(workspace, name)
-        return _view(run, jobs.state(run), charts.progress(tail(run).read_on()), seen)
+        state = jobs.state(run)
+        waits = any(job.run == name and job.state in ("waiting", "interrupted") for job in all_jobs)
+        return [row, *_view(run, state, waits, charts.progress(tail(run).read_on()), seen), gr.Timer(active=moving or state in jobs.GOING)]
 
     page.load(first_values, None, form, **QUIET)
     gr.on([page.load, tab.select], open_page, [chosen, dataset], [chosen, dataset], **QUIET).then(look, [chosen, drawn], view, **QUIET)
+    tab.select(from_a_style, None, form, **QUIET)
     gr.on([timer.tick, chosen.input], look, [chosen, drawn], view, **QUIET)
     gr.on([knob.input for knob in knobs], start_from, [*knobs, fields["base.model"]], [*fields.values()], **QUIET)
     start.click(begin, form, chosen, **QUIET).success(look, [chosen, drawn], view, **QUIET)
     resume.click(go_on, chosen, chosen, **QUIET).success(look, [chosen, drawn], view, **QUIET)
     stop.click(end, chosen, None, **QUIET).success(look, [chosen, drawn], view, **QUIET)
+    pause.click(rest, chosen, None, **QUIET).success(look, [chosen, drawn], view, **QUIET)
+    draw.click(ask("draw"), chosen, None, **QUIET)
+    save.click(ask("save"), chosen, None, **QUIET)
+    line.click(act, chosen, chosen, **QUIET).success(look, [chosen, drawn], view, **QUIET)
+    line.select(pick, None, chosen, **QUIET).success(look, [chosen, drawn], view, **QUIET)
+    measure.click(take_measure, form, plan, **PRIVATE)
     reuse.click(put_back, chosen, form, **QUIET)
 
 
@@ -181,28 +246,57 @@ def _set_list(workspace: Workspace, name: str | None) -> Any:
     return gr.Dropdown(choices=listing, value=name if name in listing else first)
 
 
-def _run_list(workspace: Workspace, name: str | None) -> Any:
-    """The list of runs; the one that was chosen stays chosen, else one that is going, else the newest."""
+def _begun(queue: Queue, id: int) -> str:
+    """The run of a job just added, once it has begun or it is clear that it waits."""
+    end = time.monotonic() + BEGINS
+    while (job := queue.job(id)).state in ("waiting", "running") and time.monotonic() < end:
+        others = any(other.state == "running" and other.id != id and other.device == job.device for other in queue.jobs())
+        if others or jobs.read(queue.workspace.runs() / job.run) is not None:
+            break
+        time.sleep(0.1)
+    return job.run
+
+
+def _act(queue: Queue, act: object, id: object) -> None:
+    """What a button of the line asks for. Raises StudioError for what is not there, or not to be done with it."""
+    if type(id) is not int or not isinstance(act, str):
+        raise StudioError("That is no job of the line.")
+    job = queue.job(id)
+    if act not in dict(line_view.ACTS[job.state]):
+        raise StudioError(f"“{job.run}” is by now: {line_view.WORDS[job.state].lower()}.")
+    if act in ("up", "down"):
+        waiting = [other.id for other in queue.jobs() if other.state == "waiting"]
+        queue.move(id, waiting.index(id) + (1 if act == "down" else -1))
+    else:
+        getattr(queue, act)(id)
+
+
+def _run_list(workspace: Workspace, queue: Queue, name: str | None) -> Any:
+    """The list of runs, those that wait included; the one that was chosen stays chosen, else one that is going, else the newest."""
     listing = library.runs(workspace)
+    listing += [job.run for job in queue.jobs() if job.run not in listing and job.state in ("waiting", "paused")]
     going = (run for run in listing if jobs.state(workspace.runs() / run) in jobs.GOING)
     value = name if name in listing else next(going, next(iter(listing), None))
     return gr.Dropdown(choices=listing, value=value)
 
 
-def _view(run: Path, state: jobs.State, so_far: charts.Progress, seen: str) -> list[Any]:
-    """Everything that shows a run, in the order of `view`."""
+def _view(run: Path, state: jobs.State, waits: bool, so_far: charts.Progress, seen: str) -> list[Any]:
+    """Everything that shows a run, in the order of `view` but for the line and the timer. waits: its turn in the line comes."""
+    steps = strip_view.kept([p.step for p in so_far.previews])
     pictures = [
-        (run / path, f"{p.step} updates: {prompt}")
-        for p in so_far.previews
+        (p.step, run / path, prompt)
+        for p in reversed(so_far.previews)
+        if p.step in steps
         for path, prompt in zip(p.paths, p.prompts, strict=False)
         if (run / path).exists()
     ]
     page = run / "report" / "report.html"
     holds = f"{run.name}|{len(pictures)}|{so_far.previews[0].step if so_far.previews else 0}|{page.stat().st_mtime_ns if page.exists() else 0}"
-    strip = gr.skip() if holds == seen else gr.Gallery([(shown(path, PREVIEW), words) for path, words in pictures[:STRIP]], visible=bool(pictures))
+    looks = [] if holds == seen else [strip_view.Look(step, prompt, address(at, SMALL), address(at, LARGE)) for step, at, prompt in pictures]
     unexplained = state in ("failed", "interrupted") and not any(type(m).__name__ == "Failed" for m in so_far.messages[-1:])
     file = run / so_far.style if so_far.style else None
     done = file is not None and state in ("finished", "stopped") and file.is_file()
+    trains = state == "running"
     return [
         charts.status(run.name, state, so_far),
         charts.loss_curve(so_far.curve),
@@ -210,30 +304,22 @@ def _view(run: Path, state: jobs.State, so_far: charts.Progress, seen: str) -> l
         (charts.terminal(jobs.log_tail(run)) if unexplained else "")
         + charts.messages([replace(m, message=forms.in_words(m.message)) for m in so_far.messages]),
         gr.skip() if holds == seen else framed(page),
-        strip,
+        gr.skip() if holds == seen else strip_view.strip(looks),
         holds,
+        gr.Button(visible=trains),
+        gr.Button(visible=trains),
+        gr.Button(visible=trains),
         gr.Button("Stop at once, without saving" if state == "stopping" else "Stop and save", visible=state in jobs.GOING),
-        gr.Button(visible=state in jobs.RESUMABLE),
+        gr.Button(visible=state in jobs.RESUMABLE and not waits),
         gr.DownloadButton(value=offered(file) if done else None, visible=done),
         gr.Button(visible=state not in jobs.GOING),
-        gr.Timer(active=state in jobs.GOING),
     ]
 
 
-def _empty_view() -> list[Any]:
+def _empty_view(waiting: Job | None) -> list[Any]:
+    """The same where there is no run yet, or one that has not begun."""
     words = '<p class="empty">Nothing has been trained here yet. Choose a dataset, give the style a name and start.</p>'
-    hidden = {"visible": False}
-    return [
-        words,
-        "",
-        "",
-        "",
-        "",
-        gr.Gallery([], **hidden),
-        "",
-        gr.Button(**hidden),
-        gr.Button(**hidden),
-        gr.DownloadButton(**hidden),
-        gr.Button(**hidden),
-        gr.Timer(active=False),
-    ]
+    if waiting is not None:
+        words = charts.waits(waiting.run, line_view.WORDS[waiting.state])
+    button = gr.Button(visible=False)
+    return [words, "", "", "", "", "", "", button, button, button, button, button, gr.DownloadButton(visible=False), button]

@@ -1,0 +1,32 @@
+"""What a user wishes of a run that goes on: a file in the run's folder, taken between two updates. What is learnt does not change by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from training.errors import SpaceError
+
+Wish = Literal["draw", "save"]  # the previews; a checkpoint with its style
+FOLDER = "wishes"
+
+
+def wish(run: Path, what: Wish) -> None:
+    """Ask for it; once more before it is done is the same as once. Raises SpaceError."""
+    try:
+        (run / FOLDER).mkdir(exist_ok=True)
+        (run / FOLDER / what).touch()
+    except OSError as error:
+        raise SpaceError(f"{run} could not be written ({error.strerror}). Free space on that disk.") from error
+
+
+def taken(run: Path) -> list[Wish]:
+    """What is wished for now, which is then forgotten."""
+    found: list[Wish] = []
+    for what in get_args(Wish):
+        try:
+            (run / FOLDER / what).unlink()
+        except OSError:  # nearly always: it is not there
+            continue
+        found.append(what)
+    return found
