@@ -113,6 +113,12 @@ def opened(page: sync_api.Page, name: str) -> None:
     page.get_by_role("tab", name=name).click()
 
 
+def unfolded(page: sync_api.Page, part: str, title: str) -> None:
+    """Open a folded part of the page and wait as long as a person takes to begin to type: gradio still fills the fields as it opens."""
+    page.locator(part).get_by_role("button", name=title).click()
+    page.wait_for_timeout(1500)
+
+
 def reloaded(page: sync_api.Page) -> None:
     """Reload; what the page had asked for just then is cut off, and its complaints of that are none."""
     assert page.complaints == []
@@ -250,7 +256,7 @@ def test_from_upload_to_grid(
     expect(tab.locator("#shelf .thumb")).to_have_count(1)
     expect(tab.locator("#style")).to_contain_text("ballish")
     expect(tab.locator("#style .examples img").nth(1)).to_be_visible()  # of the two comparisons; its previews too, when it drew some
-    tab.locator("#style-words").get_by_role("button", name="Name, licence").click()
+    unfolded(tab, "#style-words", "Name, licence")
     expect(tab.locator("#style-title input, #style-title textarea")).to_have_value("balls")
     tab.locator("#style-title input, #style-title textarea").fill("<b>Balls</b>")
     expect(tab.locator("#style-title input, #style-title textarea")).to_have_value("<b>Balls</b>")
@@ -379,7 +385,7 @@ def test_from_a_drawer_of_pictures_to_a_dataset(
     until(lambda: read_place(dataset / "wide.png") == (0.0, 0.5))
 
     # All captions at once; undone after a reload
-    tab.locator("#bulk").get_by_role("button", name="Change all captions").click()
+    unfolded(tab, "#bulk", "Change all captions")
     tab.locator("#bulk-words input, #bulk-words textarea").fill("ink")
     expect(tab.locator("#bulk-example")).to_contain_text("ink, a red apple")
     tab.locator("#bulk-apply").click()
@@ -480,12 +486,12 @@ def test_a_busy_port_is_told_with_code_2(tmp_path: Path) -> None:
     assert f"Port {port}" in done.stderr
 
 
-def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(tmp_path: Path, base_folder: Path) -> None:
+def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(tab: sync_api.Page, tmp_path: Path, base_folder: Path) -> None:
     """As the README counts them. Typing is no click; the base and the length are typed here only so that it takes seconds."""
     expect, port, clicks = sync_api.expect, free_port(), 0
-    with page_process("--port", str(port), "--workspace", str(tmp_path / "workspace")) as process, browser() as chromium:
+    with page_process("--port", str(port), "--workspace", str(tmp_path / "workspace")) as process:
         process.stdout.readline()
-        page = chromium.new_page(viewport={"width": 1280, "height": 900})
+        page = tab.context.browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(f"http://127.0.0.1:{port}/")
 
         def click(what: sync_api.Locator) -> None:
@@ -511,4 +517,5 @@ def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(tmp_path: 
         expect(page.locator("#compare-prompts textarea")).not_to_have_value("")
         click(page.locator("#draw"))
         expect(page.locator("#grid .comparison .open img").first).to_be_visible(timeout=5 * MINUTE)
+        page.close()
     assert clicks == 7
