@@ -34,6 +34,7 @@ TRIES: dict[str, tuple[str, ...]] = {
     "batch 4": ("optim.batch_size=4",),
     "batch 16": ("optim.batch_size=16",),
     "an average (EMA 0.98)": ("optim.ema=0.98",),
+    "staying with the base (0.5)": ("prior.frozen_weight=0.5",),
 }
 
 
