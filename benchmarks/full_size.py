@@ -122,7 +122,7 @@ def against_stock(base: Path, style: Path, px: int) -> dict[str, float]:
     from diffusers import DiffusionPipeline
 
     from studio.generator import loaded_style
-    from training.adapter import Worn, wearing
+    from training.adapter import wearing
     from training.device import Place
     from training.families import detect
 
@@ -135,7 +135,7 @@ def against_stock(base: Path, style: Path, px: int) -> dict[str, float]:
         parts = detect.load(detect.find(str(base)), place)
         parts.networks.pop("vae")
         ask = lambda: parts.family.predict(parts, noisy, t, parts.family.encode_text(parts, [caption])).float()
-        plain, worn = ask(), Worn(loaded_style(style, parts))
+        plain, worn = ask(), loaded_style(style, parts)
         with wearing(parts.networks, [[worn]]):
             return plain, ask()
 

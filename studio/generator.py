@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,21 +17,14 @@ from training.families import detect
 from training.families.family import Parts
 from training.prompt import Prompt
 from training.render import draw
-from training.style_file import Lora, Style, accepted_names, match, read_style
+from training.style_file import read_style
 from training.style_weights import Weight, weakened
-
-Modules = Mapping[tuple[str, str], Lora]
-
-
-def loaded_style(path: Path, parts: Parts) -> Modules:
-    """Return (part, module) -> Lora of a style file, checked against a base in memory. Raises StyleFileError when it does not fit."""
-    return fitted(read_style(path), parts)
+from training.wardrobe import worn
 
 
-def fitted(style: Style, parts: Parts) -> Modules:
-    """The same for a style that was read already."""
-    shapes = {part: detect.weight_shapes(parts.networks[part]) for part in (parts.family.denoiser, *parts.family.text_encoders)}
-    return match(style, accepted_names(shapes, parts.family.name))
+def loaded_style(path: Path, parts: Parts) -> Worn:
+    """Return what a style file is drawn with at full strength, checked against a base in memory. Raises StyleFileError when it does not fit."""
+    return worn(read_style(path), parts)
 
 
 class Generator:
@@ -42,7 +36,7 @@ class Generator:
     def __init__(self, device_name: str = "auto", dtype: str = "auto") -> None:
         self.place = device.choose(device_name, dtype)
         self._model, self._parts = "", None
-        self._styles: dict[tuple[Path, int, int], Modules] = {}
+        self._styles: dict[tuple[Path, int, int], Worn] = {}
         self._turn = threading.RLock()
 
     def load(self, model: str) -> Parts:
@@ -70,10 +64,13 @@ class Generator:
             return [self._worn(path, strength) for path, strength in chosen]
 
     def _worn(self, path: Path, strength: float | Weight) -> Worn:
-        modules = self._modules(path)
-        return Worn(weakened(modules, strength)) if isinstance(strength, Weight) else Worn(modules, strength)
+        whole = self._whole(path)
+        if not isinstance(strength, Weight):
+            return replace(whole, strength=strength)
+        modules = weakened(whole.modules, strength)
+        return Worn(modules, tokens=whole.tokens if modules or strength.text else ())
 
-    def _modules(self, path: Path) -> Modules:
+    def _whole(self, path: Path) -> Worn:
         if not path.is_file():
             return loaded_style(path, self.parts)  # which says what is wrong with it
         stat = path.stat()

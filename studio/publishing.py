@@ -59,7 +59,7 @@ def made(path: Path, card: Card, form: Form, keep: Collection[str], picture: Pat
     stem = plain_stem(card.title or style.title or path.stem)
     dialect = "diffusers" if form == "diffusers" else "kohya"
     modules = named(placed(style, family), dialect, family)
-    content = style_bytes(f"{stem}.safetensors", modules, _kept(style, card, keep), dtype=style.dtype, dialect=dialect)
+    content = style_bytes(f"{stem}.safetensors", modules, _kept(style, card, keep), dtype=style.dtype, dialect=dialect, words=style.words)
     again = style_from_bytes(content, f"{stem}.safetensors")
     if form != "zip":
         return f"{stem}.safetensors", content

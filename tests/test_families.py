@@ -15,7 +15,6 @@ from PIL import Image
 
 from studio.generator import loaded_style
 from tests.tiny import tiny_base, tiny_xl
-from training.adapter import Worn
 from training.config import RunConfig, from_mapping
 from training.device import Place
 from training.errors import ModelError
@@ -126,7 +125,7 @@ def test_a_style_is_trained_resumed_exported_and_drawn_elsewhere(config: RunConf
     assert {next(p for p in sorted(wanted) if name.startswith(p)) for name in straight} == wanted
     path, parts = config.run_folder / "s.safetensors", loaded(folder)
     prompt = Prompt("thing 1, sks style", steps=4, guidance=3.0, seed=5)
-    (plain,), (ours,) = draw(parts, [prompt]), draw(parts, [prompt], rows=[[Worn(loaded_style(path, parts))]])
+    (plain,), (ours,) = draw(parts, [prompt]), draw(parts, [prompt], rows=[[loaded_style(path, parts)]])
     pipe = stock(folder)
     pipe.load_lora_weights(str(path.parent), weight_name=path.name, use_safetensors=True)
     assert levels_apart(ours, by_stock(pipe, prompt, parts.size)) <= 2  # of 255; float16 weights in the file

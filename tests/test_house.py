@@ -18,10 +18,11 @@ HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensor
 # What the page and --help open with
 LIGHT = (
     "errors", "captions", "config", "events", "prompt", "tensor_file", "lora", "style_names", "style_dialects", "style_family", "style_file",
-    "style_metadata", "base_weights", "style_tools", "style_command", "workspace", "buckets", "dataset", "terminal", "train_style",
+    "style_metadata", "style_words", "base_weights", "style_tools", "style_command", "workspace", "buckets", "dataset", "terminal", "train_style",
     "lock", "resume", "guard", "samplers",
 )  # fmt: skip
 LOGS = ("diffusers.utils.logging", "transformers.utils.logging")  # to silence them is not to know them
+OF_A_FAMILY = ("training.families.family", "training.tokens")  # the record, and how words are said
 KNOWS_DIFFUSERS = ("training/families/", "training/adapter.py", "training/attention.py", "training/render.py", "training/witnesses.py")
 SPEAKS = ("training/sweep.py", "training/train_style.py", "training/style_command.py", "studio/compare.py", "studio/__main__.py", "studio/app.py")
 
@@ -95,7 +96,7 @@ def test_a_family_knows_only_the_record(path: Path) -> None:
     """What a family is made of names the record; what finds and opens files names families, never the reverse."""
     if path.name in ("__init__.py", "detect.py", "files.py", "single_file.py"):
         return
-    assert not [m for m in imported(tree_of(path)) if names(m, "training") and not names(m, "training.families.family")]
+    assert not [m for m in imported(tree_of(path)) if names(m, "training") and not any(names(m, known) for known in OF_A_FAMILY)]
 
 
 @each_source

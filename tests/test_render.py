@@ -225,8 +225,8 @@ def test_a_written_style_draws_the_same_through_stock_load_lora_weights(
     path = tmp_path / "style.safetensors"
     write_style(path, {name_of(p, m): lora for (p, m), lora in modules.items()}, {"ss_base_model_version": "sd_v1"}, dtype="float32", dialect=dialect)
     read = loaded_style(path, parts)
-    assert read.keys() == modules.keys()
-    ours = draw(parts, [CAT], rows=[[Worn(read)]])[0]
+    assert read.modules.keys() == modules.keys()
+    ours = draw(parts, [CAT], rows=[[read]])[0]
     base = latents[0]
     draw(parts, [CAT])
     pipe = stock(base_folder, torch.float32)

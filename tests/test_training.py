@@ -476,7 +476,6 @@ def test_the_stock_pipeline_draws_the_same_pictures(config: RunConfig, base_fold
     from diffusers import StableDiffusionPipeline
 
     from studio.generator import loaded_style
-    from training.adapter import Worn
     from training.device import Place
     from training.families import detect
     from training.prompt import Prompt
@@ -488,7 +487,7 @@ def test_the_stock_pipeline_draws_the_same_pictures(config: RunConfig, base_fold
     parts = detect.load(detect.find(str(base_folder)), Place(torch.device("cpu"), torch.float32))
     prompt = Prompt("thing 1, sks style", steps=4, guidance=3.0, seed=5)
     plain = draw(parts, [prompt])[0]
-    ours = draw(parts, [prompt], rows=[[Worn(loaded_style(path, parts))]])[0]
+    ours = draw(parts, [prompt], rows=[[loaded_style(path, parts)]])[0]
     pipe = StableDiffusionPipeline.from_pretrained(base_folder, safety_checker=None, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(str(path.parent), weight_name=path.name, use_safetensors=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from training.batches import FIRST_WEIGHTS, dice
 from training.style_file import Lora
+from training.tokens import Token
 
 NAME = "style"  # of the adapter in training, among PEFT's
 
@@ -134,6 +135,12 @@ class Worn:
 
     modules: Mapping[tuple[str, str], Lora]  # (part, module name) -> matrices
     strength: float = 1.0
+    tokens: tuple[Token, ...] = ()  # its own words, which know no strength
+
+    @property
+    def words(self) -> tuple[Token, ...]:
+        """Those that are said: none of a style that is not worn at all."""
+        return self.tokens if self.strength else ()
 
 
 @contextmanager

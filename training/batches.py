@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ORDER, ROW, FIRST_WEIGHTS = 1, 2, 3  # purposes: what a stream of random numbers is for
+ORDER, ROW, FIRST_WEIGHTS, FIRST_TOKENS = 1, 2, 3, 4  # purposes: what a stream of random numbers is for
 
 
 def dice(seed: int, *key: int) -> torch.Generator:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pydantic.fields import FieldInfo
 from training.captions import TEMPLATE, names_in
 from training.errors import ConfigError, StudioError
 from training.samplers import SAMPLERS
+from training.style_words import WORD
 from training.workspace import checked_name
 
 PATHS = ("base.model", "data.folder", "prior.folder", "adapter.start", "report.held_out", "save.folder")
@@ -86,6 +88,14 @@ class Adapter(Section):
     targets: list[Target] = setting(
         ["attention", "feed_forward", "projections"], "UNet parts that get adapters: attention, feed_forward, projections, convolutions", min_length=1
     )
+    tokens: int = setting(
+        0,
+        "new vectors learnt for the trigger word together with the adapters (textual inversion, Gal et al. 2022); 0 = it keeps its meaning",
+        unit="vectors",
+        ge=0,
+        le=64,
+    )
+    token_start: str = setting("style", "plain words as which the new vectors begin", max_length=200, min_length=1)
     text_encoder_targets: list[Literal["attention", "feed_forward"]] = setting(
         ["attention", "feed_forward"], "text encoder parts that get adapters when optim.text_encoder_lr is above 0", min_length=1
     )
@@ -99,6 +109,7 @@ class Optim(Section):
     accumulate: int = setting(1, "passes whose gradients make one update", unit="passes", ge=1, le=256)
     unet_lr: float = setting(1e-4, "learning rate of the UNet's adapters", ge=0, le=1)
     text_encoder_lr: float = setting(5e-5, "learning rate of the text encoder's adapters; 0 = leave it alone", ge=0, le=1)
+    token_lr: float = setting(1e-3, "learning rate of adapter.tokens: vectors move by little, so it is larger than the others", gt=0, le=1)
     schedule: Literal["cosine", "constant", "linear"] = setting("cosine", "course of the learning rate after the warm-up")
     warmup: float = setting(0.05, "share of the updates in which the learning rate rises from 0", unit="share", ge=0, le=1)
     weight_decay: float = setting(0.01, "decoupled weight decay of AdamW", ge=0, le=10)
@@ -290,6 +301,11 @@ def _cross_checks(config: RunConfig) -> Iterator[str]:
         yield "optim.unet_lr and optim.text_encoder_lr are both 0, so nothing would be trained: set one above 0"
     if config.prior.images and not config.prior.prompt:
         yield f"prior.images is {config.prior.images} but prior.prompt is empty: say what the class pictures show, or set prior.images = 0"
+    if config.adapter.tokens and not re.fullmatch(WORD, config.data.trigger):
+        yield (
+            f"adapter.tokens is {config.adapter.tokens} but data.trigger is {_shown(config.data.trigger)}: one word of letters, digits, _ and - was "
+            "expected, which the new vectors belong to"
+        )
     yield from _template_complaints(config.data)
     for s in settings():
         yield from _text_complaints(s.key, getattr(getattr(config, s.section), s.name))

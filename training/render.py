@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -45,7 +44,8 @@ def draw(
     (steps, guidance, _, sampler), count = shared.pop(), len(prompts)
     scheduler = scheduler_of(parts, sampler)
     latents = noise(parts, prompts)
-    encode = encode or partial(parts.family.encode_text, parts)
+    tokens = [[token for worn in row for token in worn.words] for row in rows]
+    encode = encode or (lambda texts: parts.family.encode_text(parts, texts, tokens))
     networks = {name: parts.networks[name] for name in (parts.family.denoiser, *parts.family.text_encoders) if name in parts.networks}
     with wearing(networks, rows) if rows else nullcontext():
         words = encode([p.text for p in prompts])

@@ -23,12 +23,11 @@ from training.adapter import Worn, wearing
 from training.batches import dice
 from training.dataset import Dataset, open_picture
 from training.errors import ConfigError
-from training.families import detect
 from training.families.family import Parts
 from training.prompt import Prompt
 from training.render import draw
-from training.style_file import match, read_style
-from training.style_names import accepted_names
+from training.style_file import read_style
+from training.wardrobe import worn
 from training.witnesses import Witness
 
 ENOUGH = 0.9  # share of pictures taken for the style, beyond which more training is not advised
@@ -121,10 +120,10 @@ def judged(
     tried = []
     for candidate in wish.candidates:
         yield f"report: {candidate.path.name} at {len(wish.strengths)} strengths"
-        modules = _modules(candidate.path, parts)
-        bands = tuple(a / b for a, b in zip(band_losses(parts, held, [Worn(modules, 1.0)], wish.background), without, strict=True))
+        whole = worn(read_style(candidate.path), parts)
+        bands = tuple(a / b for a, b in zip(band_losses(parts, held, [whole], wish.background), without, strict=True))
         for strength in wish.strengths:
-            pictures = drawn(parts, wish, [trigger(text) for text in texts], [Worn(modules, strength)])
+            pictures = drawn(parts, wish, [trigger(text) for text in texts], [dataclasses.replace(whole, strength=strength)])
             found = examiner(pictures, step=candidate.step, strength=strength, file=candidate.path.name)
             found.bands = bands if strength == 1.0 else ()
             tried.append(found)
@@ -225,7 +224,8 @@ def band_losses(parts: Parts, pictures: Dataset, worn: Sequence[Worn], backgroun
         for at in range(0, len(x), AT_ONCE):
             rows = slice(at, at + AT_ONCE)
             with wearing(networks, [list(worn)] * len(x[rows])):
-                words = parts.family.encode_text(parts, [e.caption for e in pictures.examples[rows]])
+                tokens = [[token for one in worn for token in one.words]] * len(x[rows])
+                words = parts.family.encode_text(parts, [e.caption for e in pictures.examples[rows]], tokens)
                 errors.append((measures.predicted(parts, noisy[rows], t[rows], words) - wanted[rows]).square().flatten(1).mean(1))
         found.append(torch.cat(errors).mean().item())
     return tuple(found)
@@ -233,11 +233,6 @@ def band_losses(parts: Parts, pictures: Dataset, worn: Sequence[Worn], backgroun
 
 def _networks(parts: Parts) -> Mapping[str, torch.nn.Module]:
     return {name: parts.networks[name] for name in (parts.family.denoiser, *parts.family.text_encoders)}
-
-
-def _modules(path: Path, parts: Parts) -> Mapping[tuple[str, str], Any]:
-    shapes = {name: detect.weight_shapes(network) for name, network in _networks(parts).items()}
-    return match(read_style(path), accepted_names(shapes, parts.family.name))
 
 
 def drawn(parts: Parts, wish: Wish, texts: Sequence[str], worn: list[Worn]) -> list[Image.Image]:

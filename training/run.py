@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training import __version__, adapter, checkpoint, objective, priors, resume
+from training import __version__, adapter, checkpoint, objective, priors, resume, style_words
 from training.batches import Order, drawn
 from training.bench import Bench
 from training.buckets import Bucket, buckets, nearest
@@ -32,13 +32,15 @@ from training.latent_store import LatentStore
 from training.optim import Group, Optimiser, course
 from training.prompt import Prompt
 from training.render import draw
-from training.style_file import Style, match, read_style, write_style
+from training.style_file import Style, match, printable, read_style, write_style
 from training.style_metadata import Made, metadata_for
 from training.style_names import accepted_names, canonical_name
+from training.tokens import Token, as_words, first_token
 from training.workspace import STEPS, checked_room, checked_writable, fsync_folder, inside, write_whole
 from training.world import ALONE, World
 
 PREVIEW_BYTES = 3  # a pixel of a PNG at worst
+WORDS = "words"  # folder of learnt words, each in a file of its own
 MARGIN = 2**20  # bytes for run.toml, events and what the file system itself takes
 
 
@@ -75,7 +77,7 @@ def _start(config: RunConfig) -> Style | None:
     if not config.adapter.start:
         return None
     style = read_style(Path(config.adapter.start).expanduser())
-    largest = max(lora.rank for lora in style.modules.values())
+    largest = max((lora.rank for lora in style.modules.values()), default=0)
     if largest > config.adapter.rank:
         raise StyleFileError(
             f"{config.adapter.start} has rank {largest}, this run {config.adapter.rank}. Set adapter.rank to {largest} or more, or cut the style "
@@ -283,11 +285,29 @@ class Run:
             self.parts.denoiser.enable_gradient_checkpointing()
         if self.plan.start:
             self._begin_from(self.plan.start)
-        self.trains_text = config.optim.text_encoder_lr > 0
+        self.tokens: tuple[Token, ...] = ()
+        if count := config.adapter.tokens:
+            self.tokens = (self._first_token(count),)
+            groups["tokens"] = Group([p for token in self.tokens for p in token.vectors.values()], config.optim.token_lr)
+        self.trains_text = config.optim.text_encoder_lr > 0 or bool(self.tokens)
         self.words = Words(self.parts)
         self.optimiser = Optimiser(groups, weight_decay=config.optim.weight_decay, clip=config.optim.clip, ema=config.optim.ema)
         self.order = Order(self._groups(), batch_size=config.optim.batch_size, seed=config.optim.seed)
         self.scale_loss = 2.0**10 if self.place.dtype == torch.float16 else 1.0  # keeps small float16 gradients from vanishing
+
+    def _first_token(self, count: int) -> Token:
+        """The trigger as a word of its own, as it was in the style that is gone on from if that has it with as many vectors."""
+        config, start = self.config, self.plan.start
+        word = config.data.trigger.lower()  # as tokenizers read it; diffusers loses further vectors of words with capitals
+        token = first_token(self.parts, word, count, config.adapter.token_start, config.optim.seed)
+        found = start.words.get(word) if start else None
+        for part, values in (found or {}).items():
+            if values.shape != token.vectors[part].shape:
+                raise StyleFileError(
+                    f"{config.adapter.start} knows {word!r} by {len(values)} vectors, this run by {count}. Set adapter.tokens to {len(values)}."
+                )
+            token.vectors[part].data.copy_(torch.from_numpy(values))
+        return token
 
     def _begin_from(self, style: Style) -> None:
         """Let the adapters be that style's, exactly. Raises StyleFileError when it holds a layer that is not trained here, or of another base."""
@@ -297,6 +317,11 @@ class Run:
             raise StyleFileError(
                 f"{config.adapter.start} changes {len(untrained)} layers that this run would not train ({untrained[0]}), so they would be lost. "
                 "Add what they are to adapter.targets or adapter.text_encoder_targets, and set optim.text_encoder_lr above 0 for the text encoder."
+            )
+        if lost := sorted(set(style.words) - ({config.data.trigger.lower()} if config.adapter.tokens else set())):
+            raise StyleFileError(
+                f"{config.adapter.start} brings the word {printable(lost[0], 60)!r}, which would be lost. Set data.trigger to it, and "
+                f"adapter.tokens to {len(style.words[lost[0]]['text_encoder'])}."
             )
         scale = config.adapter.alpha / config.adapter.rank
         with torch.no_grad():
@@ -373,7 +398,8 @@ class Run:
 
     @property
     def trainable(self) -> int:
-        return sum(down.numel() + up.numel() for down, up in self.adapters.values())
+        words = sum(vectors.numel() for token in self.tokens for vectors in token.vectors.values())
+        return words + sum(down.numel() + up.numel() for down, up in self.adapters.values())
 
     @property
     def total(self) -> int:
@@ -539,9 +565,9 @@ class Run:
     def _said(self, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
         return self.parts.family.predict(self.parts, noisy, t.to(self.place.device), self.said_of(captions))
 
-    def said_of(self, captions: list[str]) -> Conditioning:
+    def said_of(self, captions: Sequence[str]) -> Conditioning:
         """The states of captions, from memory where the text encoder is not trained."""
-        return self.parts.family.encode_text(self.parts, captions) if self.trains_text else self.words(captions)
+        return self.parts.family.encode_text(self.parts, captions, [self.tokens] * len(captions)) if self.trains_text else self.words(captions)
 
     def worn(self) -> AbstractContextManager[None]:
         """While inside, the base is drawn with this run's adapters, as it is all the time where the run has a base of its own."""
@@ -564,7 +590,7 @@ class Run:
         if not (self.world.writes or self.world.shards):
             return Previewed(self.step, paths, tuple(p.text for p in prompts))
         with self.optimiser.averaged(), self.worn():
-            pictures = draw(self.parts, prompts, encode=None if self.trains_text else self.words)
+            pictures = draw(self.parts, prompts, encode=self.said_of)
         for path, prompt, picture in zip(paths, prompts, pictures, strict=True):
             if self.world.writes:
                 write_whole(inside(self.folder, path), prompt.to_png(picture))
@@ -607,6 +633,7 @@ class Run:
             return path
         with self.optimiser.averaged():
             own = {(part, m): adapter.as_lora(down, up, config.adapter.alpha) for (part, m), (down, up) in self.adapters.items()}
+            words = as_words(self.tokens)
         made = Made(
             family=parts.family.name, base_name=parts.title, base_hash=parts.hash, prediction=parts.prediction_type,
             resolution=config.data.resolution or parts.size, steps=self.step, pictures=len(self.examples),
@@ -614,14 +641,19 @@ class Run:
         )  # fmt: skip
         metadata = metadata_for(config, made, config.save.leave_out)
         unchecked = path.with_name(f".{path.name}")
-        write_style(unchecked, {canonical_name(part, m, parts.family.name): lora for (part, m), lora in own.items()}, metadata)
-        back = match(read_style(unchecked), self.names)
+        write_style(unchecked, {canonical_name(part, m, parts.family.name): lora for (part, m), lora in own.items()}, metadata, words=words)
+        written = read_style(unchecked)
+        back = match(written, self.names)
+        if not style_words.alike(written.words, words):
+            raise StyleFileError(f"{path} does not give back the word that was learnt. The checkpoint is kept.")
         for key, lora in own.items():
             wanted, found = lora.delta(), back[key].delta()
             worst, largest = abs(wanted - found).max(), abs(wanted).max()
             if worst > 4e-3 * largest + 1e-7:
                 raise StyleFileError(f"{path} does not give back what was trained ({'.'.join(key)} is {worst:.2g} off). The checkpoint is kept.")
         try:
+            for word, vectors in words.items() if not file else ():
+                write_whole(self.folder / WORDS / f"{word}.safetensors", style_words.embedding_bytes(word, vectors))
             unchecked.replace(path)
             fsync_folder(path.parent)
         except OSError as error:

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from training.base_weights import BaseWeights, write_wearing
 from training.errors import StudioError, StyleFileError
 from training.style_file import (
     BASES,
+    EMPTY,
     Lora,
     Style,
     accepted_names,
@@ -36,8 +38,9 @@ from training.style_names import PREFIXES, counted
 from training.style_tools import Changes, Result, extracted, merged, packed, resized, without_magnitudes
 from training.style_weights import GROUPS as PLACES
 from training.style_weights import weighted
+from training.style_words import Words, embedding_bytes, joined
 from training.tensor_file import STORED
-from training.workspace import checked_writable, write_whole
+from training.workspace import checked_writable, inside, write_whole
 
 SHOWN = 4000  # characters of one value in the table; --json has up to 64 KiB
 DORA_RANK = 64  # its magnitudes reach beyond the rank it was trained with
@@ -107,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     bake.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="a new folder in diffusers' layout")
     export = command("export", _export, "pack a zip to share: the style in kohya names, a card for A1111, Forge and InvokeAI, a picture")
     export.add_argument("--picture", type=Path, help="shown beside the style, 512 px")
+    words = command("words", _words, "write the words that the style brings with it, each into an embedding's file")
+    words.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where WORD.safetensors is written")
+    words.add_argument("--force", action="store_true", help="replace files that exist")
     for one in (convert, merge, resize, extract, scrub, export):
         ending = ".zip" if one is export else ".safetensors"
         one.add_argument("--out", required=True, type=Path, metavar="FILE", help=f"a new {ending} file")
@@ -168,6 +174,7 @@ def described(style: Style) -> dict[str, Any]:
         "kinds": list(style.kinds),
         "ranks": style.ranks,
         "layers": len(style.modules),
+        "words": [f"{printable(word, 60)} ({len(next(iter(v.values())))} vectors)" for word, v in style.words.items()],
         "weights": sum(lora.down.size + lora.up.size for lora in style.modules.values()),
         "dialect": style.dialect,
         "dtype": style.dtype,
@@ -271,13 +278,19 @@ def _opened(model: str) -> tuple[BaseWeights, str]:
 
 
 def _content(
-    arguments: argparse.Namespace, changes: Changes, family: str, metadata: Mapping[str, str], dtype: Any, dialect: Any = "kohya"
+    arguments: argparse.Namespace,
+    changes: Changes,
+    family: str,
+    metadata: Mapping[str, str],
+    dtype: Any,
+    dialect: Any = "kohya",
+    words: Words = EMPTY,
 ) -> tuple[bytes, dict[str, Lora]]:
     """The bytes of a new style file, and its layers by name."""
     modules = named(changes, dialect, family)
     told = rewritten(metadata, family, {lora.rank for lora in changes.values()}, {lora.alpha for lora in changes.values()})
     told = without(told, arguments.leave_out)
-    return style_bytes(arguments.out.name, modules, told, dtype=arguments.dtype or dtype, dialect=dialect), modules
+    return style_bytes(arguments.out.name, modules, told, dtype=arguments.dtype or dtype, dialect=dialect, words=words), modules
 
 
 def _written(out: Path, content: bytes, modules: Mapping[str, Lora], result: Result) -> None:
@@ -297,7 +310,11 @@ def _convert(arguments: argparse.Namespace) -> None:
     else:
         family = _family(style, arguments.file, arguments.family)
         result = Result(placed(style, family))
-    content, modules = _content(arguments, result.changes, family, style.metadata, style.dtype, arguments.to)
+    words = style.words if arguments.to == "kohya" else {}
+    if style.words and not words:
+        command = f"style-file words {arguments.file} --out FOLDER"
+        result = replace(result, notes=(*result.notes, f"{_told(style.words)}, which diffusers reads from files of their own: {command}"))
+    content, modules = _content(arguments, result.changes, family, style.metadata, style.dtype, arguments.to, words)
     _written(arguments.out, content, modules, result)
 
 
@@ -323,7 +340,9 @@ def _merge(arguments: argparse.Namespace) -> None:
     kind = public(styles[0].metadata, ("kind",))
     dtypes = {style.dtype for style in styles}
     metadata = kind | {key: value for key, value in words.items() if value}
-    content, modules = _content(arguments, result.changes, families[0], metadata, dtypes.pop() if len(dtypes) == 1 else "float32")
+    own = joined((path.name, style.words) for style, (path, _) in zip(styles, given, strict=True))
+    dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
+    content, modules = _content(arguments, result.changes, families[0], metadata, dtype, words=own)
     _written(arguments.out, content, modules, result)
 
 
@@ -334,7 +353,7 @@ def _resize(arguments: argparse.Namespace) -> None:
     style = _read(arguments.file)
     family = _family(style, arguments.file, arguments.family)
     result = resized(placed(style, family), rank=arguments.rank, energy=arguments.energy)
-    content, modules = _content(arguments, result.changes, family, style.metadata, style.dtype)
+    content, modules = _content(arguments, result.changes, family, style.metadata, style.dtype, words=style.words)
     _written(arguments.out, content, modules, result)
 
 
@@ -373,13 +392,32 @@ def _bake(arguments: argparse.Namespace) -> None:
     with Console(stderr=True).status("writing") as status:
         write_wearing(base, result.changes, arguments.out, lambda name: status.update(f"writing {name}"))
     print(f"{arguments.out} written: {arguments.base} with {counted(f'{part}.{module}' for part, module in result.changes)} changed.")
+    for words in (style.words for style in styles if style.words):
+        print(f"But: {_told(words)}, which no base can hold: style-file words writes them into files of their own.")
+
+
+def _words(arguments: argparse.Namespace) -> None:
+    style = _read(arguments.file)
+    if not style.words:
+        raise StyleFileError(f"{arguments.file.name} brings no words of its own: its trigger is made of words that the base knows.")
+    checked_writable(arguments.out, "--out")
+    paths = {word: inside(arguments.out, f"{word}.safetensors") for word in style.words}
+    for path in paths.values():
+        _free(path, arguments.force, [arguments.file])
+    for word, vectors in style.words.items():
+        write_whole(paths[word], embedding_bytes(word, vectors))
+        print(f"{paths[word]} written: the word {printable(word, 60)!r}. Put it into the folder of embeddings; its file's name is the word.")
+
+
+def _told(words: Words) -> str:
+    return f"left out: the word {' and '.join(repr(printable(word, 60)) for word in words)}"
 
 
 def _export(arguments: argparse.Namespace) -> None:
     _free(arguments.out, arguments.force, [arguments.file, *([arguments.picture] if arguments.picture else [])], ".zip")
     style = _read(arguments.file)
     family = _family(style, arguments.file, arguments.family)
-    content, _ = _content(arguments, placed(style, family), family, style.metadata, style.dtype)
+    content, _ = _content(arguments, placed(style, family), family, style.metadata, style.dtype, words=style.words)
     write_whole(arguments.out, packed(arguments.out.stem, content, style, family, arguments.picture))
     beside = " and a picture" if arguments.picture else "; no picture (--picture)"
     print(f"{arguments.out} written: {arguments.out.stem}.safetensors with its card{beside}. Unpack it into the folder of styles of A1111 or Forge.")

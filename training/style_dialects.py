@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from training.errors import StyleFileError
 from training.lora import Lora, from_matrices, hadamard, kronecker, whole
 from training.style_names import dotted_name, kernel_of
+from training.style_words import BUNDLED, is_alone
 from training.tensor_file import damaged
 
 Dialect = Literal["kohya", "diffusers"]
@@ -50,7 +52,6 @@ LEAVES = {
     **{f".{leaf}": leaf for leaf in (*HADAMARD, *KRONECKER)},
 }
 UNREADABLE = {  # pattern in a tensor's name -> what it belongs to
-    r"^emb_params$|^clip_[lg]$": "a textual inversion",
     r"oft_(blocks|diag)|oft_R|boft_": "OFT",
     r"on_input": "IA3",
     r"[wb]_norm$": "trained norms",
@@ -74,8 +75,8 @@ class Layer(NamedTuple):
     left_out: float  # Frobenius norm of what a Lora of the largest rank cannot hold
 
 
-def sorted_out(label: str, names: Iterable[str], part: str = "") -> tuple[Dialect, dict[str, dict[str, str]], list[str]]:
-    """Return the dialect, layer -> role -> tensor's name, and words of bundled embeddings. Raises StyleFileError for what is none of these.
+def sorted_out(label: str, names: Collection[str], part: str = "") -> tuple[Dialect, dict[str, dict[str, str]], list[str]]:
+    """Return the dialect, layer -> role -> tensor's name, and words that are brought along. Raises StyleFileError for what is none of these.
 
     label: what a person calls the file; part: where dotted names without one belong.
     """
@@ -83,8 +84,8 @@ def sorted_out(label: str, names: Iterable[str], part: str = "") -> tuple[Dialec
     dialects: set[Dialect] = set()
     strange, words = [], set()
     for name in sorted(names):
-        if name.startswith("bundle_emb."):
-            words.add(name.split(".")[1])
+        if name.startswith(BUNDLED) or is_alone(names):
+            words.add(name.split(".")[1] if name.startswith(BUNDLED) else PurePath(label).stem)
             continue
         dialect, layer, role = _role(name, part)
         if not role:
@@ -98,9 +99,7 @@ def sorted_out(label: str, names: Iterable[str], part: str = "") -> tuple[Dialec
         raise _unsupported(label, strange, bool(layers))
     if len(dialects) > 1:
         raise StyleFileError(f"{label} mixes kohya and diffusers names, expected one of them. Export it again in one format.")
-    if not layers:
-        raise StyleFileError(f"{label} holds words ({', '.join(sorted(words))}) and no style. Choose another file.")
-    return dialects.pop(), layers, sorted(words)
+    return dialects.pop() if dialects else "kohya", layers, sorted(words)
 
 
 def _role(name: str, part: str) -> tuple[Dialect, str, str]:

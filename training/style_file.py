@@ -12,11 +12,12 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from training import style_words
 from training.errors import StyleFileError
 from training.lora import Lora as Lora
 from training.style_dialects import Dialect, Magnitude, Settings, complaint_about, layer_limit, layer_of, sorted_out
@@ -26,6 +27,7 @@ from training.style_family import family_of_shapes, misfit, text_width
 from training.style_names import WORDS, Place, diffusers_names, is_pointwise, standard_places
 from training.style_names import accepted_names as accepted_names
 from training.style_names import canonical_name as canonical_name
+from training.style_words import Words, family_of_words
 from training.tensor_file import (
     MAX_HEADER,
     MAX_TEXT,
@@ -51,6 +53,7 @@ MAX_WORDS = 200  # characters of a title, a trigger or a base's name
 ROLES = {"kohya": {"down": ".lora_down.weight", "up": ".lora_up.weight"}, "diffusers": {"down": ".lora_A.weight", "up": ".lora_B.weight"}}
 RECOMPUTED = {"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "lora_adapter_metadata"}  # never copied into a file we write
 PEFT = "adapter_config.json"
+EMPTY: Words = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,7 @@ class Style:
     warnings: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ("LoRA",)  # what the file holds; LoHa and LoKr were rewritten as LoRA
     magnitudes: Mapping[str, Magnitude] = field(default_factory=dict)  # DoRA's; a style with any cannot be matched without the base's weights
+    words: Words = field(default_factory=dict)  # that it brings with it (textual inversion): word -> text encoder -> vectors
 
     @property
     def title(self) -> str:
@@ -82,7 +86,7 @@ class Style:
     @property
     def family(self) -> str:
         """mini, sd1, sd2, sdxl, sdxl-refiner, sd3 or flux: from the weights, else from the metadata; "" when neither tells."""
-        return family_of(self.modules) or family_in(self.metadata)
+        return family_of(self.modules) or family_of_words(self.words) or family_in(self.metadata)
 
     @property
     def prediction(self) -> str:
@@ -91,9 +95,9 @@ class Style:
 
     @property
     def ranks(self) -> str:
-        """`16`, or `4 to 32` when they differ."""
+        """`16`, or `4 to 32` when they differ; "" for words alone."""
         ranks = sorted({lora.rank for lora in self.modules.values()})
-        return str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+        return "".join(map(str, ranks)) if len(ranks) < 2 else f"{ranks[0]} to {ranks[-1]}"
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -120,7 +124,7 @@ def style_from_bytes(content: bytes, label: str, *, settings: Settings | None = 
     """The same for a file in memory. label: what a person calls it; settings: of the adapter, where a file of their own has them;
     part: where dotted names without one belong."""
     head = read_head(label, io.BytesIO(content), len(content))
-    dialect, layers, words = sorted_out(label, head.tensors, part)
+    dialect, layers, brought = sorted_out(label, head.tensors, part)
     for name, entry in head.tensors.items():
         allowed = {"F16", "BF16", "F32"} | ({"I64"} if name.endswith(".alpha") else set())
         if entry.dtype not in allowed:
@@ -132,8 +136,11 @@ def style_from_bytes(content: bytes, label: str, *, settings: Settings | None = 
     read = {name: layer_of(label, name, {role: array(key) for role, key in keys.items()}, settings, limit) for name, keys in layers.items()}
     modules = {name: layer.lora for name, layer in read.items()}
     warnings = _warnings(modules, head.metadata)
-    if words:
-        warnings += (f"It brings words of its own ({printable(', '.join(words), 200)}), which are not read: prompts with them mean less here.",)
+    words = style_words.read(label, PurePath(label).stem, head.tensors, array)
+    if unread := [word for word in brought if word not in words]:
+        warnings += (f"It brings words of its own ({printable(', '.join(unread), 200)}), which are not read: prompts with them mean less here.",)
+    if not modules and not words:
+        raise StyleFileError(f"{label} holds words ({printable(', '.join(unread), 200)}) in a form that cannot be read, and no style.")
     if rest := [layer.left_out for layer in read.values() if layer.left_out]:
         share = (sum(r * r for r in rest) / (sum(r * r for r in rest) + sum(_square(lora) for lora in modules.values()))) ** 0.5
         warnings += (f"{len(rest)} layers have more ranks than the {limit} that are read: {share:.2%} of the style's strength is left out.",)
@@ -145,8 +152,10 @@ def style_from_bytes(content: bytes, label: str, *, settings: Settings | None = 
         dialect,
         next((dtype for dtype, code in STORED.items() if kinds == {code}), "float32"),
         warnings,
-        tuple(sorted({layer.kind for layer in read.values()} | ({"DoRA"} if any(layer.magnitude for layer in read.values()) else set()))),
+        tuple(sorted({layer.kind for layer in read.values()} | ({"DoRA"} if any(layer.magnitude for layer in read.values()) else set())))
+        + (("textual inversion",) if words else ()),
         {name: layer.magnitude for name, layer in read.items() if layer.magnitude},
+        words,
     )
 
 
@@ -231,7 +240,7 @@ def _square(lora: Lora) -> float:
 
 def _warnings(modules: Mapping[str, Lora], metadata: Mapping[str, str]) -> tuple[str, ...]:
     found = []
-    if not any(lora.up.any() and lora.down.any() for lora in modules.values()):
+    if modules and not any(lora.up.any() and lora.down.any() for lora in modules.values()):
         found.append("All its weights are zero: it changes nothing.")
     if wasteful := sum(lora.rank > min(lora.shape[0], lora.down[0].size) for lora in modules.values()):
         found.append(f"{wasteful} layers have a larger rank than their size allows: `style-file resize` makes the file smaller without loss.")
@@ -261,6 +270,9 @@ def match(style: Style, names: Mapping[str, Place]) -> dict[tuple[str, str], Lor
             "This style is DoRA, whose effect depends on the base's weights. Rewrite it for your base first:"
             " style-file convert FILE --to kohya --base MODEL --out FILE."
         )
+    widths = {part: shape[1] for part, module, shape in names.values() if part != "unet" and module.endswith("q_proj")}
+    if said := style_words.complaint(style.words, widths):
+        raise StyleFileError(f"{said} Choose the base it was made for, or another style.")
     matched: dict[tuple[str, str], Lora] = {}
     for name, lora in style.modules.items():
         part, module, shape = names.get(name, ("", "", ()))
@@ -302,23 +314,38 @@ def _diagnosis(style: Style, names: Mapping[str, Place]) -> str:
 
 
 def write_style(
-    path: Path, modules: Mapping[str, Lora], metadata: Mapping[str, str], *, dtype: Dtype = "float16", dialect: Dialect = "kohya"
+    path: Path,
+    modules: Mapping[str, Lora],
+    metadata: Mapping[str, str],
+    *,
+    dtype: Dtype = "float16",
+    dialect: Dialect = "kohya",
+    words: Words = EMPTY,
 ) -> None:
-    """Write a style whole or not at all; equal input gives equal bytes. modules: keyed by the dialect's names.
+    """Write a style whole or not at all; equal input gives equal bytes. modules: keyed by the dialect's names; words: that it brings with it, which
+    files in the diffusers dialect cannot hold.
 
     Hashes are computed here and added. In the diffusers dialect alpha / rank is folded into the weights, since it has no place for alpha.
     Raises StyleFileError for what read_style would refuse and for values that dtype cannot hold, SpaceError for a full disk.
     """
     if path.suffix.lower() != ".safetensors":
         raise StyleFileError(f"{path.name} does not end in .safetensors, by which other programs know a style. Name it {path.stem}.safetensors.")
-    write_whole(path, style_bytes(path.name, modules, metadata, dtype=dtype, dialect=dialect))
+    write_whole(path, style_bytes(path.name, modules, metadata, dtype=dtype, dialect=dialect, words=words))
 
 
 def style_bytes(
-    label: str, modules: Mapping[str, Lora], metadata: Mapping[str, str], *, dtype: Dtype = "float16", dialect: Dialect = "kohya"
+    label: str,
+    modules: Mapping[str, Lora],
+    metadata: Mapping[str, str],
+    *,
+    dtype: Dtype = "float16",
+    dialect: Dialect = "kohya",
+    words: Words = EMPTY,
 ) -> bytes:
     """The content of such a file. label: what a person calls it."""
-    if not modules:
+    if words and dialect == "diffusers":
+        raise StyleFileError(f"{label} was not written: diffusers reads words ({', '.join(words)}) from files of their own. Write them there.")
+    if not (modules or words):
         raise StyleFileError(f"There are no weights to write into {label}. Train at least one part.")
     tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
     for name, lora in modules.items():
@@ -329,6 +356,8 @@ def style_bytes(
             tensors[name + ROLES[dialect][role]] = (STORED[dtype], array.shape, stored(label, name, array, dtype))
         if dialect == "kohya":
             tensors[f"{name}.alpha"] = ("F32", (), np.array(lora.alpha, "<f4").tobytes())
+    for name, (shape, data) in style_words.bundled(label, words, dtype).items():
+        tensors[name] = (STORED[dtype], shape, data)
     # The order of the library: wider numbers first, then by name. Hashes of the tensor area then agree with other programs'.
     order = sorted(tensors, key=lambda name: (tensors[name][0] != "F32", name))
     entries, end = {}, 0

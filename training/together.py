@@ -99,7 +99,8 @@ class _Round:
         words = [run.words(batch.captions) for run, batch in each[len(fresh) :]]
         if fresh:
             with self.bench.routed([run.slot for run, batch in fresh for _ in batch.t]):
-                words.insert(0, family.encode_text(fresh[0][0].parts, [caption for _, batch in fresh for caption in batch.captions]))
+                captions = [caption for _, batch in fresh for caption in batch.captions]
+                words.insert(0, family.encode_text(fresh[0][0].parts, captions, [run.tokens for run, batch in fresh for _ in batch.t]))
         noisy, t = (torch.cat([getattr(batch, name) for _, batch in each]) for name in ("noisy", "t"))
         with self.bench.routed([run.slot for run, batch in each for _ in batch.t]):
             said = family.predict(parts, noisy, t.to(parts.denoiser.device), family.gather(words))

@@ -50,8 +50,8 @@ class Parts:
 
 @dataclass(frozen=True)
 class Family:
-    """encode_text(parts, captions) -> conditioning of len(captions) rows; predict(parts, noisy [B,C,h,w], timesteps [B],
-    conditioning) -> [B,C,h,w]; gather(conditionings) -> one conditioning with their rows in order."""
+    """encode_text(parts, captions, tokens=()) -> conditioning of len(captions) rows, tokens: the learnt words each may use;
+    predict(parts, noisy [B,C,h,w], timesteps [B], conditioning) -> [B,C,h,w]; gather(conditionings) -> one conditioning with their rows in order."""
 
     name: str  # also whose key names its style files use
     title: str
@@ -63,6 +63,6 @@ class Family:
     architecture: str  # of modelspec.architecture, without /lora
     groups: Mapping[str, tuple[str, ...]]  # target -> endings of module names in the denoiser
     text_groups: Mapping[str, tuple[str, ...]]
-    encode_text: Callable[[Parts, Sequence[str]], Conditioning]
+    encode_text: Callable[..., Conditioning]
     predict: Callable[[Parts, Tensor, Tensor, Conditioning], Tensor]
     gather: Callable[[Sequence[Conditioning]], Conditioning]

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from training.families.family import CLIP_GROUPS, UNET_GROUPS, Family, Parts
+from training.tokens import Row, spoken
 
 
-def encode_text(parts: Parts, captions: Sequence[str]) -> Tensor:
+def encode_text(parts: Parts, captions: Sequence[str], tokens: Sequence[Row] = ()) -> Tensor:
     """Return the text encoder's last states [B, tokens, width], layer norm included, as the stock pipeline does."""
-    tokenizer, encoder = parts.tokenizers["tokenizer"], parts.networks["text_encoder"]
-    length = tokenizer.model_max_length
-    ids = tokenizer(list(captions), padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
-    return encoder(ids.to(encoder.device))[0]
+    encoder = parts.networks["text_encoder"]
+    with spoken(encoder, "text_encoder", parts.tokenizers["tokenizer"], captions, tokens) as ids:
+        return encoder(ids)[0]
 
 
 def predict(parts: Parts, noisy: Tensor, timesteps: Tensor, conditioning: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training.families.family import CLIP_GROUPS, UNET_GROUPS, Family, Parts
+from training.tokens import Row, spoken
 
 
 class Said(NamedTuple):
@@ -18,7 +19,7 @@ class Said(NamedTuple):
     pooled: Tensor  # [B, width of the second's projection]
 
 
-def encode_text(parts: Parts, captions: Sequence[str]) -> Said:
+def encode_text(parts: Parts, captions: Sequence[str], tokens: Sequence[Row] = ()) -> Said:
     """Return the last states but one of both encoders, without their layer norm, and the second's projected summary (Podell et al. 2023, 2.1).
 
     No caption is zeroed: an empty one is encoded as the empty text, in training and in drawing.
@@ -26,8 +27,8 @@ def encode_text(parts: Parts, captions: Sequence[str]) -> Said:
     states: list[Tensor] = []
     for name, tokenizer in zip(parts.family.text_encoders, parts.tokenizers.values(), strict=True):
         encoder = parts.networks[name]
-        kept = {"padding": "max_length", "truncation": True, "max_length": tokenizer.model_max_length, "return_tensors": "pt"}
-        found = encoder(tokenizer(list(captions), **kept).input_ids.to(encoder.device), output_hidden_states=True)
+        with spoken(encoder, name, tokenizer, captions, tokens) as ids:
+            found = encoder(ids, output_hidden_states=True)
         states.append(found.hidden_states[-2])
     return Said(torch.cat(states, -1), found.text_embeds)
 
