@@ -35,6 +35,10 @@ LAYERS = {
     "sdxl": (*SGM_BLOCKS, rf"lora_te[12]_{CLIP}"),
 }
 LEAVES = {"lora_down.weight", "lora_up.weight", "alpha"}  # the first dot of a key ends the layer's name
+# Words bundled in a style, split at the first dots: A1111 (networks.load_network) hands what follows to its loader of embeddings, which knows these
+# three; ComfyUI and Forge pass over keys they do not know; InvokeAI takes keys of this beginning out before it looks at the rest.
+WORDS = {"one encoder": {"string_to_param.*"}, "two encoders": {"clip_l", "clip_g"}}
+WORDS_BEGIN = "bundle_emb."
 INVOKEAI_BEGINS = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 
 # Which weight of the checkpoint each program finds under a name. Stability's layout of a UNet beside diffusers' names for the same layers:

@@ -353,11 +353,13 @@ def test_a_small_file_that_unfolds_to_a_huge_one_is_refused_before_it_is() -> No
         layer_limit("a", many)
 
 
-def test_embeddings_in_a_style_are_named_and_left_aside() -> None:
+def test_words_in_a_style_are_read_and_those_of_unknown_form_named() -> None:
     tensors, _ = lora((4, 3), 2, 1.0, drawing(0))
-    found = {f"x.{leaf}": array for leaf, array in tensors.items()} | {"bundle_emb.catword.clip_l": np.ones((1, 3), np.float32)}
+    found = {f"x.{leaf}": array for leaf, array in tensors.items()} | {
+        f"bundle_emb.{word}": np.ones((1, 3), np.float32) for word in ("catword.clip_l", "dogword.clip_l_out")
+    }
     style = style_from_bytes(save(found), "a.safetensors")
-    assert list(style.modules) == ["x"] and "catword" in style.warnings[0]
+    assert list(style.modules) == ["x"] and list(style.words) == ["catword"] and "dogword" in style.warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -482,7 +482,7 @@ BAD = {
     "two methods": (tensors(**PAIR, x__lokr_w1=UP, x__lokr_w2=UP), "different methods"),
     "too large": (tensors(x__lokr_w1=np.ones((4000, 4), np.float32), x__lokr_w2=np.ones((4, 9000), np.float32)), "larger than any"),
     "words alone": (tensors(bundle_emb__word__string_to_param=DOWN), "holds words"),
-    "embedding": (tensors(emb_params=DOWN), "a textual inversion"),
+    "embedding": (tensors(emb_params=DOWN * np.nan), "not finite"),
     "a whole model": (tensors(model__diffusion_model__out__2__weight=DOWN), "is no style"),
     "stray": (tensors(**PAIR, x__more__weight=DOWN), "no LoRA, LoHa or LoKr has"),
     "two dialects": (tensors(**PAIR, unet__a__lora_A__weight=DOWN, unet__a__lora_B__weight=UP), "mixes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from studio.generator import Generator, loaded_style
+from tests import other_programs
 from tests.test_training import changed
 from tests.tiny import tiny_base, tiny_xl
 from training.adapter import Worn
@@ -26,6 +28,7 @@ from training.prompt import Prompt
 from training.render import draw
 from training.style_command import main as style_file
 from training.style_file import read_style, style_bytes, style_from_bytes
+from training.tensor_file import read_head
 from training.together import together
 from training.tokens import Token, first_token, of_words, read_ids
 
@@ -235,6 +238,14 @@ def test_words_round_through_bundled_and_separate_files(vectors: dict[str, np.nd
         assert all(np.array_equal(values, style.words["ink"][part]) for part, values in vectors.items())
 
 
+@pytest.mark.parametrize(("vectors", "kind"), [(WORD, "one encoder"), (WORDS_XL, "two encoders")])
+def test_words_are_bundled_as_other_programs_look_for_them(vectors: dict[str, np.ndarray], kind: str) -> None:
+    content = style_bytes("w.safetensors", {}, {}, words={"ink": vectors})
+    begins = f"{other_programs.WORDS_BEGIN}ink."
+    names = read_head("w", io.BytesIO(content), len(content)).tensors
+    assert {name.removeprefix(begins) for name in names if name.startswith(begins)} == other_programs.WORDS[kind]
+
+
 def test_files_of_other_programs(tmp_path: Path) -> None:
     """A1111 and sd-scripts: emb_params of any file's name; a vector may come without its first dimension; OneTrainer's clip_l_out is not read."""
     save_file({"emb_params": WORD["text_encoder"][0]}, tmp_path / "my ink (v2).safetensors")
@@ -253,7 +264,7 @@ def test_files_of_other_programs(tmp_path: Path) -> None:
         (np.full((1, 4), np.nan, np.float32), "not finite"),
         (np.zeros((65, 4), np.float32), "1 to 64 vectors"),
         (np.zeros((2, 2, 4), np.float32), "2x2x4"),
-        (np.zeros((0, 4), np.float32), "1 to 64 vectors"),
+        (np.zeros((0, 4), np.float32), "fit its shape"),
     ],
 )
 def test_odd_vectors_are_refused(tensor: np.ndarray, said: str, tmp_path: Path) -> None:

@@ -406,9 +406,9 @@ def test_a_style_that_is_not_finite_or_not_what_was_learnt_never_gets_its_name(c
     next(iter(run.adapters.values()))[1].data.fill_(0.5)
     written = run_module.write_style
 
-    def wrong(path: Path, modules: dict[str, Any], metadata: Any) -> None:
+    def wrong(path: Path, modules: dict[str, Any], metadata: Any, **more: Any) -> None:
         halved = {name: dataclasses.replace(lora, up=lora.up / 2) for name, lora in modules.items()}
-        written(path, halved, metadata)
+        written(path, halved, metadata, **more)
 
     monkeypatch.setattr(run_module, "write_style", wrong)
     with pytest.raises(StyleFileError, match="does not give back"):

@@ -109,7 +109,7 @@ class Optim(Section):
     accumulate: int = setting(1, "passes whose gradients make one update", unit="passes", ge=1, le=256)
     unet_lr: float = setting(1e-4, "learning rate of the UNet's adapters", ge=0, le=1)
     text_encoder_lr: float = setting(5e-5, "learning rate of the text encoder's adapters; 0 = leave it alone", ge=0, le=1)
-    token_lr: float = setting(1e-3, "learning rate of adapter.tokens: vectors move by little, so it is larger than the others", gt=0, le=1)
+    token_lr: float = setting(1e-3, "learning rate of adapter.tokens: vectors move by little, so it is larger than the others", ge=0, le=1)
     schedule: Literal["cosine", "constant", "linear"] = setting("cosine", "course of the learning rate after the warm-up")
     warmup: float = setting(0.05, "share of the updates in which the learning rate rises from 0", unit="share", ge=0, le=1)
     weight_decay: float = setting(0.01, "decoupled weight decay of AdamW", ge=0, le=10)
