@@ -66,7 +66,8 @@ def median(rounds: int, work: Callable[[], object]) -> float:
 
 def reading(folder: Path, mib: int, rounds: int) -> dict[str, float]:
     """Seconds of each way to take a large file of XL, and its size."""
-    known = detect.weight_shapes(unet := xl_unet())
+    unet = xl_unet().to(torch.bfloat16).to_empty(device="cpu")  # its values do not matter here
+    known = detect.weight_shapes(unet)
     chosen = {name: known[name] for name in chosen_modules(unet, sdxl.SDXL.groups, TARGETS)}
     a_rank = sum(2 * (shape[0] + int(np.prod(shape[1:]))) for shape in chosen.values())  # bytes
     path = folder / "xl.safetensors"
@@ -85,7 +86,14 @@ def reading(folder: Path, mib: int, rounds: int) -> dict[str, float]:
         "bytes, sha256, float32": median(rounds, bytes_and_needs),
         "read and check": median(rounds, lambda: read_style(path)),
         "read, check and match": median(rounds, lambda: match(read_style(path), names)),
+        "read and put on a whole UNet of XL": median(rounds, lambda: put_on(unet, match(read_style(path), names))),
     }
+
+
+def put_on(unet: torch.nn.Module, changes: Changes) -> None:
+    """As a picture is drawn with it, the denoising aside: every layer's matrices in the base's precision, behind a hook."""
+    with wearing({"unet": unet}, [[Worn(changes)]]):
+        pass
 
 
 def swapping(folder: Path, rounds: int) -> dict[str, float]:

@@ -11,7 +11,7 @@ from training.config import FREE_TO_CHANGE, RunConfig, settings
 from training.dataset import Example
 
 MOST = 5  # file names in one sentence
-OF_A_RUN = ("checkpoints", "previews", "class_pictures", "events.jsonl")
+OF_A_RUN = ("checkpoints", "previews", "class_pictures", "words", "events.jsonl")
 
 
 def settings_record(config: RunConfig) -> dict[str, Any]:

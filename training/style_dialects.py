@@ -83,8 +83,9 @@ def sorted_out(label: str, names: Collection[str], part: str = "") -> tuple[Dial
     layers: dict[str, dict[str, str]] = {}
     dialects: set[Dialect] = set()
     strange, words = [], set()
+    alone = is_alone(names)
     for name in sorted(names):
-        if name.startswith(BUNDLED) or is_alone(names):
+        if alone or name.startswith(BUNDLED):
             words.add(name.split(".")[1] if name.startswith(BUNDLED) else PurePath(label).stem)
             continue
         dialect, layer, role = _role(name, part)
