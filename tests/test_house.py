@@ -18,7 +18,8 @@ HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensor
 # What the page and --help open with
 LIGHT = (
     "errors", "captions", "config", "events", "prompt", "tensor_file", "lora", "style_names", "style_dialects", "style_family", "style_file",
-    "style_metadata", "style_words", "base_weights", "style_tools", "style_command", "workspace", "buckets", "dataset", "terminal", "train_style",
+    "style_metadata", "style_words", "checkpoint_names", "base_weights", "style_tools", "style_command", "workspace", "buckets", "dataset",
+    "terminal", "train_style",
     "lock", "resume", "guard", "samplers",
 )  # fmt: skip
 LOGS = ("diffusers.utils.logging", "transformers.utils.logging")  # to silence them is not to know them

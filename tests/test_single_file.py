@@ -7,16 +7,22 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from tests.tiny import tiny_base, tiny_xl
+from training.base_weights import BaseWeights, write_single
+from training.checkpoint_names import pieces
 from training.device import Place
-from training.errors import ModelError
+from training.errors import ModelError, StyleFileError
 from training.families import detect, single_file
 from training.families.files import read_json
+from training.lora import Lora
+from training.style_command import main as style_file
+from training.style_file import named, write_style
 
 PARTS = {"sd1": ("unet", "vae", "text_encoder"), "sd2": ("unet", "vae", "text_encoder"), "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2")}
 # Parameters of the published models
@@ -247,3 +253,79 @@ def test_the_carried_configs_are_of_the_published_sizes(family: str) -> None:
                 network = getattr(transformers, name)(transformers.CLIPTextConfig(**configs[part]))
         assert sum(p.numel() for p in network.parameters()) == wanted, part
     assert configs["scheduler"]["beta_end"] == 0.012
+
+
+# --- written ---
+
+
+def test_a_base_written_as_one_file_is_the_checkpoint_it_should_be(folder: Path, family: str, tmp_path: Path) -> None:
+    out = tmp_path / "one" / "model.safetensors"
+    write_single(BaseWeights(folder), family, {}, out)
+    ours, theirs = safetensors.torch.load_file(out), original(folder, family)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert [p.name for p in out.parent.iterdir()] == ["model.safetensors"]
+    with pytest.raises(StyleFileError, match="new file only"):
+        write_single(BaseWeights(folder), family, {}, out)
+
+
+def test_a_base_wears_a_style_in_one_file_as_in_a_folder(checkpoint: Path, folder: Path, family: str, tmp_path: Path) -> None:
+    """The whole way: `style-file bake` into both, and the file opened again by the stock pipeline's reader."""
+    base = BaseWeights(folder)
+    dice = np.random.default_rng(0)
+    changes = {}
+    for part, shapes in base.shapes.items():
+        for module, (out, into, *kernel) in shapes.items():
+            if module.endswith(("to_q", "q_proj", "v_proj", "fc1", "conv1", "proj_in", "text_projection")):
+                down = dice.standard_normal((2, into, *kernel)).astype(np.float32)
+                changes[part, module] = Lora(down, dice.standard_normal((out, 2, *(1 for _ in kernel))).astype(np.float32) * 0.1, 2.0)
+    style = tmp_path / "style.safetensors"
+    write_style(style, named(changes, "kohya", family), {}, dtype="float32")
+    out, worn = tmp_path / "given" / "baked.safetensors", tmp_path / "worn"
+    for to in (out, worn):
+        assert style_file(["bake", str(style), "--base", str(folder), "--out", str(to)]) == 0
+    place = Place(torch.device("cpu"), torch.float32)
+    ours, theirs = detect.load(detect.find(str(out)), place), detect.load(detect.find(str(worn)), place)
+    plain = detect.load(detect.find(str(checkpoint)), place)
+    for part in PARTS[family]:
+        a, b, c = (parts.networks[part].state_dict() for parts in (ours, theirs, plain))
+        assert all(torch.allclose(a[name].float(), b[name].float(), rtol=1e-3, atol=2e-3) for name in b)
+        assert (part == "vae") == all(torch.allclose(a[name].float(), c[name].float(), atol=1e-2) for name in c)
+
+
+@pytest.mark.parametrize("family", PARTS)
+def test_the_names_of_real_models_are_those_that_diffusers_reads(family: str) -> None:
+    """Every tensor of the full-size networks, VAE attention and all: diffusers' own reader turns the names back."""
+    import transformers
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.loaders import single_file_utils as theirs
+
+    configs = read_json(single_file.CONFIGS / f"{family}.json", family)
+    with torch.device("meta"):
+        networks = {"unet": UNet2DConditionModel.from_config(configs["unet"]), "vae": AutoencoderKL.from_config(configs["vae"])}
+        for part, kind in (("text_encoder", "CLIPTextModel"), ("text_encoder_2", "CLIPTextModelWithProjection")):
+            if part in configs:
+                networks[part] = getattr(transformers, kind)(transformers.CLIPTextConfig(**configs[part]))
+    parts = {part: {name: tuple(t.shape) for name, t in network.state_dict().items()} for part, network in networks.items()}
+    found = {piece.name: torch.empty(piece.shape, device="meta") for piece in pieces(family, parts)}
+    assert len(found) == len(pieces(family, parts))
+    back = theirs.convert_ldm_unet_checkpoint(dict(found), networks["unet"].config)
+    assert {name: tuple(t.shape) for name, t in back.items()} == parts["unet"]
+    back = theirs.convert_ldm_vae_checkpoint(dict(found), networks["vae"].config)
+    squeezed = {name: tuple(t.shape[:2]) if t.shape[2:] == (1, 1) and len(parts["vae"][name]) == 2 else tuple(t.shape) for name, t in back.items()}
+    assert squeezed == parts["vae"]
+    for part, begins in (("text_encoder", "cond_stage_model.model."), ("text_encoder_2", "conditioner.embedders.1.model.")):
+        if f"{begins}token_embedding.weight" in found:
+            back = theirs.convert_open_clip_checkpoint(networks[part], dict(found), begins)
+            bare = lambda names: {name.removeprefix("text_model."): tuple(shape) for name, shape in names}
+            assert bare((name, t.shape) for name, t in back.items()) == bare(parts[part].items())
+
+
+def test_a_file_says_what_its_base_predicts(tmp_path: Path) -> None:
+    folder = tiny_base(tmp_path / "v", width=768, prediction_type="v_prediction")
+    write_single(BaseWeights(folder), "sd1", {}, tmp_path / "v.safetensors")
+    told = single_file.examined(tmp_path / "v.safetensors")
+    assert told == single_file.Told("sd1", "v_prediction", True)
+    with pytest.raises(StyleFileError, match="No other program"):
+        write_single(BaseWeights(folder), "mini", {}, tmp_path / "m.safetensors")
+    assert not (tmp_path / "m.safetensors").exists()

@@ -1,10 +1,12 @@
-"""The weights of a base on disk, a diffusers folder, one tensor at a time: to compare two of them, and to write one that wears a style.
+"""The weights of a base on disk, a diffusers folder, one tensor at a time: to compare two of them, and to write one that wears a style, as a
+folder or as one file.
 
 Knows numpy and safetensors files, no torch; a base of any size passes through the memory of its largest layer.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -14,10 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from training.checkpoint_names import Piece, pieces
 from training.errors import ModelError, SpaceError, StyleFileError
 from training.lora import Lora
 from training.style_names import WORDS
-from training.tensor_file import ON_DISK, Entry, Head, array_of, read_head, stored
+from training.tensor_file import ON_DISK, Entry, Head, array_of, header_bytes, json_object, read_head, stored
 from training.workspace import fsync_folder
 
 DTYPES = {"F16": "float16", "F32": "float32", "BF16": "bfloat16"}
@@ -143,3 +146,76 @@ def _worn(path: Path, name: str, entry: Entry, data: bytes, lora: Lora) -> bytes
     with np.errstate(over="ignore", invalid="ignore"):  # what becomes too large is told by stored
         changed = array_of(entry, data) + lora.delta()
     return stored(path.name, name, changed, DTYPES[entry.dtype])
+
+
+def write_single(
+    base: BaseWeights, family: str, changes: Mapping[tuple[str, str], Lora], out: Path, told: Callable[[str], None] | None = None
+) -> None:
+    """Write the base with changes added as one checkpoint in Stability's layout, whole or not at all; tensor by tensor, in its own precision.
+
+    The file says what the base predicts, in its metadata and by the empty tensors that ComfyUI looks for. Raises StyleFileError, SpaceError.
+    """
+    if out.exists() or out.is_symlink():
+        raise StyleFileError(f"{out} exists. A base is written into a new file only: choose another name.")
+    parts = {part: _tensors_of(base.folder / part) for part in (*base.files, "vae")}
+    if not parts["vae"]:
+        raise ModelError(f"{base.folder} holds no vae/ with .safetensors weights, without which no checkpoint is whole.")
+    found = pieces(family, {part: {name: tensor.entry.shape for name, tensor in tensors.items()} for part, tensors in parts.items()})
+    dtypes = {piece.name: {parts[piece.part][name].entry.dtype for name in piece.of} for piece in found}
+    if strange := [name for name, kinds in dtypes.items() if len(kinds) > 1 or not kinds <= set(DTYPES)]:
+        raise ModelError(f"{base.folder} stores {strange[0]} as {' and '.join(sorted(dtypes[strange[0]]))}, expected one of F16, BF16 and F32.")
+    entries, end = {}, 0
+    for piece in found:
+        (dtype,) = dtypes[piece.name]
+        size = math.prod(piece.shape) * np.dtype(ON_DISK[dtype]).itemsize
+        entries[piece.name] = Entry(dtype, piece.shape, end, end + size)
+        end += size
+    metadata, marks = _predicts(base.folder)
+    entries |= {mark: Entry("F32", (0,), end, end) for mark in marks}
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name[:40]}.", dir=out.parent) as unfinished:
+            path = Path(unfinished) / "base.safetensors"
+            with path.open("wb") as file:
+                file.write(header_bytes(entries, metadata))
+                for piece in found:
+                    if told:
+                        told(piece.name)
+                    for name in piece.of:
+                        file.write(_content_of(parts[piece.part][name], piece, name, changes))
+                file.flush()
+                os.fsync(file.fileno())
+            path.rename(out)
+        fsync_folder(out.parent)
+    except OSError as error:
+        raise SpaceError(f"{out} could not be written ({error.strerror}). Free space on that disk or choose another folder.") from error
+
+
+def _tensors_of(folder: Path) -> dict[str, _Tensor]:
+    found = {}
+    for path in _weight_files(folder):
+        head = _head(path)
+        found |= {name: _Tensor(path, entry, head.start) for name, entry in head.tensors.items()}
+    return found
+
+
+def _content_of(tensor: _Tensor, piece: Piece, name: str, changes: Mapping[tuple[str, str], Lora]) -> bytes:
+    path, entry, start = tensor
+    with path.open("rb") as file:
+        file.seek(start + entry.begin)
+        data = file.read(entry.end - entry.begin)
+    lora = changes.get((piece.part, name.removesuffix(".weight"))) if name.endswith(".weight") else None
+    if lora is not None:
+        data = _worn(path, name, entry, data, lora)
+    if piece.turned:
+        data = np.ascontiguousarray(np.frombuffer(data, ON_DISK[entry.dtype]).reshape(entry.shape).T).tobytes()
+    return data
+
+
+def _predicts(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Metadata and names of empty tensors that say what a base predicts."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    scheduler = json_object(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
+    v = scheduler.get("prediction_type") == "v_prediction"
+    marks = ["v_pred"] * v + ["ztsnr"] * (scheduler.get("rescale_betas_zero_snr") is True)
+    return {"modelspec.prediction_type": "v" if v else "epsilon"}, marks

@@ -9,6 +9,7 @@ from training.errors import DataError
 
 TEMPLATE = "{caption}, {trigger} style"
 NAMES = ("caption", "trigger")
+WORD = r"[A-Za-z0-9_-]{1,64}"  # a trigger that can be a learnt word: it stands in a tensor's name, and is a file's
 
 
 def names_in(template: str) -> set[str]:

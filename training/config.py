@@ -18,10 +18,9 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from training.captions import TEMPLATE, names_in
+from training.captions import TEMPLATE, WORD, names_in
 from training.errors import ConfigError, StudioError
 from training.samplers import SAMPLERS
-from training.style_words import WORD
 from training.workspace import checked_name
 
 PATHS = ("base.model", "data.folder", "prior.folder", "adapter.start", "report.held_out", "save.folder")

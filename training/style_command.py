@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from training.base_weights import BaseWeights, write_wearing
+from training.base_weights import BaseWeights, write_single, write_wearing
 from training.errors import StudioError, StyleFileError
 from training.style_file import (
     BASES,
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     bake = command("bake", _bake, "write a base that wears styles for good", file=False)
     bake.add_argument("files", nargs="+", metavar=WEIGHTED, help=WEIGHTS)
     bake.add_argument("--base", required=True, metavar="MODEL", help=A_BASE)
-    bake.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="a new folder in diffusers' layout")
+    bake.add_argument("--out", required=True, type=Path, metavar="OUT", help="a new folder in diffusers' layout, or one new .safetensors checkpoint")
     export = command("export", _export, "pack a zip to share: the style in kohya names, a card for A1111, Forge and InvokeAI, a picture")
     export.add_argument("--picture", type=Path, help="shown beside the style, 512 px")
     words = command("words", _words, "write the words that the style brings with it, each into an embedding's file")
@@ -390,7 +390,11 @@ def _bake(arguments: argparse.Namespace) -> None:
     fitted = [without_magnitudes(style, names, base, rank=1024).changes if style.magnitudes else match(style, names) for style in styles]
     result = merged([(changes, weight) for changes, (_, weight) in zip(fitted, given, strict=True)], largest=None)
     with Console(stderr=True).status("writing") as status:
-        write_wearing(base, result.changes, arguments.out, lambda name: status.update(f"writing {name}"))
+        told = lambda name: status.update(f"writing {name}")
+        if arguments.out.suffix.lower() == ".safetensors":
+            write_single(base, family, result.changes, arguments.out, told)
+        else:
+            write_wearing(base, result.changes, arguments.out, told)
     print(f"{arguments.out} written: {arguments.base} with {counted(f'{part}.{module}' for part, module in result.changes)} changed.")
     for words in (style.words for style in styles if style.words):
         print(f"But: {_told(words)}, which no base can hold: style-file words writes them into files of their own.")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 
+from training.captions import WORD
 from training.errors import StyleFileError
 from training.tensor_file import Dtype, Entry, header_bytes, printable, stored
 
@@ -21,7 +22,6 @@ BUNDLED = "bundle_emb."
 ENDINGS = {"string_to_param.*": "text_encoder", "clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 ALONE = {"emb_params": "text_encoder", "clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 MOST = 64  # vectors of a word; a caption has room for 75
-WORD = r"[A-Za-z0-9_-]{1,64}"  # a word that can stand in a tensor's name, and be a file's
 
 
 def is_alone(names: Collection[str]) -> bool:
