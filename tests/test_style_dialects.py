@@ -446,6 +446,8 @@ def test_ten_thousand_damaged_files_are_refused_or_harmless(shapes: dict[str, Sh
     small = {"unet": dict(list(shapes["sd1"]["unet"].items())[:3])}
     seeds = [save(file_of(form, naming, small, "sd1")[0], {"ss_x": "1"}) for form, naming in ((lora, kohya), (loha, kohya), (lokr_tucker, peft))]
     seeds.append(save_torch({"x.lora_down.weight": torch.ones(2, 3), "x.lora_up.weight": torch.ones(4, 2).bfloat16(), "x.alpha": torch.tensor(2)}))
+    words = {"bundle_emb.ink.string_to_param.*": np.ones((2, 32), np.float32)}
+    seeds.append(save(file_of(lora, kohya, small, "sd1")[0] | words))
     nasty = [
         b"\x00",
         b"\xff",
@@ -492,6 +494,7 @@ def test_ten_thousand_damaged_files_are_refused_or_harmless(shapes: dict[str, Sh
             style = style_from_bytes(bytes(content), "a.safetensors")
             read += 1
             assert all(np.isfinite(found.down).all() and np.isfinite(found.up).all() for found in style.modules.values())
+            assert all(np.isfinite(values).all() and values.ndim == 2 for vectors in style.words.values() for values in vectors.values())
             with wearing(parts, [[Worn(match(style, names))]]):
                 worn += 1
         except StyleFileError as error:
