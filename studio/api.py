@@ -13,10 +13,10 @@ from typing import Any, ParamSpec, TypeVar
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from studio import charts, comparisons, datasets, jobs, library, upkeep
+from studio import charts, comparisons, datasets, jobs, library, upkeep, uploads
 from studio.comparisons import MOST_COLUMNS, Wish
 from studio.queue import Queue
-from studio.tabs import offered
+from studio.tabs import of_the_disk, offered
 from training import events
 from training.config import PATHS, from_mapping, settings, with_overrides
 from training.errors import ConfigError, DataError, StudioError
@@ -37,6 +37,8 @@ def answering(verb: Callable[P, R]) -> Callable[P, R]:
             return verb(*args, **kwargs)
         except StudioError as error:
             raise gr.Error(str(error), print_exception=False) from None
+        except OSError as error:
+            raise gr.Error(of_the_disk(error), print_exception=False) from error
 
     return answer
 
@@ -53,8 +55,7 @@ def offer(workspace: Workspace) -> None:
         name = checked_name(str(dataset), "dataset")
         folder = datasets.folder(workspace, name) if name in datasets.names(workspace) else datasets.make(workspace, name)
         added = datasets.add(folder, found)
-        for path in found:
-            path.unlink(missing_ok=True)
+        uploads.used(found)
         return {"dataset": folder.name, "kept": list(added.kept), "refused": [list(one) for one in added.refused]}
 
     @answering

@@ -35,12 +35,13 @@ from studio import jobs
 from studio.jobs import training_command
 from training import events, lock
 from training.config import RunConfig, from_mapping, to_toml
-from training.errors import BusyError, StudioError
+from training.errors import BusyError, SpaceError, StudioError
 from training.workspace import Workspace, inside
 
 JobState = Literal["waiting", "interrupted", "running", "paused", "finished", "failed", "cancelled"]
 CLAIMABLE = ("waiting", "interrupted")
 LOOK = 1.0  # seconds between two looks of a worker
+AGAIN = 5.0  # seconds before a worker whose database could not be written tries again
 MOST_WAITING = 200  # jobs that wait, are interrupted or paused
 MOST_TRIES = 5  # starts in a row without a new checkpoint before a job has failed
 BACK_OFF = 30.0  # seconds before the third start in a row; doubled each time, the second comes at once
@@ -103,14 +104,20 @@ class Queue:
     def __init__(self, workspace: Workspace, worker: Callable[[Path, str], Sequence[str]] | None = worker_command) -> None:
         self.workspace, self.worker = workspace, worker
         self.folder = workspace.root / "queue"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SpaceError(f"{self.folder} cannot be made ({error.strerror}). Free space on that disk, or choose another --workspace.") from None
         with self._open() as db:
             db.executescript(SCHEMA)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it is on disk afterwards, or none."""
-        db = sqlite3.connect(self.folder / "queue.sqlite", timeout=30, isolation_level=None)
+        """One transaction: all of it is on disk afterwards, or none. Raises SpaceError when the disk takes none, StudioError for a damaged file."""
+        try:
+            db = sqlite3.connect(self.folder / "queue.sqlite", timeout=30, isolation_level=None)
+        except sqlite3.Error as error:
+            raise self._trouble(error) from error
         db.row_factory = sqlite3.Row
         try:
             db.execute("PRAGMA journal_mode = WAL")
@@ -119,8 +126,24 @@ class Queue:
             yield db
             if db.in_transaction:
                 db.execute("COMMIT")
+        except sqlite3.IntegrityError:  # a rule of ours, which the caller knows
+            raise
+        except sqlite3.Error as error:
+            raise self._trouble(error) from error
         finally:
             db.close()  # what is not committed by now is undone
+
+    def _trouble(self, error: sqlite3.Error) -> StudioError:
+        """What to say of a database that cannot be used now, or not any more."""
+        if isinstance(error, sqlite3.OperationalError):
+            return SpaceError(
+                f"The line of trainings cannot be written ({error}). Free space on the workspace's disk or look whether it may be written to; "
+                "nothing in the line was changed, and what trains goes on."
+            )
+        return StudioError(
+            f"The line of trainings is damaged ({error}). No picture, run or style is in it: move {self.folder.name}/queue.sqlite out of the "
+            "workspace, open the page again, and start the runs that had waited once more."
+        )
 
     # --- for the page ---
 
@@ -275,7 +298,10 @@ class Queue:
         except BusyError:
             pass  # it trains already, begun elsewhere: it is looked after from here on
         except StudioError as error:
-            self._set(job, "failed", message=str(error))
+            if error.passing:  # a full disk, say
+                self._set(job, "interrupted", message=str(error), wait=BACK_OFF)
+            else:
+                self._set(job, "failed", message=str(error))
             return
         # Adapting and beginning anew are done once
         now_exact = config.model_copy(update={"save": config.save.model_copy(update={"resume": "exact"})})
@@ -340,10 +366,17 @@ def _why(run: Path) -> str:
     return failure.message if failure else jobs.log_tail(run, 3)
 
 
+def _has_work(queue: Queue, device: str) -> bool:
+    try:
+        return queue.has_work(device)
+    except SpaceError:  # it had some before
+        return True
+
+
 def work(root: Path, device: str) -> None:
     """Be the worker of a device until there is nothing left to do there; return at once when it has one."""
     queue = Queue(Workspace(root), worker=None)
-    while queue.has_work(device):  # asked again once the lock is free: who adds a job while we leave starts no other worker
+    while _has_work(queue, device):  # asked again once the lock is free: who adds a job while we leave starts no other worker
         try:
             with lock.held(queue.place_of(device)):
                 while queue.has_work(device):
@@ -351,6 +384,8 @@ def work(root: Path, device: str) -> None:
                     time.sleep(LOOK)
         except BusyError:
             return
+        except SpaceError:  # trainings wait for room themselves; so does their line
+            time.sleep(AGAIN)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from studio.queue import Queue
 from tests.test_jobs import TRAINER, until
 from training import events, lock
 from training.config import RunConfig, from_mapping
-from training.errors import StudioError
+from training.errors import SpaceError, StudioError
 from training.workspace import Workspace
 
 LONG = 300.0  # seconds: only a machine that does nothing at all takes as long
@@ -214,3 +214,96 @@ def test_a_run_begun_with_start_keeps_the_device(workspace: Workspace) -> None:
 def test_it_is_written_through(workspace: Workspace) -> None:
     with Queue(workspace, None)._open() as db:
         assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal" and db.execute("PRAGMA synchronous").fetchone()[0] == 2
+
+
+# --- a disk that takes nothing more ---
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """full(True): sqlite's own files may not grow by a page any more, as on a full disk; full(False): they may again."""
+    connect, state = sqlite3.connect, [False]
+
+    def limited(*args: object, **keys: object) -> sqlite3.Connection:
+        db = connect(*args, **keys)
+        if state[0]:
+            db.execute("PRAGMA max_page_count = 1")  # sqlite takes the present size where that is more
+        return db
+
+    monkeypatch.setattr(queue.sqlite3, "connect", limited)
+    return lambda on: state.__setitem__(0, on)
+
+
+def test_a_full_disk_is_told_and_the_line_stays_as_it_was(workspace: Workspace, full: Callable[[bool], None]) -> None:
+    line = Queue(workspace, None)
+    first = line.add(config(workspace, "a"))
+    before = line.jobs()
+    full(True)
+    with pytest.raises(SpaceError, match=r"cannot be written \(database or disk is full\)"):
+        for i in range(200):  # a few rows fit into the pages there are
+            line.add(config(workspace, f"more-{i}"))
+    assert [job for job in line.jobs() if job.id == first] == before  # it can still be read
+    full(False)
+    held = [job.run for job in line.jobs()]
+    assert line.add(config(workspace, "z")) and [job.run for job in line.jobs()] == [*held, "z"]
+
+
+@pytest.mark.parametrize("what", ["disk I/O error", "attempt to write a readonly database"])
+def test_a_failing_disk_is_told(workspace: Workspace, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Queue(workspace, None)
+    line.add(config(workspace, "a"))
+    connect = sqlite3.connect
+
+    class Failing(sqlite3.Connection):
+        def execute(self, sql: str, *args: object) -> sqlite3.Cursor:
+            if sql == "COMMIT":
+                raise sqlite3.OperationalError(what)
+            return super().execute(sql, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(queue.sqlite3, "connect", lambda *args, **keys: connect(*args, **keys, factory=Failing))
+        for act in (lambda: line.add(config(workspace, "b")), lambda: line.pause(1), lambda: line.claim("cpu")):
+            with pytest.raises(SpaceError, match=what):
+                act()
+    assert [(job.run, job.state) for job in line.jobs()] == [("a", "waiting")]
+
+
+def test_a_damaged_line_is_told_and_costs_no_run(workspace: Workspace) -> None:
+    line = Queue(workspace, None)
+    line.add(config(workspace, "a"))
+    for beside in line.folder.glob("queue.sqlite*"):
+        beside.write_bytes(b"no database" * 1000)
+    with pytest.raises(StudioError, match=r"damaged .*queue/queue\.sqlite"):
+        Queue(workspace, None)
+    for beside in line.folder.glob("queue.sqlite*"):
+        beside.unlink()
+    assert Queue(workspace, None).jobs() == []
+
+
+def test_a_worker_outlives_a_full_disk(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Queue(workspace, None)
+    line.add(config(workspace, "a"))
+    looks = iter([SpaceError("full"), SpaceError("full"), None])
+
+    def look_after(self: Queue, device: str) -> None:
+        if trouble := next(looks):
+            raise trouble
+        self.cancel(1)
+
+    monkeypatch.setattr(Queue, "look_after", look_after)
+    monkeypatch.setattr(queue, "AGAIN", 0.01)
+    queue.work(workspace.root, "cpu")
+    assert next(looks, "done") == "done" and line.job(1).state == "cancelled"
+
+
+def test_a_run_that_finds_no_room_at_its_start_waits(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Queue(workspace, None)
+    id = line.add(config(workspace, "a"))
+
+    def no_room(*args: object) -> None:
+        raise SpaceError("run.toml could not be written (No space left on device).")
+
+    monkeypatch.setattr(jobs, "start_run", no_room)
+    line.look_after("cpu")
+    job = line.job(id)
+    assert job.state == "interrupted" and "No space left" in job.message and job.not_before > time.time()

@@ -35,8 +35,15 @@ def told(handler: Callable[P, R]) -> Callable[P, R]:
             return handler(*args, **kwargs)
         except StudioError as error:
             raise gr.Error(in_html(in_words(str(error))), duration=20, title="That did not go", print_exception=False) from None
+        except OSError as error:  # a full or failing disk, wherever it shows; paths of this machine are nobody's business
+            raise gr.Error(in_html(of_the_disk(error)), duration=20, title="That did not go", print_exception=False) from error
 
     return telling
+
+
+def of_the_disk(error: OSError) -> str:
+    what = error.strerror or type(error).__name__
+    return f"The disk, or a file on it, could not be used ({what}). Free some space, look at its permissions, and try again."
 
 
 def in_html(text: str) -> str:

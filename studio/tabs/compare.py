@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio import comparisons, jobs, library, reloading
+from studio import comparisons, jobs, library, reloading, uploads
 from studio.charts import terminal
 from studio.comparisons import MOST_COLUMNS, Wish
 from studio.tabs import QUIET, address, in_html, offered, offered_address, told
@@ -157,7 +157,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     @told
     def reload(file: str | None) -> list[Any]:
         wish, missing = reloading.wish_of(workspace, Path(file or ""))
-        Path(file or "").unlink(missing_ok=True)  # the upload's own copy
+        uploads.used([file or ""])
         if missing:
             gr.Warning(in_html(f"Not in this workspace, and left out: {', '.join(missing)}. Bring them in the Styles tab."))
         return [None, *_form_of(workspace, wish)]

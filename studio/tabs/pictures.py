@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio import bases, checks, datasets, edits, history, library, mends, sample_project
+from studio import bases, checks, datasets, edits, history, library, mends, sample_project, uploads
 from studio.queue import Queue
 from studio.tabs import PRIVATE, QUIET, TO_TRAINING, address, told
 from studio.tabs import picture_views as views
@@ -116,8 +116,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         if not name or sample_project.is_example(workspace, name):  # own pictures do not belong to the example
             name = FIRST if FIRST in datasets.names(workspace) else datasets.make(workspace, FIRST).name
         added = datasets.add(datasets.folder(workspace, name), [Path(f) for f in files or []])
-        for file in files or []:
-            Path(file).unlink(missing_ok=True)  # the upload's own copy
+        uploads.used(files or [])
         listing = gr.Dropdown(choices=datasets.names(workspace), value=name)
         return [None, views.report(added), listing, *_dataset(workspace, name, model, added.kept[0] if added.kept else "")]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio import library, preferences, publishing, shelf
+from studio import library, preferences, publishing, shelf, uploads
 from studio.cards import Card, card, write_card
 from studio.tabs import PRIVATE, QUIET, TO_TRAINING, address, framed, made, told
 from studio.tabs import style_views as views
@@ -73,8 +73,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     @told
     def bring(files: list[str] | None, id: str) -> list[Any]:
         done = shelf.bring(workspace, [Path(f) for f in files or []])
-        for file in files or []:
-            Path(file).unlink(missing_ok=True)  # the upload's own copy
+        uploads.used(files or [])
         first = done.kept[0][0] if done.kept else id
         names = {style.id: style.name for style in library.styles(workspace)}
         return [None, views.brought(done, names), "", *_all(workspace, first, "")]
