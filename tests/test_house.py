@@ -18,7 +18,7 @@ HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensor
 # What the page and --help open with
 LIGHT = (
     "errors", "captions", "config", "events", "prompt", "tensor_file", "lora", "style_names", "style_dialects", "style_family", "style_file",
-    "style_metadata", "style_words", "checkpoint_names", "base_weights", "style_tools", "style_command", "workspace", "buckets", "dataset",
+    "style_metadata", "style_words", "checkpoint_names", "base_weights", "style_tools", "style_command", "workspace", "buckets", "png", "dataset",
     "terminal", "train_style",
     "lock", "resume", "guard", "samplers",
 )  # fmt: skip

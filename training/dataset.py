@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageColor, UnidentifiedImageError
 
+from training import png
 from training.buckets import Bucket, fit
 from training.captions import TEMPLATE, captioned, names_in
 from training.errors import DataError
@@ -467,12 +468,20 @@ def _decoded(content: bytes) -> tuple[Image.Image, list[str]]:
             raise DataError(_disguised(content)) from None
         except DAMAGED as error:
             raise DataError(f"is damaged or cut off ({_reason(error)}). Export or download it again, or remove it.") from None
+    if picture.format == "PNG" and _ends_in_nothing(picture) and png.lacks_rows(content):
+        raise DataError("is cut off: it has fewer rows of pixels than it says. Export or download it again, or remove it.")
     remarks = [f"Damaged details were skipped: {_reason(w.message)}" for w in caught if not issubclass(w.category, Image.DecompressionBombWarning)]
     if picture.format in ("PNG", "WEBP") and getattr(picture, "is_animated", False):
         remarks.append("Of animated pictures only the first frame is used")
     if picture.format == "PNG" and "transparency" in picture.info:
         upright.info["transparency"] = _key_colour(picture, depth=content[24])  # IHDR: bits per sample
     return upright, list(dict.fromkeys(remarks))
+
+
+def _ends_in_nothing(picture: Image.Image) -> bool:
+    """Whether one of the last two rows, of which one is drawn last, holds only zeros: what decoders leave of a row that is missing."""
+    width, height = picture.size
+    return any(not any(picture.crop((0, y, width, y + 1)).tobytes()) for y in range(max(0, height - 2), height))
 
 
 def _check_size(width: int, height: int) -> None:
