@@ -14,6 +14,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import socket
 import statistics
@@ -182,7 +183,7 @@ class Client(threading.Thread):
             self.names += [name for name in found["kept"] if not name.endswith(".txt")]
 
     def write(self) -> None:
-        """As the page saves what is typed: one event, one answer."""
+        """As the page saves what is typed: one event, one answer. Every time as a page that was just opened, of which the server remembers most."""
         picture = self.dice.choice(self.names)
         text = " ".join(self.dice.choices(WORDS, k=6)) + f" {self.dice.random():.6f}"
         session = f"c{self.number}-{self.dice.getrandbits(48):x}"
@@ -329,7 +330,10 @@ def main() -> int:
         print(f"| {what} | {times} | {seen['waited'][what][0]:.2f} | {seen['waited'][what][1]:.1f} |")
     grown = [growth(life) for life in seen["memory"]]
     most = [max((size for _, size in life), default=0) for life in seen["memory"]]
-    print(f"\nrefused in words: {seen['refused'] or 'nothing'}")
+    reasons = Counter()
+    for words, times in seen["refused"].items():
+        reasons[re.sub(r"'[^']*'", "...", words)] += times
+    print(f"\nrefused in words: {dict(reasons) or 'nothing'}")
     print(f"runs by their last event: {seen['runs']}, comparisons begun: {seen['drawn']}")
     print(f"captions on disk as they were said to be saved: {seen['saved'] - len(seen['lost'])} of {seen['saved']}")
     print(f"memory of each life: {', '.join(f'{size:.0f} MiB at most, grown {g:.2f} times' for size, g in zip(most, grown, strict=True))}")

@@ -17,6 +17,7 @@ from training.workspace import Workspace
 
 LARGEST_UPLOAD = "512mb"  # of one file
 LONGEST_QUEUE = 100  # events that wait
+MOST_SESSIONS = 128  # open pages whose state is remembered, the least used goes first: half a MiB each, and gradio itself forgets none of 10,000
 # Nothing comes from elsewhere: no fonts, no scripts, no pictures. Gradio's own page needs inline scripts and eval.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -139,6 +140,7 @@ def serve(page: gr.Blocks, *, host: str, port: int, password: str | None = None)
         quiet=True,
         strict_cors=True,
         max_file_size=LARGEST_UPLOAD,
+        state_session_capacity=MOST_SESSIONS,
         ssr_mode=False,
         mcp_server=False,
         pwa=False,
