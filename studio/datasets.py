@@ -45,7 +45,7 @@ def newest(workspace: Workspace) -> str | None:
 
 def make(workspace: Workspace, name: str) -> Path:
     """Make an empty dataset and return its folder. Raises ConfigError for a bad name, DataError when there is one of that name."""
-    name = checked_name(unicodedata.normalize("NFC", name.strip()), "the dataset's name")
+    name = checked_name(unicodedata.normalize("NFC", (name or "").strip()), "the dataset's name")
     if any(name.casefold() == other.casefold() for other in names(workspace)):
         raise DataError(f"There is already a dataset named {name}. Choose it in the list, or give another name.")
     made = inside(workspace.datasets(), name)

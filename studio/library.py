@@ -71,7 +71,7 @@ def styles(workspace: Workspace) -> list[Style]:
 
 def style(workspace: Workspace, id: str) -> Style:
     """The style of an id. Raises StudioError when it is not in the listing."""
-    kind, _, rest = id.partition(":")
+    kind, _, rest = str(id or "").partition(":")
     listing = checkpoints(workspace, f"run:{rest.rpartition(':')[0]}") if kind == "step" else styles(workspace)
     for found in listing:
         if found.id == id:

@@ -95,7 +95,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     def open_page(name: str | None, where: str, model: str) -> list[Any]:
         listing = datasets.names(workspace)
         name = name if name in listing else datasets.newest(workspace)
-        return [gr.Dropdown(choices=listing, value=name), *_dataset(workspace, name, model, where.partition("/")[2])]
+        return [gr.Dropdown(choices=listing, value=name), *_dataset(workspace, name, model, (where or "").partition("/")[2])]
 
     @told
     def first_base() -> Any:
@@ -137,7 +137,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     @told
     def step(by: int, name: str | None, where: str, model: str) -> list[Any]:
         listing = datasets.pictures(datasets.folder(workspace, name or ""))
-        at = where.partition("/")[2]
+        at = (where or "").partition("/")[2]
         return _picture(workspace, name, listing[(listing.index(at) + by) % len(listing)] if at in listing else "", model)
 
     @told
@@ -149,7 +149,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
 
     @told
     def leave(where: str, model: str) -> list[Any]:
-        name, _, at = where.partition("/")
+        name, _, at = (where or "").partition("/")
         folder = datasets.folder(workspace, name)
         listing = datasets.pictures(folder)
         datasets.remove(folder, [at])
@@ -160,11 +160,11 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         done = history.undo(datasets.folder(workspace, name or ""))
         if done.stayed:
             gr.Info(f"{len(done.stayed)} files were changed again since and stay as they are.")
-        return _dataset(workspace, name, model, where.partition("/")[2])
+        return _dataset(workspace, name, model, (where or "").partition("/")[2])
 
     @told
-    def name_fields(kind: str) -> list[Any]:
-        _, first, second = edits.EDITS[kind]
+    def name_fields(kind: str | None) -> list[Any]:
+        _, first, second = edits.EDITS.get(kind if isinstance(kind, str) else "", next(iter(edits.EDITS.values())))
         return [gr.Textbox(label=first), gr.Textbox(label=second or "Replace with", visible=bool(second))]
 
     @told
@@ -180,14 +180,14 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         changed = edits.edited(datasets.captions(folder), kind, words or "", other or "")
         count = datasets.rewrite(folder, edits.described(kind, words, other or ""), changed)
         note = f'<p class="note"><b>{count} caption{"" if count == 1 else "s"} changed.</b></p>'
-        return [note, *_dataset(workspace, name, model, where.partition("/")[2])]
+        return [note, *_dataset(workspace, name, model, (where or "").partition("/")[2])]
 
     @told
     def mend(name: str | None, where: str, model: str, event: gr.EventData) -> list[Any]:
         on = event._data.get("on")
         names = [str(n) for n in on] if isinstance(on, list) else []
         mends.mend(datasets.folder(workspace, name or ""), _told(event, "kind"), _told(event, "mend"), names, _base(model)[0])
-        return _dataset(workspace, name, model, where.partition("/")[2])
+        return _dataset(workspace, name, model, (where or "").partition("/")[2])
 
     @told
     def offered_example(name: str | None) -> Any:
