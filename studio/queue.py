@@ -45,6 +45,7 @@ AGAIN = 5.0  # seconds before a worker whose database could not be written tries
 MOST_WAITING = 200  # jobs that wait, are interrupted or paused
 MOST_TRIES = 5  # starts in a row without a new checkpoint before a job has failed
 BACK_OFF = 30.0  # seconds before the third start in a row; doubled each time, the second comes at once
+LONGEST_WAIT = BACK_OFF * 2**MOST_TRIES  # seconds; a start that lies further ahead was set by a clock that has been put back since
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, device TEXT NOT NULL, settings TEXT NOT NULL,
@@ -270,10 +271,10 @@ class Queue:
         with self._open() as db:
             row = db.execute(
                 "UPDATE jobs SET state = 'running', pid = ?, started = ?, heartbeat = ?, tries = tries + 1, message = '' WHERE id = ("
-                "  SELECT id FROM jobs WHERE device = ? AND state IN ('waiting', 'interrupted') AND not_before <= ?"
+                "  SELECT id FROM jobs WHERE device = ? AND state IN ('waiting', 'interrupted') AND (not_before <= ? OR not_before > ?)"
                 "  ORDER BY state = 'interrupted' DESC, place, id LIMIT 1"
                 ") AND NOT EXISTS (SELECT 1 FROM jobs WHERE device = ? AND state = 'running') RETURNING *",
-                (me.pid, me.started, now, device, now, device),
+                (me.pid, me.started, now, device, now, now + LONGEST_WAIT, device),
             ).fetchone()
         return Job(**row) if row else None
 

@@ -307,3 +307,12 @@ def test_a_run_that_finds_no_room_at_its_start_waits(workspace: Workspace, monke
     line.look_after("cpu")
     job = line.job(id)
     assert job.state == "interrupted" and "No space left" in job.message and job.not_before > time.time()
+
+
+def test_a_clock_that_is_put_back_holds_nothing_up(workspace: Workspace) -> None:
+    line = Queue(workspace, None)
+    id = line.add(config(workspace, "a"))
+    for ahead, begins in ((queue.BACK_OFF, False), (30 * 86_400, True)):
+        with line._open() as db:
+            db.execute("UPDATE jobs SET not_before = ? WHERE id = ?", (time.time() + ahead, id))
+        assert (line.claim("cpu") is not None) == begins

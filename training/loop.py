@@ -82,7 +82,7 @@ def _alone(told: Story) -> Iterator[Event]:
 
 def story(plan: Plan, stop: Stop, bench: Bench | None = None, world: World = ALONE) -> Story:
     """A training as it goes, the passes of its updates made by whoever drives it (see Asked), alone or together with others'."""
-    began, config = time.time(), plan.config
+    began, config = time.monotonic(), plan.config
     if plan.finished >= config.optim.steps:
         yield Noted(f"{config.run_folder} is finished already, after {plan.finished} updates. Choose another save.name for a new run.")
         yield Finished(plan.finished, f"{config.save.name}.safetensors", stopped=False, seconds=0.0)
@@ -104,7 +104,7 @@ def story(plan: Plan, stop: Stop, bench: Bench | None = None, world: World = ALO
     del run  # the adapters go; the report draws with the base and the finished files
     if config.report.minutes and finished.path and not finished.stopped and world.writes:
         yield from reported(plan, stop)
-    yield replace(finished, seconds=time.time() - began)
+    yield replace(finished, seconds=time.monotonic() - began)
 
 
 def reported(plan: Plan, stop: Stop = never, *, minutes: float | None = None) -> Iterator[Event]:
@@ -174,14 +174,14 @@ def _exported(run: Run, stop: Stop, began: float) -> Generator[Event, None, Fini
     stopped = run.step < run.steps
     if run.step and run.has_effect():
         path = (yield from _result(run.export, stop)).relative_to(run.folder).as_posix()
-        return Finished(run.step, path, stopped=stopped, seconds=time.time() - began)
+        return Finished(run.step, path, stopped=stopped, seconds=time.monotonic() - began)
     if not stopped:
         raise DivergedError("nothing was learnt: the adapters change no weight, so no style is written. Raise optim.unet_lr or optim.steps.")
     told = "Stopped before anything was learnt: there is no style to write yet." if run.step else (
         "Stopped before the first update: there is nothing to save yet."
     )  # fmt: skip
     yield Noted(told)
-    return Finished(run.step, "", stopped=True, seconds=time.time() - began)
+    return Finished(run.step, "", stopped=True, seconds=time.monotonic() - began)
 
 
 def _patiently(act: Callable[[], Event], stop: Stop) -> Iterator[Event]:

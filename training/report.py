@@ -105,7 +105,7 @@ def judged(
     wish: Wish, parts: Parts, trigger: Callable[[str], str], texts: Sequence[str], witnesses: Sequence[Witness] = ()
 ) -> Generator[str, None, Report]:
     """Draw and measure every candidate at every strength, saying what is being done. trigger(prompt) -> the words that call the style."""
-    began = time.time()
+    began = time.monotonic()
     if len(texts) < FEWEST:
         raise ConfigError(
             f"a report needs {FEWEST} prompts or more, of things that the pictures do not show; there are {len(texts)}. Give report.prompts."
@@ -131,7 +131,7 @@ def judged(
     rate(tried)
     best = max(tried, key=lambda t: (t.quality, -t.step, -t.strength))
     loss_on = "pictures that were held out" if wish.held_out else "the training pictures themselves, since no others were given"
-    return Report(base, tried, tuple(texts), best, in_words(best, tried, base), examiner.reachable, time.time() - began, loss_on)
+    return Report(base, tried, tuple(texts), best, in_words(best, tried, base), examiner.reachable, time.monotonic() - began, loss_on)
 
 
 class Examiner:

@@ -426,7 +426,7 @@ class Run:
 
     def updating(self) -> Generator[Asked, Tensor, Stepped | Warned]:
         """The next update, its passes made by another: see Asked."""
-        began, optim = time.time(), self.config.optim
+        began, optim = time.monotonic(), self.config.optim
         losses: list[Tensor] = []
         full = False
         try:
@@ -453,7 +453,7 @@ class Run:
         self.guard.good()
         share = course(optim.schedule, self.step - 1, optim.steps, optim.warmup) * self.guard.share
         self.optimiser.update(norm, share)
-        seconds = time.time() - began
+        seconds = time.monotonic() - began
         self.pace = [*self.pace[-19:], seconds]
         left = sum(self.pace) / len(self.pace) * (optim.steps - self.step)
         return Stepped(self.step, loss, max(optim.unet_lr, optim.text_encoder_lr) * share, size, seconds, left)

@@ -100,11 +100,11 @@ def reported(
     """Judge what is wished, within the time, and write the page into folder; None when the time is too short for any."""
     wish = dataclasses.replace(wish, others=tuple(t for t in THINGS if t not in texts)[: max(0, AMONG - len(texts))])
     if math.isfinite(minutes):
-        began = time.time()
+        began = time.monotonic()
         drawn(parts, wish, texts[:2], [])
         # A picture is denoised with words and without, and then asked about under every wrong and right word
         asking = 1 + len(TOLD_AT) * (len(texts) + len(wish.others)) / (2 * wish.steps)
-        chosen = affordable(wish, texts, minutes * 60, asking * (time.time() - began) / 2)
+        chosen = affordable(wish, texts, minutes * 60, asking * (time.monotonic() - began) / 2)
         if chosen is None:
             yield f"no report: it would take longer than report.minutes = {minutes:g}. `train_style.py RUN.toml --report` makes one in its own time."
             return None

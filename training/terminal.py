@@ -40,9 +40,9 @@ def show(stream: Iterable[Event], folder: Path) -> None:
                 told = f"loss {event.loss:.4f}  lr {event.learning_rate:.1e}  {event.seconds:.2f} s/update  {clock(event.left)} left"
                 if task is not None:
                     bar.update(task, completed=event.step, told=told)
-                if not console.is_terminal and time.time() - said > EVERY:
+                if not console.is_terminal and time.monotonic() - said > EVERY:
                     console.print(f"update {event.step}  {told}", soft_wrap=True)
-                    said = time.time()
+                    said = time.monotonic()
             elif (line := sentence(event, folder)) is not None:
                 console.print(line, highlight=False, soft_wrap=True)
 
@@ -53,7 +53,7 @@ def show_many(stream: Iterable[tuple[int, Event]], names: Sequence[str], folders
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         tasks = [bar.add_task(escape(name), total=None, told="") for name in names]
-        said = time.time()
+        said = time.monotonic()
         reached: dict[int, str] = {}
         for number, event in stream:
             if isinstance(event, Started):
@@ -61,9 +61,9 @@ def show_many(stream: Iterable[tuple[int, Event]], names: Sequence[str], folders
             elif isinstance(event, Stepped):
                 bar.update(tasks[number], completed=event.step, told=f"loss {event.loss:.4f}  {clock(event.left)} left")
                 reached[number] = f"{escape(names[number])} {event.step} (loss {event.loss:.4f})"
-                if not console.is_terminal and time.time() - said > EVERY:
+                if not console.is_terminal and time.monotonic() - said > EVERY:
                     console.print("updates: " + ", ".join(reached[i] for i in sorted(reached)), soft_wrap=True)
-                    said = time.time()
+                    said = time.monotonic()
             elif (line := sentence(event, folders[number])) is not None:
                 console.print(f"{escape(names[number])}: {line}", highlight=False, soft_wrap=True)
 
