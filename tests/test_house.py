@@ -24,8 +24,19 @@ LIGHT = (
 )  # fmt: skip
 LOGS = ("diffusers.utils.logging", "transformers.utils.logging")  # to silence them is not to know them
 OF_A_FAMILY = ("training.families.family", "training.tokens")  # the record, and how words are said
-KNOWS_DIFFUSERS = ("training/families/", "training/adapter.py", "training/attention.py", "training/render.py", "training/witnesses.py")
-SPEAKS = ("training/sweep.py", "training/train_style.py", "training/style_command.py", "studio/compare.py", "studio/__main__.py", "studio/app.py")
+KNOWS_DIFFUSERS = (
+    "training/families/", "training/adapter.py", "training/attention.py", "training/render.py", "training/witnesses.py",
+    "studio/describe.py",
+)  # fmt: skip
+SPEAKS = (
+    "training/sweep.py",
+    "training/train_style.py",
+    "training/style_command.py",
+    "studio/compare.py",
+    "studio/__main__.py",
+    "studio/app.py",
+    "studio/describe.py",
+)
 
 
 def shown(path: Path) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -31,14 +32,31 @@ def told(handler: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(handler)
     def telling(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
+        with _telling():
             return handler(*args, **kwargs)
-        except StudioError as error:
-            raise gr.Error(in_html(in_words(str(error))), duration=20, title="That did not go", print_exception=False) from None
-        except OSError as error:  # a full or failing disk, wherever it shows; paths of this machine are nobody's business
-            raise gr.Error(in_html(of_the_disk(error)), duration=20, title="That did not go", print_exception=False) from error
 
     return telling
+
+
+def told_along(handler: Callable[P, Iterator[R]]) -> Callable[P, Iterator[R]]:
+    """The same for a handler that answers again and again while it works."""
+
+    @functools.wraps(handler)
+    def telling(*args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+        with _telling():
+            yield from handler(*args, **kwargs)
+
+    return telling
+
+
+@contextlib.contextmanager
+def _telling() -> Iterator[None]:
+    try:
+        yield
+    except StudioError as error:
+        raise gr.Error(in_html(in_words(str(error))), duration=20, title="That did not go", print_exception=False) from None
+    except OSError as error:  # a full or failing disk, wherever it shows; paths of this machine are nobody's business
+        raise gr.Error(in_html(of_the_disk(error)), duration=20, title="That did not go", print_exception=False) from error
 
 
 def of_the_disk(error: OSError) -> str:

@@ -172,3 +172,11 @@ def bulk_example(changed: Mapping[str, str], before: Mapping[str, str]) -> str:
     name = next((n for n in changed if before[n]), next(iter(changed)))
     more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
     return f'<p class="note"><s>{escape(before[name]) or "(nothing)"}</s> → <b>{escape(changed[name]) or "(nothing)"}</b>{more}</p>'
+
+
+def described(count: int, of: int, *, done: bool = False) -> str:
+    """How far a model has come with captions."""
+    if not of:
+        return '<p class="note">Every picture has a caption already.</p>'
+    words = f"{count} of {of} pictures described. Look through them: a model is often wrong." if done else f"{count} of {of} pictures described …"
+    return f'<p class="note"><b>{words}</b></p>'

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from studio import bases, checks, datasets, edits, history, library, mends, sample_project, uploads
+from studio import bases, checks, datasets, describing, edits, history, library, mends, sample_project, uploads
 from studio.queue import Queue
-from studio.tabs import PRIVATE, QUIET, TO_TRAINING, address, told
+from studio.tabs import PRIVATE, QUIET, TO_TRAINING, address, told, told_along
 from studio.tabs import picture_views as views
 from training.dataset import said_by_name
 from training.errors import DataError, ModelError
@@ -73,8 +74,12 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
             kind = gr.Dropdown(list(edits.EDITS), value=next(iter(edits.EDITS)), label="What to do", elem_id="bulk-kind", min_width=170)
             words = gr.Textbox("", label="Words", max_lines=1, elem_id="bulk-words", min_width=150)
             other = gr.Textbox("", label="Replace with", max_lines=1, visible=False, elem_id="bulk-other", min_width=150)
-            apply = gr.Button("Change them", variant="primary", elem_id="bulk-apply", min_width=120, scale=0)
+            apply = gr.Button("Change them", variant="primary", elem_id="bulk-apply", min_width=160, scale=0)
         example = gr.HTML(elem_id="bulk-example", **PLAIN)
+        with gr.Row(equal_height=True):
+            describe = gr.Button("Describe pictures without a caption", size="sm", elem_id="describe", min_width=290, scale=0)
+            enough = gr.Button("Stop", size="sm", visible=False, elem_id="describe-stop", min_width=80, scale=0)
+            told_of = gr.HTML(elem_id="described", **PLAIN)
     with gr.Accordion("Before training: what to look at", open=True, elem_id="checks"):
         with gr.Row(equal_height=True):
             base = gr.Dropdown(
@@ -182,6 +187,21 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         note = f'<p class="note"><b>{count} caption{"" if count == 1 else "s"} changed.</b></p>'
         return [note, *_dataset(workspace, name, model, (where or "").partition("/")[2])]
 
+    @told_along
+    def describe_all(name: str | None, where: str | None, model: str) -> Iterator[list[Any]]:
+        """What a model says, kept as one change that can be undone; stopped, what was said by then."""
+        folder = datasets.folder(workspace, name or "")
+        bare = [at for at, text in datasets.captions(folder).items() if not text]
+        found: dict[str, str] = {}
+        try:
+            for path, text in describing.described([datasets.picture(folder, at) for at in bare]) if bare else ():
+                found[path.name] = text
+                yield [views.described(len(found), len(bare)), gr.Button(visible=True)]
+        finally:  # what was typed meanwhile stays
+            typed = datasets.captions(folder)
+            datasets.rewrite(folder, "captions by a model", {at: text for at, text in found.items() if typed.get(at) == ""})
+        yield [views.described(len(found), len(bare), done=True), gr.Button(visible=False)]
+
     @told
     def mend(name: str | None, where: str, model: str, event: gr.EventData) -> list[Any]:
         on = event._data.get("on")
@@ -225,6 +245,11 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     explaining = [kind.input, words.change, other.change]
     gr.on(explaining, explain, [chosen, kind, words, other], example, trigger_mode="always_last", **QUIET)
     apply.click(change_all, [chosen, of, base, kind, words, other], [example, *everything], **PRIVATE).then(**looking)
+    describing_now = describe.click(describe_all, [chosen, of, base], [told_of, enough], concurrency_limit=1, **QUIET)
+    describing_now.then(open_page, [chosen, of, base], [chosen, *everything], **QUIET).then(**looking)
+    enough.click(lambda: gr.Button(visible=False), None, enough, cancels=[describing_now], **QUIET).then(
+        open_page, [chosen, of, base], [chosen, *everything], **QUIET
+    )
     found.click(mend, [chosen, of, base], everything, **PRIVATE).then(**looking)
     base.change(open_page, [chosen, of, base], [chosen, *everything], **QUIET).then(**looking)
     again.click(**looking | PRIVATE)
