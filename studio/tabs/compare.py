@@ -5,6 +5,7 @@ Comparisons lie in the workspace (see studio.comparisons). Whoever opens the pag
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from dataclasses import replace
@@ -26,6 +27,11 @@ MOST_PAST = 24  # comparisons that are offered again at once
 THUMBNAIL = 320  # px
 MOST_PICTURES = 400  # cells of a grid, the base's included
 LOOK = 1.0  # seconds between two looks while it draws
+# A style's base and prompts, taken in the browser: what was typed while the answer was under way stays
+TAKE = """(suggested, base, prompts) => {
+    const of = JSON.parse(suggested);
+    return [base === of.for ? of.base : base, (prompts ?? "").trim() ? prompts : of.prompts];
+}"""
 
 
 def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
@@ -86,6 +92,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
                 past = gr.HTML(elem_id="past", apply_default_css=False, js_on_load=views.PICK)
             drop = gr.File(label="A grid as PNG, to draw with its settings again", file_types=[".png"], height=140, elem_id="reload-grid")
     job = gr.Textbox("", visible="hidden", elem_id="comparison")
+    suggested = gr.Textbox("", visible="hidden", elem_id="suggested")
     count = gr.State(1)
     timer = gr.Timer(LOOK, active=False)
     view = [status, grid, download, reuse, stop, past, timer]
@@ -102,10 +109,10 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         ]
 
     @told
-    def suggest(id: str | None, before: str) -> list[Any]:
+    def suggest(id: str | None, base: str | None) -> str:
         style = library.style(workspace, id) if id else None
         drawn = "\n".join(library.prompts(workspace, id)) if id else ""
-        return [(style and style.base) or gr.skip(), drawn or gr.skip() if not (before or "").strip() else gr.skip()]
+        return json.dumps({"for": base, "base": (style and style.base) or base, "prompts": drawn})
 
     @told
     def begin(keeps: bool, *found: Any) -> list[Any]:
@@ -177,9 +184,10 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         return [shown, gr.Button(visible=shown < MOST_STYLES), *(gr.Column(visible=number <= shown) for number in range(1, MOST_STYLES + 1))]
 
     seen = [job, search]
-    gr.on([page.load, tab.select], open_page, pickers, [base, *pickers], **QUIET).then(suggest, [pickers[0], prompts], [base, prompts], **QUIET)
+    to_suggest = [gr.on([page.load, tab.select], open_page, pickers, [base, *pickers], **QUIET).then, pickers[0].input]
+    for event in to_suggest:
+        event(suggest, [pickers[0], base], suggested, **QUIET).success(None, [suggested, base, prompts], [base, prompts], js=TAKE, **QUIET)
     page.load(lambda: next(iter(comparisons.names(workspace)), ""), None, job, **QUIET).then(look, seen, view, **QUIET)
-    pickers[0].input(suggest, [pickers[0], prompts], [base, prompts], **QUIET)
     more.click(one_more, count, [count, more, *rows], **QUIET)
     along.click(spread, pickers[0], [*pickers, count, *rows], **QUIET)
     draw.click(begin, [lock, *form], [seeds, job], **QUIET).success(look, seen, view, **QUIET)
