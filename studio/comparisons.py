@@ -23,7 +23,7 @@ EVERY = 1.0  # seconds between two words of a drawing
 
 @dataclass(frozen=True)
 class Wish:
-    """What to compare. styles: id and strength, each a column; size: px, 0 for the base's own."""
+    """What to compare. styles: id and strength, each a column; size: px, 0 for the base's own; mix: the same worn together, one more column."""
 
     base: str
     styles: tuple[tuple[str, float], ...]
@@ -32,11 +32,14 @@ class Wish:
     steps: int
     guidance: float
     size: int
+    mix: tuple[tuple[str, float], ...] = ()
 
     @property
     def columns(self) -> list[str]:
         """What a user calls the columns, the base first."""
-        return ["base", *(_called(id) + (f" × {strength:g}" if strength != 1 else "") for id, strength in self.styles)]
+        single = [_called(id) + (f" × {strength:g}" if strength != 1 else "") for id, strength in self.styles]
+        mixed = " + ".join(f"{_called(id)} × {strength:g}" for id, strength in self.mix)
+        return ["base", *single, *([mixed] if mixed else [])]
 
     @property
     def rows(self) -> list[tuple[str, int]]:
@@ -79,7 +82,8 @@ def begin(workspace: Workspace, wish: Wish) -> Path:
 
 def command(workspace: Workspace, wish: Wish, folder: Path) -> list[str]:
     """The argument list that draws a wish into folder/grid.png. Raises StudioError for a style that is not in the workspace."""
-    styles = [f"{library.style(workspace, id).path}:{strength:g}" for id, strength in wish.styles]
+    taken = lambda chosen: [f"{library.style(workspace, id).path}:{strength:g}" for id, strength in chosen]
+    styles = [*taken(wish.styles), *(["+".join(taken(wish.mix))] if wish.mix else [])]
     argv = [sys.executable, "-m", "studio.compare", "--base", wish.base]
     argv += ["--style", *styles] if styles else []
     # A prompt that begins with a dash must not be taken for an option.
@@ -93,9 +97,10 @@ def read_wish(folder: Path) -> Wish | None:
     """What a comparison was drawn with; None when its wish.json is missing or damaged."""
     try:
         told = json.loads((folder / "wish.json").read_text(encoding="utf-8"))
-        styles = tuple((str(id), float(strength)) for id, strength in told["styles"])[:MOST_COLUMNS]
+        pairs = lambda found: tuple((str(id), float(strength)) for id, strength in found)[:MOST_COLUMNS]
+        styles, mix = pairs(told["styles"]), pairs(told.get("mix", ()))
         prompts, seeds = tuple(map(str, told["prompts"])), tuple(map(int, told["seeds"]))
-        return Wish(str(told["base"]), styles, prompts, seeds, int(told["steps"]), float(told["guidance"]), int(told["size"]))
+        return Wish(str(told["base"]), styles, prompts, seeds, int(told["steps"]), float(told["guidance"]), int(told["size"]), mix)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 

@@ -22,19 +22,22 @@ def wish_of(workspace: Workspace, file: Path) -> tuple[Wish, list[str]]:
     told = _settings(file)
     try:
         columns = [column for column in told["columns"] if column.get("sha256")][:MOST_COLUMNS]
+        worn = next((column["mix"] for column in told["columns"] if column.get("mix")), [])[:MOST_COLUMNS]
         prompts, seeds = told["prompts"], told["seeds"]
         good = 0 < len(prompts) <= MOST_TEXTS and 0 < len(seeds) <= MOST_TEXTS and all(isinstance(prompt, str) for prompt in prompts)
         if not good:
             raise ValueError
         known = {shelf.digest(style.path): style.id for style in _all_styles(workspace)}
-        styles = [(known.get(str(column["sha256"])), float(column["strength"]), str(column["title"])[:80]) for column in columns]
+        told_of = lambda one: (known.get(str(one["sha256"])), float(one["strength"]), str(one.get("title") or one["file"])[:80])
+        styles, mix = [told_of(column) for column in columns], [told_of(one) for one in worn]
         numbers = (tuple(int(seed) for seed in seeds), int(told["steps"]), float(told["guidance"]), int(told["size"]))
         base = _base(workspace, str(told["base"].get("model", "")))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise DataError(f"{file.name} says how it was drawn in a way that cannot be read. Drop a grid that this page drew.") from None
-    missing = list(dict.fromkeys(title for id, _, title in styles if id is None))
-    found = tuple((id, strength) for id, strength, _ in styles if id is not None)
-    return Wish(base, found, tuple(prompt[:LONGEST_TEXT] for prompt in prompts), *numbers), missing
+    missing = list(dict.fromkeys(title for id, _, title in (*styles, *mix) if id is None))
+    here = lambda found: tuple((id, strength) for id, strength, _ in found if id is not None)
+    together = here(mix) if len(here(mix)) > 1 else ()  # what is left of a mix when all but one are gone is none
+    return Wish(base, here(styles), tuple(prompt[:LONGEST_TEXT] for prompt in prompts), *numbers, together), missing
 
 
 def _settings(file: Path) -> dict[str, Any]:

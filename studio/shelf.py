@@ -9,6 +9,8 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 import time
 import unicodedata
 from collections.abc import Sequence
@@ -18,7 +20,7 @@ from typing import NamedTuple
 from studio import comparisons, jobs, library
 from studio.cards import card_file
 from training import events
-from training.errors import BusyError, DataError, SpaceError, StyleFileError
+from training.errors import BusyError, DataError, SpaceError, StudioError, StyleFileError
 from training.style_file import MAX_FILE, style_from_bytes
 from training.workspace import WINDOWS_DEVICES, Workspace, inside, write_whole
 
@@ -71,6 +73,20 @@ def bring(workspace: Workspace, files: Sequence[Path]) -> Brought:
         dora = ("It is DoRA: before it can be drawn with, rewrite it for its base with `style-file convert`.",) if style.magnitudes else ()
         kept.append((f"file:{path.stem}", " ".join((*style.warnings, *dora))))
     return Brought(tuple(kept), tuple(refused))
+
+
+def mixed(workspace: Workspace, parts: Sequence[tuple[str, float]]) -> str:
+    """Merge styles, each by its weight, into a new one on the shelf and return its id. Raises StudioError with what style-file says of it."""
+    styles = [library.style(workspace, id) for id, _ in parts]
+    stem = _free_stem(workspace, " + ".join(style.name for style in styles))
+    out = workspace.styles() / f"{stem}.safetensors"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    weighted = [f"{style.path}:{weight:g}" for style, (_, weight) in zip(styles, parts, strict=True)]
+    command = [sys.executable, "-m", "training.style_command", "merge", *weighted, "--out", str(out)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", env=jobs.environment())
+    if done.returncode:
+        raise StudioError(f"The styles could not be mixed: {done.stderr.strip()[-500:].removeprefix('style-file: ')}")
+    return f"file:{stem}"
 
 
 def digest(path: Path) -> str:

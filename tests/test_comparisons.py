@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from studio import comparisons, reloading, shelf
+from studio import comparisons, library, reloading, shelf
+from studio.compare import wish_from
 from studio.comparisons import Wish
 from tests.test_library import finished_run, style_file
 from training.errors import DataError, StudioError
@@ -82,6 +83,25 @@ def test_pictures_of_a_style_come_from_its_own_column(workspace: Workspace) -> N
         comparisons.cell(folder, row, 3).touch()
     assert list(comparisons.with_style(workspace, "step:ink:200", 3)) == [(comparisons.cell(folder, r, 3), WISH.rows[r][0]) for r in range(3)]
     assert list(comparisons.with_style(workspace, "file:other", 3)) == []
+
+
+def test_a_mix_is_one_more_column_and_survives_the_disk_and_a_grid(workspace: Workspace, tmp_path: Path) -> None:
+    worn = (("run:ink", 0.7), ("step:ink:200", 0.5))
+    wish = replace(WISH, styles=(("run:ink", 1.0),), mix=worn)
+    assert wish.columns == ["base", "ink", "ink × 0.7 + ink after 200 × 0.5"]
+    folder = kept(workspace, wish=wish)
+    assert comparisons.read_wish(folder) == wish
+    styles = comparisons.command(workspace, wish, folder)
+    paths = [library.style(workspace, id).path for id, _ in worn]
+    assert f"{paths[0]}:0.7+{paths[1]}:0.5" in styles and wish_from(styles[3:]).columns[2].title.count("+") == 1
+    drawn = told(workspace)
+    column = {"title": "a + b", "mix": [{"file": p.name, "sha256": shelf.digest(p), "strength": w} for p, (_, w) in zip(paths, worn, strict=True)]}
+    drawn["columns"] = [{"title": "base"}, column]
+    found, missing = reloading.wish_of(workspace, sheet(tmp_path / "grid.png", drawn))
+    assert (found.styles, found.mix, missing) == ((), worn, [])
+    column["mix"][1]["sha256"] = "0" * 64
+    found, missing = reloading.wish_of(workspace, sheet(tmp_path / "grid.png", drawn))
+    assert (found.mix, missing) == ((), [paths[1].name])  # one of two is no mix
 
 
 def sheet(path: Path, told: object) -> Path:

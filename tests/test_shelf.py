@@ -10,6 +10,7 @@ from studio import library, shelf
 from studio.cards import Card, card, card_file, write_card
 from tests.test_library import finished_run, style_file
 from training.errors import ConfigError, DataError, StudioError
+from training.style_file import read_style
 from training.workspace import Workspace
 
 
@@ -44,6 +45,19 @@ def test_a_card_with_too_much_is_refused_and_nothing_written(workspace: Workspac
     with pytest.raises(ConfigError):
         write_card(run / "ink.safetensors", bad)
     assert not card_file(run / "ink.safetensors").exists()
+
+
+def test_a_mix_is_kept_as_a_style_and_two_of_one_name_beside_each_other(workspace: Workspace) -> None:
+    for name in ("ink", "wash"):
+        style_file(finished_run(workspace, name) / f"{name}.safetensors", **{"modelspec.architecture": "stable-diffusion-v1/lora"})
+    parts = [("run:ink", 0.5), ("run:wash", 0.25)]
+    with pytest.raises(StudioError):
+        shelf.mixed(workspace, [*parts, ("run:gone", 1.0)])
+    assert not workspace.styles().exists()
+    ids = [shelf.mixed(workspace, parts) for _ in range(2)]
+    assert len(set(ids)) == 2
+    alone, kept = (read_style(library.style(workspace, id).path) for id in ("run:ink", ids[0]))
+    assert kept.modules.keys() == alone.modules.keys() and kept.metadata["modelspec.merged_from"]
 
 
 def test_a_good_file_is_brought_and_a_bad_one_named_and_not_kept(workspace: Workspace, tmp_path: Path) -> None:

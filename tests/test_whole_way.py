@@ -129,11 +129,25 @@ def test_from_twelve_pictures_to_a_style_that_was_given_away(page: sync_api.Page
 
     # Compare with the base
     opened(page, "Compare")
+    page.locator("#compare-prompts textarea").fill("a toy, red apple")  # at once: the style's own prompts, when they come, leave it alone
     expect(page.locator("#style-1 input")).to_have_value("toys · say “toyish” · rank 16")
-    page.locator("#compare-prompts textarea").fill("a toy, red apple")
     page.locator("#compare-steps input").fill("4")
     page.locator("#draw").click()
     expect(page.locator("#grid .comparison .open")).to_have_count(2, timeout=3 * MINUTE)
+
+    # The style mixed with one of its own checkpoints, kept
+    page.locator("#more-styles").click()
+    page.locator("#style-2 input").click()
+    page.get_by_role("option").nth(1).click()
+    page.locator("#mix").get_by_role("button", name="Mix them").click()
+    page.locator("#mix-1 input[type=number]").fill("0.5")
+    page.locator("#keep-mix").click()
+    expect(page.get_by_text("Give two styles a weight above 0 first")).to_be_visible()
+    page.locator("#mix-2 input[type=number]").fill("0.25")
+    page.locator("#keep-mix").click()
+    until(lambda: any((workspace / "styles").glob("*.safetensors")))
+    (kept,) = (workspace / "styles").glob("*.safetensors")
+    kept.unlink()
 
     # Give it away, delete it, bring it back
     opened(page, "Styles")

@@ -8,21 +8,23 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from studio import comparisons, jobs, library, reloading, uploads
+from studio import comparisons, jobs, library, reloading, shelf, uploads
 from studio.charts import terminal
 from studio.comparisons import MOST_COLUMNS, Wish
-from studio.tabs import QUIET, address, in_html, offered, offered_address, told
+from studio.tabs import PRIVATE, QUIET, address, in_html, offered, offered_address, told
 from studio.tabs import compare_views as views
 from training.errors import ConfigError, DataError, StudioError
 from training.workspace import Workspace
 
 MOST_STYLES = 6  # rows of the form
+MOST_IN_MIX = 1.5  # weight of one style
 MOST_PAST = 24  # comparisons that are offered again at once
 THUMBNAIL = 320  # px
 MOST_PICTURES = 400  # cells of a grid, the base's included
@@ -36,7 +38,7 @@ TAKE = """(suggested, base, prompts) => {
 
 def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     """Fill the tab."""
-    pickers, strengths, rows = [], [], []
+    pickers, strengths, mixers, rows = [], [], [], []
     with gr.Row():
         with gr.Column(scale=2, min_width=400):
             base = gr.Dropdown(
@@ -62,6 +64,14 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
             with gr.Row():
                 more = gr.Button("Add another style", size="sm", min_width=120, elem_id="more-styles")
                 along = gr.Button("Its checkpoints as columns", size="sm", min_width=120, elem_id="checkpoints")
+            with gr.Accordion("Mix them", open=False, elem_id="mix"):
+                gr.HTML('<p class="note">Styles with a weight above 0 are worn together, in one more column.</p>')
+                for number in range(1, MOST_STYLES + 1):
+                    with gr.Column(visible=number == 1) as row:
+                        words = {"label": f"Style {number}", "elem_id": f"mix-{number}"}
+                        mixers.append(gr.Slider(0, MOST_IN_MIX, value=0, step=0.05, **words))
+                    rows.append(row)
+                keep_mix = gr.Button("Keep this mix as a style", size="sm", elem_id="keep-mix")
             prompts = gr.Textbox(
                 "",
                 label="Prompts",
@@ -96,7 +106,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     count = gr.State(1)
     timer = gr.Timer(LOOK, active=False)
     view = [status, grid, download, reuse, stop, past, timer]
-    form = [base, prompts, seeds, steps, guidance, size, *pickers, *strengths]
+    form = [base, prompts, seeds, steps, guidance, size, *pickers, *strengths, *mixers]
 
     @told
     def open_page(*chosen: str | None) -> list[Any]:
@@ -181,7 +191,16 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
 
     def one_more(shown: int) -> list[Any]:
         shown = min(shown + 1, MOST_STYLES)
-        return [shown, gr.Button(visible=shown < MOST_STYLES), *(gr.Column(visible=number <= shown) for number in range(1, MOST_STYLES + 1))]
+        return [shown, gr.Button(visible=shown < MOST_STYLES), *_opened(shown)]
+
+    @told
+    def keep(*found: Any) -> list[Any]:
+        together = _mix(found[:MOST_STYLES], found[MOST_STYLES:])
+        if not together:
+            raise StudioError("Give two styles a weight above 0 first.")
+        id = shelf.mixed(workspace, together)
+        gr.Info(in_html(f"“{library.style(workspace, id).name}” is on the shelf."), title="Kept")
+        return [gr.Dropdown(_choices(workspace)) for _ in range(MOST_STYLES)]
 
     seen = [job, search]
     to_suggest = [gr.on([page.load, tab.select], open_page, pickers, [base, *pickers], **QUIET).then, pickers[0].input]
@@ -190,6 +209,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     page.load(lambda: next(iter(comparisons.names(workspace)), ""), None, job, **QUIET).then(look, seen, view, **QUIET)
     more.click(one_more, count, [count, more, *rows], **QUIET)
     along.click(spread, pickers[0], [*pickers, count, *rows], **QUIET)
+    keep_mix.click(keep, [*pickers, *mixers], pickers, **PRIVATE)
     draw.click(begin, [lock, *form], [seeds, job], **QUIET).success(look, seen, view, **QUIET)
     reseed.click(begin_anew, form, [seeds, job], **QUIET).success(look, seen, view, **QUIET)
     past.select(choose, None, job, **QUIET).then(look, seen, view, **QUIET)
@@ -207,20 +227,25 @@ def _picks(ids: list[str | None]) -> list[Any]:
 
 
 def _opened(count: int) -> list[Any]:
-    return [gr.Column(visible=number == 0 or number < count) for number in range(MOST_STYLES)]
+    """The rows of the form and those of the mix, so many of each."""
+    return [gr.Column(visible=number == 0 or number < count) for number in range(MOST_STYLES)] * 2
 
 
 def _form_of(workspace: Workspace, wish: Wish) -> list[Any]:
     """The form that leads to a wish, in the order of `form`, then the number of rows and the rows."""
-    known, by_style = {id for _, id in _choices(workspace)}, {}
+    known, by_style, together = {id for _, id in _choices(workspace)}, {}, dict(wish.mix)
     for id, strength in wish.styles:
         if id in known:
             by_style.setdefault(id, []).append(strength)
+    for id in together:
+        if id in known:
+            by_style.setdefault(id, [])
     ids = list(by_style)[:MOST_STYLES]
     blank = MOST_STYLES - len(ids)
     strengths = [", ".join(f"{strength:g}" for strength in by_style[id]) for id in ids]
+    weights = [min(MOST_IN_MIX, max(0.0, together.get(id, 0.0))) for id in ids]
     numbers = ["\n".join(wish.prompts), ", ".join(map(str, wish.seeds)), wish.steps, wish.guidance, wish.size]
-    return [wish.base, *numbers, *_picks(ids), *strengths, *["1"] * blank, max(1, len(ids)), *_opened(len(ids))]
+    return [wish.base, *numbers, *_picks(ids), *strengths, *["1"] * blank, *weights, *[0.0] * blank, max(1, len(ids)), *_opened(len(ids))]
 
 
 def _choices(workspace: Workspace) -> list[tuple[str, str]]:
@@ -236,17 +261,22 @@ def _wish(
     base, prompts, seeds = base or "", prompts or "", seeds or ""
     lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
     numbers = seeds.replace(",", " ").split()
-    given = [(id, _strengths(text or "")) for id, text in zip(styles[:MOST_STYLES], styles[MOST_STYLES:], strict=True) if id]
+    ids, texts, mixers = styles[:MOST_STYLES], styles[MOST_STYLES : 2 * MOST_STYLES], styles[2 * MOST_STYLES :]
+    together = _mix(ids, mixers)
+    only_mixed = {id for id, _ in together}  # whose strengths may be empty: no column of its own
+    given = [(id, [] if not (text or "").strip() and id in only_mixed else _strengths(text or "")) for id, text in zip(ids, texts, strict=True) if id]
     chosen = tuple((id, strength) for id, found in given for strength in found or ())
-    cells = (1 + len(chosen)) * len(lines) * max(1, len(numbers))
+    columns = len(chosen) + bool(together)
+    cells = (1 + columns) * len(lines) * max(1, len(numbers))
     wrong = [
         words
         for words, is_wrong in [
             ("Base model is empty or begins with a dash", not base.strip() or base.strip().startswith("-")),
             ("Prompts is empty: write at least one, each on its own line", not lines),
             ("Seeds must be whole numbers from 0, with commas between them", not numbers or not all(n.isascii() and n.isdigit() for n in numbers)),
-            ("Strengths must be numbers from -10 to 10, with commas between them", any(not found for _, found in given)),
-            (f"There would be {len(chosen)} columns of styles, {MOST_COLUMNS} is the most", len(chosen) > MOST_COLUMNS),
+            ("Strengths must be numbers from -10 to 10, with commas between them", any(found is None for _, found in given)),
+            ("A mix needs two styles: give another one a weight above 0, or take this one's back to 0", not together and _weighted(ids, mixers)),
+            (f"There would be {columns} columns of styles, {MOST_COLUMNS} is the most", columns > MOST_COLUMNS),
             ("Steps must be between 1 and 200", steps is None or not 1 <= steps <= 200),
             ("Guidance must be between 1 and 30", guidance is None or not 1 <= guidance <= 30),
             ("Size must be 0 or between 64 and 2048 px", size is None or not (size == 0 or 64 <= size <= 2048)),
@@ -256,7 +286,18 @@ def _wish(
     ]
     if wrong:
         raise ConfigError("\n".join(wrong))
-    return Wish(base.strip(), chosen, lines, tuple(int(n) for n in numbers), steps, guidance, size)
+    return Wish(base.strip(), chosen, lines, tuple(int(n) for n in numbers), steps, guidance, size, together)
+
+
+def _weighted(ids: Sequence[str | None], weights: Sequence[float | None]) -> list[tuple[str, float]]:
+    """The chosen styles whose slider is above 0, with its number."""
+    return [(id, round(float(weight), 4)) for id, weight in zip(ids, weights, strict=True) if id and weight and 0 < weight <= MOST_IN_MIX]
+
+
+def _mix(ids: Sequence[str | None], weights: Sequence[float | None]) -> tuple[tuple[str, float], ...]:
+    """What is worn together: two styles or more, each once, else nothing."""
+    found = dict(_weighted(ids, weights))
+    return tuple(found.items()) if len(found) > 1 else ()
 
 
 def _strengths(text: str) -> list[float] | None:
