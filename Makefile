@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 TORCH_INDEX ?=
 DEMO_PROMPTS = "red apple" "rocket" "castle" "penguin" "hamburger"
 
-.PHONY: demo demo-many test studio check format base samples benchmark audit
+.PHONY: demo demo-many test studio check format base samples example benchmark audit
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m training.train_style sample_data/linocut/style.toml --save.folder demo
@@ -48,6 +48,10 @@ base: $(VENV)/.ready-for-recipe
 
 samples: $(VENV)/.ready-for-recipe
 	PYTHONPATH=. $(BIN)/python sample_data/mini-sd/recipe/samples.py
+
+# Train the sample style and keep what a new workspace shows of it
+example: $(VENV)/.ready
+	PYTHONPATH=. $(BIN)/python sample_data/linocut/example.py
 
 benchmark: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.train_step

@@ -23,6 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; one that others reach needs a password (default %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="default %(default)s")
     parser.add_argument("--workspace", type=Path, default=Path("workspace"), help="folder for datasets, runs and styles (default ./workspace)")
+    parser.add_argument(
+        "--begin-with",
+        choices=sample_project.BEGINNINGS,
+        default="example",
+        help="what a new workspace holds (default %(default)s)",
+    )
     parser.add_argument("--password-file", type=Path, metavar="FILE", help=f"what to log in with, else the variable {door.VARIABLE}")
     parser.add_argument("--json", action="store_true", help="the doctor's findings as one JSON object")
     given = parser.parse_args(argv)
@@ -33,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_place(given.host, given.port)
         workspace = Workspace(given.workspace)
         checked_writable(workspace.root, "--workspace")
-        sample_project.settle(workspace)
+        sample_project.settle(workspace, given.begin_with)
     except StudioError as error:
         print(error, file=sys.stderr)
         return error.exit_code

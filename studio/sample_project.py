@@ -1,18 +1,22 @@
-"""The example project: the sample pictures as a dataset of a new workspace, and the settings that train on them. Knows no gradio."""
+"""The example project of a new workspace: the sample pictures, the style that was trained on them, its report, a comparison. Knows no gradio."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from studio import library
-from training.config import RunConfig, from_mapping, read_toml
+from studio import jobs, library
+from training.config import RunConfig, from_mapping, read_toml, to_toml
 from training.errors import SpaceError
 from training.workspace import Workspace, builtin_base
 
 NAME = "linocut"
-MARK = ".example"  # in the dataset's folder: these are not the user's own pictures
+MARK = ".example"  # in the dataset's folder and the run's: this is not the user's own
+BEGINNINGS = ("example", "pictures", "empty")  # what a new workspace may hold: the whole example, its pictures alone, nothing
+FIRST = "2026-01-01 00-00-00"  # the comparison's name, before every name that is made of today's date
+LONG_AGO = 1_767_225_600  # seconds since 1970, that day: what the user makes comes before the example
 
 
 def source() -> Path:
@@ -20,9 +24,9 @@ def source() -> Path:
     return builtin_base().parent / NAME
 
 
-def settle(workspace: Workspace) -> None:
-    """Copy the sample's pictures and captions into a workspace that never had a dataset. Raises SpaceError."""
-    if workspace.datasets().exists():
+def settle(workspace: Workspace, beginning: str = "pictures") -> None:
+    """Copy the example into a workspace that never had a dataset: as much of it as BEGINNINGS says. Raises SpaceError."""
+    if workspace.datasets().exists() or beginning == "empty":
         return
     try:
         workspace.root.mkdir(parents=True, exist_ok=True)
@@ -33,14 +37,34 @@ def settle(workspace: Workspace) -> None:
                 if file.suffix in (".png", ".txt"):
                     shutil.copyfile(file, made / file.name)
             (made / MARK).touch()
-            made.parent.rename(workspace.datasets())
+            if beginning == "example" and not workspace.runs().exists() and not workspace.comparisons().exists():
+                _finished(workspace, Path(half))
+            made.parent.rename(workspace.datasets())  # last: without it a half example is begun anew
     except OSError as error:
         raise SpaceError(f"The example could not be copied into {workspace.root} ({error.strerror}). Free space on that disk.") from error
+
+
+def _finished(workspace: Workspace, half: Path) -> None:
+    """The run that `make example` made and its comparison, as if they had been made here long ago."""
+    run, comparison = half / "runs" / NAME, half / "comparisons" / FIRST
+    shutil.copytree(source() / "example" / "run", run)
+    shutil.copytree(source() / "example" / "comparison", comparison)
+    (run / "run.toml").write_text(to_toml(config(workspace)), encoding="utf-8")
+    (run / MARK).touch()
+    jobs.write_ended(comparison)
+    os.utime(run / "events.jsonl", (LONG_AGO, LONG_AGO))
+    for place, target in ((comparison, workspace.comparisons()), (run, workspace.runs())):
+        place.parent.rename(target)
 
 
 def is_example(workspace: Workspace, name: str | None) -> bool:
     """Whether a dataset is the example as it came."""
     return name == NAME and (workspace.datasets() / NAME / MARK).is_file()
+
+
+def is_example_run(run: Path) -> bool:
+    """Whether a run came with the example, so that its settings are nobody's choice yet."""
+    return (run / MARK).is_file()
 
 
 def config(workspace: Workspace) -> RunConfig:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from studio import datasets, jobs, library, preferences, sample_project, shelf, upkeep
+from studio import comparisons, datasets, jobs, library, preferences, sample_project, shelf, upkeep
 from studio.jobs import Process
 from tests.test_library import finished_run, style_file
 from training.dataset import read_dataset
@@ -31,6 +31,28 @@ def test_a_new_workspace_gets_the_example_once(workspace: Workspace) -> None:
     folder.rmdir()
     sample_project.settle(workspace)  # who took it away does not want it back
     assert datasets.names(workspace) == [] and not sample_project.is_example(workspace, "linocut")
+
+
+def test_a_new_workspace_may_begin_with_a_finished_example_or_empty(workspace: Workspace, tmp_path: Path) -> None:
+    empty = Workspace(tmp_path / "empty")
+    sample_project.settle(empty, "empty")
+    assert not empty.root.exists()
+    sample_project.settle(workspace, "example")
+    (style,) = library.styles(workspace)
+    assert (style.id, style.trigger) == ("run:linocut", "linocut") and library.checkpoints(workspace, style.id)
+    assert len(shelf.pictures(workspace, style)) >= 5 and jobs.state(workspace.runs() / "linocut") == "finished"
+    assert (workspace.runs() / "linocut" / "report" / "report.html").is_file()
+    (name,) = comparisons.names(workspace)
+    folder = comparisons.folder(workspace, name)
+    wish = comparisons.read_wish(folder)
+    assert all(comparisons.cell(folder, r, c).is_file() for r in range(len(wish.rows)) for c in range(len(wish.columns)))
+    assert comparisons.command(workspace, wish, folder)  # it can be drawn again
+    assert {one.id for one in library.styles(workspace)} >= {id for id, _ in wish.styles}
+    told = "".join(f.read_text() for f in (workspace.runs() / "linocut").rglob("*") if f.suffix in (".jsonl", ".json", ".html"))
+    assert "/tmp" not in told and "/home" not in told
+    finished_run(workspace, "mine")
+    os.utime(workspace.runs() / "mine" / "events.jsonl")
+    assert library.runs(workspace)[0] == "mine"
 
 
 def test_the_example_can_be_trained_as_it_lies_there(workspace: Workspace) -> None:

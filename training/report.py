@@ -119,7 +119,7 @@ def judged(
     without = band_losses(parts, held, [], wish.background)
     tried = []
     for candidate in wish.candidates:
-        yield f"report: {candidate.path.name} at {len(wish.strengths)} strengths"
+        yield f"report: {candidate.path.name} at strength {', '.join(f'{strength:g}' for strength in wish.strengths)}"
         whole = worn(read_style(candidate.path), parts)
         bands = tuple(a / b for a, b in zip(band_losses(parts, held, [whole], wish.background), without, strict=True))
         for strength in wish.strengths:

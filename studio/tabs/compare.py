@@ -29,10 +29,10 @@ MOST_PAST = 24  # comparisons that are offered again at once
 THUMBNAIL = 320  # px
 MOST_PICTURES = 400  # cells of a grid, the base's included
 LOOK = 1.0  # seconds between two looks while it draws
-# A style's base and prompts, taken in the browser: what was typed while the answer was under way stays
-TAKE = """(suggested, base, prompts) => {
-    const of = JSON.parse(suggested);
-    return [base === of.for ? of.base : base, (prompts ?? "").trim() ? prompts : of.prompts];
+# A style's base and prompts, taken in the browser: what was typed stays, also what was typed while the answer was under way
+TAKE = """(suggested, base, prompts, taken) => {
+    const of = JSON.parse(suggested), typed = (prompts ?? "").trim() && prompts !== taken;
+    return typed || !of.prompts ? [base === of.for ? of.base : base, prompts, taken] : [base === of.for ? of.base : base, of.prompts, of.prompts];
 }"""
 
 
@@ -102,18 +102,21 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
                 past = gr.HTML(elem_id="past", apply_default_css=False, js_on_load=views.PICK)
             drop = gr.File(label="A grid as PNG, to draw with its settings again", file_types=[".png"], height=140, elem_id="reload-grid")
     job = gr.Textbox("", visible="hidden", elem_id="comparison")
-    suggested = gr.Textbox("", visible="hidden", elem_id="suggested")
+    suggested, taken = gr.Textbox("", visible="hidden"), gr.Textbox("", visible="hidden")
+    offered_style = gr.State("")  # in the first picker, and chosen by nobody
     count = gr.State(1)
     timer = gr.Timer(LOOK, active=False)
     view = [status, grid, download, reuse, stop, past, timer]
     form = [base, prompts, seeds, steps, guidance, size, *pickers, *strengths, *mixers]
 
     @told
-    def open_page(*chosen: str | None) -> list[Any]:
+    def open_page(offered: str, *chosen: str | None) -> list[Any]:
         choices = _choices(workspace)
         known = [id for _, id in choices]
-        first = known[0] if known and chosen[0] is None else chosen[0]
+        by_itself = bool(known) and chosen[0] in (None, offered)
+        first = known[0] if by_itself else chosen[0]
         return [
+            first if by_itself else "",
             gr.Dropdown(choices=library.bases(workspace)),
             *(gr.Dropdown(choices, value=id if id in known else None) for id in (first, *chosen[1:])),
         ]
@@ -203,9 +206,15 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         return [gr.Dropdown(_choices(workspace)) for _ in range(MOST_STYLES)]
 
     seen = [job, search]
-    to_suggest = [gr.on([page.load, tab.select], open_page, pickers, [base, *pickers], **QUIET).then, pickers[0].input]
+    to_suggest = [
+        gr.on([page.load, tab.select], open_page, [offered_style, *pickers], [offered_style, base, *pickers], **QUIET).then,
+        pickers[0].input,
+    ]
     for event in to_suggest:
-        event(suggest, [pickers[0], base], suggested, **QUIET).success(None, [suggested, base, prompts], [base, prompts], js=TAKE, **QUIET)
+        event(suggest, [pickers[0], base], suggested, **QUIET).success(
+            None, [suggested, base, prompts, taken], [base, prompts, taken], js=TAKE, **QUIET
+        )
+    pickers[0].input(lambda: "", None, offered_style, **QUIET)
     page.load(lambda: next(iter(comparisons.names(workspace)), ""), None, job, **QUIET).then(look, seen, view, **QUIET)
     more.click(one_more, count, [count, more, *rows], **QUIET)
     along.click(spread, pickers[0], [*pickers, count, *rows], **QUIET)

@@ -229,9 +229,9 @@ def _config(workspace: Workspace, dataset: str | None, mapping: dict[str, dict[s
 
 
 def _first_values(workspace: Workspace, keys: tuple[str, ...]) -> list[Any]:
-    """What the form shows first: the newest run's settings under a name that is free, or the defaults."""
-    found = library.runs(workspace)
-    config = (jobs.earlier(workspace.runs() / found[0]) if found else None) or from_mapping({"base": {"model": library.bases(workspace)[0]}})
+    """What the form shows first: the settings of the user's newest run under a name that is free, or the defaults."""
+    own = next((run for name in library.runs(workspace) if not sample_project.is_example_run(run := workspace.runs() / name)), None)
+    config = (jobs.earlier(own) if own else None) or from_mapping({"base": {"model": library.bases(workspace)[0]}})
     return _values(workspace, config, keys, library.free_run_name(workspace, config.save.name))
 
 
