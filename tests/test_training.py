@@ -490,6 +490,21 @@ def test_a_run_begins_anew_when_told_and_puts_the_earlier_work_aside(config: Run
 # --- the disk, and what happens to files meanwhile ---
 
 
+def test_a_style_is_on_disk_before_it_has_its_name(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sequence that survives a power cut: content, a name for it alone, then, once it is read back, its own; the folder after each name."""
+    run, told = prepared(config), []
+    run.update()
+    fsync, replace = os.fsync, os.replace
+    flushed = lambda fd: Path(f"/proc/self/fd/{fd}").readlink().name
+    monkeypatch.setattr(os, "fsync", lambda fd: (told.append(("fsync", flushed(fd))), fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (told.append(("rename", Path(b).name)), replace(a, b))[1])
+    monkeypatch.setattr(run_module, "read_style", lambda path: (told.append(("read", path.name)), read_style(path))[1])
+    run.export()
+    assert told[0][0] == "fsync" and told[0][1].startswith("..s.safetensors.")
+    folder = ("fsync", "s")
+    assert told[1:] == [("rename", ".s.safetensors"), folder, ("read", ".s.safetensors"), ("rename", "s.safetensors"), folder]
+
+
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> list[int | OSError]:
     """What the next looks at the free room find: bytes, or an error; plenty once the list is empty."""

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import resource
-import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -125,22 +121,6 @@ def test_a_place_that_cannot_be_written_is_named(place: str, tmp_path: Path) -> 
 def test_a_writable_folder_is_made_and_left_empty(tmp_path: Path) -> None:
     checked_writable(tmp_path / "a" / "b", "save.folder")
     assert names(tmp_path / "a" / "b") == []
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 KiB: a mount where that is allowed, else a limit on the size of files."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode == 0:
-        yield folder
-        subprocess.run(["umount", folder], check=True)
-        return
-    before, heard = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, before[1]))
-    yield folder
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, heard)
 
 
 def test_a_full_disk_keeps_the_old_file_and_no_scraps(small_disk: Path) -> None:
