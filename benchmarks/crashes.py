@@ -31,7 +31,7 @@ from tests.tiny import tiny_base  # noqa: E402
 CHAIN = 20  # kills of one run before those at its end
 UPDATES = 160  # of one run
 LONGEST = 0.8  # seconds of one attempt; a whole run takes three to ten
-AT_THE_END = ("before the style is written", "before the style gets its name", "writing a learnt word", "after the style got its name")
+AT_THE_END = ("before the style is written", "before the style gets its name", "after the style got its name", "writing a learnt word")
 Chain = dict[str, Any]  # number, kind, kills by where, and what differs ("" when nothing does)
 
 
