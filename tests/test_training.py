@@ -565,6 +565,20 @@ def test_a_run_without_room_for_all_it_writes_does_not_begin(config: RunConfig, 
     list(train(config))
 
 
+def test_earlier_work_that_cannot_be_put_aside_stays(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(config, 2)
+    there = lambda: sorted(p.relative_to(config.run_folder) for p in config.run_folder.rglob("*") if p.is_file())
+    before = there()
+
+    def read_only(path: Path, target: Path) -> Path:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "rename", read_only)
+    with pytest.raises(SpaceError, match=r"cannot be put aside \(Read-only"):
+        list(train(changed(config, save__resume="anew")))
+    assert there() == before
+
+
 def test_what_happens_to_the_files_meanwhile_changes_nothing_that_is_learnt(config: RunConfig, pictures: Path) -> None:
     """A picture is taken away, one edited, one cut off, a caption rewritten, the run's own folder deleted; the report says why there is none."""
     config = changed(config, save__every=2, preview__every=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -89,7 +90,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
         raise SpaceError(f"{path} could not be written ({error.strerror}). {advice}") from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that turned read-only: the first reason is the one to tell
+                temporary.unlink(missing_ok=True)
 
 
 def checked_writable(folder: Path, setting: str) -> None:
