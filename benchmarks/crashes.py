@@ -2,7 +2,8 @@
 
 A chain is one run that is killed twenty times, at named points or when a random time is over, is begun again each time, is then killed at the
 points of its export, and ends. It is compared bit for bit with the undisturbed run: weights, moments, average, every loss, the pictures seen.
-The chains go round eight variations: text encoder trained or frozen, class pictures or none, accumulation and average or neither.
+The chains go round ten variations: text encoder trained or frozen, class pictures or none, accumulation and average or neither, two of them
+with a learnt word as well.
 
 Each chain is told as it ends, and kept as a line of JSON with `--out FILE`; begun again with the same file, only what is missing is done.
 Exit code 1 when a chain differs.
@@ -30,7 +31,7 @@ from tests.tiny import tiny_base  # noqa: E402
 CHAIN = 20  # kills of one run before those at its end
 UPDATES = 160  # of one run
 LONGEST = 0.8  # seconds of one attempt; a whole run takes three to ten
-AT_THE_END = ("before the style is written", "before the style gets its name", "after the style got its name")
+AT_THE_END = ("before the style is written", "before the style gets its name", "after the style got its name", "writing a learnt word")
 Chain = dict[str, Any]  # number, kind, kills by where, and what differs ("" when nothing does)
 
 
@@ -42,7 +43,7 @@ def variations() -> dict[str, dict[str, Any]]:
         optim = {"text_encoder_lr": 1e-3 if text else 0.0, "accumulate": 2 if accumulate else 1, "ema": 0.9 if accumulate else 0.0}
         found[name] = {"optim": {**optim, "steps": UPDATES}, "preview": {"every": 10}}
         found[name] |= {"prior": {"images": 3, "prompt": "a thing"}} if prior else {}
-    return found
+    return found | {f"{name}-words": {**found[name], "adapter": {"tokens": 2}} for name in ("text-prior-accumulated", "frozen-alone-single")}
 
 
 def chain(trainer: crashes.Trainer, toml: Path, straight: Path, dice: random.Random) -> tuple[Counter[str], str]:

@@ -116,9 +116,13 @@ def _written(picture: Path) -> str | None:
         return None
 
 
-def rewrite(dataset: Path, what: str, texts: Mapping[str, str]) -> int:
-    """Give pictures other captions, all or none, so that it can be undone; return how many changed. Raises DataError, SpaceError."""
-    return history.change(dataset, what, {sidecar(picture(dataset, n)).name: as_caption(n, text).encode() for n, text in texts.items()})
+def rewrite(dataset: Path, what: str, texts: Mapping[str, str], *, act: str = "") -> int:
+    """Give pictures other captions, all or none, so that it can be undone (with all of one act); return how many changed.
+
+    Raises DataError, SpaceError.
+    """
+    files = {sidecar(picture(dataset, name)).name: as_caption(name, text).encode() for name, text in texts.items()}
+    return history.change(dataset, what, files, act=act)
 
 
 def remove(dataset: Path, names: Sequence[str]) -> None:

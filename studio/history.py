@@ -29,24 +29,30 @@ class Undone:
     stayed: tuple[str, ...]
 
 
-def change(dataset: Path, what: str, files: Mapping[str, bytes | None]) -> int:
-    """Write these files of a dataset (None: take away) so that it can be undone; return how many differ. Raises SpaceError."""
+def change(dataset: Path, what: str, files: Mapping[str, bytes | None], *, act: str = "") -> int:
+    """Write these files of a dataset (None: take away) so that it can be undone; return how many differ. Raises SpaceError.
+
+    act: names what is done bit by bit; what follows the last change with the same one is a part of it, and undone with it.
+    """
     with TURN:
         differing = {name: new for name, new in files.items() if _content(dataset, name) != new}
         if not differing:
             return 0
-        number = max([0, *_numbers(dataset)]) + 1
-        entry = dataset / FOLDER / f"{number:06d}"
-        told: dict[str, Any] = {"what": what, "files": {}}
+        latest = max([0, *_numbers(dataset)])
+        earlier = _told(dataset, latest) if act else None
+        grows = earlier is not None and earlier.get("act") == act
+        entry = dataset / FOLDER / f"{latest + (not grows):06d}"
+        told: dict[str, Any] = earlier if grows else {"what": what, "act": act, "files": {}}
         try:
-            (entry / "before").mkdir(parents=True)
+            (entry / "before").mkdir(parents=True, exist_ok=grows)
             for name, new in differing.items():
-                had = inside(dataset, name).is_file()
-                if had:
+                had = told["files"][name]["had"] if name in told["files"] else inside(dataset, name).is_file()
+                if had and name not in told["files"]:
                     shutil.copy2(dataset / name, entry / "before" / name)
                 told["files"][name] = {"had": had, "after": _digest(new)}
         except OSError as error:
-            shutil.rmtree(entry, ignore_errors=True)
+            if not grows:
+                shutil.rmtree(entry, ignore_errors=True)
             raise SpaceError(f"{entry} could not be written ({error.strerror}). Nothing was changed. Free space on that disk.") from error
         write_whole(entry / "change.json", json.dumps(told, ensure_ascii=False))  # before the first file: undo knows also half a change
         for name, new in differing.items():

@@ -1,7 +1,11 @@
-"""Fixtures that several test modules share: one tiny base a session."""
+"""Fixtures that several test modules share: one tiny base a session, and a disk that is soon full."""
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,3 +53,19 @@ def parts(base_folder: Path) -> Parts:
 def parts64(base_folder: Path) -> Parts:
     """The tiny base in float64, where equal sums are equal to 1e-12. Shared like parts."""
     return _loaded(base_folder, torch.float64)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB: a mount where that is allowed, else a limit on the size of files."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode == 0:
+        yield folder
+        subprocess.run(["umount", folder], check=True)
+        return
+    before, heard = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, before[1]))
+    yield folder
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, heard)

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 POINTS: dict[str, tuple[str, str, str]] = {
     "drawing a class picture": ("training.priors", "write_whole", "after"),
     "encoding a picture": ("training.cache", "Latents.add", "before"),
+    "keeping an encoded picture": ("training.latent_store", "write_whole", "after"),
     "putting adapters on": ("training.run", "Run._attach", "after"),
     "going on from a checkpoint": ("training.run", "Run._restore", "before"),
     "between two passes of an update": ("training.run", "Run.backward", "after"),
@@ -40,10 +41,11 @@ POINTS: dict[str, tuple[str, str, str]] = {
     "after a checkpoint": ("training.checkpoint", "write", "after"),
     "before the style is written": ("training.run", "write_style", "before"),
     "before the style gets its name": ("training.run", "write_style", "after"),
+    "writing a learnt word": ("training.style_words", "embedding_bytes", "after"),
     "after the style got its name": ("training.run", "Run.export", "after"),
     "writing an event": ("training.events", "to_line", "after"),
 }
-MUTATIONS = ("moments", "count of updates", "average", "order", "noise", "schedule")  # what a faulty resume may leave out
+MUTATIONS = ("moments", "count of updates", "average", "words", "order", "noise", "schedule")  # what a faulty resume may leave out
 
 
 class Trainer:
@@ -105,10 +107,11 @@ def pictures(folder: Path) -> None:
 
 
 def learnt(run: Path) -> dict[str, bytes]:
-    """What a finished run learnt, as bytes: every weight of the style; adapters, moments and average of the last checkpoint; its guards."""
+    """What a finished run learnt, as bytes: every weight of the style and its words; adapters, moments, average of the last checkpoint; guards."""
     from safetensors.numpy import load_file
 
     style = {f"style {name}": array.tobytes() for name, array in load_file(run / f"{run.name}.safetensors").items()}
+    style |= {f"word {file.name}": file.read_bytes() for file in (run / "words").glob("*")}
     last = max((run / "checkpoints").glob("step-*"))
     state = {f"state {name}": array.tobytes() for name, array in load_file(last / "state.safetensors").items()}
     told = json.loads((last / "state.json").read_text())
@@ -237,6 +240,7 @@ def _mutations() -> dict[str, Callable[[], None]]:
         "moments": without((".first", ".second")),
         "count of updates": without((".updates",)),
         "average": without((".average",)),
+        "words": without(("tokens.weights",)),
         "order": from_the_start("training.batches", "Order.rows", 1),
         "noise": from_the_start("training.run", "drawn", 1),
         "schedule": from_the_start("training.run", "course", 1),

@@ -59,6 +59,18 @@ def test_a_full_disk_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Monk
     assert [p.name for p in tmp_path.iterdir()] == ["step-0000001"]
 
 
+def test_on_a_disk_that_is_too_small_the_old_one_stays_and_no_scraps(small_disk: Path) -> None:
+    checkpoint.write(small_disk, 1, TENSORS, {}, keep=1)
+    for _ in range(3):  # what a failed save leaves would add up
+        with pytest.raises(SpaceError, match="could not be written"):
+            checkpoint.write(small_disk, 2, {"a": torch.ones(50_000)}, {}, keep=1)
+    found, complaints = checkpoint.newest(small_disk)
+    assert found is not None and found.step == 1 and not complaints
+    assert [p.name for p in small_disk.iterdir()] == ["step-0000001"]
+    checkpoint.write(small_disk, 2, TENSORS, {}, keep=1)
+    assert checkpoint.newest(small_disk)[0].step == 2
+
+
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "nowhere") == (None, [])
 

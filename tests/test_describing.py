@@ -168,13 +168,31 @@ def test_pictures_without_a_caption_get_one_and_undo_takes_all_back(page: tuple[
     assert datasets.captions(folder) == written | {"1.png": "", "2.png": ""}
 
 
-def test_stopped_halfway_what_was_said_stays(page: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_or_killed_halfway_what_was_said_stays(page: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     handler, folder = page
     monkeypatch.setattr(describing, "described", lambda pictures: ((path, "a thing") for path in pictures))
     asking = handler("mine", "", "mini")
+    said = ["", "", "a thing", "my own words"]
     next(asking)
+    assert sorted(datasets.captions(folder).values()) == said  # on disk before the end, which a page that is killed never comes to
     asking.close()
-    assert sorted(datasets.captions(folder).values()) == ["", "", "a thing", "my own words"]
+    assert sorted(datasets.captions(folder).values()) == said
+    history.undo(folder)
+    assert sorted(datasets.captions(folder).values()) == ["", "", "", "my own words"]
+
+
+def test_a_picture_taken_out_meanwhile_ends_no_describing(page: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    handler, folder = page
+
+    def said(pictures: list[Path]) -> Iterator[tuple[Path, str]]:
+        for path in pictures:
+            if path.name == "2.png":
+                datasets.remove(folder, ["2.png"])
+            yield path, "a thing"
+
+    monkeypatch.setattr(describing, "described", said)
+    list(handler("mine", "", "mini"))
+    assert datasets.captions(folder) == {"0.png": "my own words", "1.png": "a thing", "3.png": "a thing"}
 
 
 def test_without_a_model_the_page_says_so(page: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,19 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
+def test_what_is_done_bit_by_bit_is_undone_at_once(folder: Path) -> None:
+    before = state(folder)
+    history.change(folder, "captions", {"a.txt": b"1", "d.txt": b"made"}, act="x")
+    history.change(folder, "captions", {"b.txt": b"2", "a.txt": b"3"}, act="x")
+    between = state(folder)
+    history.change(folder, "another", {"c.txt": None})
+    history.change(folder, "captions", {"b.txt": b"4"}, act="x")  # not the last change any more: one of its own
+    for what in ("captions", "another"):
+        assert history.undo(folder) == history.Undone(what, ())
+    assert state(folder) == between
+    assert history.undo(folder) == history.Undone("captions", ()) and state(folder) == before and history.last(folder) is None
+
+
 def test_changes_are_undone_one_after_another(folder: Path) -> None:
     states = [state(folder)]
     changes: list[dict[str, bytes | None]] = [{"a.txt": b"new", "d.txt": b"made"}, {"b.txt": None}, {"a.txt": b"newer"}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -94,6 +95,18 @@ def test_a_full_disk_or_a_file_in_the_way_costs_only_the_cache(parts: Parts, tmp
     latents.add("x", picture(0), parts)
     latents.add("y", picture(1), parts)
     assert latents.shape("y") == (4, 8, 8)
+
+
+def test_a_cache_that_turned_read_only_is_left_as_it_is(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    Latents(LatentStore({"vae": "a"}, 10**9)).add("x", picture(0), parts)
+    before = files()
+
+    def read_only(*args: object, **keys: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    LatentStore({"vae": "a"}, 1).tidy()
+    assert files() == before
 
 
 def test_none_is_kept_where_there_is_no_room_for_any(parts: Parts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -71,4 +72,17 @@ def test_a_damaged_lock_is_nobodys(tmp_path: Path, content: str) -> None:
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match=r"run\.lock could not be written"), lock.held(tmp_path / "nowhere"):
+        pass
+
+
+def test_a_disk_that_takes_nothing_more_hides_no_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that turned read-only: what the training says of it is told, not that its lock could not be taken away; nobody is kept out by that."""
+    with monkeypatch.context() as patched, pytest.raises(SpaceError, match="a checkpoint"), lock.held(tmp_path):
+
+        def read_only(*args: object, **keys: object) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        patched.setattr(Path, "unlink", read_only)
+        raise SpaceError("a checkpoint could not be written")
+    with lock.held(tmp_path):
         pass

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
+from training import loop
 from training import run as run_module
 from training.adapter import bare
 from training.cache import Latents, Words, posterior
 from training.config import RunConfig, from_mapping, read_toml
-from training.errors import ConfigError, DataError, DivergedError, OutOfMemory, StyleFileError
+from training.errors import ConfigError, DataError, DivergedError, OutOfMemory, SpaceError, StyleFileError
 from training.events import Event, Finished, Previewed, Saved, Started, Stepped, Warned
 from training.families.family import Parts
 from training.loop import train
@@ -369,6 +374,25 @@ def test_a_run_goes_back_with_a_smaller_learning_rate(config: RunConfig, breakin
     assert equal(config, other)
 
 
+def test_a_run_goes_back_behind_a_checkpoint_of_a_state_that_had_gone_wrong(config: RunConfig, breaking: Callable[..., None]) -> None:
+    config = changed(config, optim__steps=16, save__every=4)
+    breaking(set(range(8, 99)), above=0.3)  # not one update after the checkpoint of 8 is finite
+    seen = list(train(config))
+    assert [e.step for e in of(Stepped, seen)] == [*range(1, 9), *range(5, 9), *range(5, 17)]
+    assert [e.step for e in of(Saved, seen)] == [4, 8, 8, 8, 12, 16]
+    assert sum("back to the state after 4 updates" in e.message for e in of(Warned, seen)) == 2
+    # Interrupted before and after the checkpoint is made again, it decides the same
+    for count in (10, 15):
+        other = changed(config, save__name=f"t{count}")
+        some: list[Event] = []
+        for event in train(other):
+            some.append(event)
+            if len(of(Stepped, some)) == count:
+                break
+        list(train(other))
+        assert equal(config, other)
+
+
 def test_several_in_a_row_stop_the_run_with_the_last_good_state(
     config: RunConfig, breaking: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,6 +485,129 @@ def test_a_run_begins_anew_when_told_and_puts_the_earlier_work_aside(config: Run
     assert (aside / "s.safetensors").read_bytes() == before and [p.name for p in (aside / "checkpoints").iterdir()] == ["step-0000002"]
     assert from_mapping(read_toml(config.run_folder / "run.toml")).save.resume == "exact"  # else the next start would put this aside
     assert read_style(config.run_folder / "s.safetensors").ranks == "8"
+
+
+# --- the disk, and what happens to files meanwhile ---
+
+
+def test_a_style_is_on_disk_before_it_has_its_name(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sequence that survives a power cut: content, a name for it alone, then, once it is read back, its own; the folder after each name."""
+    run, told = prepared(config), []
+    run.update()
+    fsync, replace = os.fsync, os.replace
+    flushed = lambda fd: Path(f"/proc/self/fd/{fd}").readlink().name
+    monkeypatch.setattr(os, "fsync", lambda fd: (told.append(("fsync", flushed(fd))), fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (told.append(("rename", Path(b).name)), replace(a, b))[1])
+    monkeypatch.setattr(run_module, "read_style", lambda path: (told.append(("read", path.name)), read_style(path))[1])
+    run.export()
+    assert told[0][0] == "fsync" and told[0][1].startswith("..s.safetensors.")
+    folder = ("fsync", "s")
+    assert told[1:] == [("rename", ".s.safetensors"), folder, ("read", ".s.safetensors"), ("rename", "s.safetensors"), folder]
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> list[int | OSError]:
+    """What the next looks at the free room find: bytes, or an error; plenty once the list is empty."""
+    looks: list[int | OSError] = []
+
+    def usage(folder: Path) -> SimpleNamespace:
+        found = looks.pop(0) if looks else 10**12
+        if isinstance(found, OSError):
+            raise found
+        return SimpleNamespace(free=found)
+
+    monkeypatch.setattr("training.workspace.shutil.disk_usage", usage)
+    monkeypatch.setattr(loop, "AGAIN", 0.01)
+    return looks
+
+
+NO_ROOM = [1000, OSError(errno.EIO, os.strerror(errno.EIO)), OSError(errno.EROFS, os.strerror(errno.EROFS))]
+
+
+@pytest.mark.parametrize("trouble", NO_ROOM, ids=["full", "EIO", "EROFS"])
+def test_a_disk_in_trouble_is_waited_for_and_told_once(trouble: int | OSError, config: RunConfig, disk: list[int | OSError]) -> None:
+    config = changed(config, save__every=2)
+    list(train(config))
+    other = changed(config, save__name="t")
+    disk += [10**12, 10**12, trouble, trouble, trouble]  # at the start and at the first checkpoint all is well
+    seen = list(train(other))
+    assert [("waits and tries again" in e.message) for e in of(Warned, seen)] == [True]
+    assert [e.step for e in of(Saved, seen)] == [2, 4, 6] and equal(config, other)
+
+
+@pytest.mark.parametrize("trouble", NO_ROOM, ids=["full", "EIO", "EROFS"])
+def test_a_disk_in_trouble_for_too_long_ends_the_run_and_costs_nothing(
+    trouble: int | OSError, config: RunConfig, disk: list[int | OSError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = changed(config, save__every=2)
+    list(train(config))
+    other = changed(config, save__name="t")
+    monkeypatch.setattr(loop, "PATIENCE", 0.05)
+    disk += [10**12, 10**12, *[trouble] * 1000]
+    with pytest.raises(SpaceError, match=r"A checkpoint of t (needs|cannot be written).* disk"):
+        list(train(other))
+    assert [p.name for p in (other.run_folder / "checkpoints").iterdir()] == ["step-0000002"]
+    assert not (other.run_folder / "run.lock").exists()
+    disk.clear()
+    list(train(other))
+    assert equal(config, other)
+
+
+def test_a_run_without_room_for_all_it_writes_does_not_begin(config: RunConfig, disk: list[int | OSError]) -> None:
+    told: list[float] = []
+    for styles in (True, False):
+        disk += [1000]
+        with pytest.raises(SpaceError, match=r"The run s needs .* MB in .* are free there") as error:
+            list(train(changed(config, save__every=1, save__styles=styles, optim__steps=1000)))
+        told.append(float(str(error.value).split()[4].replace(",", "")))
+    assert told[0] > told[1] + 1  # a style file of every checkpoint takes room as well
+    assert sorted(p.name for p in config.run_folder.iterdir()) == ["run.toml"]
+    list(train(config))
+
+
+def test_earlier_work_that_cannot_be_put_aside_stays(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(config, 2)
+    there = lambda: sorted(p.relative_to(config.run_folder) for p in config.run_folder.rglob("*") if p.is_file())
+    before = there()
+
+    def read_only(path: Path, target: Path) -> Path:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "rename", read_only)
+    with pytest.raises(SpaceError, match=r"cannot be put aside \(Read-only"):
+        list(train(changed(config, save__resume="anew")))
+    assert there() == before
+
+
+def test_what_happens_to_the_files_meanwhile_changes_nothing_that_is_learnt(config: RunConfig, pictures: Path) -> None:
+    """A picture is taken away, one edited, one cut off, a caption rewritten, the run's own folder deleted; the report says why there is none."""
+    config = changed(config, save__every=2, preview__every=2)
+    list(train(config))
+    other, seen = changed(config, save__name="t", report__minutes=1.0), []
+    for event in train(other):
+        seen.append(event)
+        if isinstance(event, Started):
+            (pictures / "0.png").unlink()
+            Image.new("RGB", (40, 40)).save(pictures / "1.png")
+            (pictures / "2.png").write_bytes((pictures / "2.png").read_bytes()[:50])
+            (pictures / "3.txt").write_text("another thing")
+        if isinstance(event, Stepped) and event.step == 3:
+            shutil.rmtree(other.run_folder)
+    assert equal(config, other) and of(Finished, seen)[0].path
+    assert [e.message for e in of(Warned, seen) if "no report" in e.message and "0.png" in e.message]
+
+
+@pytest.mark.parametrize("meanwhile", ["taken away", "edited", "half copied"])
+def test_a_picture_that_changes_before_it_is_encoded_is_named(meanwhile: str, config: RunConfig, pictures: Path) -> None:
+    run, path = Run(planned(config)), pictures / "1.png"
+    content = path.read_bytes()
+    path.unlink()
+    if meanwhile == "edited":
+        Image.new("RGB", (40, 40)).save(path)
+    if meanwhile == "half copied":
+        path.write_bytes(content[:100])
+    with pytest.raises(DataError, match=r"1\.png"):
+        list(run.prepare())
 
 
 def test_nothing_of_the_users_is_touched(config: RunConfig, pictures: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import resource
-import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -127,28 +126,26 @@ def test_a_writable_folder_is_made_and_left_empty(tmp_path: Path) -> None:
     assert names(tmp_path / "a" / "b") == []
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 KiB: a mount where that is allowed, else a limit on the size of files."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode == 0:
-        yield folder
-        subprocess.run(["umount", folder], check=True)
-        return
-    before, heard = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, before[1]))
-    yield folder
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, heard)
-
-
 def test_a_full_disk_keeps_the_old_file_and_no_scraps(small_disk: Path) -> None:
     path = small_disk / "f.bin"
     write_whole(path, b"old" * 1000)
     with pytest.raises(SpaceError, match=r"f\.bin could not be written .*Free space"):
         write_whole(path, b"new" * 100_000)
     assert path.read_bytes() == b"old" * 1000 and names(small_disk) == ["f.bin"]
+
+
+def test_a_disk_that_fails_and_turns_read_only_is_told_by_its_first_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(number: int) -> Callable[..., None]:
+        def call(*args: object, **keys: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", fails(errno.EIO))
+    monkeypatch.setattr(Path, "unlink", fails(errno.EROFS))
+    with pytest.raises(SpaceError, match=r"could not be written \(Input/output error\)"):
+        write_whole(tmp_path / "f.bin", b"new")
+    assert not (tmp_path / "f.bin").exists()
 
 
 def test_a_reader_sees_old_or_new_also_when_the_writer_is_killed(tmp_path: Path) -> None:

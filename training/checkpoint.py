@@ -78,10 +78,12 @@ def finished(folder: Path) -> list[Path]:
     return [found[place] for place in sorted(found)]
 
 
-def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies, and a sentence for each damaged one that was passed over."""
+def newest(folder: Path, *, before: int | None = None) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that verifies (of fewer updates than `before`), and a sentence for each damaged one that was passed over."""
     complaints = []
     for path in reversed(finished(folder)):
+        if before is not None and _place(path).name >= f"step-{before:07d}":
+            continue
         try:
             return read(path), complaints
         except DAMAGED as error:

@@ -75,7 +75,10 @@ class LatentStore:
         for path, stat in sorted(files, key=lambda file: file[1].st_mtime):
             if left <= self.most:
                 return
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError:  # a cache that cannot be written: nothing more goes into it either
+                return
             left -= stat.st_size
 
     def _path(self, name: str) -> Path:

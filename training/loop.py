@@ -134,7 +134,8 @@ def _updates(run: Run, stop: Stop) -> Story:
             if run.step != saved:
                 yield from _patiently(run.save, stop)
             raise
-        if run.step == before:  # it will be made again
+        saved = min(saved, run.step)  # gone back behind a checkpoint, it is made again
+        if run.step == before:  # the update will be made again
             continue
         # Not among updates that were left out: what the run goes back to is from before them
         if save and run.step % save == 0 and run.step not in (saved, run.steps) and not run.guard.lost:

@@ -35,7 +35,6 @@ def drawn(parts: Parts, prior: Prior, folder: Path, count: int, *, seed: int, st
     A batch that a crash cut short is drawn again as a whole, so that every picture is the one of an undisturbed run to the bit.
     Of several processes the first draws, and writes; all help where the base is divided among them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for at in range(0, count, AT_ONCE):
         some = range(at, min(at + AT_ONCE, count))
         if world.first(lambda some=some: all(picture_path(folder, i).exists() for i in some)):

@@ -9,6 +9,7 @@ from typing import Any
 
 from training.config import FREE_TO_CHANGE, RunConfig, settings
 from training.dataset import Example
+from training.errors import SpaceError
 
 MOST = 5  # file names in one sentence
 OF_A_RUN = ("checkpoints", "previews", "class_pictures", "words", "events.jsonl")
@@ -64,7 +65,7 @@ def refusal(folder: Path, differences: Sequence[str]) -> str:
 
 
 def put_aside(folder: Path, name: str) -> Path | None:
-    """Move what a run made into folder/earlier-1 (or -2, ...) and return that; None when there was nothing."""
+    """Move what a run made into folder/earlier-1 (or -2, ...) and return that; None when there was nothing. Raises SpaceError."""
     made = [folder / part for part in (*OF_A_RUN, f"{name}.safetensors") if (folder / part).exists()]
     if not made:
         return None
@@ -72,7 +73,10 @@ def put_aside(folder: Path, name: str) -> Path | None:
     while (folder / f"earlier-{number}").exists():
         number += 1
     aside = folder / f"earlier-{number}"
-    aside.mkdir()
-    for path in made:
-        path.rename(aside / path.name)
+    try:
+        aside.mkdir()
+        for path in made:
+            path.rename(aside / path.name)
+    except OSError as error:
+        raise SpaceError(f"the earlier work in {folder} cannot be put aside ({error.strerror}). Look whether that disk may be written.") from error
     return aside

@@ -40,6 +40,7 @@ from training.workspace import STEPS, checked_room, checked_writable, fsync_fold
 from training.world import ALONE, World
 
 PREVIEW_BYTES = 3  # a pixel of a PNG at worst
+HALF = 2  # bytes of a weight in a style file
 WORDS = "words"  # folder of learnt words, each in a file of its own
 MARGIN = 2**20  # bytes for run.toml, events and what the file system itself takes
 
@@ -204,9 +205,9 @@ class Run:
         self._forget()
         self.good = self._state()
         if not trial:
+            yield from self._restore()
             if self.world.writes:
                 self._check_room()
-            yield from self._restore()
         self.world.meet()
 
     def _buckets(self) -> list[Bucket]:
@@ -385,11 +386,12 @@ class Run:
         }
 
     def _check_room(self) -> None:
-        """Raises SpaceError when the disk cannot hold what this run will write."""
-        config, one = self.config, checkpoint.room_needed(self.optimiser.tensors())
+        """Raises SpaceError when the disk cannot hold what this run will still write."""
+        config, one, left = self.config, checkpoint.room_needed(self.optimiser.tensors()), self.steps - self.step
         there = len(checkpoint.finished(self.folder / "checkpoints"))
-        previews = (config.optim.steps // config.preview.every + 1) * len(self.prompts()) * self.parts.size**2 if config.preview.every else 0
-        needed = one * max(1, config.save.keep + 1 - there) + self.trainable * 2 + previews * PREVIEW_BYTES + MARGIN
+        styles = 1 + (left // config.save.every if config.save.every and config.save.styles else 0)
+        previews = (left // config.preview.every + 1) * len(self.prompts()) * self.parts.size**2 if config.preview.every else 0
+        needed = one * max(1, config.save.keep + 1 - there) + styles * self.trainable * HALF + previews * PREVIEW_BYTES + MARGIN
         checked_room(self.folder, needed, f"The run {config.save.name}")
 
     @property
@@ -473,13 +475,21 @@ class Run:
                 f"The state after {self.step} updates is kept. Lower optim.unet_lr and optim.text_encoder_lr, or set base.dtype = float32, "
                 "and choose another save.name."
             )
-        step, tensors = self.good
+        step, tensors = self.good = self._last_good()
         self.optimiser.restore(tensors)
         self.step = step
         return Warned(
             f"loss or gradient were not finite {LOST_IN_A_ROW} times in a row (loss {loss}): back to the state after {step} updates, "
             f"with {self.guard.share:g} of the learning rate"
         )
+
+    def _last_good(self) -> tuple[int, dict[str, Tensor]]:
+        """What was saved last, or the checkpoint before where not one update after it was finite: it was saved when things had gone wrong already."""
+        step, _ = self.good
+        if self.step - LOST_IN_A_ROW > step:
+            return self.good
+        before, _ = self.world.first(lambda: checkpoint.newest(self.folder / "checkpoints", before=step))
+        return (before.step, before.tensors) if before else self.good
 
     def _state(self) -> tuple[int, dict[str, Tensor]]:
         """A copy to go back to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -89,7 +90,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
         raise SpaceError(f"{path} could not be written ({error.strerror}). {advice}") from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that turned read-only: the first reason is the one to tell
+                temporary.unlink(missing_ok=True)
 
 
 def checked_writable(folder: Path, setting: str) -> None:
@@ -106,8 +108,12 @@ def checked_writable(folder: Path, setting: str) -> None:
 
 
 def checked_room(folder: Path, needed: int, what: str) -> None:
-    """Raise SpaceError unless the disk under folder has `needed` bytes left for `what`."""
-    free = shutil.disk_usage(folder).free
+    """Raise SpaceError unless the disk under folder, which is made if missing, has `needed` bytes left for `what`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise SpaceError(f"{what} cannot be written into {folder} ({error.strerror}). Look whether that disk is there and may be written.") from error
     if free < needed:
         found = f"{what} needs {needed / 1e6:,.1f} MB in {folder}, and {free / 1e6:,.1f} MB are free there."
         raise SpaceError(f"{found} Free space on that disk or choose another folder.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import gradio as gr
 
@@ -189,18 +190,15 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
 
     @told_along
     def describe_all(name: str | None, where: str | None, model: str) -> Iterator[list[Any]]:
-        """What a model says, kept as one change that can be undone; stopped, what was said by then."""
-        folder = datasets.folder(workspace, name or "")
-        bare = [at for at, text in datasets.captions(folder).items() if not text]
-        found: dict[str, str] = {}
-        try:
-            for path, text in describing.described([datasets.picture(folder, at) for at in bare]) if bare else ():
-                found[path.name] = text
-                yield [views.described(len(found), len(bare)), gr.Button(visible=True)]
-        finally:  # what was typed meanwhile stays
-            typed = datasets.captions(folder)
-            datasets.rewrite(folder, "captions by a model", {at: text for at, text in found.items() if typed.get(at) == ""})
-        yield [views.described(len(found), len(bare), done=True), gr.Button(visible=False)]
+        """What a model says, kept as it is said, so that it outlives stop and page; undone as one change."""
+        folder, act = datasets.folder(workspace, name or ""), uuid4().hex
+        bare, count = [at for at, text in datasets.captions(folder).items() if not text], 0
+        for path, text in describing.described([datasets.picture(folder, at) for at in bare]) if bare else ():
+            if datasets.captions(folder).get(path.name) == "":  # what was typed meanwhile stays
+                datasets.rewrite(folder, "captions by a model", {path.name: text}, act=act)
+            count += 1
+            yield [views.described(count, len(bare)), gr.Button(visible=True)]
+        yield [views.described(count, len(bare), done=True), gr.Button(visible=False)]
 
     @told
     def mend(name: str | None, where: str, model: str, event: gr.EventData) -> list[Any]:
