@@ -19,6 +19,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.screenshots import served
+from studio import jobs
 from tests.chromium import HOW, found
 from training import events
 
@@ -114,7 +115,10 @@ def slowed(browser: Browser, address: str, workspace: Path, turns: int) -> None:
     sample = Path(__file__).resolve().parents[1] / "sample_data" / "linocut" / "style.toml"
     flags = ["--optim.steps", "100000", "--preview.every", "0", "--save.name", "long", "--save.folder", str(run.parent), "--save.every", "0"]
     training = subprocess.Popen(
-        [sys.executable, "-m", "training.train_style", str(sample), *flags], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        [sys.executable, "-m", "training.train_style", str(sample), *flags],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+        env=jobs.environment(),
     )
     try:
         while not stepped(run):

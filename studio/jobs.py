@@ -246,10 +246,14 @@ def _starting(folder: Path) -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """The child's environment: it finds this project also when that is a clone, and speaks without delay."""
+    """The child's environment: it finds this project also when that is a clone, speaks without delay, and leaves a core to the browser.
+
+    OpenMP's threads wait for each other at every operation: one core taken by a neighbour makes all of them wait, and a step several times as long.
+    """
     home = str(Path(training.__file__).resolve().parents[1])
     path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (psutil.cpu_count(logical=False) or 2) - 1))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": threads}
 
 
 def write_ended(folder: Path) -> None:

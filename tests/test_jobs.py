@@ -222,3 +222,10 @@ def test_a_run_begun_in_a_terminal_can_be_stopped(run: Path) -> None:
         jobs.start_run(config(run), trainer(run))
     jobs.stop(run)
     assert process.wait(timeout=120) == 0 and jobs.state(run) == "stopped"
+
+
+def test_what_the_page_starts_leaves_a_core_to_the_browser_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert 1 <= int(jobs.environment()["OMP_NUM_THREADS"]) <= max(1, psutil.cpu_count() - 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert jobs.environment()["OMP_NUM_THREADS"] == "7"

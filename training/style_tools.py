@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from training.base_weights import BaseWeights
+from training.dataset import FORMATS
 from training.errors import DataError, StyleFileError
 from training.lora import Lora, added, cut, nearest
 from training.style_dialects import MAX_RANK, Magnitude
@@ -185,7 +186,7 @@ def packed(stem: str, content: bytes, style: Style, family: str, picture: Path |
 def _thumbnail(picture: Path) -> bytes:
     """A picture of at most 512 px as PNG, without anything that stood beside its pixels. Raises DataError."""
     try:
-        with Image.open(picture) as found:
+        with Image.open(picture, formats=FORMATS) as found:
             if found.width * found.height > PIXELS:
                 raise DataError(f"{picture} is {found.width}x{found.height} px, at most {PIXELS // 10**6} million are opened. Give a smaller one.")
             small = found.convert("RGB")
