@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from training import run as run_module
@@ -15,13 +17,13 @@ from training.bench import Bench
 from training.config import RunConfig, from_mapping
 from training.device import Place
 from training.errors import BusyError, ConfigError, DataError
-from training.events import Event, Failed, Finished, Previewed, Saved, Stepped, Warned
+from training.events import Event, Failed, Finished, Noted, Previewed, Saved, Stepped, Warned
 from training.families import detect
 from training.lock import held
 from training.loop import train
 from training.run import Run
 from training.style_file import read_style
-from training.together import together
+from training.together import AT_ONCE, TRIES, Pace, together
 
 
 @pytest.fixture
@@ -223,3 +225,32 @@ def test_every_style_keeps_checkpoints_and_events_of_its_own(base_folder: Path, 
     events = list(together(configs))
     assert [e.step for e in of(Saved, events, 0)] == [2, 4, 6] and [e.step for e in of(Saved, events, 1)] == [3, 6]
     assert list(together(configs))[-1][1].step == 6  # finished already
+
+
+@given(costs=st.dictionaries(st.integers(1, AT_ONCE), st.floats(0.01, 10), min_size=AT_ONCE), waiting=st.integers(1, 20))
+def test_the_size_of_a_pass_that_is_quickest_for_a_style_stays(costs: dict[int, float], waiting: int) -> None:
+    pace = Pace()
+    sizes = pace.sizes(waiting)
+    assert sizes[0] == min(waiting, AT_ONCE) and (sizes[-1] == 1)
+    for _ in range(TRIES * len(sizes)):
+        pace.tell(size := pace.size(waiting), costs[size])
+    assert not any(pace.wants(size, waiting) for size in sizes)
+    best = pace.size(waiting)
+    assert costs[best] / best == min(costs[size] / size for size in sizes)
+    assert str(best) in pace.words(waiting)
+    if best > 1:
+        pace.full(best)
+        assert pace.size(waiting) <= best // 2
+
+
+def test_a_size_that_was_asked_for_is_kept_and_never_timed() -> None:
+    pace = Pace(3)
+    assert pace.size(8) == 3 and pace.size(2) == 2 and not pace.wants(3, 8)
+    pace.full(3)
+    assert pace.size(8) == 1
+
+
+def test_styles_that_learn_together_say_how_many_go_in_one_pass(base_folder: Path, tmp_path: Path) -> None:
+    configs = [style(f"s{i}", base_folder, tmp_path, optim__steps=TRIES * 4, data__buckets=False) for i in range(3)]
+    said = [event.message for _, event in together(configs) if isinstance(event, Noted) and "in one pass" in event.message]
+    assert len(said) == 1 and "peak" in said[0]

@@ -66,6 +66,14 @@ def told_of(place: Place) -> dict[str, str | int]:
     return {"torch": torch.__version__, "device": place.name, "precision": place.precision, "threads": torch.get_num_threads(), "instructions": cpu}
 
 
+def finished(device: torch.device) -> None:
+    """Wait until the device has done what it was given, as timing needs."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def peak_memory(device: torch.device) -> float:
     """Largest memory so far in GiB: the device's for a GPU, the process's own for a CPU."""
     if device.type == "cuda":

@@ -5,6 +5,8 @@ Every style has its own pictures, settings, seed, optimiser, checkpoints and eve
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import groupby
@@ -15,17 +17,21 @@ import torch
 from training import lock
 from training.bench import Bench
 from training.config import RunConfig
+from training.device import finished, peak_memory
 from training.errors import ConfigError, StudioError
-from training.events import Event, Failed, Saved
+from training.events import Event, Failed, Noted, Saved
 from training.families import detect
 from training.loop import Stop, Story, never, story
 from training.run import Asked, Batch, Plan, Run, TooManyError, planned
 
 AT_ONCE = 8  # styles in one pass at most; more take turns
+TRIES = 3  # passes of every size that are timed, the first of them to warm up
 
 
-def together(configs: Sequence[RunConfig], stop: Stop = never, *, at_once: int = AT_ONCE) -> Iterator[tuple[int, Event]]:
-    """Train every config's style; yields (number of the config, event). at_once: styles in one pass, fewer when the memory is full.
+def together(configs: Sequence[RunConfig], stop: Stop = never, *, at_once: int | None = None) -> Iterator[tuple[int, Event]]:
+    """Train every config's style; yields (number of the config, event).
+
+    at_once: styles in one pass, fewer when the memory is full; None: so many as the first updates show to be quickest, AT_ONCE at most.
 
     A style that cannot go on says so by a Failed event, and the others do. Raises StudioError before anything is begun when the configs
     cannot be trained on one base, or a config is wrong.
@@ -56,11 +62,55 @@ def _check_one_base(plans: Sequence[Plan]) -> None:
         folders[config.run_folder] = config.save.name
 
 
+class Pace:
+    """How many styles go through the base in one pass: sizes are timed on the first updates, and the one that is quickest for a style stays.
+
+    A style learns the same in company of any size, so the trial costs nothing but what the slower sizes cost.
+    """
+
+    def __init__(self, at_once: int | None = None) -> None:
+        self.fixed, self.most = at_once, at_once or AT_ONCE
+        self.took: dict[int, list[float]] = {}  # size -> seconds a style
+
+    def sizes(self, waiting: int) -> list[int]:
+        """What is tried when so many styles wait, the largest first: all that may, then powers of two."""
+        most = min(waiting, self.most)
+        return [most] if self.fixed else sorted({most, *(2**i for i in range(most.bit_length()) if 2**i < most)}, reverse=True)
+
+    def size(self, waiting: int) -> int:
+        """Of the next pass."""
+        sizes = self.sizes(waiting)
+        return next((size for size in sizes if self.wants(size, waiting)), None) or min(sizes, key=self.seconds)
+
+    def wants(self, size: int, waiting: int) -> bool:
+        """Whether a pass of that size is still to be timed."""
+        return len(self.sizes(waiting)) > 1 and len(self.took.get(size, ())) < TRIES
+
+    def seconds(self, size: int) -> float:
+        """For one style's share of a pass, as measured; 0 when it was not."""
+        return statistics.median(self.took.get(size, ())[1:] or [0.0])
+
+    def tell(self, size: int, seconds: float) -> None:
+        """A pass of that size took so long."""
+        self.took.setdefault(size, []).append(seconds / size)
+
+    def full(self, size: int) -> None:
+        """The memory was too small for a pass of that size."""
+        self.most = max(1, size // 2)
+        self.fixed = self.fixed and self.most
+
+    def words(self, waiting: int) -> str:
+        """What was found, for the user."""
+        told = ", ".join(f"{size} at once {self.seconds(size):.3g} s" for size in self.sizes(waiting))
+        return f"styles in one pass: {self.size(waiting)}, the quickest for a style's update here ({told})"
+
+
 class _Round:
     """The stories of several styles, and what each of them waits for."""
 
-    def __init__(self, bench: Bench, stories: Sequence[Story], at_once: int) -> None:
+    def __init__(self, bench: Bench, stories: Sequence[Story], at_once: int | None) -> None:
         self.bench, self.at_once = bench, at_once
+        self.paces: dict[tuple[int, ...], Pace] = {}  # of every size of latents
         self.stories = dict(enumerate(stories))
         self.asked: dict[int, Asked] = {}
         self.saved: dict[int, int] = {}
@@ -70,19 +120,28 @@ class _Round:
             yield from self._on(i, None)
         while self.asked:
             waiting = sorted(self.asked, key=lambda i: (_kind(self.asked[i]), i))
-            for _, alike in groupby(waiting, lambda i: _kind(self.asked[i])):
-                some = list(alike)
+            for kind, alike in groupby(waiting, lambda i: _kind(self.asked[i])):
+                some, pace = list(alike), self.paces.setdefault(kind, Pace(self.at_once))
+                count = len(some)
                 while some:
-                    now, some = some[: self.at_once], some[self.at_once :]
-                    yield from self._made(now)
+                    size, device = pace.size(len(some)), self.asked[some[0]].run.place.device
+                    timed = pace.wants(size, len(some))
+                    yield from self._made(some[:size], pace, timed)
+                    if timed and not any(pace.wants(one, count) for one in pace.sizes(count)):
+                        yield some[0], Noted(pace.words(count) + f"; peak {peak_memory(device):.2g} GiB so far")
+                    some = some[size:]
 
-    def _made(self, now: list[int]) -> Iterator[tuple[int, Event]]:
+    def _made(self, now: list[int], pace: Pace, timed: bool) -> Iterator[tuple[int, Event]]:
         """One pass for these styles; where the memory is full, each begins its update again, fewer at once."""
         waiting = [self.asked.pop(i) for i in now]
+        began = time.monotonic()
         try:
             answers: list[torch.Tensor | torch.OutOfMemoryError] = list(self._passed(waiting))
+            if timed:
+                finished(waiting[0].run.place.device)
+                pace.tell(len(now), time.monotonic() - began)
         except torch.OutOfMemoryError as error:
-            self.at_once = max(1, len(now) // 2)
+            pace.full(len(now))
             answers = [error if len(now) == 1 else TooManyError(str(error)) for _ in now]
         for i, answer in zip(now, answers, strict=True):
             yield from self._on(i, answer)
