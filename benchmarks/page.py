@@ -1,4 +1,4 @@
-"""How quick the page is: `python -m benchmarks.page`. Answering, first paint, a caption among 500 pictures, and what ten open tabs cost a training.
+"""How quick the page is: `python -m benchmarks.page`. Answering, first paint, a caption among 500 pictures, and what open tabs cost a training.
 
 Real Chromium over a real page on a free port of this machine; every figure is a median, the training's is a ratio from turns of one run.
 """
@@ -23,8 +23,7 @@ from studio import jobs
 from tests.chromium import HOW, found
 from training import events
 
-TABS = 10
-TURN = 20.0  # seconds of training with and without the tabs, in turns
+TURN = 20.0  # seconds of training with and without tabs, in turns
 FIRST_PAINT = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 
 
@@ -33,6 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=500)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--tabs", type=int, nargs="+", default=[1, 10], help="pages that follow a training, all of them drawn")
     given = parser.parse_args()
     if (chromium := found()) is None:
         print(f"No Chromium: {HOW}.", file=sys.stderr)
@@ -46,7 +46,7 @@ def main() -> int:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             row("first paint", [painted(browser, address) for _ in range(5)])
             desk(browser, address, workspace, given.pictures)
-            slowed(browser, address, workspace, given.turns)
+            slowed(browser, address, workspace, given.turns, given.tabs)
             browser.close()
     return 0
 
@@ -109,8 +109,8 @@ def desk(browser: Browser, address: str, workspace: Path, count: int) -> None:
     page.close()
 
 
-def slowed(browser: Browser, address: str, workspace: Path, turns: int) -> None:
-    """Updates of a training with no page open, and with ten that follow it."""
+def slowed(browser: Browser, address: str, workspace: Path, turns: int, counts: Sequence[int]) -> None:
+    """Updates of a training with no page open, and with so many that follow it."""
     run = workspace / "runs" / "long"
     sample = Path(__file__).resolve().parents[1] / "sample_data" / "linocut" / "style.toml"
     flags = ["--optim.steps", "100000", "--preview.every", "0", "--save.name", "long", "--save.folder", str(run.parent), "--save.every", "0"]
@@ -123,23 +123,25 @@ def slowed(browser: Browser, address: str, workspace: Path, turns: int) -> None:
     try:
         while not stepped(run):
             time.sleep(1)
-        alone, watched = [], []
+        alone, watched = [], {count: [] for count in counts}
         for _ in range(turns):
             alone.append(measured(run))
-            pages = [opened(browser, address) for _ in range(TABS)]
-            for page in pages:
-                page.get_by_role("tab", name="Train").click()
-            time.sleep(5)
-            watched.append(measured(run))
-            for page in pages:
-                page.close()
-            time.sleep(2)
+            for count in counts:
+                pages = [opened(browser, address) for _ in range(count)]
+                for page in pages:
+                    page.get_by_role("tab", name="Train").click()
+                time.sleep(5)
+                watched[count].append(measured(run))
+                for page in pages:
+                    page.close()
+                time.sleep(2)
     finally:
         training.terminate()
         training.wait()
     row("an update, no page open", alone)
-    row(f"an update, {TABS} tabs that follow it", watched)
-    print(f"with {TABS} tabs an update takes {statistics.median(watched) / statistics.median(alone):.3f} times as long")
+    for count, seconds in watched.items():
+        row(f"an update, followed by {count} open pages", seconds)
+        print(f"followed by {count}, an update takes {statistics.median(seconds) / statistics.median(alone):.3f} times as long")
 
 
 def stepped(run: Path) -> list[float]:
