@@ -89,7 +89,7 @@ def desk(browser: Browser, address: str, workspace: Path, count: int) -> None:
     page.locator("#pictures img").nth(count - 1).wait_for(state="attached", timeout=600_000)
     row(f"{count} pictures listed", [time.monotonic() - began])
     caption, steps, keys, saves = page.locator("#caption textarea"), [], [], []
-    for i in range(1, 21):
+    for i in range(1, min(21, count)):
         began = time.monotonic()
         page.locator("#next-picture").click()
         page.wait_for_function("wanted => document.querySelector('#caption textarea').value === wanted", arg=f"thing {i}")
