@@ -39,7 +39,7 @@ def settle(workspace: Workspace, beginning: str = "pictures") -> None:
             (made / MARK).touch()
             if beginning == "example" and not workspace.runs().exists() and not workspace.comparisons().exists():
                 _finished(workspace, Path(half))
-            made.parent.rename(workspace.datasets())  # last: without it a half example is begun anew
+            made.parent.rename(workspace.datasets())  # last: with it the example is settled
     except OSError as error:
         raise SpaceError(f"The example could not be copied into {workspace.root} ({error.strerror}). Free space on that disk.") from error
 

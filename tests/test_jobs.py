@@ -227,5 +227,8 @@ def test_a_run_begun_in_a_terminal_can_be_stopped(run: Path) -> None:
 def test_what_the_page_starts_leaves_a_core_to_the_browser_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert 1 <= int(jobs.environment()["OMP_NUM_THREADS"]) <= max(1, psutil.cpu_count() - 1)
+    if hasattr(os, "sched_getaffinity"):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # a container that has one of many cores
+        assert jobs.environment()["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert jobs.environment()["OMP_NUM_THREADS"] == "7"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from training import style_command
 from training.config import from_mapping
 from training.families.detect import base_shapes
 from training.style_command import main
@@ -106,3 +109,21 @@ def test_check_says_whether_a_base_can_load_it(style: Path, base_folder: Path, c
 def test_looking_into_a_file_loads_no_torch(style: Path) -> None:
     program = f"import sys; from training.style_command import main; main(['inspect', {str(style)!r}]); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("damage", ["half as strong", "a layer less"])
+def test_nothing_is_written_that_does_not_read_back_the_same(
+    style: Path, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right, out = style_command.style_bytes, style.with_name("new.safetensors")
+
+    def wrong(name: str, modules: dict[str, Lora], *rest: Any, **more: Any) -> bytes:
+        weaker = {key: replace(lora, alpha=lora.alpha / 2) for key, lora in modules.items()}
+        return right(name, weaker if damage == "half as strong" else dict(list(modules.items())[1:]), *rest, **more)
+
+    assert main(["convert", str(style), "--to", "kohya", "--dtype", "bfloat16", "--out", str(out)]) == 0
+    assert "read back and the same" in capsys.readouterr().out
+    out.unlink()
+    monkeypatch.setattr(style_command, "style_bytes", wrong)
+    assert main(["convert", str(style), "--to", "kohya", "--out", str(out)]) == 2
+    assert "would not give back" in capsys.readouterr().err and not out.exists()

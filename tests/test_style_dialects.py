@@ -446,7 +446,12 @@ def test_ten_thousand_damaged_files_are_refused_or_harmless(shapes: dict[str, Sh
     small = {"unet": dict(list(shapes["sd1"]["unet"].items())[:3])}
     seeds = [save(file_of(form, naming, small, "sd1")[0], {"ss_x": "1"}) for form, naming in ((lora, kohya), (loha, kohya), (lokr_tucker, peft))]
     seeds.append(save_torch({"x.lora_down.weight": torch.ones(2, 3), "x.lora_up.weight": torch.ones(4, 2).bfloat16(), "x.alpha": torch.tensor(2)}))
-    words = {"bundle_emb.ink.string_to_param.*": np.ones((2, 32), np.float32)}
+    width = next(shape[1] for module, shape in shapes["sd1"]["text_encoder"].items() if module.endswith("q_proj"))
+    words = {
+        "bundle_emb.ink.string_to_param.*": np.ones((2, width), np.float32),
+        "bundle_emb.twice.string_to_param.*": np.ones((1, width), np.float32),
+    }
+    words |= {"bundle_emb.twice.clip_l": np.ones((1, width), np.float32), "bundle_emb.second.clip_g": np.ones((1, width), np.float32)}
     seeds.append(save(file_of(lora, kohya, small, "sd1")[0] | words))
     nasty = [
         b"\x00",

@@ -258,6 +258,17 @@ def test_files_of_other_programs(tmp_path: Path) -> None:
     assert set(style.words) == {"b"} and "not read" in style.warnings[0]
 
 
+@pytest.mark.parametrize("endings", [("string_to_param.*", "clip_l"), ("clip_l", "string_to_param.*", "clip_g"), ("clip_g",)])
+def test_a_word_that_says_a_part_twice_or_not_at_all_is_named_as_not_read(endings: tuple[str, ...], tmp_path: Path) -> None:
+    tensors = {f"bundle_emb.ink.{ending}": np.full((1, 768), i, np.float32) for i, ending in enumerate(endings)}
+    save_file({**tensors, "bundle_emb.good.clip_l": WORD["text_encoder"]}, tmp_path / "w.safetensors")
+    style = read_style(tmp_path / "w.safetensors")
+    assert set(style.words) == {"good"} and "not read" in style.warnings[0] and "ink" in style.warnings[0]
+    save_file({"clip_g": np.ones((1, 1280), np.float32)}, tmp_path / "alone.safetensors")
+    with pytest.raises(StyleFileError):
+        read_style(tmp_path / "alone.safetensors")
+
+
 @pytest.mark.parametrize(
     ("tensor", "said"),
     [

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -31,6 +32,7 @@ from training.style_file import (
     read_style,
     scrubbed,
     style_bytes,
+    style_from_bytes,
     unfitting,
 )  # fmt: skip
 from training.style_metadata import ANONYMOUS, GROUPS, public, published, rewritten, without
@@ -38,11 +40,12 @@ from training.style_names import PREFIXES, counted
 from training.style_tools import Changes, Result, extracted, merged, packed, resized, without_magnitudes
 from training.style_weights import GROUPS as PLACES
 from training.style_weights import weighted
-from training.style_words import Words, embedding_bytes, joined
+from training.style_words import Words, alike, embedding_bytes, joined
 from training.tensor_file import STORED
 from training.workspace import checked_writable, inside, write_whole
 
 SHOWN = 4000  # characters of one value in the table; --json has up to 64 KiB
+ULP = {"float32": 2.0**-22, "float16": 2.0**-10, "bfloat16": 2.0**-7}  # how far a stored number is off at most, as a share, scales included
 DORA_RANK = 64  # its magnitudes reach beyond the rank it was trained with
 WEIGHTED = "FILE[:WEIGHT[:TEXT_WEIGHT]][:GROUP=WEIGHT,...]"
 WEIGHTS = f"strength, another for the text encoders, others for groups: {PLACES}"
@@ -286,17 +289,33 @@ def _content(
     dialect: Any = "kohya",
     words: Words = EMPTY,
 ) -> tuple[bytes, dict[str, Lora]]:
-    """The bytes of a new style file, and its layers by name."""
+    """The bytes of a new style file, read back and compared, and its layers by name."""
     modules = named(changes, dialect, family)
     told = rewritten(metadata, family, {lora.rank for lora in changes.values()}, {lora.alpha for lora in changes.values()})
     told = without(told, arguments.leave_out)
-    return style_bytes(arguments.out.name, modules, told, dtype=arguments.dtype or dtype, dialect=dialect, words=words), modules
+    stored = arguments.dtype or dtype
+    content = style_bytes(arguments.out.name, modules, told, dtype=stored, dialect=dialect, words=words)
+    _check_back(arguments.out.name, style_from_bytes(content, arguments.out.name), changes, words, family, stored)
+    return content, modules
+
+
+def _check_back(name: str, back: Style, changes: Changes, words: Words, family: str, stored: str) -> None:
+    """Raise StyleFileError unless the strict reader gives back every layer's change of weights, as far as the precision holds it, and every word."""
+    found = placed(back, family)
+    for key, lora in changes.items():
+        up, down = lora.flat()
+        bound = 2 * ULP[stored] * (abs(up) @ abs(down)).max() + 1e-6
+        off = abs(found[key].delta().ravel() - lora.delta().ravel()).max() if key in found else np.inf
+        if not off <= bound:
+            raise StyleFileError(f"{name} was not written: it would not give back {'.'.join(key)} ({off:.2g} off). Take --dtype float32.")
+    if not alike(back.words, words):
+        raise StyleFileError(f"{name} was not written: it would not give back the words that the style brings. Take --dtype float32.")
 
 
 def _written(out: Path, content: bytes, modules: Mapping[str, Lora], result: Result) -> None:
     write_whole(out, content)
     lost = f" {result.residual:.2%} of the change is left out." if result.residual > 1e-6 else ""
-    print(f"{out} written, {len(content) / 1e6:.1f} MB: {counted(modules)}.{lost}")
+    print(f"{out} written, {len(content) / 1e6:.1f} MB: {counted(modules)}, read back and the same.{lost}")
     for note in result.notes:
         print(f"But: {note}")
 

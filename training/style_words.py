@@ -26,12 +26,13 @@ MOST = 64  # vectors of a word; a caption has room for 75
 
 def is_alone(names: Collection[str]) -> bool:
     """Whether a file of these tensors is a word in a file of its own."""
-    return bool(names) and (set(names) == {"emb_params"} or set(names) <= {"clip_l", "clip_g"})
+    return set(names) in ({"emb_params"}, {"clip_l"}, {"clip_l", "clip_g"})
 
 
 def places(names: Iterable[str], stem: str) -> dict[str, dict[str, str]]:
-    """Word -> part -> tensor's name, of the tensors that are vectors of words; a word with anything else is not among them.
+    """Word -> part -> tensor's name, of the tensors that are vectors of words.
 
+    A word with anything else, with two tensors for one part or with none for the first part is not among them.
     stem: what the word of a file of its own is called.
     """
     names = list(names)
@@ -43,11 +44,11 @@ def places(names: Iterable[str], stem: str) -> dict[str, dict[str, str]]:
         if not name.startswith(BUNDLED):
             continue
         word, _, ending = name.removeprefix(BUNDLED).partition(".")
-        if ending in ENDINGS:
+        if ending in ENDINGS and ENDINGS[ending] not in found.get(word, ()):
             found.setdefault(word, {})[ENDINGS[ending]] = name
         else:
             strange.add(word)
-    return {word: parts for word, parts in found.items() if word not in strange}
+    return {word: parts for word, parts in found.items() if word not in strange and "text_encoder" in parts}
 
 
 def read(label: str, stem: str, names: Iterable[str], array: Callable[[str], np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
