@@ -1,14 +1,18 @@
 """What other programs accept as the name of a layer and of its tensors, written down from their sources. Data; knows nothing of ours.
 
-A1111      AUTOMATIC1111/stable-diffusion-webui, extensions-builtin/Lora/networks.py: convert_diffusers_name_to_compvis, load_network
-ComfyUI    comfyanonymous/ComfyUI, comfy/lora.py: model_lora_keys_unet, model_lora_keys_clip; Forge has a copy of both
-InvokeAI   invoke-ai/InvokeAI, model manager's LoRA probe and the SDXL and 1.x conversion of kohya keys
-sd-scripts kohya-ss/sd-scripts, networks/lora.py: create_network_from_weights
+A1111      AUTOMATIC1111/stable-diffusion-webui 873edba, extensions-builtin/Lora/networks.py: convert_diffusers_name_to_compvis, load_network,
+           network_apply_weights
+Forge      lllyasviel/stable-diffusion-webui-forge 00f1cd3, packages_3rdparty/comfyui_lora_collection/lora.py: the same two tables as ComfyUI's
+ComfyUI    Comfy-Org/ComfyUI 17358c8, comfy/lora.py: model_lora_keys_unet, model_lora_keys_clip
+InvokeAI   invoke-ai/InvokeAI 01d6f09, invokeai/backend/model_manager/configs/lora.py: what is taken for a LoRA; 2832ca3,
+           invokeai/backend/patches/lora_conversions/sdxl_lora_conversion_utils.py: convert_sdxl_keys_to_diffusers_format
+sd-scripts kohya-ss/sd-scripts 48d368f, networks/lora.py: create_network_from_weights
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 
 ATTENTION = r"transformer_blocks_\d+_(attn[12]_(to_[qkv]|to_out_0)|ff_net_(0_proj|2))"
 RESNET = r"(conv1|conv2|conv_shortcut|time_emb_proj)"
@@ -112,14 +116,64 @@ def a1111(name: str, family: str) -> str:
 
 
 def invokeai(name: str, family: str) -> str:
-    """InvokeAI takes diffusers' names for 1.x and 2.x. For XL it refuses a file unless every name begins with one of these of the checkpoint's."""
+    """InvokeAI takes diffusers' names for 1.x and 2.x. For XL it looks up, in its sorted table of blocks, the one that a name sorts behind, and
+    refuses the file unless every name begins with the one that it finds."""
     known = checkpoint_layers(family)
     name = name.removeprefix("lora_unet_")
     if family != "sdxl":
         return known.get(name, "")
     begins = {x for x in known.values() if not re.match(r"(input|output|middle)_blocks?_.*(proj_|transformer_)", x)}
-    begins |= {f"input_blocks_{n}_1" for n in (1, 2, 4, 5, 7, 8)} | {f"output_blocks_{n}_1" for n in range(9)} | {"middle_block_1"}
-    return name if any(name == x or name.startswith(f"{x}_") for x in begins) and name in known.values() else ""
+    begins |= {f"input_blocks_{3 * level + i}_1" for level in range(3) for i in (1, 2)} | {f"output_blocks_{n}_1" for n in range(9)}
+    begins |= {x.removesuffix("_conv") for x in begins} | {"middle_block_1", "out_0"}
+    begins |= {f"{block}_{norm}" for block in _resnets(known) for norm in ("in_layers_0", "out_layers_0")}
+    table = sorted(begins)
+    found = table[bisect_right(table, name) - 1]
+    return name if name.startswith(found) and name in known.values() else ""
+
+
+def _resnets(known: dict[str, str]) -> set[str]:
+    return {x.removesuffix("_in_layers_2") for x in known.values() if x.endswith("_in_layers_2")}
 
 
 PROGRAMS = {"ComfyUI and Forge": comfyui, "A1111": a1111, "InvokeAI": invokeai}
+
+# The text encoders. A layer is said as (encoder, its number, which of its matrices), the matrix by its name in transformers.
+MATRICES = ("self_attn_q_proj", "self_attn_k_proj", "self_attn_v_proj", "self_attn_out_proj", "mlp_fc1", "mlp_fc2")
+COUNTS = {"sd1": {"te": 12}, "sd2": {"te": 23}, "sdxl": {"te1": 12, "te2": 32}}
+TextLayer = tuple[str, int, str]
+
+
+def comfyui_text(name: str, family: str) -> TextLayer | None:
+    """A table over 32 layers and six matrices; a single encoder answers to `lora_te_` and to `lora_te1_`."""
+    table = {}
+    for encoder, count in COUNTS[family].items():
+        for i in range(count):
+            for matrix in MATRICES:
+                for prefix in {"te": ("lora_te", "lora_te1"), "te1": ("lora_te", "lora_te1"), "te2": ("lora_te2",)}[encoder]:
+                    table[f"{prefix}_text_model_encoder_layers_{i}_{matrix}"] = (encoder, i, matrix)
+    return table.get(name)
+
+
+def a1111_text(name: str, family: str) -> TextLayer | None:
+    """OpenCLIP's encoders (2.x, and the second of XL) have blocks of their own names, the matrices of the first of XL are called as in 1.x."""
+    openclip = {"sd2": "te", "sdxl": "te2"}.get(family)
+    its = {"mlp_c_fc": "mlp_fc1", "mlp_c_proj": "mlp_fc2"} | {f"attn_{x}_proj": f"self_attn_{x}_proj" for x in ("q", "k", "v", "out")}
+    found = re.fullmatch(r"lora_(te|te1|te2)_text_model_encoder_layers_(\d+)_(.+)", name)
+    if not found or found[1] not in COUNTS[family]:
+        return None
+    encoder, layer, matrix = found[1], int(found[2]), found[3]
+    if encoder == openclip:
+        there = matrix.replace("mlp_fc1", "mlp_c_fc").replace("mlp_fc2", "mlp_c_proj").replace("self_attn", "attn")
+        matrix = its.get(there, "")
+    return (encoder, layer, matrix) if matrix in MATRICES and layer < COUNTS[family][encoder] else None
+
+
+def invokeai_text(name: str, family: str) -> TextLayer | None:
+    """transformers' names with underscores behind the encoder's prefix; of XL both prefixes are passed through as they are."""
+    found = re.fullmatch(r"lora_(te|te1|te2)_text_model_encoder_layers_(\d+)_(.+)", name)
+    if not found or found[1] not in COUNTS[family] or found[3] not in MATRICES:
+        return None
+    return (found[1], int(found[2]), found[3]) if int(found[2]) < COUNTS[family][found[1]] else None
+
+
+TEXTS = {"ComfyUI and Forge": comfyui_text, "A1111": a1111_text, "InvokeAI": invokeai_text}

@@ -11,6 +11,8 @@ import pytest
 
 from tests import crashes
 from tests.crashes import POINTS, Trainer, difference, run_toml
+from tests.tiny import tiny_xl
+from training.style_file import read_style
 from training.workspace import latents_folder
 
 EVERYTHING = {"prior": {"images": 2, "prompt": "a thing"}, "adapter": {"tokens": 2}}
@@ -62,6 +64,26 @@ def test_killed_at_random_it_equals_the_undisturbed_run(trainer: Trainer, place:
         trainer.run(toml, after=dice.uniform(0.1, 1.0))
     assert trainer.run(toml) == (0, 0)
     assert difference(place / "runs" / "random", place / "runs" / "straight-frozen") == ""
+
+
+def test_killed_with_two_text_encoders_it_equals_the_undisturbed_run(trainer: Trainer, place: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The same for a base of two text encoders, both trained, and a word that has vectors in both."""
+    base = tiny_xl(tmp_path_factory.mktemp("xl") / "base")
+    more = {"adapter": {"tokens": 2}, "data": {"folder": str(place / "pictures"), "trigger": "sks", "resolution": 32}}
+    assert trainer.run(run_toml(place, base, "straight-xl", **more)) == (0, 0)
+    toml = run_toml(place, base, "chain-xl", **more)
+    for point in (
+        "after an update",
+        "in the middle of an update",
+        "between a checkpoint's files",
+        "writing a learnt word",
+        "after the style got its name",
+    ):
+        assert trainer.run(toml, point) == (9, 0), point
+    assert trainer.run(toml) == (0, 0)
+    chain = place / "runs" / "chain-xl"
+    assert difference(chain, place / "runs" / "straight-xl") == ""
+    assert {part for vectors in read_style(chain / "chain-xl.safetensors").words.values() for part in vectors} == {"text_encoder", "text_encoder_2"}
 
 
 @pytest.fixture(scope="module")

@@ -106,6 +106,17 @@ def test_check_says_whether_a_base_can_load_it(style: Path, base_folder: Path, c
     assert "cross-attention reads text 768 wide" in capsys.readouterr().err
 
 
+def test_check_warns_of_a_style_that_is_more_than_its_base(style: Path, base_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, parts = base_shapes(str(base_folder))
+    name, shape = next((name, shape) for name, shape in parts["text_encoder"].items() if name.endswith("q_proj"))
+    path = style.with_name("much.safetensors")
+    for size, said in ((1e-3, False), (10.0, True)):
+        lora = Lora(np.full((1, shape[1]), size, np.float32), np.ones((shape[0], 1), np.float32), 1.0)
+        write_style(path, {canonical_name("text_encoder", name, "sd1"): lora}, {})
+        assert main(["check", str(path), "--base", str(base_folder)]) == 0
+        assert ("more than the base itself" in capsys.readouterr().out) == said
+
+
 def test_looking_into_a_file_loads_no_torch(style: Path) -> None:
     program = f"import sys; from training.style_command import main; main(['inspect', {str(style)!r}]); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

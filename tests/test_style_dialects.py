@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors.numpy import load as read_numpy
 from safetensors.numpy import save
 from safetensors.torch import save as save_torch
 
-from tests.test_style_file import Parts, Shapes, merge, outputs, sd1_parts, sd1_pipeline, sd2_parts, sdxl_parts, sdxl_pipeline, shapes_of
+from tests.test_style_file import Parts, Shapes, sd1_parts, sd1_pipeline, sd2_parts, sdxl_parts, sdxl_pipeline, shapes_of
 from training.adapter import Worn, wearing
 from training.errors import StyleFileError
 from training.style_dialects import layer_limit
@@ -160,6 +161,13 @@ def _in_text_model(module: str) -> str:
     return module if module.startswith(("text_model.", "text_projection")) else f"text_model.{module}"
 
 
+def processors(part: str, module: str, family: str) -> str:
+    """The attention processors of 2023: `unet.…attn1.processor.to_q_lora.down.weight`, and `…self_attn.to_q_lora…` in the text encoders."""
+    before, _, which = module.removesuffix(".0").rpartition(".")
+    short = which.removeprefix("to_").removesuffix("_proj")
+    return f"unet.{before}.processor.to_{short}_" if part == "unet" else f"{part}.{_in_text_model(before)}.to_{short}_"
+
+
 NAMINGS = {f.__name__: f for f in (kohya, other_blocks, simpletuner, onetrainer, comfy, peft, diffusers)}
 
 
@@ -187,21 +195,12 @@ def compare(modules: dict[tuple[str, str], Lora], changes: dict[tuple[str, str],
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("naming", ["kohya", "diffusers"])
-def test_every_form_in_every_family_reads_exactly(form: str, naming: str, family: str, shapes: dict[str, Shapes]) -> None:
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_every_form_in_every_family_reads_exactly_under_every_programs_names(form: str, naming: str, family: str, shapes: dict[str, Shapes]) -> None:
     tensors, changes = file_of(FORMS[form], NAMINGS[naming], shapes[family], family)
     style = style_from_bytes(save(tensors), "a.safetensors")
     assert not [w for w in style.warnings if "left out" in w]
     compare(match(style, accepted_names(shapes[family], family)), changes)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("naming", NAMINGS)
-def test_every_programs_names_are_understood(naming: str, family: str, shapes: dict[str, Shapes]) -> None:
-    if naming == "other_blocks" and family == "mini":
-        return  # only diffusers' names exist for it
-    tensors, changes = file_of(lora, NAMINGS[naming], shapes[family], family)
-    compare(match(style_from_bytes(save(tensors), "a.safetensors"), accepted_names(shapes[family], family)), changes)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -217,12 +216,20 @@ def test_what_was_read_is_written_for_others_and_reads_the_same(form: str, famil
 # What diffusers 0.42 reads right: one alpha or none (it confuses several), no text_projection, all four attention layers of a text encoder
 ONE_ALPHA = lambda shape, r, alpha, draw: lora(shape, 2, 5.5, draw)
 NO_ALPHA = lambda shape, r, alpha, draw: lora(shape, r, None, draw)
-STOCK = {
+STOCK: dict[str, Any] = {
     "kohya, one alpha": (ONE_ALPHA, kohya, {}),
     "kohya, no alpha": (NO_ALPHA, kohya, {}),
+    "kohya, diffusers' blocks": (ONE_ALPHA, lambda *place: (other_blocks if place[0] == "unet" else kohya)(*place), {}),
     "peft": (NO_ALPHA, diffusers, {"unet": ("lora_A", "lora_B"), "text": ("lora_A", "lora_B")}),
     "diffusers of 2023": (NO_ALPHA, diffusers, {"unet": ("lora.down", "lora.up"), "text": ("lora_linear_layer.down", "lora_linear_layer.up")}),
+    "attention processors of 2023": (NO_ALPHA, processors, {part: ("lora.down", "lora.up") for part in ("unet", "text")}),
 }
+
+
+def known_to_diffusers(kind: str, shapes: Shapes) -> Shapes:
+    """The layers that it reads right in that form."""
+    lost = lambda module: module == "text_projection" or ("blocks" in kind and module.startswith("add_embedding"))
+    return {part: {m: s for m, s in modules.items() if not lost(m) and ("attn" in m or "processors" not in kind)} for part, modules in shapes.items()}
 
 
 def as_loaded(parts: Parts) -> dict[tuple[str, str], Change]:
@@ -233,11 +240,10 @@ def as_loaded(parts: Parts) -> dict[tuple[str, str], Change]:
     return {place: layer.get_delta_weight(layer.active_adapters[0]).detach().numpy() for place, layer in layers.items()}
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-@pytest.mark.parametrize("kind", STOCK)
+@pytest.mark.parametrize(("kind", "family"), [(kind, f) for kind in STOCK for f in ("sd1", "sd2", "sdxl") if f == "sdxl" or "blocks" not in kind])
 def test_diffusers_and_we_read_the_same_layer_by_layer(kind: str, family: str, shapes: dict[str, Shapes]) -> None:
     form, naming, leaves = STOCK[kind]
-    known = {part: {m: s for m, s in modules.items() if m != "text_projection"} for part, modules in shapes[family].items()}
+    known = known_to_diffusers(kind, shapes[family])
     tensors, changes = file_of(form, naming, known, family)
     leaf = lambda name: leaves.get("unet" if name.startswith("unet.") else "text", ("lora_down", "lora_up"))
     named = {n.replace("lora_down", leaf(n)[0]).replace("lora_up", leaf(n)[1]): array for n, array in tensors.items()}
@@ -270,53 +276,94 @@ def _load(parts: Parts, tensors: Tensors) -> None:
     pipeline.load_lora_weights({name: torch.from_numpy(np.array(array)) for name, array in tensors.items()})
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("leaves", [("lora.down", "lora.up"), ("lora_linear_layer.down", "lora_linear_layer.up")])
-def test_old_names_of_diffusers_are_understood(leaves: tuple[str, str], shapes: dict[str, Shapes]) -> None:
-    tensors, changes = file_of(lambda shape, r, alpha, draw: lora(shape, r, None, draw), diffusers, shapes["sd1"], "sd1")
+def test_old_names_of_diffusers_are_understood(leaves: tuple[str, str], family: str, shapes: dict[str, Shapes]) -> None:
+    tensors, changes = file_of(NO_ALPHA, diffusers, shapes[family], family)
     old = {n.replace("lora_down", leaves[0]).replace("lora_up", leaves[1]): array for n, array in tensors.items()}
-    compare(match(style_from_bytes(save(old), "a.safetensors"), accepted_names(shapes["sd1"], "sd1")), changes)
+    compare(match(style_from_bytes(save(old), "a.safetensors"), accepted_names(shapes[family], family)), changes)
 
 
-def test_attention_processors_of_2023_are_understood(shapes: dict[str, Shapes]) -> None:
-    """`unet.…attn1.processor.to_q_lora.down.weight`, and `…self_attn.to_q_lora…` in the text encoder."""
-    attention = {part: {m: s for m, s in modules.items() if "attn" in m} for part, modules in shapes["sd1"].items()}
-
-    def naming(part: str, module: str, family: str) -> str:
-        before, _, which = module.removesuffix(".0").rpartition(".")
-        short = which.removeprefix("to_").removesuffix("_proj")
-        return f"unet.{before}.processor.to_{short}_" if part == "unet" else f"text_encoder.text_model.{before}.to_{short}_"
-
-    tensors, changes = file_of(lambda shape, r, alpha, draw: lora(shape, r, None, draw), naming, attention, "sd1")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_processors_of_2023_are_understood(family: str, shapes: dict[str, Shapes]) -> None:
+    tensors, changes = file_of(NO_ALPHA, processors, known_to_diffusers("attention processors of 2023", shapes[family]), family)
     old = {n.replace("lora_down", "lora.down").replace("lora_up", "lora.up"): array for n, array in tensors.items()}
-    compare(match(style_from_bytes(save(old), "a.safetensors"), accepted_names(shapes["sd1"], "sd1")), changes)
+    compare(match(style_from_bytes(save(old), "a.safetensors"), accepted_names(shapes[family], family)), changes)
 
 
-@pytest.mark.parametrize("method", ["lora", "rslora", "loha", "lokr"])
-def test_a_folder_that_peft_wrote_means_what_peft_does(tmp_path: Path, method: str) -> None:
+def peft_config(method: str, modules: dict[str, tuple[int, ...]]) -> Any:
+    """On every layer, with another rank and another alpha for some of them."""
     import peft
 
-    known: dict[str, Any] = {"r": 4, "target_modules": ["to_q", "conv1", "to_out.0"], "alpha_pattern": {"mid_block.resnets.0.conv1": 2}}
-    config = {
-        "lora": peft.LoraConfig(lora_alpha=6, **known),
-        "rslora": peft.LoraConfig(lora_alpha=6, use_rslora=True, **known),
-        "loha": peft.LoHaConfig(alpha=6, use_effective_conv2d=True, **known),
-        "lokr": peft.LoKrConfig(alpha=6, **known),
-    }[method]
-    parts = sd1_parts()
-    wearing = peft.get_peft_model(parts["unet"], config)
-    torch.manual_seed(1)
-    for name, weight in wearing.named_parameters():
-        if "lora_" in name or "hada_" in name or "lokr_" in name:
-            torch.nn.init.normal_(weight, std=0.3)
-    wearing.save_pretrained(tmp_path / "unet")
-    wearing.merge_and_unload()
-    by_hand = sd1_parts()
-    for folder in (tmp_path, tmp_path / "unet"):
-        style = read_style(folder)
-        matched = match(style, accepted_names(shapes_of(by_hand), "sd1"))
-    before = outputs(by_hand)[0]
-    merge(by_hand, matched)
-    assert float((outputs(by_hand)[0] - outputs(parts)[0]).abs().max()) < 1e-4 < float((before - outputs(parts)[0]).abs().max())
+    some = list(modules)[::3]
+    known: dict[str, Any] = {"r": 4, "target_modules": list(modules), "rank_pattern": dict.fromkeys(some, 3), "alpha_pattern": dict.fromkeys(some, 2)}
+    return {
+        "lora": lambda: peft.LoraConfig(lora_alpha=6, **known),
+        "rslora": lambda: peft.LoraConfig(lora_alpha=6, use_rslora=True, **known),
+        "loha": lambda: peft.LoHaConfig(alpha=6, **known),
+        "loha of convolutions with a core": lambda: peft.LoHaConfig(alpha=6, use_effective_conv2d=True, **known),
+        "lokr": lambda: peft.LoKrConfig(alpha=6, **known),
+        "lokr of convolutions with a core": lambda: peft.LoKrConfig(alpha=6, use_effective_conv2d=True, **known),
+        "lokr of two products": lambda: peft.LoKrConfig(alpha=6, decompose_both=True, decompose_factor=2, **known),
+    }[method]()
+
+
+PEFT_METHODS = (
+    "lora",
+    "rslora",
+    "loha",
+    "loha of convolutions with a core",
+    "lokr",
+    "lokr of convolutions with a core",
+    "lokr of two products",
+)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of peft, about base models without a name
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("method", PEFT_METHODS)
+def test_a_folder_that_peft_wrote_means_what_peft_does_layer_by_layer(method: str, family: str, tmp_path: Path, shapes: dict[str, Shapes]) -> None:
+    import peft
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    changes: dict[tuple[str, str], Change] = {}
+    for part, network in BUILD[family]().items():
+        wearing = peft.get_peft_model(network, peft_config(method, shapes[family][part]))
+        torch.manual_seed(1)
+        for name, weight in wearing.named_parameters():
+            if any(kind in name for kind in ("lora_", "hada_", "lokr_")):
+                torch.nn.init.normal_(weight, std=0.3)
+        wearing.save_pretrained(tmp_path / part)
+        for name, layer in wearing.base_model.model.named_modules():
+            if isinstance(layer, BaseTunerLayer):
+                shape = shapes[family][part][name]
+                changes[part, name] = layer.get_delta_weight("default").detach().numpy().reshape(shape)
+    names = accepted_names(shapes[family], family)
+    compare(match(read_style(tmp_path), names), changes)
+    for part in shapes[family]:
+        compare(match(read_style(tmp_path / part), names), {place: change for place, change in changes.items() if place[0] == part})
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_a_file_that_diffusers_saved_means_what_it_does_there_layer_by_layer(
+    rslora: bool, family: str, tmp_path: Path, shapes: dict[str, Shapes]
+) -> None:
+    """`save_lora_weights` with its metadata, by which alone the strengths are known: other ranks and alphas for some layers, rsLoRA."""
+    import peft
+    from diffusers.training_utils import _collate_lora_metadata
+
+    parts = BUILD[family]()
+    for part, network in parts.items():
+        modules = {m: s for m, s in shapes[family][part].items() if m != "text_projection"}
+        network.add_adapter(peft_config("rslora" if rslora else "lora", modules))
+        for name, weight in network.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+    layers = {f"{part}_lora_layers": peft.get_peft_model_state_dict(network) for part, network in parts.items()}
+    pipeline = library.StableDiffusionXLPipeline if "text_encoder_2" in parts else library.StableDiffusionPipeline
+    pipeline.save_lora_weights(tmp_path, weight_name="a.safetensors", **layers, **_collate_lora_metadata(parts))
+    compare(match(read_style(tmp_path / "a.safetensors"), accepted_names(shapes[family], family)), as_loaded(parts))
 
 
 def test_a_hostile_adapter_config_is_refused_at_once(tmp_path: Path) -> None:
@@ -393,6 +440,29 @@ def test_a_square_layer_with_a_bare_dora_scale_is_refused() -> None:
         style_from_bytes(save({f"x.{n}": a for n, a in (tensors | {"dora_scale": np.ones(4, np.float32)}).items()}), "a.safetensors")
 
 
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_file_of_any_program_means_what_its_numbers_say(data: st.DataObject) -> None:
+    """Over forms, programs, families, targets, ranks, alphas and precisions: numbers as the precision holds them, and the change that they define."""
+    family = data.draw(st.sampled_from(FAMILIES))
+    all_shapes = _all_shapes(family)
+    places = data.draw(st.lists(st.sampled_from(sorted(all_shapes)), min_size=1, max_size=5, unique=True))
+    naming = NAMINGS[data.draw(st.sampled_from(sorted(NAMINGS)))]
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+    exact = drawing(data.draw(st.integers(0, 2**32 - 1)))
+    draw = lambda *shape: torch.from_numpy(exact(*shape)).to(dtype).float().numpy()
+    tensors, changes = {}, {}
+    for part, module in places:
+        form = FORMS[data.draw(st.sampled_from(sorted(FORMS)))]
+        rank = data.draw(st.integers(1, 6))
+        alpha = data.draw(st.none() | st.floats(0.015625, 64.0, width=16))
+        found, changes[part, module] = form(all_shapes[part, module], rank, alpha, draw)
+        tensors |= {naming(part, module, family) + leaf: array for leaf, array in found.items()}
+    kept = {name: torch.from_numpy(array) if name.endswith("alpha") else torch.from_numpy(array).to(dtype) for name, array in tensors.items()}
+    style = style_from_bytes(save_torch({name: tensor.contiguous() for name, tensor in kept.items()}), "a.safetensors")
+    compare(match(style, accepted_names(_by_part(family), family)), changes)
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_any_style_comes_back_as_it_was_written(data: st.DataObject) -> None:
@@ -411,10 +481,7 @@ def test_any_style_comes_back_as_it_was_written(data: st.DataObject) -> None:
     names = {canonical_name(part, module, family): found for (part, module), found in made.items()}
     written = style_bytes("a.safetensors", converted(Style(names, {}, ""), dialect, family), {}, dtype=dtype, dialect=dialect)
     assert written == style_bytes("b.safetensors", converted(Style(names, {}, ""), dialect, family), {}, dtype=dtype, dialect=dialect)
-    by_part: Shapes = {}
-    for (part, module), shape in all_shapes.items():
-        by_part.setdefault(part, {})[module] = shape
-    back = match(style_from_bytes(written, "a.safetensors"), accepted_names(by_part, family))
+    back = match(style_from_bytes(written, "a.safetensors"), accepted_names(_by_part(family), family))
     assert all(not back[place].delta().any() for place in set(back) - set(made))
     unit = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]
     for place, found in made.items():
@@ -425,13 +492,13 @@ def test_any_style_comes_back_as_it_was_written(data: st.DataObject) -> None:
         compare({place: back[place] for place in made}, {place: found.delta() for place, found in made.items()})
 
 
-_SHAPES: dict[str, dict[tuple[str, str], tuple[int, ...]]] = {}
+@functools.cache
+def _by_part(family: str) -> Shapes:
+    return shapes_of(BUILD[family]())
 
 
 def _all_shapes(family: str) -> dict[tuple[str, str], tuple[int, ...]]:
-    if family not in _SHAPES:
-        _SHAPES[family] = {(part, module): shape for part, modules in shapes_of(BUILD[family]()).items() for module, shape in modules.items()}
-    return _SHAPES[family]
+    return {(part, module): shape for part, modules in _by_part(family).items() for module, shape in modules.items()}
 
 
 def test_ten_thousand_damaged_files_are_refused_or_harmless(shapes: dict[str, Shapes]) -> None:

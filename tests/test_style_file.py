@@ -398,6 +398,13 @@ def test_a_style_of_zeros_is_a_warning(tmp_path: Path) -> None:
     assert "changes nothing" in read_style(path).warnings[0]
 
 
+def test_a_rank_far_above_need_is_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    for rank, said in ((256, ()), (300, ("rank above 256",))):
+        write_style(path, {"lora_unet_a": Lora(np.ones((rank, 400), np.float32), np.ones((400, rank), np.float32), 2.0)}, {})
+        assert all(words in warning for words, warning in zip(said, read_style(path).warnings, strict=True))
+
+
 # What is not written
 
 

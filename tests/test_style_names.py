@@ -113,6 +113,19 @@ def test_every_layer_of_the_real_text_encoders_has_a_known_name(family: str) -> 
     assert all(any(re.fullmatch(rule, name) for rule in other_programs.LAYERS[family]) for name in names)
 
 
+@pytest.mark.parametrize("program", other_programs.TEXTS)
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_other_programs_find_the_right_layer_of_the_text_encoders(family: str, program: str) -> None:
+    """Every layer of the real text encoders: its name leads each program to that matrix and no other."""
+    encoders = {"text_encoder": "te1" if family == "sdxl" else "te", "text_encoder_2": "te2"}
+    for part, found in real_modules(family).items():
+        for module in found if part != "unet" else []:
+            if module != "text_projection":
+                number, matrix = re.fullmatch(r"(?:text_model\.)?encoder\.layers\.(\d+)\.(.+)", module).groups()
+                place = (encoders[part], int(number), matrix.replace(".", "_"))
+                assert other_programs.TEXTS[program](canonical_name(part, module, family), family) == place, module
+
+
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_a_name_tells_the_kernel(family: str) -> None:
     for part, found in shapes_of(sdxl_parts() if family == "sdxl" else sd1_parts()).items():

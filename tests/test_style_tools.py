@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save
 
+from training import style_file
 from training.base_weights import BaseWeights, write_wearing
 from training.errors import StyleFileError
 from training.lora import Lora, added, cut, kronecker, nearest
@@ -234,6 +235,13 @@ def test_scrubbing_changes_no_weight(style: Path, capsys: pytest.CaptureFixture[
     before, after = load_file(style), load_file(out)
     assert before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
     assert read_style(out).trigger == "inkwash" and "ss_tag_frequency" not in read_metadata(out)
+
+
+def test_a_scrubbed_file_that_lost_a_weight_is_not_written(style: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    right, out = style_file.with_metadata, style.with_name("scrubbed.safetensors")
+    monkeypatch.setattr(style_file, "with_metadata", lambda *given: right(*given)[:-1] + b"\x00")
+    assert main(["scrub", str(style), "--out", str(out)]) == 2
+    assert "would not give back" in capsys.readouterr().err and not out.exists()
 
 
 def test_a_shared_zip_has_what_other_programs_look_for(style: Path) -> None:

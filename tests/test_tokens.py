@@ -163,8 +163,7 @@ def test_words_and_adapters_learn_and_resume_to_the_bit(base: Path, tmp_path: Pa
     assert all(np.array_equal(lora.up, again.modules[name].up) for name, lora in whole.modules.items())
 
 
-def test_styles_trained_together_have_their_own_words(tmp_path: Path) -> None:
-    base = tiny_base(tmp_path / "base")
+def test_styles_trained_together_have_their_own_words(base: Path, tmp_path: Path) -> None:
     configs = [
         wish(base, tmp_path, save__name="a"),
         wish(base, tmp_path, save__name="b", adapter__tokens=1, adapter__token_start="cat icon", optim__text_encoder_lr=1e-3),

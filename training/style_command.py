@@ -37,7 +37,7 @@ from training.style_file import (
 )  # fmt: skip
 from training.style_metadata import ANONYMOUS, GROUPS, public, published, rewritten, without
 from training.style_names import PREFIXES, counted
-from training.style_tools import Changes, Result, extracted, merged, packed, resized, without_magnitudes
+from training.style_tools import Changes, Result, extracted, merged, overpowering, packed, resized, without_magnitudes
 from training.style_weights import GROUPS as PLACES
 from training.style_weights import weighted
 from training.style_words import Words, alike, embedding_bytes, joined
@@ -197,7 +197,7 @@ def _show_published(metadata: Mapping[str, str]) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     style = read_style(arguments.file)
-    from training.families.detect import base_shapes  # torch stays out of the other commands
+    from training.families.detect import base_shapes, find  # torch stays out of the other commands
 
     family, parts = base_shapes(arguments.base)
     names = accepted_names(parts, family)
@@ -206,6 +206,10 @@ def _check(arguments: argparse.Namespace) -> None:
         print(f"does not fit: {name} ({reason})")
     matched = match(style, names)
     print(f"{arguments.file} fits {arguments.base}: it changes {counted(f'{part}.{module}' for part, module in matched)}.")
+    base = BaseWeights(find(arguments.base).folder)
+    if too_much := overpowering(match(style, accepted_names(base.shapes, family)), base):
+        share = f"{len(too_much)} of its {len(matched)} layers"
+        print(f"But: in {share}, for instance {'.'.join(too_much[0])}, it changes the base by more than the base itself: wear it at less strength.")
     for warning in style.warnings:
         print(f"But: {warning}")
 
@@ -397,7 +401,8 @@ def _scrub(arguments: argparse.Namespace) -> None:
     content = scrubbed(arguments.file, kept)
     write_whole(arguments.out, content)
     gone = [told for told in published(before) if told.key not in kept and told.group != "hashes"]
-    print(f"{arguments.out} written. Left out: {', '.join(printable(told.key, 80) for told in gone) or 'nothing'}. It tells:")
+    left_out = ", ".join(printable(told.key, 80) for told in gone) or "nothing"
+    print(f"{arguments.out} written, its weights read back and the same to the bit. Left out: {left_out}. It tells:")
     _show_published(read_metadata(arguments.out))
 
 

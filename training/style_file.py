@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -49,6 +49,7 @@ from training.workspace import write_whole
 
 MAX_FILE = 2 * 2**30  # bytes
 MAX_CONFIG = 2**20  # bytes of an adapter_config.json or lora_adapter_metadata
+HIGH_RANK = 256  # above it a rank is remarked on
 MAX_WORDS = 200  # characters of a title, a trigger or a base's name
 ROLES = {"kohya": {"down": ".lora_down.weight", "up": ".lora_up.weight"}, "diffusers": {"down": ".lora_A.weight", "up": ".lora_B.weight"}}
 RECOMPUTED = {"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "lora_adapter_metadata"}  # never copied into a file we write
@@ -135,7 +136,7 @@ def style_from_bytes(content: bytes, label: str, *, settings: Settings | None = 
     array = lambda key: array_of(head.tensors[key], data[head.tensors[key].begin : head.tensors[key].end])
     read = {name: layer_of(label, name, {role: array(key) for role, key in keys.items()}, settings, limit) for name, keys in layers.items()}
     modules = {name: layer.lora for name, layer in read.items()}
-    warnings = _warnings(modules, head.metadata)
+    warnings = _warnings(modules, head.metadata, {layer.kind for layer in read.values()})
     words = style_words.read(label, PurePath(label).stem, head.tensors, array)
     if unread := [word for word in brought if word not in words]:
         warnings += (f"It brings words of its own ({printable(', '.join(unread), 200)}), which are not read: prompts with them mean less here.",)
@@ -238,12 +239,15 @@ def _square(lora: Lora) -> float:
     return float(np.sum((up.T @ up) * (down @ down.T)))
 
 
-def _warnings(modules: Mapping[str, Lora], metadata: Mapping[str, str]) -> tuple[str, ...]:
+def _warnings(modules: Mapping[str, Lora], metadata: Mapping[str, str], kinds: Collection[str]) -> tuple[str, ...]:
+    """kinds: what the file holds. LoHa and LoKr have ranks of our making, of which nothing is said."""
     found = []
     if modules and not any(lora.up.any() and lora.down.any() for lora in modules.values()):
         found.append("All its weights are zero: it changes nothing.")
     if wasteful := sum(lora.rank > min(lora.shape[0], lora.down[0].size) for lora in modules.values()):
         found.append(f"{wasteful} layers have a larger rank than their size allows: `style-file resize` makes the file smaller without loss.")
+    if high := sum(lora.rank > HIGH_RANK for lora in modules.values()) if "LoRA" in kinds else 0:
+        found.append(f"{high} layers have a rank above {HIGH_RANK}, far more than a style needs: `style-file resize` makes the file smaller.")
     by_weights, by_words = family_of(modules), family_in(metadata)
     if by_weights and by_words and by_weights != by_words:
         found.append(f"Its metadata says {BASES[by_words]}, its weights are those of {BASES[by_weights]}: the weights count.")
@@ -397,7 +401,11 @@ def scrubbed(path: Path, metadata: Mapping[str, str]) -> bytes:
             f"{path.name} keeps its strength in its metadata (lora_adapter_metadata). Use style-file convert, which leaves the rest out."
         )
     order = dict(sorted(head.tensors.items(), key=lambda item: item[1].begin))
-    return with_metadata(path.name, order, metadata, content[head.start :])
+    written = with_metadata(path.name, order, metadata, content[head.start :])
+    back = read_head(path.name, io.BytesIO(written), len(written))
+    if back.tensors != head.tensors or memoryview(written)[back.start :] != memoryview(content)[head.start :]:
+        raise StyleFileError(f"{path.name} was not scrubbed: it would not give back its weights. Use style-file convert.")
+    return written
 
 
 def placed(style: Style, family: str) -> dict[tuple[str, str], Lora]:

@@ -32,7 +32,7 @@ DOTTED = {  # how dotted names begin elsewhere -> here
     "clip_g.": "text_encoder_2.",
 }
 BARE_UNET = ("down_blocks.", "mid_block.", "up_blocks.", "conv_in", "conv_out", "time_embedding.", "add_embedding.")
-BARE_TEXT = ("text_model.", "encoder.layers.")
+BARE_TEXT = ("text_model.", "encoder.layers.", "text_projection")
 PROCESSOR = re.compile(r"(?P<before>.+?)(?P<processor>\.processor)?\.to_(?P<which>q|k|v|out)_lora$")
 THREE_BY_THREE = re.compile(
     r"(conv1|conv2|conv_in|conv_out|samplers_0_conv|in_layers_2|out_layers_3|_\d_0_op|_[12]_conv|input_blocks_0_0|unet_out_2)$"

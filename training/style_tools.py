@@ -113,6 +113,11 @@ def extracted(
     return Result(found, math.sqrt(lost / whole), (note,) if others else ())
 
 
+def overpowering(changes: Changes, base: BaseWeights) -> list[tuple[str, str]]:
+    """The layers whose change is larger (Frobenius norm) than the weight of the base that it is added to: more of the picture is lost than styled."""
+    return [place for place, lora in changes.items() if _square(lora) > float(np.sum(base.weight(*place).astype(np.float64) ** 2))]
+
+
 def _counterparts(tuned: BaseWeights, base: BaseWeights) -> dict[tuple[str, str], str]:
     """(part, name in base) -> name in tuned, of every tensor of numbers. Raises StyleFileError when they are not the same architecture."""
     bare = lambda name: name.removeprefix("text_model.")  # transformers 5 writes it no more
