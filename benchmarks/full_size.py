@@ -160,6 +160,26 @@ def child(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", name, *arguments]
 
 
+def tools(base: Path, file: Path, stem: Path) -> list[tuple[str, list[str], Path | None]]:
+    """What the style-file command does with a base or a style of that size: what, arguments, what it writes. One after the other."""
+    name = lambda ending: stem.with_name(f"{stem.name}-{ending}")
+    baked, single, taken = name("baked"), name("single.safetensors"), name("taken.safetensors")
+    merged, small = name("merged.safetensors"), name("small.safetensors")
+    return [
+        ("checked against the base", ["check", str(file), "--base", str(base)], None),
+        ("two styles merged, exactly", ["merge", f"{file}:0.5", f"{file}:0.5", "--out", str(merged)], merged),
+        ("cut to 90 % of its energy", ["resize", str(file), "--energy", "0.9", "--out", str(small)], small),
+        ("baked into a folder", ["bake", str(file), "--base", str(base), "--out", str(baked)], baked),
+        ("baked into one file", ["bake", str(file), "--base", str(base), "--out", str(single)], single),
+        ("extracted from the baked base", ["extract", "--tuned", str(baked), "--base", str(base), "--rank", "8", "--out", str(taken)], taken),
+    ]
+
+
+def _size_of(path: Path) -> str:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return f"{sum(f.stat().st_size for f in files if f.is_file()) / 2**20:,.1f} MiB"
+
+
 def tried(family: str, px: int, work: Path, bpe: Path | None) -> list[str]:
     """Everything for one family; the rows of the table."""
     base, rows = work / family, []
@@ -201,6 +221,11 @@ def tried(family: str, px: int, work: Path, bpe: Path | None) -> list[str]:
         out = work / f"{family}.{ending}"
         seconds, peak, _ = timed(child("training.style_command", how[0], str(file), *how[1:], "--out", str(out)))
         row(f"exported (.{ending})", seconds, peak, f"{out.stat().st_size / 2**20:.1f} MiB")
+    for what, argv, out in tools(base, file, work / family):
+        seconds, peak, _ = timed(child("training.style_command", *argv))
+        row(what, seconds, peak, _size_of(out) if out else "")
+        if what.startswith("extracted"):
+            shutil.rmtree(work / f"{family}-baked")
     seconds, peak, _ = timed(
         child("benchmarks.full_size", "--against-stock", str(file), "--folder", str(base), "--px", str(px), "--json", str(work / "told"))
     )

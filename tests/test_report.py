@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
 from training import measures, report, run_report, witnesses
@@ -128,6 +129,57 @@ def test_clip_and_dino_are_witnesses_when_they_lie_in_the_cache(parts: Parts, tm
         assert hand(lines) > 0.9 and hand(flat) < 0.2, witness.name
     near = found[0].sees(flat, ["a", "b", "c"])
     assert near.shape == (6, 3) and near.abs().max() <= 1.001 and torch.allclose(near[2:3], found[0].sees(flat[2:3], ["a", "b", "c"]), atol=1e-5)
+
+
+class AsPublished(torch.nn.Module):
+    """CLIP's picture encoder in the layout of the code it was published with (Radford et al. 2021), small, and CSD's projection behind it."""
+
+    def __init__(self, width: int = 64, patch: int = 8, side: int = 32, layers: int = 2, out: int = 12) -> None:
+        super().__init__()
+        nn, self.side = torch.nn, side
+        block = lambda: nn.ModuleDict(
+            {
+                "ln_1": nn.LayerNorm(width),
+                "attn": nn.MultiheadAttention(width, width // 64),
+                "ln_2": nn.LayerNorm(width),
+                "mlp": nn.ModuleDict({"c_fc": nn.Linear(width, 4 * width), "c_proj": nn.Linear(4 * width, width)}),
+            }
+        )
+        self.backbone = nn.ModuleDict(
+            {"conv1": nn.Conv2d(3, width, patch, patch, bias=False), "ln_pre": nn.LayerNorm(width), "ln_post": nn.LayerNorm(width)}
+        )
+        self.backbone["transformer"] = nn.ModuleDict({"resblocks": nn.ModuleList(block() for _ in range(layers))})
+        self.backbone.register_parameter("class_embedding", nn.Parameter(torch.randn(width)))
+        self.backbone.register_parameter("positional_embedding", nn.Parameter(torch.randn((side // patch) ** 2 + 1, width)))
+        self.last_layer_style = nn.Parameter(torch.randn(width, out))
+        self.last_layer_content = nn.Parameter(torch.randn(width, out))
+        for parameter in self.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        own = self.backbone
+        x = own["conv1"](x).flatten(2).transpose(1, 2)
+        x = torch.cat([own.class_embedding.expand(len(x), 1, -1), x], 1) + own.positional_embedding
+        x = own["ln_pre"](x).transpose(0, 1)
+        for block in own["transformer"]["resblocks"]:
+            seen = block["ln_1"](x)
+            x = x + block["attn"](seen, seen, seen, need_weights=False)[0]
+            inner = block["mlp"]["c_fc"](block["ln_2"](x))
+            x = x + block["mlp"]["c_proj"](inner * torch.sigmoid(1.702 * inner))
+        return own["ln_post"](x[0]) @ self.last_layer_style
+
+
+def test_csd_is_a_witness_and_sees_what_its_published_code_sees(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = AsPublished().eval()
+    weights = {f"model.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    cached(tmp_path, "yuxi-liu-wired/CSD", lambda at: save_file(weights, at / "model.safetensors"))
+    (found,) = witnesses.present(tmp_path)
+    flat, lines = (measures.tensors(painted(6, hand=h), SIDE) for h in ("flat", "lines"))
+    with torch.no_grad():
+        expected = theirs(witnesses.fitted(flat, theirs.side, witnesses.CLIP_COLOURS))
+    assert found.name == "CSD" and torch.allclose(found.features(flat), expected, atol=1e-4)
+    assert measures.Hand(found.features, lines, flat)(lines) > 0.9
 
 
 def test_right_among_is_one_when_every_picture_fits_its_own_words_best() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -134,7 +135,9 @@ def style_from_bytes(content: bytes, label: str, *, settings: Settings | None = 
     settings = settings or _told_settings(label, head, dialect)
     data = memoryview(content)[head.start :]
     array = lambda key: array_of(head.tensors[key], data[head.tensors[key].begin : head.tensors[key].end])
-    read = {name: layer_of(label, name, {role: array(key) for role, key in keys.items()}, settings, limit) for name, keys in layers.items()}
+    with ThreadPoolExecutor(1) as beside:  # the hash of a large file takes as long as all else, and both leave Python's lock
+        sha256 = beside.submit(lambda: hashlib.sha256(content).hexdigest())
+        read = {name: layer_of(label, name, {role: array(key) for role, key in keys.items()}, settings, limit) for name, keys in layers.items()}
     modules = {name: layer.lora for name, layer in read.items()}
     warnings = _warnings(modules, head.metadata, {layer.kind for layer in read.values()})
     words = style_words.read(label, PurePath(label).stem, head.tensors, array)
@@ -149,7 +152,7 @@ def style_from_bytes(content: bytes, label: str, *, settings: Settings | None = 
     return Style(
         modules,
         head.metadata,
-        hashlib.sha256(content).hexdigest(),
+        sha256.result(),
         dialect,
         next((dtype for dtype, code in STORED.items() if kinds == {code}), "float32"),
         warnings,
