@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 RECIPE = Path(__file__).resolve().parents[1] / "sample_data" / "mini-sd" / "recipe"
-TRIES: dict[str, tuple[str, ...]] = {
+TRIES: dict[str, tuple[str, ...]] = {  # settings of the run, and `pictures`: how many of the 24 are learnt
     "as the sample style": (),
     "half as long": ("optim.steps=225",),
     "twice as long": ("optim.steps=900",),
@@ -32,7 +32,12 @@ TRIES: dict[str, tuple[str, ...]] = {
     "more noise (bias 1)": ("optim.timestep_bias=1",),
     "less noise (bias -1)": ("optim.timestep_bias=-1",),
     "batch 4": ("optim.batch_size=4",),
+    "batch 4, twice as long": ("optim.batch_size=4", "optim.steps=900"),
     "batch 16": ("optim.batch_size=16",),
+    "12 pictures": ("pictures=12",),
+    "12 pictures, half as long": ("pictures=12", "optim.steps=225"),
+    "6 pictures": ("pictures=6",),
+    "6 pictures, a quarter as long": ("pictures=6", "optim.steps=113"),
     "an average (EMA 0.98)": ("optim.ema=0.98",),
     "staying with the base (0.5)": ("prior.frozen_weight=0.5",),
 }
@@ -60,7 +65,9 @@ def main() -> None:
             done = asked.work / "truth" / name / "truth.json"
             if not done.exists():
                 flags = ["--work", str(asked.work), "--drawn", str(asked.drawn), "--strengths", "1", "--name", name]
-                truth.tried(style, truth.arguments([style, *flags, "--set", "save.every=0", *chosen]), things)
+                flags += [word for one in chosen if one.startswith("pictures=") for word in ("--learnt", one.partition("=")[2])]
+                settings = [one for one in chosen if not one.startswith("pictures=")]
+                truth.tried(style, truth.arguments([style, *flags, "--set", "save.every=0", *settings]), things)
             last = json.loads(done.read_text())["tries"][-1]
             cells += [f"{last['style']:.0%}", f"{last['content']:.0%}"]
         print(f"| {told} | " + " | ".join(cells) + " |", flush=True)

@@ -130,6 +130,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("styles", nargs="+", metavar="STYLE")
     parser.add_argument("--work", type=Path, default=Path("work/mini"))
     parser.add_argument("--base", default="mini")
+    parser.add_argument(
+        "--learnt", type=int, default=LEARNT, choices=range(1, LEARNT + 1), metavar="N", help=f"pictures of the {LEARNT} that are learnt"
+    )
     parser.add_argument("--drawn", type=int, default=60, help="concepts that are drawn")
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.7, 0.85, 1.0])
     parser.add_argument("--guidance", type=float, default=3.0)
@@ -152,6 +155,7 @@ def tried(style: str, args: argparse.Namespace, concepts: Sequence[str]) -> dict
     word, judge, pictures = true_pictures(style, args.work / "npm")
     known = [c for c in concepts if c in pictures]
     learnt, drawn, pool = parted(word, known, args.drawn)
+    learnt = learnt[: args.learnt]
     name = args.name or style
     folder = args.work / "truth" / name
     data = written(folder / "data", {c: pictures[c] for c in learnt})
