@@ -69,11 +69,17 @@ def label(setting: Setting) -> str:
 
 
 def explained(setting: Setting) -> str:
-    """The setting's sentence with its range, as the line under the label."""
+    """The setting's sentence with its range and the reason for its default, as the line under the label."""
     sentence = in_words(setting.help[0].upper() + setting.help[1:])
-    if setting.kind not in (int, float) or setting.high is None or setting.high >= 1000:
-        return sentence
-    return f"{sentence} ({setting.low:g} to {setting.high:g})"
+    if setting.kind in (int, float) and setting.high is not None and setting.high < 1000:
+        sentence += f" ({setting.low:g} to {setting.high:g})"
+    return f"{sentence}. Default {_shown(setting.default)}: {in_words(setting.why)}" if setting.why and setting.advanced else sentence
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return ", ".join(map(str, default)) if isinstance(default, list) else f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def control(setting: Setting) -> Component:

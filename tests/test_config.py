@@ -230,7 +230,15 @@ def test_the_run_folder_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_table_has_a_row_for_every_setting() -> None:
     rows = markdown_table().splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == list(BY_KEY)
-    assert all(row.count(" | ") == 2 or "| |" in row for row in rows)
+    assert all(row.count(" | ") == 3 or "| |" in row for row in rows)
+
+
+def test_every_default_that_is_a_choice_carries_its_reason() -> None:
+    """What is empty or off because nothing was given needs none."""
+    given = [s for s in settings() if s.default not in ("", [], 0, 0.0) or s.kind is bool]
+    nobodys = {"optim.checkpointing", "save.folder"}
+    assert [s.key for s in given if not s.why and s.key not in nobodys] == []
+    assert all(len(s.why) <= 110 and not s.why.endswith(".") for s in settings())
 
 
 def test_the_readme_lists_the_settings_as_they_are() -> None:
