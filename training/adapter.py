@@ -112,6 +112,13 @@ def first_weights(base: nn.Module, down: Sequence[int], up: Sequence[int], seed:
     return tuple(nn.Parameter(value.to(base.weight.device, exact)) for value in (first, torch.zeros(tuple(up))))
 
 
+def recompute(network: nn.Module, on: bool) -> None:
+    """Have a network's activations computed again in the backward pass, or kept. On a CPU the gradients are the same to the bit."""
+    first = next((m for m in network.modules() if hasattr(m, "gradient_checkpointing")), None)  # asking all of them takes a millisecond
+    if first is not None and first.gradient_checkpointing != on:
+        (network.enable_gradient_checkpointing if on else network.disable_gradient_checkpointing)()
+
+
 @contextmanager
 def bare(networks: Iterable[nn.Module]) -> Iterator[None]:
     """While inside, the adapters in training are left out: the networks are the frozen base."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from training.captions import TEMPLATE, WORD, names_in
@@ -255,8 +255,18 @@ class Optim(Section):
         lt=1,
         why="the cosine course ends as quietly, without a second copy",
     )
-    checkpointing: bool = setting(False, "recompute activations in the backward pass: less memory, slower")
+    checkpointing: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "recompute activations in the backward pass: less memory, slower; auto: only where the memory is too small without",
+        why="what fits without is quicker by a fifth and more",
+    )
     seed: int = setting(0, "decides noise, timesteps, order and first weights", ge=0, le=2**63 - 1, why="equal settings give equal styles")
+
+    @field_validator("checkpointing", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        """true and false, as it was written before there was auto."""
+        return ("on" if value else "off") if isinstance(value, bool) else value
 
 
 class Preview(Section):
@@ -539,14 +549,15 @@ def with_overrides(found: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
     return merged
 
 
-# Sections that change what is shown or kept, never what is learnt: a run may go on with other values of theirs
-FREE_TO_CHANGE = {"preview", "report", "save"}
+# Sections and settings that change what is shown, kept or held in memory, never what is learnt: a run may go on with other values of theirs
+FREE_TO_CHANGE = {"preview", "report", "save", "optim.checkpointing"}
 
 
 def changes(before: RunConfig, now: RunConfig) -> list[tuple[str, Any, Any]]:
     """Every setting that decides what is learnt and differs: (section.name, then, now)."""
-    then, new = before.model_dump(exclude=FREE_TO_CHANGE), now.model_dump(exclude=FREE_TO_CHANGE)
-    return [(f"{s}.{name}", then[s][name], value) for s in new for name, value in new[s].items() if then[s][name] != value]
+    then, new = before.model_dump(), now.model_dump()
+    decisive = [s for s in settings() if not {s.section, s.key} & FREE_TO_CHANGE]
+    return [(s.key, then[s.section][s.name], new[s.section][s.name]) for s in decisive if then[s.section][s.name] != new[s.section][s.name]]
 
 
 def to_toml(config: RunConfig) -> str:

@@ -1,7 +1,8 @@
-"""`--dry-run`: everything is checked, two updates are measured, the plan is printed, nothing is kept."""
+"""`--dry-run`: everything is checked, two updates are measured in a way that fits the memory, the plan is printed, nothing is kept."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections import Counter
@@ -36,7 +37,10 @@ def print_plan(config: RunConfig, began: float) -> None:
 
 
 def measured(config: RunConfig, began: float) -> tuple[dict[str, str], list[str]]:
-    """The plan's rows and what is worth noting, after two real updates. began: seconds since 1970, when loading started."""
+    """The plan's rows and what is worth noting, after two real updates, tried in smaller ways until they fit, as the run itself will.
+
+    began: seconds since 1970, when loading started.
+    """
     check_same_run(config)
     checked_writable(_nearest_there(config.run_folder), "save.folder")
     with tempfile.TemporaryDirectory() as scratch:  # the user's folders stay as they are
@@ -45,7 +49,10 @@ def measured(config: RunConfig, began: float) -> tuple[dict[str, str], list[str]
         try:
             said = list(run.prepare(trial=True))
             setting_up = time.time() - began
-            said += [run.update() for _ in range(PROBES)]
+            while run.step < PROBES:
+                before, event = run.step, run.update()
+                said += [event] if run.step > before else []  # else it is made again in a smaller way, which the plan itself tells
+            told = fit(run)
         except torch.OutOfMemoryError as error:
             raise memory_full(error) from None
     used = Counter(f"{b.width}x{b.height}" for b in run.bucket_of)
@@ -58,11 +65,26 @@ def measured(config: RunConfig, began: float) -> tuple[dict[str, str], list[str]
         "updates": f"{optim.steps} of {optim.batch_size * optim.accumulate} pictures: every picture {seen / len(run.examples):.0f} times",
         "trained": f"{run.trainable:,} of {run.total:,} weights ({run.trainable / run.total:.2%})",
         "style file": f"about {run.trainable * 2 / 1e6:.1f} MB",
-        "memory": f"about {peak_memory(run.place.device):.1f} GiB",
+        "memory": told,
         "time": f"about {clock(setting_up + run.pace[-1] * optim.steps)}, previews not counted" if run.pace else "unknown",
         "goes to": str(config.run_folder),
     }
     return rows, [event.message for event in said if isinstance(event, Warned)]
+
+
+def fit(run: Run) -> str:
+    """How what was measured fits into the memory; where not as the settings say, in which way, what that costs in time, and why."""
+    if not run.peaks or not math.isfinite(run.room):
+        return f"about {peak_memory(run.place.device):.1f} GiB"
+    taken = f"{max(run.peaks.values()):.1f} GiB of {run.room:.1f} free"
+    if run.passes == run.as_set:
+        return f"fits as the settings say: {taken}"
+    slower = ""
+    if run.passes.checkpointing and not run.as_set.checkpointing and run.pace:
+        slower = f", {run.pace[-1] / max(run.pace[-1] - run.recomputing(), run.pace[-1] / 2):.1f} times as slow as without checkpointing"
+    told = run.as_set.words(run.largest)
+    why = f"{told[0].upper()}{told[1:]} it would take more than {run.limit:.1f} GiB; the rest is left to other programs"
+    return f"fits {run.passes.words(run.largest)}: {taken}{slower}. {why}"
 
 
 def _nearest_there(folder: Path) -> Path:

@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from training import passes
 from training.config import FREE_TO_CHANGE, RunConfig, settings
 from training.dataset import Example
 from training.errors import SpaceError
 
 MOST = 5  # file names in one sentence
-OF_A_RUN = ("checkpoints", "previews", "class_pictures", "words", "events.jsonl")
+OF_A_RUN = ("checkpoints", "previews", "class_pictures", "words", "events.jsonl", passes.FILE)
 
 
 def settings_record(config: RunConfig) -> dict[str, Any]:
     """The settings that decide what is learnt, by dotted key."""
-    return {s.key: getattr(getattr(config, s.section), s.name) for s in settings() if s.section not in FREE_TO_CHANGE}
+    return {s.key: getattr(getattr(config, s.section), s.name) for s in settings() if not {s.section, s.key} & FREE_TO_CHANGE}
 
 
 def pictures_record(examples: Sequence[Example]) -> list[list[str]]:

@@ -6,8 +6,8 @@ import hashlib
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training import __version__, adapter, checkpoint, objective, priors, resume, style_words
+from training import __version__, adapter, checkpoint, memory, objective, passes, priors, resume, style_words
 from training.batches import Order, drawn
 from training.bench import Bench
 from training.buckets import Bucket, buckets, nearest
 from training.cache import Latents, Words
 from training.config import RunConfig, read_toml, to_toml
 from training.dataset import Dataset, Example, captioned, open_picture, pixels, read_dataset
-from training.device import Place, choose, told_of
-from training.errors import ConfigError, DataError, DivergedError, SpaceError, StyleFileError
+from training.device import GIB, Place, choose, finished, told_of
+from training.errors import ConfigError, DataError, DivergedError, OutOfMemory, SpaceError, StyleFileError
 from training.events import Noted, Previewed, Saved, Stepped, Warned
 from training.families import detect
 from training.families.family import Conditioning, Parts
 from training.guard import LOST_IN_A_ROW, Guard
 from training.latent_store import LatentStore
 from training.optim import Group, Optimiser, course
+from training.passes import Passes
 from training.prompt import Prompt
 from training.render import draw
 from training.style_file import Style, match, printable, read_style, write_style
@@ -43,6 +44,8 @@ PREVIEW_BYTES = 3  # a pixel of a PNG at worst
 HALF = 2  # bytes of a weight in a style file
 WORDS = "words"  # folder of learnt words, each in a file of its own
 MARGIN = 2**20  # bytes for run.toml, events and what the file system itself takes
+SPARE = 0.1  # share of the free memory that is left to others, and to what one update needs more than another
+WATCHED = 2  # updates whose memory is watched: the second one has the optimiser's moments beside it, later ones take no more
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,12 @@ class Run:
         self.bench, self.slot = bench, bench.slot() if bench else 0
         self.folder = self.config.run_folder
         self.step, self.started, self.guard = 0, time.time(), Guard()
-        self.splits = 1  # parts that a pass is made in; more where the memory is too small for a whole one
+        self.room = self.limit = math.inf  # GiB that this process may take in all, and that its first updates are let take
+        self.passes = self.as_set
+        self.turns: dict[int, Passes] = {}  # how passes are made from an update on, where not as the settings say
+        self.watching = 0 if world.shards else WATCHED  # the others of a divided base wait in the middle of a layer
+        self.peaks: dict[str, float] = {}  # GiB that were taken at worst while encoding, and in passes
+        self.trial = False
         self.pace: list[float] = []  # seconds of the latest updates
         self.parts: Parts
         self.optimiser: Optimiser
@@ -182,7 +190,7 @@ class Run:
 
     def prepare(self, *, trial: bool = False) -> Iterator[Noted | Warned | Saved]:
         """Load, encode, attach, restore. Says what takes time and what was worth noting. trial: nothing is written or gone on with."""
-        config, plan = self.config, self.plan
+        config, plan, self.trial = self.config, self.plan, trial
         if not trial and self.world.writes:
             if config.save.resume == "anew" and (aside := resume.put_aside(self.folder, config.save.name)):
                 yield Noted(f"the earlier work of {config.save.name} lies in {aside.name} now")
@@ -191,6 +199,7 @@ class Run:
             write_whole(self.folder / "run.toml", to_toml(lasting))
         yield from (Warned(note) for note in plan.dataset.notes)
         yield Noted(f"loading {plan.files.title}")
+        self._look_for_room()
         self.parts = self.bench.parts() if self.bench else detect.load(plan.files, self.place)
         self.choices = self._buckets()
         self.examples = list(plan.dataset.examples)
@@ -200,15 +209,54 @@ class Run:
         else:
             self.prior_examples: list[Example] = []
         yield Noted(f"encoding {len(self.examples) + len(self.prior_examples)} pictures")
-        self._encode()
+        with self.watched("encoding"):
+            self._encode()
         self._attach()
         self._forget()
         self.good = self._state()
         if not trial:
             yield from self._restore()
+            yield from self._as_before()
             if self.world.writes:
                 self._check_room()
         self.world.meet()
+
+    def _look_for_room(self) -> None:
+        """See how much memory there is. Raises OutOfMemory when it cannot even hold the base."""
+        place, files = self.place, self.plan.files
+        among = self.world.size if place.device.type == "cpu" else 1  # processes that share it
+        free = memory.free(place.device) / among
+        self.room = memory.taken(place.device) + free
+        self.limit = (1 - SPARE) * self.room
+        needed = detect.weight_count(files) * place.dtype.itemsize / GIB
+        if self.bench is None and needed > free:
+            half = ", or set base.dtype = bfloat16" if place.dtype == torch.float32 else ""
+            raise OutOfMemory(
+                f"the weights of {files.title} alone take {needed:.1f} GiB in {place.precision}, and {free:.1f} GiB are free on {place.name}. Close "
+                f"other programs, choose a smaller base{half}."
+            )
+
+    @contextmanager
+    def watched(self, what: str = "passes") -> Iterator[None]:
+        """While inside, memory that would not be enough is told by OutOfMemoryError, by a CPU as well; in the first updates only."""
+        if not self.watching:
+            yield
+            return
+        with memory.watched(self.place.device, self.limit) as watch:
+            yield
+        self.peaks[what] = max(watch.peak, self.peaks.get(what, 0.0))
+
+    def _as_before(self) -> Iterator[Noted]:
+        """Make the passes as this run made them after these updates, to the bit; what the setting says of checkpointing now wins."""
+        record, wanted = resume.settings_record(self.config), self.config.optim.checkpointing
+        self.turns = self.world.first(lambda: passes.read(self.folder, record))
+        if wanted != "auto":
+            self.turns = {step: replace(turn, checkpointing=wanted == "on") for step, turn in self.turns.items()}
+        if self.step:
+            self.limit = self.room  # it has shown already that it fits
+        if earlier := [step for step in self.turns if step <= self.step]:
+            self.passes = self.turns[max(earlier)]
+            yield Noted(f"updates are made as before: {self.passes.words(self.largest)}")
 
     def _buckets(self) -> list[Bucket]:
         side = self.config.data.resolution or self.parts.size
@@ -282,8 +330,6 @@ class Run:
             found = self.bench.attach(self.slot, networks[part], modules, **own) if self.bench else adapter.attach(networks[part], modules, **own)
             self.adapters |= {(part, module): pair for module, pair in found.items()}
             groups[part] = Group([p for pair in found.values() for p in pair], lr)
-        if config.optim.checkpointing:
-            self.parts.denoiser.enable_gradient_checkpointing()
         if self.plan.start:
             self._begin_from(self.plan.start)
         self.tokens: tuple[Token, ...] = ()
@@ -399,6 +445,21 @@ class Run:
         return self.config.optim.steps
 
     @property
+    def as_set(self) -> Passes:
+        """How passes are made where the memory is large enough."""
+        return Passes(checkpointing=self.config.optim.checkpointing == "on")
+
+    @property
+    def splits(self) -> int:
+        """Parts that a pass is made in."""
+        return self.passes.splits
+
+    @property
+    def largest(self) -> int:
+        """Pictures of a pass that are made at once if all are."""
+        return self.config.optim.batch_size * (2 if self.prior_examples else 1)
+
+    @property
     def trainable(self) -> int:
         words = sum(vectors.numel() for token in self.tokens for vectors in token.vectors.values())
         return words + sum(down.numel() + up.numel() for down, up in self.adapters.values())
@@ -429,6 +490,7 @@ class Run:
     def updating(self) -> Generator[Asked, Tensor, Stepped | Warned]:
         """The next update, its passes made by another: see Asked."""
         began, optim = time.monotonic(), self.config.optim
+        self.passes = self.turns.get(self.step, self.passes)
         losses: list[Tensor] = []
         full = False
         try:
@@ -437,13 +499,15 @@ class Run:
         except TooManyError:
             self.optimiser.clear()  # what the pass had left there
             return Warned(f"the memory is full: update {self.step + 1} is made again with fewer styles at once. What is learnt stays the same.")
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             if self.world.shards:  # the others wait in the middle of a layer
                 raise
+            error.__traceback__ = None  # its frames hold all that the pass had computed
             full, losses = True, [torch.zeros(())]
         whole, full = self.world.summed(self.optimiser.gradients(), torch.stack(losses).mean(), full)
         if full:
             return self._narrower()
+        self.watching = max(0, self.watching - 1)
         if self.scale_loss != 1:
             for flat in self.optimiser.flats.values():
                 flat.grad.div_(self.scale_loss)
@@ -496,18 +560,34 @@ class Run:
         return self.step, {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.optimiser.tensors().items()}
 
     def _narrower(self) -> Warned:
-        """Split every pass in twice as many: the same sums, less memory. Nothing of the update is kept. Raises OutOfMemoryError at one picture."""
-        largest = self.config.optim.batch_size * (2 if self.prior_examples else 1)
-        if self.splits >= largest:
-            raise torch.OutOfMemoryError("one picture at a time is too much")
-        self.splits *= 2
+        """Go on in a way that needs less memory, and write it down. Nothing of the update is kept. Raises OutOfMemory when there is none."""
+        wanted, device = self.config.optim.checkpointing, self.place.device
+        found = self.passes.smaller(self.largest, may_checkpoint=wanted == "auto")
         self.optimiser.clear()
-        if self.place.device.type == "cuda":
-            torch.cuda.empty_cache()
-        at_once = -(-largest // self.splits)
+        memory.give_back(device)
+        self.peaks.pop("passes", None)
+        if found is None:
+            raise OutOfMemory(self._too_small())
+        self.passes, said = found, ""
+        self.turns = {step: turn for step, turn in self.turns.items() if step < self.step} | {self.step: found}
+        if self.world.writes and not self.trial:
+            try:
+                passes.write(self.folder, resume.settings_record(self.config), self.turns)
+            except SpaceError as error:
+                said = f" ({error})"
         return Warned(
-            f"the memory is full: update {self.step + 1} is made again in passes of {at_once} pictures, as are all that follow. What is learnt "
-            "stays the same."
+            f"the memory is full: update {self.step + 1} is made again {found.words(self.largest)}, as are all that follow. What is learnt stays "
+            f"the same.{said}"
+        )
+
+    def _too_small(self) -> str:
+        """What a user is told when not even one picture at a time can be learnt from."""
+        how = "with gradient checkpointing" if self.passes.checkpointing else "without gradient checkpointing"
+        advice = "" if self.passes.checkpointing else "Set optim.checkpointing = auto. "
+        free = f", and {self.room:.1f} GiB are there for it on {self.place.name}" if math.isfinite(self.room) else ""
+        return (
+            f"the memory is too small: one picture at a time, {how}, takes more than there is{free}. {advice}Lower data.resolution, choose a smaller "
+            "base, or close other programs."
         )
 
     def _batches(self, k: int) -> tuple[Batch, ...]:
@@ -553,15 +633,33 @@ class Run:
 
     def backward(self, batches: Sequence[Batch]) -> Tensor:
         """Add up the gradients of a pass, in parts that fit into memory; returns its loss, on the device."""
-        at_once = -(-max(len(batch.t) for batch in batches) // self.splits)
         losses = []
-        for batch in batches:
-            for i in range(0, len(batch.t), at_once):
-                some = batch.part(slice(i, i + at_once))
+        adapter.recompute(self.parts.denoiser, self.passes.checkpointing)
+        with self.watched():
+            for some in self._in_parts(batches):
                 loss = self.loss(some, self._said(some.noisy, some.t, some.captions))
                 (loss * self.loss_share).backward()
                 losses.append(loss.detach())
         return torch.stack(losses).sum()
+
+    def _in_parts(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+        at_once = -(-max(len(batch.t) for batch in batches) // self.splits)
+        for batch in batches:
+            for i in range(0, len(batch.t), at_once):
+                yield batch.part(slice(i, i + at_once))
+
+    @torch.no_grad()
+    def recomputing(self) -> float:
+        """Seconds of an update that checkpointing takes, measured: those of the denoiser's answers, which it computes a second time."""
+        seconds = 0.0
+        for k in range(self.config.optim.accumulate):
+            for some in self._in_parts(self._batches(k)):
+                said, t = self.said_of(some.captions), some.t.to(self.place.device)
+                began = time.monotonic()
+                self.parts.family.predict(self.parts, some.noisy, t, said)
+                finished(self.place.device)
+                seconds += time.monotonic() - began
+        return seconds
 
     def loss(self, batch: Batch, said: Tensor) -> Tensor:
         """Its part in the loss of a pass."""
@@ -647,7 +745,7 @@ class Run:
         made = Made(
             family=parts.family.name, base_name=parts.title, base_hash=parts.hash, prediction=parts.prediction_type,
             resolution=config.data.resolution or parts.size, steps=self.step, pictures=len(self.examples),
-            started=self.started, finished=time.time(), version=__version__,
+            started=self.started, finished=time.time(), version=__version__, checkpointing=self.passes.checkpointing,
         )  # fmt: skip
         metadata = metadata_for(config, made, config.save.leave_out)
         unchecked = path.with_name(f".{path.name}")

@@ -59,6 +59,7 @@ class Made:
     started: float  # seconds since 1970
     finished: float
     version: str  # of this program
+    checkpointing: bool = False  # whether activations were computed again in the backward pass
 
 
 class Told(NamedTuple):
@@ -180,7 +181,7 @@ def _kohya_metadata(config: RunConfig, made: Made) -> dict[str, str]:
         "ss_batch_size_per_device": str(optim.batch_size),
         "ss_total_batch_size": str(optim.batch_size),
         "ss_gradient_accumulation_steps": str(optim.accumulate),
-        "ss_gradient_checkpointing": str(optim.checkpointing),
+        "ss_gradient_checkpointing": str(made.checkpointing),
         "ss_max_grad_norm": str(optim.clip),
         "ss_min_snr_gamma": str(optim.min_snr or None),
         "ss_noise_offset": str(optim.noise_offset or None),

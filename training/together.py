@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from training import lock
+from training import adapter, lock, memory
 from training.bench import Bench
 from training.config import RunConfig
 from training.device import finished, peak_memory
@@ -141,6 +141,8 @@ class _Round:
                 finished(waiting[0].run.place.device)
                 pace.tell(len(now), time.monotonic() - began)
         except torch.OutOfMemoryError as error:
+            error.__traceback__ = None  # its frames hold all that the pass had computed
+            memory.give_back(waiting[0].run.place.device)
             pace.full(len(now))
             answers = [error if len(now) == 1 else TooManyError(str(error)) for _ in now]
         for i, answer in zip(now, answers, strict=True):
@@ -161,7 +163,8 @@ class _Round:
                 captions = [caption for _, batch in fresh for caption in batch.captions]
                 words.insert(0, family.encode_text(fresh[0][0].parts, captions, [run.tokens for run, batch in fresh for _ in batch.t]))
         noisy, t = (torch.cat([getattr(batch, name) for _, batch in each]) for name in ("noisy", "t"))
-        with self.bench.routed([run.slot for run, batch in each for _ in batch.t]):
+        adapter.recompute(parts.denoiser, any(run.passes.checkpointing for run, _ in each))
+        with waiting[0].run.watched(), self.bench.routed([run.slot for run, batch in each for _ in batch.t]):
             said = family.predict(parts, noisy, t.to(parts.denoiser.device), family.gather(words))
             losses = [run.loss(batch, some) for (run, batch), some in zip(each, said.split([len(batch.t) for _, batch in each]), strict=True)]
             torch.stack([loss * run.loss_share for (run, _), loss in zip(each, losses, strict=True)]).sum().backward()

@@ -111,7 +111,7 @@ def config_from(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
 
 def _value(s: Setting, text: Any) -> Any:
     """A flag's text as the setting's type; what cannot be one stays text, so that the check names it."""
-    if s.kind is bool and isinstance(text, str):
+    if (s.kind is bool or "on" in s.choices) and isinstance(text, str):
         return True if text.lower() in TRUE else False if text.lower() in FALSE else text
     if s.kind in (int, float):
         try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from torch import nn
 
@@ -233,6 +235,19 @@ def load(files: BaseFiles, place: Place) -> Parts:
         multiple=multiple,
         alphas_cumprod=diffusers.DDPMScheduler.from_config(scheduler.config).alphas_cumprod.float(),
     )
+
+
+def weight_count(files: BaseFiles) -> int:
+    """Weights of all its networks, told from the headers of its files; a file that cannot be read counts nothing: loading it says why."""
+    count = 0
+    for part in files.family.classes:
+        for path in weights_of(files.folder / part, files.title)[0]:
+            try:
+                with safetensors.safe_open(path, "numpy") as found:
+                    count += sum(math.prod(found.get_slice(name).get_shape()) for name in found.keys())
+            except unusable():
+                continue
+    return count
 
 
 def _weights_hash(files: BaseFiles, part: str) -> str:
