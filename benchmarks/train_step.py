@@ -2,7 +2,8 @@
 
     python -m benchmarks.train_step [--cases sd15@256 sd15@512+text sdxl@1024+checkpointing ...] [--rounds 3] [--steps 5] [--json FILE]
 
-A case is SHAPE@PX, with +text where the text encoders learn as well and +checkpointing where activations are computed again in the backward.
+A case is SHAPE@PX, with +text where the text encoders learn as well and +checkpointing where activations are computed again in the backward;
++blocks or +whole: our passes are compiled (optim.compile), the plain loop's are not.
 
 ours            the step of training/run.py: cached latents, fused adapters with float32 masters, frozen base in the machine's best dtype
                 (bfloat16 where it has units for it) and channels_last, attention chosen by shape, quick group norm, flat AdamW
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,13 +49,17 @@ class Case:
     px: int
     text: bool
     checkpointing: bool
+    compiled: str  # off, blocks or whole
 
 
 def case(name: str) -> Case:
-    found = re.fullmatch(r"(sd15|sd21|sdxl|tiny)@(\d+)((?:\+(?:text|checkpointing))*)", name)
+    found = re.fullmatch(r"(sd15|sd21|sdxl|tiny)@(\d+)((?:\+(?:text|checkpointing|blocks|whole))*)", name)
     if not found:
-        raise argparse.ArgumentTypeError(f"{name!r}: SHAPE@PX was expected, then +text or +checkpointing, for instance sd15@512+text")
-    return Case(name, found[1], int(found[2]), "+text" in found[3], "+checkpointing" in found[3])
+        raise argparse.ArgumentTypeError(
+            f"{name!r}: SHAPE@PX was expected, then +text, +checkpointing, +blocks or +whole, for instance sd15@512+text"
+        )
+    compiled = next((how for how in ("blocks", "whole") if f"+{how}" in found[3]), "off")
+    return Case(name, found[1], int(found[2]), "+text" in found[3], "+checkpointing" in found[3], compiled)
 
 
 def ours(wish: Case, batch: int, device: str, dtype: str) -> Update:
@@ -67,6 +73,7 @@ def ours(wish: Case, batch: int, device: str, dtype: str) -> Update:
     from training.attention import choose_attention
     from training.batches import drawn
     from training.cache import Latents
+    from training.compiled import begin_pass, compile_passes
     from training.device import choose
     from training.optim import Group, Optimiser
 
@@ -84,6 +91,7 @@ def ours(wish: Case, batch: int, device: str, dtype: str) -> Update:
     optimiser = Optimiser(groups, weight_decay=0.01, clip=CLIP, ema=0.0)
     if wish.checkpointing:
         parts.denoiser.enable_gradient_checkpointing()
+    compile_passes(parts.denoiser, wish.compiled)
     chance: dict[str, Any] = {"shape": latents.shape("picture"), "timesteps": 1000, "flip": False, "caption_dropout": 0.0, "noise_offset": 0.0}
     with torch.no_grad():
         kept = None if wish.text else family.encode_text(parts, [CAPTION] * batch)
@@ -98,6 +106,7 @@ def ours(wish: Case, batch: int, device: str, dtype: str) -> Update:
         alpha_bar = parts.alphas_cumprod[t]
         noisy = objective.noised(x0, noise, alpha_bar).to(place.device, place.dtype, memory_format=torch.channels_last)
         words = kept if kept is not None else family.encode_text(parts, [CAPTION] * batch)
+        begin_pass(parts.denoiser)
         said = family.predict(parts, noisy, t.to(place.device), words)
         wanted = objective.target(parts.prediction_type, x0, noise, alpha_bar).to(place.device)
         weights = objective.loss_weights(parts.prediction_type, alpha_bar, 5.0).to(place.device)
@@ -198,8 +207,11 @@ def measured(variant: str, wish: Case, given: argparse.Namespace) -> dict[str, A
     make, _, dtype = variant.partition("-")
     place = choose(given.device, dtype or "auto")
     update = (ours if make == "ours" else plain)(wish, given.batch, given.device, dtype or "auto")
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager") if wish.compiled != "off" else nullcontext():
         update(0)
+    if wish.compiled != "off":
+        for _ in range(3):  # compiles, warms up, and captures
+            update(0)
     seconds, losses = [], []
     for step in range(1, given.steps + 1):
         began = time.perf_counter()
@@ -239,7 +251,11 @@ def table(found: dict[str, dict[str, list[dict[str, Any]]]], batch: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--cases", nargs="+", type=case, default=[case("sd15@256")], help="SHAPE@PX[+text][+checkpointing]; shapes: sd15, sd21, sdxl, tiny"
+        "--cases",
+        nargs="+",
+        type=case,
+        default=[case("sd15@256")],
+        help="SHAPE@PX[+text][+checkpointing][+blocks|+whole]; shapes: sd15, sd21, sdxl",
     )
     parser.add_argument("--batch", type=int, default=1, help="pictures in an update")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each variant, interleaved")

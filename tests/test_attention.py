@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -39,3 +41,57 @@ def test_the_probabilities_are_not_kept() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
         attend(q, k, v)
     assert kept and max(t.numel() for t in kept) <= k.numel()  # the probabilities are 2 x 3 x 12 x 200
+
+
+def test_every_kernel_that_is_here_gives_the_formulas_numbers() -> None:
+    q, k, v = given(torch.float32)
+    wanted = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1) @ v
+    able = 0
+    for kernel in attention.kernels().values():
+        try:
+            found = kernel(q, k, v)
+        except RuntimeError:  # not on this device
+            continue
+        able += 1
+        assert torch.allclose(found, wanted, atol=1e-5)
+    assert able > 0
+
+
+def test_the_quickest_kernel_is_found_once_for_every_shape() -> None:
+    calls: list[str] = []
+
+    def kernel(name: str, seconds: float) -> attention.Kernel:
+        def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            calls.append(name)
+            time.sleep(seconds)
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+        return run
+
+    def unable(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no kernel for this shape")
+
+    table = attention.Table({attention.OWN: kernel("slow", 0.02), "quick": kernel("quick", 0.0), "unable": unable})
+    q, k, v = given(torch.float32)
+    with torch.no_grad():
+        attend(q, k, v, table)
+        timed = len(calls)
+        attend(q, k, v, table)
+    assert calls[timed - 1 :] == ["quick", "quick"] and len(table.seconds) == 1
+    q, k, v = given(torch.float32, keys=12)
+    assert table.best(q, k, v) is table.kernels["quick"] and len(table.seconds) == 2
+    assert attention.Table({"unable": unable, attention.OWN: unable}).best(q, k, v) is unable  # nothing can: torch's own says why
+
+
+def test_where_bits_must_repeat_nothing_is_timed() -> None:
+    def never(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        raise AssertionError
+
+    table, inputs = attention.Table({attention.OWN: never}), given(torch.float32)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with torch.no_grad():
+            attend(*inputs, table)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not table.seconds

@@ -260,6 +260,11 @@ class Optim(Section):
         "recompute activations in the backward pass: less memory, slower; auto: only where the memory is too small without",
         why="what fits without is quicker by a fifth and more",
     )
+    compile: Literal["off", "blocks", "whole"] = setting(
+        "off",
+        "have torch compile the UNet's passes: its blocks one by one, or the whole of it, on a GPU with CUDA graphs",
+        why="compiling takes minutes, once for every size of pictures, which only long runs on a GPU win back",
+    )
     seed: int = setting(0, "decides noise, timesteps, order and first weights", ge=0, le=2**63 - 1, why="equal settings give equal styles")
 
     @field_validator("checkpointing", mode="before")

@@ -54,6 +54,8 @@ def _check_shares(config: RunConfig, world: World) -> None:
             f"optim.batch_size is {rows}, and {world.size} processes were started: each takes its share of a batch. Set optim.batch_size to "
             f"{world.size} or more (with optim.accumulate lower by as much the update stays as large), or start fewer processes."
         )
+    if world.shards and config.optim.compile != "off":
+        raise ConfigError("optim.compile does not go with a base that is divided among processes. Set it to off, or turn FSDP off.")
     if world.shards and rows % world.size:
         raise ConfigError(
             f"optim.batch_size is {rows}: where the base is divided among {world.size} processes, it must be a multiple of {world.size}."

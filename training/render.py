@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from training.adapter import Worn, wearing
+from training.compiled import as_written
 from training.errors import ConfigError, DataError
 from training.families.family import Conditioning, Parts
 from training.prompt import Prompt
@@ -47,7 +48,7 @@ def draw(
     tokens = [[token for worn in row for token in worn.words] for row in rows]
     encode = encode or (lambda texts: parts.family.encode_text(parts, texts, tokens))
     networks = {name: parts.networks[name] for name in (parts.family.denoiser, *parts.family.text_encoders) if name in parts.networks}
-    with wearing(networks, rows) if rows else nullcontext():
+    with as_written(parts.denoiser), wearing(networks, rows) if rows else nullcontext():
         words = encode([p.text for p in prompts])
         if guidance > 1:
             words = parts.family.gather([encode([p.negative for p in prompts]), words])

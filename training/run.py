@@ -20,6 +20,7 @@ from training.batches import Order, drawn
 from training.bench import Bench
 from training.buckets import Bucket, buckets, nearest
 from training.cache import Latents, Words
+from training.compiled import begin_pass, compile_passes
 from training.config import RunConfig, read_toml, to_toml
 from training.dataset import Dataset, Example, captioned, open_picture, pixels, read_dataset
 from training.device import GIB, Place, choose, finished, told_of
@@ -330,6 +331,7 @@ class Run:
             found = self.bench.attach(self.slot, networks[part], modules, **own) if self.bench else adapter.attach(networks[part], modules, **own)
             self.adapters |= {(part, module): pair for module, pair in found.items()}
             groups[part] = Group([p for pair in found.values() for p in pair], lr)
+        compile_passes(self.parts.denoiser, config.optim.compile)
         if self.plan.start:
             self._begin_from(self.plan.start)
         self.tokens: tuple[Token, ...] = ()
@@ -637,6 +639,7 @@ class Run:
         adapter.recompute(self.parts.denoiser, self.passes.checkpointing)
         with self.watched():
             for some in self._in_parts(batches):
+                begin_pass(self.parts.denoiser)
                 loss = self.loss(some, self._said(some.noisy, some.t, some.captions))
                 (loss * self.loss_share).backward()
                 losses.append(loss.detach())

@@ -57,6 +57,8 @@ def _check_one_base(plans: Sequence[Plan]) -> None:
                     f"styles that are trained together share one base: base.{key} is {getattr(first.base, key)!r} for {first.save.name} and "
                     f"{getattr(config.base, key)!r} for {config.save.name}. Make it the same, or train them one after another."
                 )
+        if config.optim.compile != "off":
+            raise ConfigError(f"optim.compile is for one style alone, whose rows all go one way ({config.save.name}). Set it to off.")
         if other := folders.get(config.run_folder):
             raise ConfigError(f"two styles would be written into {config.run_folder} ({other}). Give each its own save.name.")
         folders[config.run_folder] = config.save.name
