@@ -12,7 +12,7 @@ from training.dataset import Example
 from training.errors import SpaceError
 
 MOST = 5  # file names in one sentence
-OF_A_RUN = ("checkpoints", "previews", "class_pictures", "words", "events.jsonl")
+OF_A_RUN = ("checkpoints", "previews", "class_pictures", "words", "company.json", "events.jsonl")
 
 
 def settings_record(config: RunConfig) -> dict[str, Any]:
