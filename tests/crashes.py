@@ -1,6 +1,7 @@
 """Real training processes that end by SIGKILL at a chosen point or time: `python -m tests.crashes`, one JSON request a line, one answer a line.
 
-The libraries are loaded once; every request is a fork of that process, which then trains as the command does. A request:
+The libraries are loaded once; every request is a fork of that process, which then trains as the command does: with --sweep what holds
+[[styles]]. A request:
 {"run": RUN.toml, "point": NAME or "", "at": which call of it, "after": seconds or 0, "leave_out": ""}.
 The answer: {"signal": 9 or 0, "code": N, "late": whether its time was over}.
 """
@@ -14,7 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,15 @@ POINTS: dict[str, tuple[str, str, str]] = {
     "writing a learnt word": ("training.style_words", "embedding_bytes", "after"),
     "after the style got its name": ("training.run", "Run.export", "after"),
     "writing an event": ("training.events", "to_line", "after"),
+}
+# The same of what only several styles do that are trained together
+OF_SWEEPS: dict[str, tuple[str, str, str]] = {
+    "timing a size of pass": ("training.together", "finished", "after"),
+    "before a company is written": ("training.company", "write", "before"),
+    "between the folders of a company": ("training.company", "write_whole", "after"),
+    "after a company is written": ("training.company", "write", "after"),
+    "going along with others": ("training.optim", "Optimiser.untouched", "before"),
+    "between two passes of a turn": ("training.together", "_Turns._backward", "after"),
 }
 MUTATIONS = ("moments", "count of updates", "average", "words", "order", "noise", "schedule")  # what a faulty resume may leave out
 
@@ -76,20 +87,33 @@ class Trainer:
 
 def run_toml(folder: Path, base: Path, name: str, **sections: dict[str, Any]) -> Path:
     """Settings of a small run in which everything happens: accumulation, an average, buckets, mirrored pictures, previews, checkpoints."""
-    import tomli_w
+    settings = _settings(folder, base, {"save": {"folder": str(folder / "runs"), "name": name, "every": 2}} | sections)
+    return _written(folder / f"{name}.toml", settings)
 
+
+def sweep_toml(folder: Path, base: Path, name: str, styles: Sequence[dict[str, dict[str, Any]]], **sections: dict[str, Any]) -> Path:
+    """A sweep of such runs, runs/NAME/a, b and so on, each with settings of its own."""
+    settings = _settings(folder, base, sections)
+    save = lambda letter: {"folder": str(folder / "runs" / name), "name": letter, "every": 2}
+    named = [{**one, "save": save(letter) | one.get("save", {})} for one, letter in zip(styles, "abcdefgh", strict=False)]
+    return _written(folder / f"{name}.toml", settings | {"styles": named})
+
+
+def _settings(folder: Path, base: Path, sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
     settings: dict[str, dict[str, Any]] = {
         "base": {"model": str(base), "dtype": "float32", "device": "cpu"},
         "data": {"folder": str(folder / "pictures"), "trigger": "sks", "caption_dropout": 0.3},
         "adapter": {"rank": 2},
         "optim": {"steps": 6, "batch_size": 2, "accumulate": 2, "unet_lr": 1e-3, "text_encoder_lr": 1e-3, "ema": 0.9, "schedule": "cosine"},
         "preview": {"every": 3, "steps": 1, "prompts": ["a cat"]},
-        "save": {"folder": str(folder / "runs"), "name": name, "every": 2},
         "report": {"minutes": 0},
     }
-    for section, values in sections.items():
-        settings[section] = settings.get(section, {}) | values
-    path = folder / f"{name}.toml"
+    return settings | {section: settings.get(section, {}) | values for section, values in sections.items()}
+
+
+def _written(path: Path, settings: dict[str, Any]) -> Path:
+    import tomli_w
+
     path.write_text(tomli_w.dumps(settings))
     return path
 
@@ -116,6 +140,28 @@ def learnt(run: Path) -> dict[str, bytes]:
     state = {f"state {name}": array.tobytes() for name, array in load_file(last / "state.safetensors").items()}
     told = json.loads((last / "state.json").read_text())
     return {**style, **state, "guard": json.dumps(told["guard"]).encode(), "pictures": json.dumps(told["pictures"]).encode()}
+
+
+def all_at_once(sweep: Path) -> None:
+    """Let a sweep that has timed how many styles go in one pass find that all of them are quickest."""
+    for kept in sweep.glob("*/company.json"):
+        told = json.loads(kept.read_text())
+        assert told["paces"], "how many go in one pass was not timed yet"
+        told["paces"] = {area: {size: 1 / int(size) for size in pace} for area, pace in told["paces"].items()}
+        kept.write_text(json.dumps(told))
+
+
+def same_company(sweep: Path, other: Path) -> None:
+    """Let a sweep that is not begun yet go with as many styles in one pass as another one does."""
+    for kept in other.glob("*/company.json"):
+        (sweep / kept.parent.name).mkdir(parents=True)
+        (sweep / kept.parent.name / kept.name).write_bytes(kept.read_bytes())
+
+
+def differences(sweep: Path, straight: Path) -> str:
+    """ "" when every style of a sweep equals the undisturbed sweep's to the bit, else what differs."""
+    found = {run.name: difference(sweep / run.name, run) for run in sorted(straight.iterdir())}
+    return "; ".join(f"{name}: {told}" for name, told in found.items() if told)
 
 
 def traces(run: Path) -> dict[int, set[tuple[float, float, float]]]:
@@ -149,9 +195,10 @@ def _serve() -> None:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    from training import loop, train_style
+    from training import loop, sweep, together, train_style
 
-    del loop, peft, AutoencoderKL, DDIMScheduler, UNet2DConditionModel, CLIPTextModel, CLIPTokenizer
+    sweep._grid = lambda done: True  # drawn by a process of its own, which teaches nobody
+    del loop, together, peft, AutoencoderKL, DDIMScheduler, UNet2DConditionModel, CLIPTextModel, CLIPTokenizer
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
@@ -159,7 +206,8 @@ def _serve() -> None:
             os.dup2(os.open(Path(request["run"]).with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
             os.dup2(1, 2)
             _prepare(request["point"], request["at"], request["leave_out"])
-            os._exit(train_style.main([request["run"]]))
+            wanted = ["--sweep"] if "styles" in tomllib.loads(Path(request["run"]).read_text()) else []
+            os._exit(train_style.main([request["run"], *wanted]))
         status, late = _ended(child, request["after"])
         killed = os.WIFSIGNALED(status)
         answer = {"signal": os.WTERMSIG(status) if killed else 0, "code": 0 if killed else os.WEXITSTATUS(status), "late": late}
@@ -185,7 +233,7 @@ def _prepare(point: str, at: int, leave_out: str) -> None:
         _mutations()[leave_out]()
     if not point:
         return
-    module, attribute, when = POINTS[point]
+    module, attribute, when = {**POINTS, **OF_SWEEPS}[point]
     calls = 0
 
     def around(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -244,12 +292,13 @@ def _mutations() -> dict[str, Callable[[], None]]:
         "order": from_the_start("training.batches", "Order.rows", 1),
         "noise": from_the_start("training.run", "drawn", 1),
         "schedule": from_the_start("training.run", "course", 1),
+        "company": lambda: _patch("training.company", "found", lambda real: lambda configs, here: None),
     }
 
 
-def random_point(dice: random.Random) -> tuple[str, int]:
+def random_point(dice: random.Random, *, sweep: bool = False) -> tuple[str, int]:
     """A point and which call of it; a call that never comes ends no process."""
-    return dice.choice(sorted(POINTS)), dice.choice((1, 1, 2, 3, 5, 8))
+    return dice.choice(sorted({**POINTS, **OF_SWEEPS} if sweep else POINTS)), dice.choice((1, 1, 2, 3, 5, 8))
 
 
 if __name__ == "__main__":

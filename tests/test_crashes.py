@@ -10,13 +10,28 @@ from pathlib import Path
 import pytest
 
 from tests import crashes
-from tests.crashes import POINTS, Trainer, difference, run_toml
+from tests.crashes import POINTS, Trainer, difference, differences, run_toml, sweep_toml
 from tests.tiny import tiny_xl
 from training.style_file import read_style
 from training.workspace import latents_folder
 
 EVERYTHING = {"prior": {"images": 2, "prompt": "a thing"}, "adapter": {"tokens": 2}}
 FROZEN = {"optim": {"text_encoder_lr": 0.0, "accumulate": 1, "ema": 0.0}}
+# Ranks, text encoder and words, passes an update and lengths of their own
+STYLES = (
+    {"optim": {"accumulate": 1}},
+    {"adapter": {"rank": 4}, "optim": {"text_encoder_lr": 0.0, "ema": 0.0}},
+    {"adapter": {"rank": 3, "tokens": 2}, "optim": {"steps": 4, "batch_size": 1, "accumulate": 1}},
+)
+# Where a sweep dies before its first update, and after it: one style is ahead after the first checkpoint and goes along with those behind
+AT_FIRST = (
+    ("between the folders of a company", 1), ("timing a size of pass", 2), ("before a company is written", 2),
+    ("between the folders of a company", len(STYLES) + 1), ("after a company is written", 1),
+)  # fmt: skip
+LATER = (
+    ("after a checkpoint", 1), ("going along with others", 1), ("between two passes of a turn", 1), ("before a checkpoint's rename", 1),
+    ("in the middle of an update", 2), ("after the style got its name", 1),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +114,46 @@ def test_a_resume_that_leaves_something_out_is_seen(
     run = shutil.copytree(killed, killed.with_name(f"without {leave_out}"))
     assert trainer.run(run_toml(place, base_folder, run.name, **EVERYTHING), leave_out=leave_out) == (0, 0)
     assert difference(run, straight) != ""
+
+
+@pytest.fixture(scope="module")
+def straight_two(trainer: Trainer, place: Path, base_folder: Path) -> Path:
+    """A sweep of two styles that nothing disturbed, both in one pass."""
+    runs = place / "runs"
+    assert trainer.run(sweep_toml(place, base_folder, "timed", STYLES[:2]), "after a company is written", at=2) == (9, 0)  # timed
+    crashes.all_at_once(runs / "timed")
+    crashes.same_company(runs / "straight-two", runs / "timed")
+    assert trainer.run(sweep_toml(place, base_folder, "straight-two", STYLES[:2])) == (0, 0)
+    return runs / "straight-two"
+
+
+def test_a_killed_sweep_of_two_styles_equals_the_undisturbed_one(trainer: Trainer, place: Path, base_folder: Path, straight_two: Path) -> None:
+    toml, sweep = sweep_toml(place, base_folder, "two", STYLES[:2]), place / "runs" / "two"
+    crashes.same_company(sweep, straight_two)
+    for point, at in LATER:
+        assert trainer.run(toml, point, at) == (9, 0), point
+    assert trainer.run(toml) == (0, 0)
+    assert differences(sweep, straight_two) == ""
+
+
+def test_a_killed_sweep_of_three_styles_equals_the_undisturbed_one(trainer: Trainer, place: Path, base_folder: Path) -> None:
+    """Also when it dies while it is timed how many go in one pass, and when that is written down."""
+    runs = place / "runs"
+    toml = sweep_toml(place, base_folder, "three", STYLES)
+    for point, at in AT_FIRST:
+        assert trainer.run(toml, point, at) == (9, 0), point
+    crashes.all_at_once(runs / "three")
+    for point, at in LATER:
+        assert trainer.run(toml, point, at) == (9, 0), point
+    assert trainer.run(toml) == (0, 0)
+    crashes.same_company(runs / "straight-three", runs / "three")
+    assert trainer.run(sweep_toml(place, base_folder, "straight-three", STYLES)) == (0, 0)
+    assert differences(runs / "three", runs / "straight-three") == ""
+
+
+def test_a_sweep_that_forgets_its_company_is_seen(trainer: Trainer, place: Path, base_folder: Path, straight_two: Path) -> None:
+    toml, sweep = sweep_toml(place, base_folder, "forgotten", STYLES[:2]), place / "runs" / "forgotten"
+    crashes.same_company(sweep, straight_two)
+    assert trainer.run(toml, "after a checkpoint") == (9, 0)  # of one style; the other is behind
+    assert trainer.run(toml, leave_out="company") == (0, 0)
+    assert differences(sweep, straight_two) != ""

@@ -20,7 +20,7 @@ LIGHT = (
     "errors", "captions", "config", "events", "prompt", "tensor_file", "lora", "style_names", "style_dialects", "style_family", "style_file",
     "style_metadata", "style_words", "checkpoint_names", "base_weights", "style_tools", "style_command", "workspace", "buckets", "png", "dataset",
     "terminal", "train_style",
-    "lock", "resume", "guard", "samplers",
+    "lock", "resume", "guard", "samplers", "company",
 )  # fmt: skip
 LOGS = ("diffusers.utils.logging", "transformers.utils.logging")  # to silence them is not to know them
 OF_A_FAMILY = ("training.families.family", "training.tokens")  # the record, and how words are said

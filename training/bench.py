@@ -104,13 +104,14 @@ class _Layer:
         return torch.stack(downs), torch.stack(ups)
 
     def _change(self, x: Tensor, down: Tensor, up: Tensor, chosen: Tensor) -> Tensor:
-        base, up = self.base, up[chosen]
+        # index_select: the backward of indexing adds up in any order on several threads
+        base, pick, up = self.base, lambda matrix: matrix.index_select(0, chosen), up.index_select(0, chosen)
         if isinstance(base, nn.Linear):
             rows = x.reshape(len(x), -1, x.shape[-1])
-            return torch.bmm(torch.bmm(rows, down[chosen].transpose(1, 2)), up.transpose(1, 2)).view(*x.shape[:-1], up.shape[1])
+            return torch.bmm(torch.bmm(rows, pick(down).transpose(1, 2)), up.transpose(1, 2)).view(*x.shape[:-1], up.shape[1])
         if base.kernel_size == (1, 1) and base.stride == (1, 1):  # a linear over the pixels
             rows = x.permute(0, 2, 3, 1).flatten(1, 2)
-            y = torch.bmm(torch.bmm(rows, down[chosen].flatten(2).transpose(1, 2)), up.transpose(1, 2))
+            y = torch.bmm(torch.bmm(rows, pick(down).flatten(2).transpose(1, 2)), up.transpose(1, 2))
             return y.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
         # All styles' downs as one convolution, of which each row takes its own channels: cheaper than one group a row
         h = F.conv2d(x, down.flatten(0, 1), None, base.stride, base.padding, base.dilation)

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 import torch
 
-from training import lock, shards
+from training import company, lock, shards
 from training.bench import Bench
 from training.config import RunConfig
 from training.device import memory_full
 from training.errors import ConfigError, DivergedError, SpaceError, StudioError
 from training.events import Event, Finished, Noted, Started, Warned
 from training.families import detect
-from training.run import Asked, Plan, Run, planned
+from training.run import Asked, LeftError, Plan, Run, planned
 from training.wishes import taken
 from training.world import ALONE, World
 
@@ -42,6 +42,8 @@ def train(config: RunConfig, stop: Stop = never, world: World = ALONE) -> Iterat
     plan = world.each(lambda: planned(config))
     _check_shares(config, world)
     with lock.held(config.run_folder) if world.writes else nullcontext():
+        if world.writes and plan.finished < config.optim.steps and company.left(config.run_folder):
+            yield Warned("it was trained together with others before: it goes on alone, but not to the bit as if it were still with them.")
         bench = Bench(shards.loaded(plan.files, plan.place)) if world.shards else None
         yield from _alone(story(plan, world.agreed_stop(stop), bench, world))
 
@@ -132,9 +134,11 @@ def _updates(run: Run, stop: Stop) -> Story:
         before = run.step
         try:
             yield (yield from run.updating())
+        except LeftError:
+            break
         except DivergedError:
             if run.step != saved:
-                yield from _patiently(run.save, stop)
+                yield from _saved(run, stop)
             raise
         saved = min(saved, run.step)  # gone back behind a checkpoint, it is made again
         if run.step == before:  # the update will be made again
@@ -142,7 +146,7 @@ def _updates(run: Run, stop: Stop) -> Story:
         # Not among updates that were left out: what the run goes back to is from before them
         if save and run.step % save == 0 and run.step not in (saved, run.steps) and not run.guard.lost:
             saved = run.step
-            yield from _patiently(run.save, stop)
+            yield from _saved(run, stop)
         if not stop():
             yield from _previewed(run)
         for wish in run.world.first(lambda: taken(run.folder)):
@@ -150,9 +154,9 @@ def _updates(run: Run, stop: Stop) -> Story:
                 yield from _drawn(run)
             elif run.step != saved and not run.guard.lost:
                 saved = run.step
-                yield from _patiently(run.save, stop)
+                yield from _saved(run, stop)
     if run.step and run.step != saved:
-        yield from _patiently(run.save, stop)
+        yield from _saved(run, stop)
 
 
 def _previewed(run: Run) -> Iterator[Event]:
@@ -176,7 +180,7 @@ def _exported(run: Run, stop: Stop, began: float) -> Generator[Event, None, Fini
     """The style, unless nothing was learnt. Raises DivergedError when all updates were made and nothing came of them."""
     stopped = run.step < run.steps
     if run.step and run.has_effect():
-        path = (yield from _result(run.export, stop)).relative_to(run.folder).as_posix()
+        path = (yield from patiently(run.export, stop)).relative_to(run.folder).as_posix()
         return Finished(run.step, path, stopped=stopped, seconds=time.monotonic() - began)
     if not stopped:
         raise DivergedError("nothing was learnt: the adapters change no weight, so no style is written. Raise optim.unet_lr or optim.steps.")
@@ -187,12 +191,12 @@ def _exported(run: Run, stop: Stop, began: float) -> Generator[Event, None, Fini
     return Finished(run.step, "", stopped=True, seconds=time.monotonic() - began)
 
 
-def _patiently(act: Callable[[], Event], stop: Stop) -> Iterator[Event]:
-    """What act gives, however long the disk is full."""
-    yield (yield from _result(act, stop))
+def _saved(run: Run, stop: Stop) -> Iterator[Event]:
+    """A checkpoint, however long the disk is full."""
+    yield (yield from patiently(run.save, stop))
 
 
-def _result(act: Callable[[], T], stop: Stop) -> Generator[Event, None, T]:
+def patiently(act: Callable[[], T], stop: Stop) -> Generator[Event, None, T]:
     """Act; while the disk is full or cannot be written, say so, wait and try again. Raises SpaceError in the end."""
     began, told = time.monotonic(), False
     while True:

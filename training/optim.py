@@ -69,6 +69,17 @@ class Optimiser:
             flat.grad.zero_()
 
     @contextmanager
+    @torch.no_grad()
+    def untouched(self) -> Iterator[None]:
+        """Gradients that are added while inside are gone afterwards; those of before are there."""
+        before = [gradient.clone() for gradient in self.gradients()]
+        try:
+            yield
+        finally:
+            for gradient, kept in zip(self.gradients(), before, strict=True):
+                gradient.copy_(kept)
+
+    @contextmanager
     def averaged(self) -> Iterator[None]:
         """While inside, the weights are their average, if there is one; afterwards they are as before to the bit, whatever happened."""
         self._swap()

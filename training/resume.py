@@ -13,7 +13,7 @@ from training.dataset import Example
 from training.errors import SpaceError
 
 MOST = 5  # file names in one sentence
-OF_A_RUN = ("checkpoints", "previews", "class_pictures", "words", "events.jsonl", passes.FILE)
+OF_A_RUN = ("checkpoints", "previews", "class_pictures", "words", "company.json", "events.jsonl", passes.FILE)
 
 
 def settings_record(config: RunConfig) -> dict[str, Any]:

@@ -155,14 +155,22 @@ class Batch:
 
 @dataclass(frozen=True)
 class Asked:
-    """A pass that a run waits for: whoever drives the run adds up its gradients and sends back the loss, or throws OutOfMemoryError."""
+    """A pass that a run waits for: whoever drives the run adds up its gradients and sends back the loss, or throws OutOfMemoryError.
+
+    number: of the pass in the run, from 0.
+    """
 
     run: Run
     batches: tuple[Batch, ...]
+    number: int
 
 
 class TooManyError(torch.OutOfMemoryError):
     """A pass did not fit into memory because of the other styles in it."""
+
+
+class LeftError(Exception):
+    """Thrown into a run that waits for a pass when none will be made any more: its update is left for the next time."""
 
 
 class Run:
@@ -417,6 +425,7 @@ class Run:
             yield Warned(f"{difference}: the run goes on, but not to the bit as if it had never stopped.")
         self.optimiser.restore(found.tensors)
         self.step, self.started, self.guard = found.step, then["started"], Guard(**then["guard"])
+        self.splits = then.get("splits", 1)  # earlier checkpoints do not say
         self.good = self._state()
         yield Noted(f"going on after {self.step} of {self.config.optim.steps} updates")
         if changed:
@@ -497,7 +506,8 @@ class Run:
         full = False
         try:
             for k in range(optim.accumulate):
-                losses.append((yield Asked(self, self._batches(k))))
+                number = self.step * optim.accumulate + k
+                losses.append((yield Asked(self, self.batches(number), number)))
         except TooManyError:
             self.optimiser.clear()  # what the pass had left there
             return Warned(f"the memory is full: update {self.step + 1} is made again with fewer styles at once. What is learnt stays the same.")
@@ -592,19 +602,19 @@ class Run:
             "base, or close other programs."
         )
 
-    def _batches(self, k: int) -> tuple[Batch, ...]:
-        """Pass k of the next update: the style's and class pictures, then those whose answer shall stay the base's own.
+    def batches(self, number: int) -> tuple[Batch, ...]:
+        """Pass `number` of the run: the style's and class pictures, then those whose answer shall stay the base's own.
 
         Of each this process's share, with the chance of their places in the whole pass: how many processes there are changes no row.
         """
         optim, data, parts = self.config.optim, self.config.data, self.parts
-        rows = self.order.rows(self.step * optim.accumulate + k)
+        step, k = divmod(number, optim.accumulate)
+        rows = self.order.rows(number)
         bucket = self.bucket_of[rows[0]]
         picked = [(self.examples[i], self.examples[i].caption, 1.0) for i in rows]
         if self.prior_examples:
             near = self.prior_of[bucket]
-            first = (self.step * optim.accumulate + k) * len(rows)
-            prior = self.config.prior
+            first, prior = number * len(rows), self.config.prior
             picked += [(self.prior_examples[near[(first + j) % len(near)]], prior.prompt, prior.weight) for j in range(len(rows))]
         own = [*self.world.share(len(rows)), *(len(rows) + j for j in self.world.share(len(picked) - len(rows)))]
         picked, style = [picked[j] for j in own], [i for j, i in enumerate(rows) if j in self.world.share(len(rows))]
@@ -613,7 +623,7 @@ class Run:
             shape=shape, timesteps=len(parts.alphas_cumprod), flip=data.flip, noise_offset=optim.noise_offset, timestep_bias=optim.timestep_bias
         )
         dropout = lambda j: data.caption_dropout if j < len(rows) else 0.0
-        draws = [drawn(optim.seed, self.step, k * 2 * len(rows) + j, caption_dropout=dropout(j), **chance) for j in own]
+        draws = [drawn(optim.seed, step, k * 2 * len(rows) + j, caption_dropout=dropout(j), **chance) for j in own]
         x0 = torch.stack([self.latents.sample((e.identity, bucket, d.mirrored), d.latent_noise) for (e, _, _), d in zip(picked, draws, strict=True)])
         noise, t = torch.stack([d.noise for d in draws]), torch.tensor([d.timestep for d in draws])
         captions = ["" if d.wordless else caption for (_, caption, _), d in zip(picked, draws, strict=True)]
@@ -719,7 +729,8 @@ class Run:
         self.good = self._state()
         if not self.world.writes:
             return Saved(self.step, "")
-        state: dict[str, Any] = {**self._record(), "guard": asdict(self.guard), "started": self.started, "version": __version__}
+        state: dict[str, Any] = {**self._record(), "guard": asdict(self.guard), "splits": self.splits}
+        state |= {"started": self.started, "version": __version__}
         folder, tensors = self.folder / "checkpoints", self.optimiser.tensors()
         checked_room(self.folder, checkpoint.room_needed(tensors), f"A checkpoint of {self.config.save.name}")
         if self.config.save.styles and self.has_effect():

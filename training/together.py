@@ -1,28 +1,33 @@
 """Many styles over one frozen base: `together(configs, stop)` trains each as it would be trained alone, their passes made in one.
 
 Every style has its own pictures, settings, seed, optimiser, checkpoints and events. One that ends, stops or fails leaves; the others go on.
+
+Passes are made in turns, each style one a turn. Who goes on from a later checkpoint than the others goes along with them until they are
+there too, and learns nothing from it: the shapes of a pass, and so its rounding, are then those of a training that nothing disturbed.
 """
 
 from __future__ import annotations
 
-import statistics
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import torch
 
-from training import adapter, lock, memory
+from training import adapter, company, lock, memory
 from training.bench import Bench
+from training.company import Company
 from training.config import RunConfig
 from training.device import finished, peak_memory
 from training.errors import ConfigError, StudioError
-from training.events import Event, Failed, Noted, Saved
+from training.events import Event, Failed, Noted, Saved, Warned
 from training.families import detect
-from training.loop import Stop, Story, never, story
-from training.run import Asked, Batch, Plan, Run, TooManyError, planned
+from training.loop import Stop, never, patiently, story
+from training.run import Asked, Batch, LeftError, Plan, Run, TooManyError, planned
 
 AT_ONCE = 8  # styles in one pass at most; more take turns
 TRIES = 3  # passes of every size that are timed, the first of them to warm up
@@ -31,7 +36,7 @@ TRIES = 3  # passes of every size that are timed, the first of them to warm up
 def together(configs: Sequence[RunConfig], stop: Stop = never, *, at_once: int | None = None) -> Iterator[tuple[int, Event]]:
     """Train every config's style; yields (number of the config, event).
 
-    at_once: styles in one pass, fewer when the memory is full; None: so many as the first updates show to be quickest, AT_ONCE at most.
+    at_once: styles in one pass, fewer when the memory is full; None: so many as prove to be quickest when they are timed, AT_ONCE at most.
 
     A style that cannot go on says so by a Failed event, and the others do. Raises StudioError before anything is begun when the configs
     cannot be trained on one base, or a config is wrong.
@@ -41,8 +46,7 @@ def together(configs: Sequence[RunConfig], stop: Stop = never, *, at_once: int |
     with ExitStack() as locks:
         for plan in plans:
             locks.enter_context(lock.held(plan.config.run_folder))
-        bench = Bench(detect.load(plans[0].files, plans[0].place))
-        yield from _Round(bench, [story(plan, stop, bench) for plan in plans], at_once).events()
+        yield from _Turns(plans, stop, at_once).events()
 
 
 def _check_one_base(plans: Sequence[Plan]) -> None:
@@ -65,92 +69,214 @@ def _check_one_base(plans: Sequence[Plan]) -> None:
 
 
 class Pace:
-    """How many styles go through the base in one pass: sizes are timed on the first updates, and the one that is quickest for a style stays.
+    """How many styles go through the base in one pass: the size that was the quickest for a style when all were timed.
 
-    A style learns the same in company of any size, so the trial costs nothing but what the slower sizes cost.
+    took: size -> seconds of a style's share of a pass, None for a size that did not fit into memory.
     """
 
-    def __init__(self, at_once: int | None = None) -> None:
-        self.fixed, self.most = at_once, at_once or AT_ONCE
-        self.took: dict[int, list[float]] = {}  # size -> seconds a style
+    def __init__(self, took: dict[int, float | None], at_once: int | None = None) -> None:
+        self.took, self.at_once = took, at_once
 
     def sizes(self, waiting: int) -> list[int]:
-        """What is tried when so many styles wait, the largest first: all that may, then powers of two."""
-        most = min(waiting, self.most)
-        return [most] if self.fixed else sorted({most, *(2**i for i in range(most.bit_length()) if 2**i < most)}, reverse=True)
+        """Those that are weighed when so many styles wait, the largest first: all that may, then powers of two."""
+        unfit = min((size for size, seconds in self.took.items() if seconds is None), default=None)
+        most = min(waiting, self.at_once or AT_ONCE, waiting if unfit is None else max(1, unfit // 2))
+        return [most] if self.at_once else sorted({most, *(2**i for i in range(most.bit_length()) if 2**i < most)}, reverse=True)
+
+    def untimed(self, waiting: int) -> int | None:
+        """A size that is to be timed before so many styles go, if any."""
+        sizes = self.sizes(waiting)
+        return next((size for size in sizes if len(sizes) > 1 and size not in self.took), None)
 
     def size(self, waiting: int) -> int:
         """Of the next pass."""
-        sizes = self.sizes(waiting)
-        return next((size for size in sizes if self.wants(size, waiting)), None) or min(sizes, key=self.seconds)
-
-    def wants(self, size: int, waiting: int) -> bool:
-        """Whether a pass of that size is still to be timed."""
-        return len(self.sizes(waiting)) > 1 and len(self.took.get(size, ())) < TRIES
-
-    def seconds(self, size: int) -> float:
-        """For one style's share of a pass, as measured; 0 when it was not."""
-        return statistics.median(self.took.get(size, ())[1:] or [0.0])
-
-    def tell(self, size: int, seconds: float) -> None:
-        """A pass of that size took so long."""
-        self.took.setdefault(size, []).append(seconds / size)
-
-    def full(self, size: int) -> None:
-        """The memory was too small for a pass of that size."""
-        self.most = max(1, size // 2)
-        self.fixed = self.fixed and self.most
+        return min(self.sizes(waiting), key=lambda size: self.took.get(size) or 0.0)
 
     def words(self, waiting: int) -> str:
         """What was found, for the user."""
-        told = ", ".join(f"{size} at once {self.seconds(size):.3g} s" for size in self.sizes(waiting))
+        told = ", ".join(f"{size} at once {self.took.get(size) or 0.0:.3g} s" for size in self.sizes(waiting))
         return f"styles in one pass: {self.size(waiting)}, the quickest for a style's update here ({told})"
 
 
-class _Round:
+@dataclass(frozen=True)
+class _Pass:
+    """One style's pass in a turn. learns: whether its story waits for it; else the style only goes along."""
+
+    i: int
+    asked: Asked
+    alone: bool = False
+    learns: bool = True
+
+    @property
+    def kind(self) -> tuple[int, ...]:
+        """What can go through the base in one batch: latents of one size; a style that goes alone is of its own kind."""
+        return (*self.asked.batches[0].noisy.shape[2:], self.i + 1 if self.alone else 0)
+
+
+class _Turns:
     """The stories of several styles, and what each of them waits for."""
 
-    def __init__(self, bench: Bench, stories: Sequence[Story], at_once: int | None) -> None:
-        self.bench, self.at_once = bench, at_once
-        self.paces: dict[tuple[int, ...], Pace] = {}  # of every size of latents
-        self.stories = dict(enumerate(stories))
+    def __init__(self, plans: Sequence[Plan], stop: Stop, at_once: int | None) -> None:
+        self.plans, self.stop, self.at_once = plans, stop, at_once
+        self.configs = [plan.config for plan in plans]
+        self.bench = Bench(detect.load(plans[0].files, plans[0].place))
+        self.stories = [story(plan, stop, self.bench) for plan in plans]
         self.asked: dict[int, Asked] = {}
         self.saved: dict[int, int] = {}
+        self.failed: set[int] = set()
+        self.turn = 0
+        self.company = Company({}, {})
+        self.ahead: dict[int, tuple[Run, int]] = {}  # who goes along with those behind, and the first turn in which it does not
 
     def events(self) -> Iterator[tuple[int, Event]]:
-        for i in list(self.stories):
+        for i in range(len(self.plans)):
             yield from self._on(i, None)
-        while self.asked:
-            waiting = sorted(self.asked, key=lambda i: (_kind(self.asked[i]), i))
-            for kind, alike in groupby(waiting, lambda i: _kind(self.asked[i])):
-                some, pace = list(alike), self.paces.setdefault(kind, Pace(self.at_once))
-                count = len(some)
-                while some:
-                    size, device = pace.size(len(some)), self.asked[some[0]].run.place.device
-                    timed = pace.wants(size, len(some))
-                    yield from self._made(some[:size], pace, timed)
-                    if timed and not any(pace.wants(one, count) for one in pace.sizes(count)):
-                        yield some[0], Noted(pace.words(count) + f"; peak {peak_memory(device):.2g} GiB so far")
-                    some = some[size:]
+        if self.asked and not self.stop():
+            yield from self._gathered()
+        while self.asked and not self.stop():
+            self.turn = self._next()
+            due = sorted(self._due(), key=lambda one: (one.kind, one.i))
+            for _, alike in groupby(due, lambda one: one.kind):
+                yield from self._taken(list(alike))
+        for i in list(self.asked):  # updates that were begun are left for the next time, when all are there again
+            yield from self._on(i, LeftError())
 
-    def _made(self, now: list[int], pace: Pace, timed: bool) -> Iterator[tuple[int, Event]]:
-        """One pass for these styles; where the memory is full, each begins its update again, fewer at once."""
-        waiting = [self.asked.pop(i) for i in now]
-        began = time.monotonic()
+    # --- who goes ---
+
+    def _gathered(self) -> Iterator[tuple[int, Event]]:
+        """Find the company that the styles were left in, or found a new one; those ahead of the others shall go along."""
+        here = sorted(self.asked)
+        kept = company.found(self.configs, here)
+        if kept is None:
+            if any(asked.number for asked in self.asked.values()):
+                told = "these styles were not trained together in this way before: they go on, but not to the bit as if they had never stopped."
+                yield here[0], Warned(told)
+            kept = company.founded(self.configs, {i: asked.number for i, asked in self.asked.items()})
+        self.company = kept
+        self.turn = self._next()
+        for i in kept.began:
+            if i in self.asked:
+                self._goes_along(i, self.asked[i].run, math.inf if self._alone(i) else self._turn(i))
+            elif i in self.failed:
+                kept.alone.setdefault(i, self.turn)
+            else:
+                yield from self._finished_before(i)
+        yield from self._kept()
+
+    def _next(self) -> int:
+        """The turn that is due."""
+        return min((self._turn(i) for i in self.asked if not self._alone(i)), default=self.turn)
+
+    def _finished_before(self, i: int) -> Iterator[tuple[int, Event]]:
+        """A style that was finished is loaded once more if the others have yet to come to its end."""
+        optim = self.configs[i].optim
+        end = optim.steps * optim.accumulate - self.company.began[i]
+        if self.turn >= end:
+            return
+        yield i, Noted("it goes along until the others are where it was finished: what they learn is then the same to the bit")
+        run = Run(self.plans[i], self.bench)
         try:
-            answers: list[torch.Tensor | torch.OutOfMemoryError] = list(self._passed(waiting))
-            if timed:
-                finished(waiting[0].run.place.device)
-                pace.tell(len(now), time.monotonic() - began)
-        except torch.OutOfMemoryError as error:
-            error.__traceback__ = None  # its frames hold all that the pass had computed
-            memory.give_back(waiting[0].run.place.device)
-            pace.full(len(now))
-            answers = [error if len(now) == 1 else TooManyError(str(error)) for _ in now]
-        for i, answer in zip(now, answers, strict=True):
-            yield from self._on(i, answer)
+            for _ in run.prepare():
+                pass
+        except StudioError as error:
+            yield i, Warned(f"it cannot go along, so the others go on, but not to the bit as if they had never stopped: {error}")
+        else:
+            self._goes_along(i, run, end)
 
-    def _passed(self, waiting: Sequence[Asked]) -> list[torch.Tensor]:
+    def _goes_along(self, i: int, run: Run, until: float) -> None:
+        until = min(until, self.company.alone.get(i, math.inf))
+        if self.turn < until < math.inf:
+            self.ahead[i] = run, int(until)
+
+    def _turn(self, i: int) -> int:
+        """In which a style's next pass is due."""
+        return self.asked[i].number - self.company.began[i]
+
+    def _alone(self, i: int) -> bool:
+        """Whether a style makes its passes outside of the turns: it went back to an earlier state, must split its pictures, or failed before."""
+        run = self.asked[i].run
+        return run.guard.returns > 0 or run.splits > 1 or self._turn(i) >= self.company.alone.get(i, math.inf)
+
+    def _due(self) -> Iterator[_Pass]:
+        """The passes of those who go alone and of this turn, with those who go along."""
+        alone = [i for i in self.asked if self._alone(i)]
+        yield from (_Pass(i, self.asked[i], alone=True) for i in alone)
+        if len(alone) == len(self.asked):
+            return
+        yield from (_Pass(i, asked) for i, asked in self.asked.items() if i not in alone and self._turn(i) == self.turn)
+        for i, (run, until) in list(self.ahead.items()):
+            if self.turn < until:
+                number = self.company.began[i] + self.turn
+                yield _Pass(i, Asked(run, run.batches(number), number), learns=False)
+            else:
+                del self.ahead[i]
+                if i not in self.asked:
+                    self.bench.leave(run.slot)
+
+    def _kept(self) -> Iterator[tuple[int, Event]]:
+        """Write down what decides the passes from here on."""
+        first = min(self.company.began)
+        yield from ((first, event) for event in patiently(lambda: company.write(self.company, self.configs), self.stop))
+
+    # --- passes ---
+
+    def _taken(self, alike: list[_Pass]) -> Iterator[tuple[int, Event]]:
+        """All passes of one kind in a turn, so many at once as is quickest; what only goes along is left out where it goes with nobody."""
+        area = round(math.log2(math.prod(alike[0].kind[:2])))  # buckets of one resolution have nearly one area
+        pace = Pace(self.company.paces.setdefault(area, {}), self.at_once)
+        while any(one.learns for one in alike) and not self.stop():
+            if pace.untimed(len(alike)):
+                yield from self._timed(alike, pace)
+            size = pace.size(len(alike))
+            now, alike = alike[:size], alike[size:]
+            if any(one.learns for one in now) and not self.stop():
+                yield from self._made(now, pace)
+
+    def _timed(self, alike: Sequence[_Pass], pace: Pace) -> Iterator[tuple[int, Event]]:
+        """Time the sizes that so many styles can go in. Nobody learns from these passes, so that their outcome is kept before it counts."""
+        device = alike[0].asked.run.place.device
+        while size := pace.untimed(len(alike)):
+            took: list[float] = []
+            try:
+                for _ in range(TRIES):
+                    if self.stop():
+                        return
+                    began = time.monotonic()
+                    self._passed(alike[:size], learn=False)
+                    finished(device)
+                    took.append((time.monotonic() - began) / size)
+                pace.took[size] = min(took[1:])
+            except torch.OutOfMemoryError as error:
+                _give_back(error, device)
+                pace.took[size] = None
+        yield from self._kept()
+        yield alike[0].i, Noted(f"{pace.words(len(alike))}; peak {peak_memory(device):.2g} GiB so far")
+
+    def _made(self, now: Sequence[_Pass], pace: Pace) -> Iterator[tuple[int, Event]]:
+        """One pass for these styles; where the memory is full, each begins its update again, fewer at once."""
+        answers: list[torch.Tensor | Exception]
+        try:
+            answers = list(self._passed(now))
+        except torch.OutOfMemoryError as error:
+            _give_back(error, now[0].asked.run.place.device)
+            answers = [error if len(now) == 1 else TooManyError(str(error)) for _ in now]
+            if len(now) > 1:
+                pace.took[len(now)] = None
+                yield from self._kept()
+        for one, answer in zip(now, answers, strict=True):
+            if one.learns:
+                del self.asked[one.i]
+                yield from self._on(one.i, answer)
+
+    def _passed(self, now: Sequence[_Pass], *, learn: bool = True) -> list[torch.Tensor]:
+        """The losses of one pass; gradients are added up where a style learns."""
+        with ExitStack() as untouched:
+            for one in now:
+                if not (learn and one.learns):
+                    untouched.enter_context(one.asked.run.optimiser.untouched())
+            return self._backward([one.asked for one in now])
+
+    def _backward(self, waiting: Sequence[Asked]) -> list[torch.Tensor]:
         if len(waiting) == 1:
             run = waiting[0].run
             with run.worn():
@@ -172,11 +298,11 @@ class _Round:
             torch.stack([loss * run.loss_share for (run, _), loss in zip(each, losses, strict=True)]).sum().backward()
         return [torch.stack([loss.detach() for (run, _), loss in zip(each, losses, strict=True) if run is asked.run]).sum() for asked in waiting]
 
-    def _on(self, i: int, answer: torch.Tensor | torch.OutOfMemoryError | None) -> Iterator[tuple[int, Event]]:
-        """Let a story go on until it waits for a pass or ends."""
+    def _on(self, i: int, answer: torch.Tensor | Exception | None) -> Iterator[tuple[int, Event]]:
+        """Let a story go on until it waits for a pass or ends; one that leaves the turns has this written down."""
         told = self.stories[i]
         try:
-            item = told.throw(answer) if isinstance(answer, torch.OutOfMemoryError) else told.send(answer)
+            item = told.throw(answer) if isinstance(answer, Exception) else told.send(answer)
             while not isinstance(item, Asked):
                 if isinstance(item, Saved):
                     self.saved[i] = item.step
@@ -186,9 +312,14 @@ class _Round:
         except StopIteration:
             return
         except StudioError as error:
+            self.failed.add(i)
             yield i, Failed(str(error), self.saved.get(i, 0), error.passing)
+        if i in self.company.began and i not in self.company.alone and (i not in self.asked or self._alone(i)):
+            self.company.alone[i] = self.turn + 1
+            yield from self._kept()
 
 
-def _kind(asked: Asked) -> tuple[int, ...]:
-    """What can go through the base in one batch: latents of one size. A run that must split its pictures goes alone."""
-    return (*asked.batches[0].noisy.shape[2:], asked.run.slot + 1 if asked.run.splits > 1 else 0)
+def _give_back(error: torch.OutOfMemoryError, device: torch.device) -> None:
+    """Let go of all that the pass had computed, which the frames of its error hold."""
+    error.__traceback__ = None
+    memory.give_back(device)
