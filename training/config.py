@@ -123,6 +123,7 @@ class Optim(Section):
     noise_offset: float = setting(0.0, "extra noise shared by a whole channel, for darker darks and lighter lights", ge=0, le=1)
     ema: float = setting(0.0, "decay of an average of the adapters that is saved instead of them; 0 = off", ge=0, lt=1)
     checkpointing: bool = setting(False, "recompute activations in the backward pass: less memory, slower")
+    deterministic: bool = setting(False, "on a GPU: the same bits every time, also after a crash; slower. A CPU gives them anyway")
     seed: int = setting(0, "decides noise, timesteps, order and first weights", ge=0, le=2**63 - 1)
 
 
