@@ -5,6 +5,9 @@ points of its export, and ends. It is compared bit for bit with the undisturbed 
 The chains go round ten variations: text encoder trained or frozen, class pictures or none, accumulation and average or neither, two of them
 with a learnt word as well.
 
+With `--sweeps` a chain is a sweep of two or three styles that are trained together, of different ranks, text encoder trained or frozen; in every
+other chain the size of pass that was timed to be quickest is exchanged for another. It is compared with the undisturbed sweep of the same sizes.
+
 Each chain is told as it ends, and kept as a line of JSON with `--out FILE`; begun again with the same file, only what is missing is done.
 Exit code 1 when a chain differs.
 """
@@ -31,6 +34,11 @@ from tests.tiny import tiny_base  # noqa: E402
 CHAIN = 20  # kills of one run before those at its end
 UPDATES = 160  # of one run
 LONGEST = 0.8  # seconds of one attempt; a whole run takes three to ten
+STYLES = (  # of a sweep
+    {"optim": {"accumulate": 1, "steps": 100}},
+    {"adapter": {"rank": 4}, "optim": {"text_encoder_lr": 0.0, "ema": 0.0, "steps": 60}},
+    {"adapter": {"rank": 3, "tokens": 2}, "optim": {"batch_size": 1, "accumulate": 1, "steps": 80}, "save": {"every": 3}},
+)
 AT_THE_END = ("before the style is written", "before the style gets its name", "after the style got its name", "writing a learnt word")
 Chain = dict[str, Any]  # number, kind, kills by where, and what differs ("" when nothing does)
 
@@ -61,6 +69,30 @@ def chain(trainer: crashes.Trainer, toml: Path, straight: Path, dice: random.Ran
     return where, crashes.difference(style.parent, straight) if ended == (0, 0) else f"ended with {ended}"
 
 
+def sweep_chain(trainer: crashes.Trainer, folder: Path, base: Path, number: int, count: int, dice: random.Random) -> tuple[Counter[str], str]:
+    """The same of a sweep of so many styles."""
+    where: Counter[str] = Counter()
+    written = lambda name: crashes.sweep_toml(folder, base, name, STYLES[-count:], preview={"every": 10})
+    toml, sweep = written(f"sweep-{number}"), folder / "runs" / f"sweep-{number}"
+    if number % 2 and trainer.run(toml, "after a company is written", 2)[0] == 9:
+        where["after a company is written"] += 1
+        crashes.paced(sweep, dice.sample(range(1, count + 1), count))
+    while True:
+        point, at = crashes.random_point(dice, sweep=True) if dice.random() < 0.5 else ("", 1)
+        killed, code = trainer.run(toml, point, at, after=dice.uniform(0.02, 2 * LONGEST) if sum(where.values()) < CHAIN else 0)
+        if killed != 9:
+            break
+        where["a random time" if trainer.late else point] += 1
+    if (killed, code) != (0, 0):
+        return where, f"ended with {killed, code}"
+    straight = folder / "runs" / f"straight-{count}-{crashes.order(sweep)}"
+    if not straight.exists():
+        crashes.same_company(straight, sweep)
+        if trainer.run(written(straight.name)) != (0, 0):
+            raise SystemExit(f"{straight.name} did not end; see {folder}")
+    return where, crashes.differences(sweep, straight)
+
+
 def earlier(out: Path | None) -> list[Chain]:
     lines = out.read_text().splitlines() if out is not None and out.exists() else []
     return [json.loads(line) for line in lines]
@@ -70,6 +102,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Kill trainings and count how many come back as they should.")
     parser.add_argument("--kills", type=int, default=320, help="how many processes to kill at least (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides points and times (default %(default)s)")
+    parser.add_argument("--sweeps", action="store_true", help="kill sweeps, not single runs")
     parser.add_argument("--out", type=Path, help="file of finished chains, one JSON a line; those in it are not done again")
     given = parser.parse_args()
     began, done, kinds = time.time(), earlier(given.out), variations()
@@ -80,18 +113,29 @@ def main() -> int:
         crashes.pictures(folder)
         while kills() < given.kills:
             number = len(done)
+            dice = random.Random(f"{given.seed}-{number}")
+            if given.sweeps:
+                count = 2 + number // 2 % 2
+                where, told = sweep_chain(trainer, folder, base, number, count, dice)
+                keep(done, given.out, {"chain": number, "kind": f"{count} styles together", "kills": dict(where), "difference": told})
+                continue
             kind = list(kinds)[number % len(kinds)]
             straight = folder / "runs" / f"straight-{kind}"
             if not straight.exists() and trainer.run(crashes.run_toml(folder, base, straight.name, **kinds[kind])) != (0, 0):
                 raise SystemExit(f"{straight.name} did not end; see {folder}")
             toml = crashes.run_toml(folder, base, f"chain-{number}", **kinds[kind])
-            where, told = chain(trainer, toml, straight, random.Random(f"{given.seed}-{number}"))
-            done.append({"chain": number, "kind": kind, "kills": dict(where), "difference": told})
-            print(f"chain {number} ({kind}): {sum(where.values())} kills, {told or 'equal'}", flush=True)
-            if given.out is not None:
-                with given.out.open("a") as file:
-                    file.write(json.dumps(done[-1]) + "\n")
+            where, told = chain(trainer, toml, straight, dice)
+            keep(done, given.out, {"chain": number, "kind": kind, "kills": dict(where), "difference": told})
     return summary(done, time.time() - began)
+
+
+def keep(done: list[Chain], out: Path | None, one: Chain) -> None:
+    """Tell a chain that has ended, and keep it where the user wants."""
+    done.append(one)
+    print(f"chain {one['chain']} ({one['kind']}): {sum(one['kills'].values())} kills, {one['difference'] or 'equal'}", flush=True)
+    if out is not None:
+        with out.open("a") as file:
+            file.write(json.dumps(one) + "\n")
 
 
 def summary(done: list[Chain], seconds: float) -> int:

@@ -121,7 +121,7 @@ def straight_two(trainer: Trainer, place: Path, base_folder: Path) -> Path:
     """A sweep of two styles that nothing disturbed, both in one pass."""
     runs = place / "runs"
     assert trainer.run(sweep_toml(place, base_folder, "timed", STYLES[:2]), "after a company is written", at=2) == (9, 0)  # timed
-    crashes.all_at_once(runs / "timed")
+    crashes.paced(runs / "timed", (2, 1))
     crashes.same_company(runs / "straight-two", runs / "timed")
     assert trainer.run(sweep_toml(place, base_folder, "straight-two", STYLES[:2])) == (0, 0)
     return runs / "straight-two"
@@ -142,7 +142,7 @@ def test_a_killed_sweep_of_three_styles_equals_the_undisturbed_one(trainer: Trai
     toml = sweep_toml(place, base_folder, "three", STYLES)
     for point, at in AT_FIRST:
         assert trainer.run(toml, point, at) == (9, 0), point
-    crashes.all_at_once(runs / "three")
+    crashes.paced(runs / "three", (3, 2, 1))
     for point, at in LATER:
         assert trainer.run(toml, point, at) == (9, 0), point
     assert trainer.run(toml) == (0, 0)

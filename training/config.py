@@ -265,6 +265,11 @@ class Optim(Section):
         "have torch compile the UNet's passes: its blocks one by one, or the whole of it, on a GPU with CUDA graphs",
         why="compiling takes minutes, once for every size of pictures, which only long runs on a GPU win back",
     )
+    deterministic: bool = setting(
+        False,
+        "on a GPU: the same bits every time, also after a crash; slower. A CPU gives them anyway",
+        why="what a picture shows does not hang on the last bit",
+    )
     seed: int = setting(0, "decides noise, timesteps, order and first weights", ge=0, le=2**63 - 1, why="equal settings give equal styles")
 
     @field_validator("checkpointing", mode="before")

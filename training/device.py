@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from training.errors import ConfigError, OutOfMemory
 
+REPEATABLE = (":4096:8", ":16:8")  # workspaces with which cuBLAS gives the same bits every time, as its documentation has it
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GIB = 1024**3
 
@@ -64,6 +68,36 @@ def told_of(place: Place) -> dict[str, str | int]:
     """What decides how sums are rounded: equal answers and equal settings give equal bits on a CPU."""
     cpu = torch.backends.cpu.get_cpu_capability()
     return {"torch": torch.__version__, "device": place.name, "precision": place.precision, "threads": torch.get_num_threads(), "instructions": cpu}
+
+
+@contextmanager
+def repeatable(wanted: bool, device: torch.device) -> Iterator[None]:
+    """While inside, a GPU gives the same bits for the same work; a CPU is left as it is, for it does so anyway.
+
+    Torch chooses algorithms that do, and raises RuntimeError for an operation without one. A UNet has none: fused attention has such a
+    backward (but cuDNN's, which is not asked), and the backward of doubling by nearest neighbours adds up in a fixed order as it is.
+    """
+    if not wanted or device.type != "cuda":
+        yield
+        return
+    if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in REPEATABLE:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = REPEATABLE[0]  # read at the first product on the device
+    cudnn, cuda, kept = torch.backends.cudnn, torch.backends.cuda, torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark, cuda.cudnn_sdp_enabled()
+    filled = kept.fill_uninitialized_memory
+    try:
+        _choose_algorithms(True, True, False, False)
+        kept.fill_uninitialized_memory = False  # nothing is read here before it is written
+        yield
+    finally:
+        _choose_algorithms(*before)
+        kept.fill_uninitialized_memory = filled
+
+
+def _choose_algorithms(deterministic: bool, in_cudnn: bool, benchmark: bool, cudnn_attention: bool) -> None:
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = in_cudnn, benchmark
+    torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)
 
 
 def finished(device: torch.device) -> None:

@@ -13,7 +13,7 @@ import torch
 from training import company, lock, shards
 from training.bench import Bench
 from training.config import RunConfig
-from training.device import memory_full
+from training.device import memory_full, repeatable
 from training.errors import ConfigError, DivergedError, SpaceError, StudioError
 from training.events import Event, Finished, Noted, Started, Warned
 from training.families import detect
@@ -41,7 +41,7 @@ def train(config: RunConfig, stop: Stop = never, world: World = ALONE) -> Iterat
     """
     plan = world.each(lambda: planned(config))
     _check_shares(config, world)
-    with lock.held(config.run_folder) if world.writes else nullcontext():
+    with repeatable(config.optim.deterministic, plan.place.device), lock.held(config.run_folder) if world.writes else nullcontext():
         if world.writes and plan.finished < config.optim.steps and company.left(config.run_folder):
             yield Warned("it was trained together with others before: it goes on alone, but not to the bit as if it were still with them.")
         bench = Bench(shards.loaded(plan.files, plan.place)) if world.shards else None

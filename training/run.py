@@ -425,7 +425,6 @@ class Run:
             yield Warned(f"{difference}: the run goes on, but not to the bit as if it had never stopped.")
         self.optimiser.restore(found.tensors)
         self.step, self.started, self.guard = found.step, then["started"], Guard(**then["guard"])
-        self.splits = then.get("splits", 1)  # earlier checkpoints do not say
         self.good = self._state()
         yield Noted(f"going on after {self.step} of {self.config.optim.steps} updates")
         if changed:
@@ -665,8 +664,9 @@ class Run:
     def recomputing(self) -> float:
         """Seconds of an update that checkpointing takes, measured: those of the denoiser's answers, which it computes a second time."""
         seconds = 0.0
-        for k in range(self.config.optim.accumulate):
-            for some in self._in_parts(self._batches(k)):
+        count = self.config.optim.accumulate
+        for number in range(self.step * count, (self.step + 1) * count):
+            for some in self._in_parts(self.batches(number)):
                 said, t = self.said_of(some.captions), some.t.to(self.place.device)
                 began = time.monotonic()
                 self.parts.family.predict(self.parts, some.noisy, t, said)
@@ -729,7 +729,7 @@ class Run:
         self.good = self._state()
         if not self.world.writes:
             return Saved(self.step, "")
-        state: dict[str, Any] = {**self._record(), "guard": asdict(self.guard), "splits": self.splits}
+        state: dict[str, Any] = {**self._record(), "guard": asdict(self.guard)}
         state |= {"started": self.started, "version": __version__}
         folder, tensors = self.folder / "checkpoints", self.optimiser.tensors()
         checked_room(self.folder, checkpoint.room_needed(tensors), f"A checkpoint of {self.config.save.name}")

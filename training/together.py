@@ -22,7 +22,7 @@ from training import adapter, company, lock, memory
 from training.bench import Bench
 from training.company import Company
 from training.config import RunConfig
-from training.device import finished, peak_memory
+from training.device import finished, peak_memory, repeatable
 from training.errors import ConfigError, StudioError
 from training.events import Event, Failed, Noted, Saved, Warned
 from training.families import detect
@@ -46,6 +46,7 @@ def together(configs: Sequence[RunConfig], stop: Stop = never, *, at_once: int |
     with ExitStack() as locks:
         for plan in plans:
             locks.enter_context(lock.held(plan.config.run_folder))
+        locks.enter_context(repeatable(any(plan.config.optim.deterministic for plan in plans), plans[0].place.device))
         yield from _Turns(plans, stop, at_once).events()
 
 
