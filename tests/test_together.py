@@ -22,7 +22,7 @@ from training.bench import Bench
 from training.config import RunConfig, from_mapping
 from training.device import Place
 from training.errors import BusyError, ConfigError, DataError
-from training.events import Event, Failed, Finished, Noted, Previewed, Saved, Stepped, Warned, append
+from training.events import Event, Failed, Finished, Noted, Previewed, Saved, Started, Stepped, Warned, append
 from training.families import detect
 from training.lock import held
 from training.loop import Stop, never, train
@@ -384,4 +384,21 @@ def test_a_size_that_was_asked_for_is_kept_and_never_timed() -> None:
 def test_styles_that_learn_together_say_how_many_go_in_one_pass(base_folder: Path, tmp_path: Path) -> None:
     configs = [style(f"s{i}", base_folder, tmp_path, data__buckets=False) for i in range(3)]
     said = [event.message for _, event in together(configs) if isinstance(event, Noted) and "in one pass" in event.message]
-    assert len(said) == 1 and "peak" in said[0]
+    assert len(said) == 1 and said[0].count("GiB") == 3  # 1, 2 and 3 at once, each with what it took
+
+
+def test_more_styles_than_go_at_once_wait_for_the_first_to_be_done(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.together.AT_ONCE", 2)
+    configs = [style(f"s{i}", base_folder, tmp_path, optim__steps=2) for i in range(3)]
+    events = list(together(configs))
+    assert events[0][0] == 2 and "waits until the 2 styles" in events[0][1].message
+    kinds = [(i, type(event)) for i, event in events]
+    assert kinds.index((2, Started)) > max(kinds.index((i, Finished)) for i in (0, 1))
+    alone = elsewhere(configs[2], "alone")
+    list(train(alone))
+    same(configs[2], alone, 1e-3)
+    again, count = [elsewhere(config, "stopped") for config in configs], iter(range(10**6))
+    list(together(again, lambda: next(count) > 20))
+    assert not (again[2].run_folder / "checkpoints").exists()  # what was not begun is left for the next time
+    list(together(again))
+    same(again[2], configs[2], 1e-3)

@@ -22,14 +22,14 @@ from training import adapter, company, lock, memory
 from training.bench import Bench
 from training.company import Company
 from training.config import RunConfig
-from training.device import finished, peak_memory, repeatable
+from training.device import finished, repeatable
 from training.errors import ConfigError, StudioError
 from training.events import Event, Failed, Noted, Saved, Warned
 from training.families import detect
 from training.loop import Stop, never, patiently, story
 from training.run import Asked, Batch, LeftError, Plan, Run, TooManyError, planned
 
-AT_ONCE = 8  # styles in one pass at most; more take turns
+AT_ONCE = 8  # styles in one pass at most; more wait until these are done
 TRIES = 3  # passes of every size that are timed, the first of them to warm up
 
 
@@ -47,7 +47,13 @@ def together(configs: Sequence[RunConfig], stop: Stop = never, *, at_once: int |
         for plan in plans:
             locks.enter_context(lock.held(plan.config.run_folder))
         locks.enter_context(repeatable(any(plan.config.optim.deterministic for plan in plans), plans[0].place.device))
-        yield from _Turns(plans, stop, at_once).events()
+        bench = Bench(detect.load(plans[0].files, plans[0].place))
+        for i in range(AT_ONCE, len(plans)):
+            yield i, Noted(f"it waits until the {i // AT_ONCE * AT_ONCE} styles before it are done: {AT_ONCE} are trained at once")
+        for first in range(0, len(plans), AT_ONCE):
+            if first and stop():
+                return
+            yield from ((first + i, event) for i, event in _Turns(plans[first : first + AT_ONCE], stop, at_once, bench).events())
 
 
 def _check_one_base(plans: Sequence[Plan]) -> None:
@@ -77,6 +83,7 @@ class Pace:
 
     def __init__(self, took: dict[int, float | None], at_once: int | None = None) -> None:
         self.took, self.at_once = took, at_once
+        self.peaks: dict[int, float] = {}  # size -> GiB that were taken while it was timed
 
     def sizes(self, waiting: int) -> list[int]:
         """Those that are weighed when so many styles wait, the largest first: all that may, then powers of two."""
@@ -95,7 +102,8 @@ class Pace:
 
     def words(self, waiting: int) -> str:
         """What was found, for the user."""
-        told = ", ".join(f"{size} at once {self.took.get(size) or 0.0:.3g} s" for size in self.sizes(waiting))
+        peak = lambda size: f" and {self.peaks[size]:.2g} GiB" if size in self.peaks else ""
+        told = ", ".join(f"{size} at once {self.took.get(size) or 0.0:.3g} s{peak(size)}" for size in self.sizes(waiting))
         return f"styles in one pass: {self.size(waiting)}, the quickest for a style's update here ({told})"
 
 
@@ -117,10 +125,9 @@ class _Pass:
 class _Turns:
     """The stories of several styles, and what each of them waits for."""
 
-    def __init__(self, plans: Sequence[Plan], stop: Stop, at_once: int | None) -> None:
-        self.plans, self.stop, self.at_once = plans, stop, at_once
+    def __init__(self, plans: Sequence[Plan], stop: Stop, at_once: int | None, bench: Bench) -> None:
+        self.plans, self.stop, self.at_once, self.bench = plans, stop, at_once, bench
         self.configs = [plan.config for plan in plans]
-        self.bench = Bench(detect.load(plans[0].files, plans[0].place))
         self.stories = [story(plan, stop, self.bench) for plan in plans]
         self.asked: dict[int, Asked] = {}
         self.saved: dict[int, int] = {}
@@ -235,9 +242,12 @@ class _Turns:
 
     def _timed(self, alike: Sequence[_Pass], pace: Pace) -> Iterator[tuple[int, Event]]:
         """Time the sizes that so many styles can go in. Nobody learns from these passes, so that their outcome is kept before it counts."""
-        device = alike[0].asked.run.place.device
+        run = alike[0].asked.run
+        device = run.place.device
         while size := pace.untimed(len(alike)):
             took: list[float] = []
+            memory.give_back(device)
+            before = run.peaks.pop("passes", 0.0)
             try:
                 for _ in range(TRIES):
                     if self.stop():
@@ -247,11 +257,14 @@ class _Turns:
                     finished(device)
                     took.append((time.monotonic() - began) / size)
                 pace.took[size] = min(took[1:])
+                if "passes" in run.peaks:
+                    pace.peaks[size] = run.peaks["passes"]
             except torch.OutOfMemoryError as error:
                 _give_back(error, device)
                 pace.took[size] = None
+            run.peaks["passes"] = max(before, run.peaks.get("passes", 0.0))
         yield from self._kept()
-        yield alike[0].i, Noted(f"{pace.words(len(alike))}; peak {peak_memory(device):.2g} GiB so far")
+        yield alike[0].i, Noted(pace.words(len(alike)))
 
     def _made(self, now: Sequence[_Pass], pace: Pace) -> Iterator[tuple[int, Event]]:
         """One pass for these styles; where the memory is full, each begins its update again, fewer at once."""
