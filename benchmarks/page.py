@@ -11,20 +11,33 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import psutil
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
-from benchmarks.screenshots import served
+from benchmarks.screenshots import free_port, served
 from studio import jobs
 from tests.chromium import HOW, found
 from training import events
 
+SETTLED = 8.0  # seconds from when pages are open until time is taken
 TURN = 20.0  # seconds of training with and without tabs, in turns
 FIRST_PAINT = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+
+
+class Chromium(NamedTuple):
+    """What starts a browser, and where it lies."""
+
+    playwright: Playwright
+    path: str
 
 
 def main() -> int:
@@ -32,7 +45,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=500)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--tabs", type=int, nargs="+", default=[1, 10], help="pages that follow a training, all of them drawn")
+    parser.add_argument("--tabs", type=int, default=10, help="pages that follow a training")
+    parser.add_argument("--only-training", action="store_true", help="leave out what is measured without one")
     given = parser.parse_args()
     if (chromium := found()) is None:
         print(f"No Chromium: {HOW}.", file=sys.stderr)
@@ -43,11 +57,12 @@ def main() -> int:
         began = time.monotonic()
         with served(workspace) as address:
             row("process answers", [time.monotonic() - began])
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            row("first paint", [painted(browser, address) for _ in range(5)])
-            desk(browser, address, workspace, given.pictures)
-            slowed(browser, address, workspace, given.turns, given.tabs)
-            browser.close()
+            if not given.only_training:
+                browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+                row("first paint", [painted(browser, address) for _ in range(5)])
+                desk(browser, address, workspace, given.pictures)
+                browser.close()
+            slowed(Chromium(playwright, chromium), address, workspace, given.turns, given.tabs)
     return 0
 
 
@@ -109,8 +124,8 @@ def desk(browser: Browser, address: str, workspace: Path, count: int) -> None:
     page.close()
 
 
-def slowed(browser: Browser, address: str, workspace: Path, turns: int, counts: Sequence[int]) -> None:
-    """Updates of a training with no page open, and with so many that follow it."""
+def slowed(chromium: Chromium, address: str, workspace: Path, turns: int, count: int) -> None:
+    """Updates of a training that nobody follows, and that pages of a browser follow, in turns."""
     run = workspace / "runs" / "long"
     sample = Path(__file__).resolve().parents[1] / "sample_data" / "linocut" / "style.toml"
     flags = ["--optim.steps", "100000", "--preview.every", "0", "--save.name", "long", "--save.folder", str(run.parent), "--save.every", "0"]
@@ -120,28 +135,86 @@ def slowed(browser: Browser, address: str, workspace: Path, turns: int, counts: 
         stderr=subprocess.STDOUT,
         env=jobs.environment(),
     )
+    ways = {
+        "no page open": nullcontext,
+        "one page": partial(following, chromium, address, 1),
+        f"{count} tabs of a window, one in front": partial(following, chromium, address, count),
+        f"{count} pages, all of them drawn": partial(following, chromium, address, count, drawn=True),
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     try:
         while not stepped(run):
             time.sleep(1)
-        alone, watched = [], {count: [] for count in counts}
         for _ in range(turns):
-            alone.append(measured(run))
-            for count in counts:
-                pages = [opened(browser, address) for _ in range(count)]
-                for page in pages:
-                    page.get_by_role("tab", name="Train").click()
-                time.sleep(5)
-                watched[count].append(measured(run))
-                for page in pages:
-                    page.close()
-                time.sleep(2)
+            for way, open_pages in ways.items():
+                with open_pages():
+                    time.sleep(SETTLED)
+                    before = cores()
+                    seconds[way].append(measured(run))
+                    used = {name: (after - before[name]) / TURN for name, after in cores().items() if name in before}
+                    print(f"{way}: {seconds[way][-1]:.3f} s;", ", ".join(f"{name} {share:.3f} cores" for name, share in used.items()), flush=True)
     finally:
         training.terminate()
         training.wait()
-    row("an update, no page open", alone)
-    for count, seconds in watched.items():
-        row(f"an update, followed by {count} open pages", seconds)
-        print(f"followed by {count}, an update takes {statistics.median(seconds) / statistics.median(alone):.3f} times as long")
+    for way, times in seconds.items():
+        row(f"an update, {way}", times)
+        print(f"{statistics.median(times) / statistics.median(seconds['no page open']):.3f} times as long as with no page open")
+
+
+@contextmanager
+def following(chromium: Chromium, address: str, count: int, *, drawn: bool = False) -> Iterator[None]:
+    """A browser whose tabs follow the newest run. drawn: all of them as if each were in a window of its own.
+
+    Only a browser without a debugger hides the tabs behind the one in front, so it is let go while time is taken, and asked afterwards.
+    """
+    port = free_port()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [chromium.path, "--headless=new", "--no-sandbox", "--no-first-run", f"--remote-debugging-port={port}", f"--user-data-dir={profile}"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            browser = attached(chromium, port)
+            for _ in range(count):
+                page = browser.contexts[0].new_page()
+                page.set_viewport_size({"width": 1280, "height": 900})
+                page.goto(address)
+                page.get_by_role("tab", name="Train").click()
+                page.locator("#status .running").wait_for()
+                page.evaluate("() => { window.hiddenTimes = []; setInterval(() => window.hiddenTimes.push(document.hidden), 1000) }")
+            if not drawn:
+                browser.close()  # of one that was attached to, it only lets go
+            yield
+            if not drawn:
+                browser = attached(chromium, port)
+            times = [page.evaluate("() => window.hiddenTimes") for page in browser.contexts[0].pages if page.url.startswith(address)]
+            hidden = sum(sum(found) > TURN / 2 for found in times)
+            if hidden != (0 if drawn else count - 1):
+                raise SystemExit(f"Of {count} tabs {hidden} were hidden: this browser cannot be measured so.")
+            browser.close()
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def attached(chromium: Chromium, port: int) -> Browser:
+    """The browser that listens there, once it does."""
+    for _ in range(100):
+        try:
+            return chromium.playwright.chromium.connect_over_cdp(f"http://127.0.0.1:{port}")
+        except PlaywrightError:
+            time.sleep(0.1)
+    raise SystemExit("Chromium was begun and does not answer.")
+
+
+def cores() -> dict[str, float]:
+    """Seconds of CPU that the page's process and all of the browser have taken."""
+    spent: dict[str, float] = {}
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            name = "page" if "studio" in process.cmdline() else "browser" if "chrom" in process.name() else ""
+            if name:
+                times = process.cpu_times()
+                spent[name] = spent.get(name, 0.0) + times.user + times.system
+    return spent
 
 
 def stepped(run: Path) -> list[float]:

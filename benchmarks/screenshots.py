@@ -60,12 +60,16 @@ def shoot(page: Page, tab: str, file: Path) -> None:
     print(file)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @contextmanager
 def served(workspace: Path) -> Iterator[str]:
     """The page's address while it is open."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "studio", "--port", str(port), "--workspace", str(workspace.resolve())]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:

@@ -17,6 +17,7 @@ from training.workspace import Workspace
 
 LARGEST_UPLOAD = "512mb"  # of one file
 LONGEST_QUEUE = 100  # events that wait
+REST = 0.01  # seconds between two looks of the server for events: gradio 6.31 looks a thousand times a second, a twentieth of a core for nothing
 MOST_SESSIONS = 128  # open pages whose state is remembered, the least used goes first: half a MiB each, and gradio itself forgets none of 10,000
 # Nothing comes from elsewhere: no fonts, no scripts, no pictures. Gradio's own page needs inline scripts and eval.
 POLICY = (
@@ -63,9 +64,20 @@ class WithHeaders:
         await self.app(scope, receive, sending)
 
 
+class Page(gr.Blocks):
+    """Blocks whose pages keep no connection open while nothing happens.
+
+    Gradio 6.31 has every page of them hold one, to learn when it is closed. A browser opens six to one server, for all its tabs together, so that
+    the seventh tab would never open. What is remembered for closed pages is bounded by MOST_SESSIONS instead.
+    """
+
+    def get_config_file(self) -> dict[str, Any]:
+        return {**super().get_config_file(), "connect_heartbeat": False}
+
+
 def build(workspace: Workspace) -> gr.Blocks:
     """The page over a workspace, not yet served."""
-    with gr.Blocks(title="Style Studio", analytics_enabled=False, fill_width=True) as page:
+    with Page(title="Style Studio", analytics_enabled=False, fill_width=True) as page:
         api.offer(workspace)  # first: a verb keeps its name, a tab's handler of that name gets another
         gr.HTML(MASTHEAD, js_on_load=None)
         with gr.Tabs():
@@ -79,6 +91,7 @@ def build(workspace: Workspace) -> gr.Blocks:
                 with gr.Tab(label) as tab:
                     module.layout(workspace, page, tab)
     page.queue(api_open=False, max_size=LONGEST_QUEUE, default_concurrency_limit=4)
+    page._queue.sleep_when_free = REST
     return page
 
 
@@ -119,6 +132,8 @@ def theme() -> gr.themes.Base:
         button_secondary_border_color="*neutral_300",
         button_secondary_border_color_dark="*neutral_600",
         button_border_width="1px",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
         block_info_text_color="*neutral_500",
         block_info_text_color_dark="*neutral_400",
         block_title_text_weight="600",

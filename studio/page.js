@@ -26,27 +26,32 @@
     });
 
     // How a training stands, in the window's title; a word when it ends and nobody looks, if that was wished for.
+    // A page that has stopped asking, because nobody sees it, does not know and says nothing.
     const going = ['starting', 'running', 'stopping'];
     let before = {};
-    setInterval(() => {
+    const entitle = () => {
         const head = document.querySelector('#status .run-status[data-state]');
         const now = head ? {...head.dataset} : {};
-        const title = going.includes(now.state) ? `${now.share} % · ${now.run} · Style Studio` : 'Style Studio';
+        const rests = document.querySelector('#follows-training [data-rests=true]');
+        const title = going.includes(now.state) && !rests ? `${now.share} % · ${now.run} · Style Studio` : 'Style Studio';
         if (document.title !== title) document.title = title;
         const ended = now.run && now.run === before.run && going.includes(before.state) && !going.includes(now.state);
-        if (ended && document.hidden && 'Notification' in window && Notification.permission === 'granted') new Notification(now.run, {body: now.told});
+        if (ended && document.hidden && 'Notification' in window && Notification.permission === 'granted') new Notification(now.run, {body: now.told, tag: now.run});
         before = now;
         bell();
-    }, 1000);
+    };
     const bell = () => {
         const button = document.querySelector('#tell-me');
         if (!button) return;
         const can = 'Notification' in window;
         const state = can ? Notification.permission : 'denied';
-        button.hidden = !can;
-        button.textContent = {granted: 'You will be told when it is done', denied: 'This browser may not tell you when it is done'}[state] || 'Tell me when it is done';
+        button.hidden = !can || !going.includes(before.state);
         button.disabled = state !== 'default';
+        const words = {granted: 'You will be told when it is done', denied: 'This browser may not tell you when it is done'}[state] || 'Tell me when it is done';
+        if (button.textContent !== words) button.textContent = words;
     };
+    window.studio.entitle = entitle;
+    entitle();
     document.addEventListener('click', event => {
         if (event.target.closest('#tell-me') && 'Notification' in window) Notification.requestPermission().then(bell);
     });
