@@ -1,6 +1,7 @@
 """How quick the page is: `python -m benchmarks.page`. Answering, first paint, a caption among 500 pictures, and what open tabs cost a training.
 
-Real Chromium over a real page on a free port of this machine; every figure is a median, the training's is a ratio from turns of one run.
+Real Chromium over a real page on a free port of this machine; every figure is a median, the training's one of ratios between neighbouring
+turns of one run.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,9 @@ from tests.chromium import HOW, found
 from training import events
 
 SETTLED = 8.0  # seconds from when pages are open until time is taken
-TURN = 20.0  # seconds of training with and without tabs, in turns
+TURN = 8.0  # seconds of training with pages that stand still, then with pages that follow it
+UNTOUCHED = 60.0  # seconds until a page that nobody touches asks less often
+CAUGHT_UP = 3.0  # seconds after which pages that stood still have caught up
 FIRST_PAINT = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 
 
@@ -44,7 +46,7 @@ def main() -> int:
     """Exit code 0, 2 without a Chromium."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=500)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--tabs", type=int, default=10, help="pages that follow a training")
     parser.add_argument("--only-training", action="store_true", help="leave out what is measured without one")
     given = parser.parse_args()
@@ -125,7 +127,7 @@ def desk(browser: Browser, address: str, workspace: Path, count: int) -> None:
 
 
 def slowed(chromium: Chromium, address: str, workspace: Path, turns: int, count: int) -> None:
-    """Updates of a training that nobody follows, and that pages of a browser follow, in turns."""
+    """Updates of a training that pages of a browser follow, and while they are held, in turns."""
     run = workspace / "runs" / "long"
     sample = Path(__file__).resolve().parents[1] / "sample_data" / "linocut" / "style.toml"
     flags = ["--optim.steps", "100000", "--preview.every", "0", "--save.name", "long", "--save.folder", str(run.parent), "--save.every", "0"]
@@ -136,29 +138,32 @@ def slowed(chromium: Chromium, address: str, workspace: Path, turns: int, count:
         env=jobs.environment(),
     )
     ways = {
-        "no page open": nullcontext,
-        "one page": partial(following, chromium, address, 1),
-        f"{count} tabs of a window, one in front": partial(following, chromium, address, count),
-        f"{count} pages, all of them drawn": partial(following, chromium, address, count, drawn=True),
+        "one page": following(chromium, address, 1),
+        f"{count} tabs of a window, one in front": following(chromium, address, count),
+        f"{count} pages, all of them drawn and untouched": following(chromium, address, count, drawn=True),
     }
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
     try:
         while not stepped(run):
             time.sleep(1)
-        for _ in range(turns):
-            for way, open_pages in ways.items():
-                with open_pages():
-                    time.sleep(SETTLED)
+        for way, pages_are_open in ways.items():
+            with pages_are_open:
+                time.sleep(SETTLED)
+                alone, followed, used = [], [], []
+                for _ in range(turns):
+                    with held():
+                        alone.append(measured(run))
+                    time.sleep(CAUGHT_UP)
                     before = cores()
-                    seconds[way].append(measured(run))
-                    used = {name: (after - before[name]) / TURN for name, after in cores().items() if name in before}
-                    print(f"{way}: {seconds[way][-1]:.3f} s;", ", ".join(f"{name} {share:.3f} cores" for name, share in used.items()), flush=True)
+                    followed.append(measured(run))
+                    used.append({name: (after - before[name]) / TURN for name, after in cores().items()})
+            row(f"an update, followed by {way}", followed)
+            row("the same while page and browser are held", alone)
+            ratio = statistics.median(a / b for a, b in zip(followed, alone, strict=True))
+            busy = ", ".join(f"{name} {statistics.median(turn[name] for turn in used):.3f}" for name in used[0])
+            print(f"{ratio:.3f} times as long; cores in use: {busy}", flush=True)
     finally:
         training.terminate()
         training.wait()
-    for way, times in seconds.items():
-        row(f"an update, {way}", times)
-        print(f"{statistics.median(times) / statistics.median(seconds['no page open']):.3f} times as long as with no page open")
 
 
 @contextmanager
@@ -180,7 +185,11 @@ def following(chromium: Chromium, address: str, count: int, *, drawn: bool = Fal
                 page.get_by_role("tab", name="Train").click()
                 page.locator("#status .running").wait_for()
                 page.evaluate("() => { window.hiddenTimes = []; setInterval(() => window.hiddenTimes.push(document.hidden), 1000) }")
-            if not drawn:
+                if not drawn:  # a hand on the mouse
+                    page.evaluate("() => setInterval(() => document.dispatchEvent(new Event('pointermove')), 10000)")
+            if drawn:
+                time.sleep(UNTOUCHED)
+            else:
                 browser.close()  # of one that was attached to, it only lets go
             yield
             if not drawn:
@@ -205,16 +214,35 @@ def attached(chromium: Chromium, port: int) -> Browser:
     raise SystemExit("Chromium was begun and does not answer.")
 
 
-def cores() -> dict[str, float]:
-    """Seconds of CPU that the page's process and all of the browser have taken."""
-    spent: dict[str, float] = {}
+def ours() -> Iterator[tuple[str, psutil.Process]]:
+    """The page's process and all of the browser's."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            name = "page" if "studio" in process.cmdline() else "browser" if "chrom" in process.name() else ""
-            if name:
-                times = process.cpu_times()
-                spent[name] = spent.get(name, 0.0) + times.user + times.system
+            if "studio" in process.cmdline():
+                yield "page", process
+            elif "chrom" in process.name():
+                yield "browser", process
+
+
+def cores() -> dict[str, float]:
+    """Seconds of CPU that each of them has taken."""
+    spent: dict[str, float] = {}
+    for name, process in ours():
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            spent[name] = spent.get(name, 0.0) + times.user + times.system
     return spent
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Page and browser stand still, as if they were not there: turns with and without them lie close together, whatever else the machine does."""
+    processes = [process for _, process in ours()]
+    for process in processes:
+        process.suspend()
+    yield
+    for process in reversed(processes):
+        process.resume()
 
 
 def stepped(run: Path) -> list[float]:

@@ -15,7 +15,7 @@ from training import events
 
 WIDTH, HEIGHT = 640, 190  # of a curve, in px before scaling to the column
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 26  # px around the curve, for its numbers
-REDRAWN = 100  # a growing curve is drawn anew when it grew by about one part in so many
+REDRAWN = 32  # a growing curve is drawn anew when it grew by about one part in so many
 POINTS = 400  # most points drawn: more than the screen has columns helps nobody
 WORDS: dict[State, str] = {
     "new": "Not started yet",

@@ -69,11 +69,11 @@ def test_a_look_at_a_training_sends_what_moved(tmp_path: Path) -> None:
     trained(run, range(401, 402))
     news_of, got = looked(run, got)
     assert news_of == {"status"}  # a curve of 400 is not another picture for one point more
-    trained(run, range(402, 411))
+    trained(run, range(402, 421))
     news_of, got = looked(run, got)
     assert news_of == {"status", "loss", "rate"}
     Image.new("RGB", (64, 64)).save(run / "previews" / "a.png")
-    events.append(run / "events.jsonl", events.Previewed(410, ("previews/a.png",), ("a red apple",)))
+    events.append(run / "events.jsonl", events.Previewed(420, ("previews/a.png",), ("a red apple",)))
     news_of, got = looked(run, got)
     assert news_of == {"strip"}
     events.append(run / "events.jsonl", events.Warned("the pictures are small"))

@@ -83,9 +83,9 @@ def news(found: Sequence[Any], got: Sequence[str]) -> list[Any]:
     got: () for a page that has nothing. Components are given as gr.update(...), which can be told apart.
     """
     before = [*got, *[""] * len(found)]
-    marks = [before[i] if value == gr.skip() else _mark(value) for i, value in enumerate(found)]
+    marks = [old if value == gr.skip() else _mark(value) for value, old in zip(found, before, strict=False)]
     sent = [
-        gr.skip() if mark == old or value == gr.skip() else value.make() if isinstance(value, Late) else value
+        gr.skip() if mark == old else value.make() if isinstance(value, Late) else value
         for value, mark, old in zip(found, marks, before, strict=False)
     ]
     return [*sent, tuple(marks)]

@@ -10,7 +10,7 @@ import gradio as gr
 
 from studio import library, preferences, publishing, shelf, uploads
 from studio.cards import Card, card, write_card
-from studio.tabs import PRIVATE, QUIET, TO_TRAINING, address, framed, made, told
+from studio.tabs import LIGHTEN, PRIVATE, QUIET, TO_TRAINING, address, framed, made, told
 from studio.tabs import style_views as views
 from training.errors import DataError, StyleFileError
 from training.style_family import BASES
@@ -52,7 +52,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
                 with gr.Row():
                     go_on = gr.Button("Train on from it", size="sm", min_width=150, scale=0, elem_id="go-on-from")
                     remove = gr.Button("Delete", size="sm", variant="stop", min_width=150, scale=0, elem_id="delete-style")
-            judged = gr.HTML(elem_id="style-report", **PLAIN)
+            judged = gr.HTML(elem_id="style-report", **PLAIN | {"js_on_load": LIGHTEN})
     # Hidden but in the browser: what is written down goes to the style that was shown when it was written.
     chosen = gr.Textbox("", visible="hidden", elem_id="style-of")
     words = [title, licence, credit, notes]

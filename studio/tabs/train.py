@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from gradio.components import Component
 
 from studio import charts, continuing, datasets, forms, jobs, library, planning, preferences, sample_project
 from studio.queue import Job, Queue
-from studio.tabs import PRIVATE, QUIET, address, follow, framed, line_view, offered, several, strip_view, told
+from studio.tabs import LIGHTEN, PRIVATE, QUIET, address, follow, framed, line_view, offered, several, strip_view, told
 from studio.tabs.follow import Late
 from training import events
 from training.config import RunConfig, from_mapping, settings
@@ -28,6 +30,14 @@ SHARED = 0.75  # seconds for which pages that follow the same run are told the s
 SMALL, LARGE = 160, 1024  # px of a preview's longer side, in the strip and opened
 BEGINS = 4.0  # seconds in which a run that need not wait has begun
 TURNS = ("running", "waiting", "interrupted")  # jobs of the line that will go on by themselves
+OF_THE_BASE = tuple(sorted({key for preset in PRESETS.values() for key in preset.mini}))  # settings that presets choose by the base
+# What a preset chose for one kind of base gives way to what it chooses for the other; what somebody changed stays
+KEEP_UP = """table => (preset, length, strength, base, ...now) => {
+    const of = table[preset] && table[preset][length] && table[preset][length][strength];
+    if (!of) return now;
+    const [here, there] = base.trim() === 'mini' ? of : [of[1], of[0]];
+    return now.map((value, i) => JSON.stringify(value) === JSON.stringify(there[i]) ? here[i] : value);
+}"""
 # How a run stands, in the window's title; see page.js
 ENTITLE = "const told = () => window.studio && window.studio.entitle && window.studio.entitle(); watch('value', told); told();"
 OURS = ("data.folder", "save.folder")  # set by the page: the dataset's folder, the workspace's folder of runs
@@ -50,17 +60,17 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
             status = gr.HTML(elem_id="status", padding=False, js_on_load=ENTITLE)
             gr.HTML('<button type="button" id="tell-me" hidden>Tell me when it is done</button>', padding=False)
             with gr.Row():
-                draw = gr.Button("Draw now", visible=False, elem_id="draw-now", min_width=90)
-                save = gr.Button("Save now", visible=False, elem_id="save-now", min_width=90)
-                pause = gr.Button("Pause", visible=False, elem_id="pause", min_width=80)
-                stop = gr.Button("Stop and save", variant="stop", visible=False, elem_id="stop")
-                resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume")
-                style = gr.DownloadButton("Download the style", variant="primary", visible=False, elem_id="download-style")
-                reuse = gr.Button("Use its settings", visible=False, elem_id="reuse")
+                draw = gr.Button("Draw now", visible=False, elem_id="draw-now", min_width=90, size="md")
+                save = gr.Button("Save now", visible=False, elem_id="save-now", min_width=90, size="md")
+                pause = gr.Button("Pause", visible=False, elem_id="pause", min_width=80, size="md")
+                stop = gr.Button("Stop and save", variant="stop", visible=False, elem_id="stop", size="md")
+                resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume", size="md")
+                style = gr.DownloadButton("Download the style", variant="primary", visible=False, elem_id="download-style", size="md")
+                reuse = gr.Button("Use its settings", visible=False, elem_id="reuse", size="md")
             loss = gr.HTML(elem_id="loss", padding=False)
             strip = gr.HTML(elem_id="previews", padding=False, js_on_load=strip_view.LOOK)
             told_so_far = gr.HTML(elem_id="messages", padding=False)
-            report = gr.HTML(elem_id="report", padding=False)
+            report = gr.HTML(elem_id="report", padding=False, js_on_load=LIGHTEN)
             with gr.Accordion("Learning rate", open=False):
                 rate = gr.HTML(elem_id="rate", padding=False)
             follower = follow.follower(elem_id="follows-training")
@@ -76,7 +86,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
 
     @told
     def open_page(name: str | None, set_name: str | None) -> list[Any]:
-        return [_run_list(workspace, queue, name), _set_list(workspace, set_name)]
+        return [_run_list(workspace, queue, _to_show(workspace, queue, name)), _set_list(workspace, set_name)]
 
     @told
     def first_values() -> list[Any]:
@@ -87,10 +97,10 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         """The form for going on from the style that was chosen on the shelf; as it is when none was."""
         id = preferences.take_start(workspace)
         if id is None:
-            return [gr.skip()] * len(form)
+            return [gr.skip()] * len(filled)
         config = continuing.config_for(workspace, library.style(workspace, id))
         gr.Info("The form goes on from that style: choose the pictures and start.")
-        return _values(workspace, config, tuple(fields), config.save.name)
+        return [None, *_values(workspace, config, tuple(fields), config.save.name)]
 
     @told
     def start_from(name: str | None, length: str, strength: str, model: str) -> list[Any]:
@@ -157,7 +167,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         config = jobs.earlier(library.run(workspace, name))
         if config is None:
             raise StudioError(f"The settings of “{name}” cannot be read from its run.toml.")
-        return _values(workspace, config, tuple(fields), config.save.name)
+        return [None, *_values(workspace, config, tuple(fields), config.save.name)]
 
     @told
     def look(name: str | None, got: tuple[str, ...]) -> list[Any]:
@@ -174,11 +184,14 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         goes_on = moving or state in jobs.GOING
         return follow.news([row, *_view(run, state, waits, so_far), follow.following(LOOK, speak=name) if goes_on else ""], got)
 
-    page.load(first_values, None, form, **QUIET)
+    filled = [knobs[0], *form]
+    page.load(first_values, None, filled, **QUIET)
     gr.on([page.load, tab.select], open_page, [chosen, dataset], [chosen, dataset], **QUIET).then(look, [chosen, got], view, **QUIET)
-    tab.select(from_a_style, None, form, **QUIET)
+    tab.select(from_a_style, None, filled, **QUIET)
     gr.on([follower.tick, chosen.input], look, [chosen, got], view, **QUIET)
     gr.on([knob.input for knob in knobs], start_from, [*knobs, fields["base.model"]], [*fields.values()], **QUIET)
+    along = [fields[key] for key in OF_THE_BASE]
+    fields["base.model"].change(None, [*knobs, fields["base.model"], *along], along, js=f"({KEEP_UP})({json.dumps(_by_base())})", **QUIET)
     start.click(begin, form, chosen, **QUIET).success(look, [chosen, got], view, **QUIET)
     resume.click(go_on, chosen, chosen, **QUIET).success(look, [chosen, got], view, **QUIET)
     stop.click(end, chosen, None, **QUIET).success(look, [chosen, got], view, **QUIET)
@@ -188,16 +201,16 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     line.click(act, chosen, chosen, **QUIET).success(look, [chosen, got], view, **QUIET)
     line.select(pick, None, chosen, **QUIET).success(look, [chosen, got], view, **QUIET)
     measure.click(take_measure, form, plan, **PRIVATE)
-    reuse.click(put_back, chosen, form, **QUIET)
+    reuse.click(put_back, chosen, filled, **QUIET)
 
 
 def _form() -> tuple[list[gr.Radio], gr.Dropdown, dict[str, Component]]:
     """A preset's knobs, the dataset's picker and a control for every setting that is not ours, the first screen's above the others."""
     rows = {s.key: s for s in settings() if s.key not in OURS}
     fields: dict[str, Component] = {}
-    told_of = "; ".join(f"{name}: {preset.told}" for name, preset in PRESETS.items())
     bar = {"elem_classes": "choice", "min_width": 160}
-    knobs = [gr.Radio(list(PRESETS), label="Start from", info=f"{told_of}. Everything it chooses stays below.", elem_id="preset", **bar)]
+    knobs = [gr.Radio(list(PRESETS), label="Start from", info="Everything that it chooses can be changed below", elem_id="preset", **bar)]
+    gr.HTML("".join(f'<p class="note"><b>{escape(name)}</b>: {escape(preset.told)}</p>' for name, preset in PRESETS.items()), padding=False)
     with gr.Row():
         knobs += [gr.Radio(list(LENGTHS), value="normal", label="How long", elem_id="preset-length", **bar)]
         knobs += [gr.Radio(list(STRENGTHS), value="normal", label="How strong", elem_id="preset-strength", **bar)]
@@ -238,11 +251,31 @@ def _config(workspace: Workspace, dataset: str | None, mapping: dict[str, dict[s
     return from_mapping(mapping, "the form")
 
 
+def _by_base() -> dict[str, Any]:
+    """What presets choose for the built-in base and for others, of the settings of OF_THE_BASE: preset -> length -> strength -> the two."""
+    rows = {s.key: s for s in settings()}
+    values = lambda model, *chosen: [
+        forms.shown(rows[key], settings_of(chosen[0], model=model, length=chosen[1], strength=chosen[2]).get(key, rows[key].default))
+        for key in OF_THE_BASE
+    ]
+    return {
+        name: {length: {strength: [values(model, name, length, strength) for model in ("mini", "")] for strength in STRENGTHS} for length in LENGTHS}
+        for name in PRESETS
+    }
+
+
 def _first_values(workspace: Workspace, keys: tuple[str, ...]) -> list[Any]:
-    """What the form shows first: the settings of the user's newest run under a name that is free, or the defaults."""
+    """What the form shows first: the settings of the user's newest run under a name that is free, or those of the first preset; its name before."""
     own = next((run for name in library.runs(workspace) if not sample_project.is_example_run(run := workspace.runs() / name)), None)
-    config = (jobs.earlier(own) if own else None) or from_mapping({"base": {"model": library.bases(workspace)[0]}})
-    return _values(workspace, config, keys, library.free_run_name(workspace, config.save.name))
+    config, preset = jobs.earlier(own) if own else None, None
+    if config is None:
+        base, preset = library.bases(workspace)[0], next(iter(PRESETS))
+        mapping: dict[str, dict[str, Any]] = {"base": {"model": base}}
+        for key, value in settings_of(preset, model=base).items():
+            section, _, name = key.partition(".")
+            mapping.setdefault(section, {})[name] = value
+        config = from_mapping(mapping)
+    return [preset, *_values(workspace, config, keys, library.free_run_name(workspace, config.save.name))]
 
 
 def _values(workspace: Workspace, config: RunConfig, keys: tuple[str, ...], name: str) -> list[Any]:
@@ -280,6 +313,13 @@ def _act(queue: Queue, act: object, id: object) -> None:
         queue.move(id, waiting.index(id) + (1 if act == "down" else -1))
     else:
         getattr(queue, act)(id)
+
+
+def _to_show(workspace: Workspace, queue: Queue, name: str | None) -> str | None:
+    """The run that is shown when the tab is opened: the chosen one; but a training that goes on or waits rather than the example's."""
+    shows_example = name in library.runs(workspace) and sample_project.is_example_run(library.run(workspace, name))
+    turn = next((job.run for job in queue.jobs() if job.state in TURNS), None)
+    return turn if turn and shows_example else name
 
 
 def _run_list(workspace: Workspace, queue: Queue, name: str | None) -> Any:
