@@ -87,11 +87,11 @@ def test_a_page_that_nobody_sees_does_not_ask_and_one_of_them_says_when_it_is_do
     )
     events.append(said, events.Saved(20, "checkpoints/step-000020"))
     asked = len(speaker.asks)
-    until(lambda: speaker.wait_for_timeout(100) or len(speaker.asks) >= asked + 3)
+    until(lambda: speaker.wait_for_timeout(100) or len(speaker.asks) >= asked + 3, 60)
     assert speaker.evaluate("redrawn") == 0
     events.append(said, events.Stepped(21, 0.5, 1e-4, 1.0, 0.2, 16.0))
     expect(speaker.locator("#status")).to_contain_text("21 of 100")
-    until(lambda: speaker.wait_for_timeout(100) or speaker.evaluate("redrawn") > 0)
+    until(lambda: speaker.wait_for_timeout(100) or speaker.evaluate("redrawn") > 0, 60)
 
     # Behind other windows: nobody asks for a while, and who will not ask at all has a title that claims nothing
     for page in (speaker, other):
@@ -104,13 +104,13 @@ def test_a_page_that_nobody_sees_does_not_ask_and_one_of_them_says_when_it_is_do
 
     # The end: one of them says so, once
     events.append(said, events.Finished(100, "", False, 20.0))
-    until(lambda: speaker.wait_for_timeout(200) or speaker.evaluate("told") == ["elsewhere: Finished"], 30)
+    until(lambda: speaker.wait_for_timeout(200) or speaker.evaluate("told") == ["elsewhere: Finished"], 60)
     assert speaker.title() == "Style Studio"
     assert other.evaluate("told") == [] and len(other.asks) == asked[1]
 
     # Seen again: it asks at once, and then there is nothing more to ask
     other.evaluate("leave(false)")
-    expect(other.locator("#status .finished")).to_be_visible(timeout=5000)
+    expect(other.locator("#status .finished")).to_be_visible()
     other.wait_for_timeout(1000)
     asked = len(other.asks)
     other.wait_for_timeout(4000)
@@ -126,7 +126,7 @@ def test_two_people_share_what_is_done_and_not_what_is_half_typed(
     caption = ben.locator("#caption textarea")
     expect(caption).to_have_value("anchor")
     ann.locator("#caption textarea").fill("anchor, half a w")
-    until(lambda: (workspace / "datasets" / "linocut" / "anchor.txt").read_text() == "anchor, half a w\n")
+    until(lambda: (workspace / "datasets" / "linocut" / "anchor.txt").read_text() == "anchor, half a w\n", 60)
     for page in (ann, ben):
         opened(page, "Train")
         page.locator("#train-dataset input").click()
@@ -143,7 +143,7 @@ def test_two_people_share_what_is_done_and_not_what_is_half_typed(
     ann.locator("#start").click(no_wait_after=True)
     ben.locator("#start").click(no_wait_after=True)
     refused = "“same” is in the queue already"
-    until(lambda: ann.wait_for_timeout(100) or any(page.get_by_text(refused).count() for page in (ann, ben)), 30)
+    until(lambda: ann.wait_for_timeout(100) or any(page.get_by_text(refused).count() for page in (ann, ben)), 60)
     assert [job.run for job in queue.jobs()] == ["same"]
     for page in (ann, ben):
         if page.get_by_text(refused).count():
