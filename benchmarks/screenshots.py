@@ -22,6 +22,7 @@ from tests.chromium import HOW, found  # noqa: E402
 
 TABS = ("Pictures", "Train", "Compare", "Styles", "Settings")
 WIDTHS = (1280, 800)  # px
+TALLEST = 4000  # px
 SETTLED = 3000  # ms after a tab was opened
 
 
@@ -56,16 +57,25 @@ def main() -> int:
 def shoot(page: Page, tab: str, file: Path) -> None:
     page.get_by_role("tab", name=tab).click()
     page.wait_for_timeout(SETTLED)
-    page.screenshot(path=file, full_page=True)
+    window = page.viewport_size
+    tall = page.evaluate("document.documentElement.scrollHeight")
+    page.set_viewport_size({**window, "height": min(tall, TALLEST)})  # not full_page, which leaves frames inside the page blank
+    page.wait_for_timeout(SETTLED // 3)
+    page.screenshot(path=file)
+    page.set_viewport_size(window)
     print(file)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @contextmanager
 def served(workspace: Path) -> Iterator[str]:
     """The page's address while it is open."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "studio", "--port", str(port), "--workspace", str(workspace.resolve())]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:

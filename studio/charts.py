@@ -15,6 +15,7 @@ from training import events
 
 WIDTH, HEIGHT = 640, 190  # of a curve, in px before scaling to the column
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 26  # px around the curve, for its numbers
+REDRAWN = 32  # a growing curve is drawn anew when it grew by about one part in so many
 POINTS = 400  # most points drawn: more than the screen has columns helps nobody
 WORDS: dict[State, str] = {
     "new": "Not started yet",
@@ -105,22 +106,33 @@ def loss_curve(curve: Sequence[events.Stepped]) -> str:
     return line_chart("Loss, and its running mean", steps, [("raw", losses), ("mean", smoothed(losses))])
 
 
+def settled(curve: Sequence[events.Stepped]) -> Sequence[events.Stepped]:
+    """A growing curve up to where it is worth another drawing."""
+    stride = 1 << max(0, (len(curve) // REDRAWN).bit_length() - 1)
+    return curve[: len(curve) - len(curve) % stride]
+
+
 def rate_curve(curve: Sequence[events.Stepped]) -> str:
     """The learning rate of every update."""
     return line_chart("Learning rate", [s.step for s in curve], [("mean", [s.learning_rate for s in curve])], from_zero=True, height=110)
 
 
 def messages(told: Sequence[events.Noted | events.Warned | events.Failed], most: int = 30) -> str:
-    """Notes, warnings and failures, the newest first."""
+    """Warnings, failures and the last note, the newest first; the notes before it are folded away."""
     if not told:
         return ""
-    marks = {events.Noted: ("note", "Note"), events.Warned: ("warning", "Warning"), events.Failed: ("failure", "Failed")}
-    rows = []
-    for event in list(told)[: -most - 1 : -1]:
-        css, word = marks[type(event)]
-        kept = f" {event.saved} updates are saved." if isinstance(event, events.Failed) and event.saved else ""
-        rows.append(f'<li class="{css}"><b>{word}</b> {escape(event.message + kept).replace(chr(10), "<br>")}</li>')
-    return f'<ul class="run-messages">{"".join(rows)}</ul>'
+    newest = list(told)[: -most - 1 : -1]
+    notes = [event for event in newest if isinstance(event, events.Noted)]
+    first = "".join(_message(event) for event in newest if event not in notes[1:])
+    earlier = "".join(_message(event) for event in notes[1:])
+    folded = f'<details><summary>Earlier notes</summary><ul class="run-messages">{earlier}</ul></details>' if earlier else ""
+    return f'<ul class="run-messages">{first}</ul>{folded}'
+
+
+def _message(event: events.Noted | events.Warned | events.Failed) -> str:
+    css, word = {events.Noted: ("note", "Note"), events.Warned: ("warning", "Warning"), events.Failed: ("failure", "Failed")}[type(event)]
+    kept = f" {event.saved} updates are saved." if isinstance(event, events.Failed) and event.saved else ""
+    return f'<li class="{css}"><b>{word}</b> {escape(event.message + kept).replace(chr(10), "<br>")}</li>'
 
 
 def terminal(text: str) -> str:

@@ -1,9 +1,12 @@
 () => {
     // Keys that walk through the pictures, the mark on the chosen one, light and dark. Everything else is gradio's.
     const mark = () => {
-        const desk = document.querySelector('#picture .desk');
-        for (const thumb of document.querySelectorAll('#pictures .thumb')) {
-            const chosen = desk && thumb.dataset.at === desk.dataset.current;
+        const desk = document.querySelector('#picture .desk'), thumbs = [...document.querySelectorAll('#pictures .thumb')];
+        const held = thumbs.includes(document.activeElement), current = thumbs.find(thumb => desk && thumb.dataset.at === desk.dataset.current);
+        for (const thumb of thumbs) {
+            const chosen = thumb === current;
+            thumb.tabIndex = thumb === (current || thumbs[0]) ? 0 : -1;  // one stop for the Tab key, however many pictures
+            if (chosen && held) thumb.focus({preventScroll: true});
             if (chosen && !thumb.hasAttribute('aria-current')) {
                 const sheet = thumb.parentElement, above = thumb.offsetTop - sheet.offsetTop;
                 if (above < sheet.scrollTop || above + thumb.offsetHeight > sheet.scrollTop + sheet.clientHeight) sheet.scrollTop = above - 40;
@@ -19,34 +22,73 @@
         if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || !next || !next.offsetParent) return;
         const elsewhere = event.target.closest('input, textarea, select, [contenteditable], [role=slider], [role=tab], [role=listbox], dialog');
         const inCaption = event.target.closest('#caption');
+        const thumb = event.target.closest('#pictures .thumb'), rows = {ArrowDown: 1, ArrowUp: -1}[event.key];
+        if (thumb && rows) {
+            const all = [...thumb.parentElement.children], wide = all.filter(other => other.offsetTop === all[0].offsetTop).length;
+            const other = all[all.indexOf(thumb) + rows * wide];
+            event.preventDefault();
+            if (other) other.click();
+            return;
+        }
         const by = {PageDown: next, PageUp: previous}[event.key] || (!elsewhere && {ArrowRight: next, ArrowLeft: previous}[event.key]);
         if (!by || (elsewhere && !inCaption)) return;
         event.preventDefault();
         by.click();
     });
 
+    // A folder that is dropped among the pictures: the pictures, captions and zips in it, as if they had been chosen one by one.
+    const within = async entry => {
+        if (entry.isFile) return [await new Promise((found, lost) => entry.file(found, lost))];
+        const reader = entry.createReader(), all = [];
+        for (;;) {
+            const some = await new Promise((found, lost) => reader.readEntries(found, lost));  // a hundred at a time
+            if (!some.length) return (await Promise.all(all.map(within))).flat();
+            all.push(...some);
+        }
+    };
+    document.addEventListener('drop', async event => {
+        const input = event.target.closest('#upload') && document.querySelector('#upload input[type=file]');
+        const entries = input ? [...event.dataTransfer.items].map(item => item.webkitGetAsEntry()).filter(Boolean) : [];
+        if (!entries.some(entry => entry.isDirectory)) return;
+        event.preventDefault();
+        event.stopPropagation();
+        event.target.dispatchEvent(new DragEvent('dragleave', {bubbles: true}));
+        const chosen = new DataTransfer();
+        for (const file of (await Promise.all(entries.map(within))).flat()) {
+            if (/^[^.].*\.(png|jpe?g|webp|txt|jsonl|zip)$/i.test(file.name)) chosen.items.add(file);
+        }
+        input.files = chosen.files;
+        if (chosen.files.length) input.dispatchEvent(new Event('change', {bubbles: true}));
+        else document.querySelector('#upload-report .html-container > div').innerHTML = '<p>There is no picture in that folder.</p>';
+    }, true);
+
     // How a training stands, in the window's title; a word when it ends and nobody looks, if that was wished for.
+    // A page that has stopped asking, because nobody sees it, does not know and says nothing.
     const going = ['starting', 'running', 'stopping'];
     let before = {};
-    setInterval(() => {
+    const entitle = () => {
         const head = document.querySelector('#status .run-status[data-state]');
         const now = head ? {...head.dataset} : {};
-        const title = going.includes(now.state) ? `${now.share} % · ${now.run} · Style Studio` : 'Style Studio';
+        const rests = document.querySelector('#follows-training [data-rests=true]');
+        const title = going.includes(now.state) && !rests ? `${now.share} % · ${now.run} · Style Studio` : 'Style Studio';
         if (document.title !== title) document.title = title;
         const ended = now.run && now.run === before.run && going.includes(before.state) && !going.includes(now.state);
-        if (ended && document.hidden && 'Notification' in window && Notification.permission === 'granted') new Notification(now.run, {body: now.told});
+        if (ended && document.hidden && 'Notification' in window && Notification.permission === 'granted') new Notification(now.run, {body: now.told, tag: now.run});
         before = now;
         bell();
-    }, 1000);
+    };
     const bell = () => {
         const button = document.querySelector('#tell-me');
         if (!button) return;
         const can = 'Notification' in window;
         const state = can ? Notification.permission : 'denied';
-        button.hidden = !can;
-        button.textContent = {granted: 'You will be told when it is done', denied: 'This browser may not tell you when it is done'}[state] || 'Tell me when it is done';
+        button.hidden = !can || !going.includes(before.state);
         button.disabled = state !== 'default';
+        const words = {granted: 'You will be told when it is done', denied: 'This browser may not tell you when it is done'}[state] || 'Tell me when it is done';
+        if (button.textContent !== words) button.textContent = words;
     };
+    window.studio.entitle = entitle;
+    entitle();
     document.addEventListener('click', event => {
         if (event.target.closest('#tell-me') && 'Notification' in window) Notification.requestPermission().then(bell);
     });
@@ -75,7 +117,16 @@
         if (asked) tour(asked.id ? 0 : asked.dataset.tour === 'on' && step < steps.length - 1 ? step + 1 : null);
     });
 
-    const dark = wanted => document.body.classList.toggle('dark', wanted);
+    // Reports are pages of their own, which cannot know what was chosen here.
+    const lighten = () => {
+        const wanted = `color-scheme: ${document.body.classList.contains('dark') ? 'dark' : 'light'};`;
+        for (const report of document.querySelectorAll('#report iframe, #style-report iframe')) {
+            const page = report.srcdoc.replace(/color-scheme: [a-z ]+;/, wanted);
+            if (page !== report.srcdoc) report.srcdoc = page;
+        }
+    };
+    window.studio.lighten = lighten;
+    const dark = wanted => { document.body.classList.toggle('dark', wanted); lighten(); };
     const named = () => {
         const button = document.querySelector('#theme');
         if (button) button.textContent = document.body.classList.contains('dark') ? 'Light' : 'Dark';

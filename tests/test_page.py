@@ -374,6 +374,14 @@ def test_from_a_drawer_of_pictures_to_a_dataset(
     caption.fill("a bear")
     expect(tab.locator("#tokens")).to_contain_text("tokens")
 
+    # Thumbnails are one stop of the Tab key, arrows go through them
+    tab.locator('#pictures [data-at="apple.png"]').click()
+    expect(caption).to_have_value("a red apple")
+    assert [thumb.get_attribute("tabindex") for thumb in tab.locator("#pictures .thumb").all()].count("0") == 1
+    chosen.press("ArrowRight")
+    expect(chosen).to_have_attribute("data-at", "bear.png")
+    expect(chosen).to_be_focused()
+
     # The crop: by keys and by hand, kept beside the picture
     tab.locator('#pictures [data-at="wide.png"]').click()
     crop = tab.locator('#picture [data-current="wide.png"] .crop.movable')
@@ -425,6 +433,39 @@ def test_from_a_drawer_of_pictures_to_a_dataset(
 
     assert [url for url in tab.asked if not url.startswith((server[0], "data:", "blob:"))] == []
     assert tab.complaints == []
+
+
+def test_a_folder_is_dropped_and_what_is_no_picture_is_named(tab: sync_api.Page, workspace: Path, tmp_path: Path) -> None:
+    expect, dataset = sync_api.expect, workspace / "datasets" / "dropped"
+    (tmp_path / "drawer" / "deep").mkdir(parents=True)
+    for path, colour in (("red thing.png", "red"), ("deep/blue thing.jpg", "blue")):
+        Image.new("RGB", (120, 100), colour).save(tmp_path / "drawer" / path)
+    (tmp_path / "drawer" / "deep" / "blue thing.txt").write_text("a blue thing")
+    (tmp_path / "drawer" / ".DS_Store").write_text("of a file manager")
+    opened(tab, "Pictures")
+    tab.locator("#new-dataset input, #new-dataset textarea").fill("dropped")
+    tab.get_by_role("button", name="Make").click()
+    expect(tab.locator("#dataset input")).to_have_value("dropped")
+
+    def drop(path: Path) -> None:
+        box = tab.locator("#upload button").first.bounding_box()
+        place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        session = tab.context.new_cdp_session(tab)
+        for kind in ("dragEnter", "dragOver", "drop"):
+            data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+            session.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
+        session.detach()
+
+    drop(tmp_path / "drawer")
+    expect(tab.locator("#pictures .thumb")).to_have_count(2, timeout=MINUTE)
+    assert (dataset / "blue thing.txt").read_text() == "a blue thing\n"
+    assert sorted(path.name for path in dataset.iterdir() if path.is_file()) == ["blue thing.jpg", "blue thing.txt", "red thing.png"]
+
+    # A file that is no picture is told by name; nothing else is lost with it
+    (tmp_path / "notes.pdf").write_text("%PDF")
+    drop(tmp_path / "notes.pdf")
+    expect(tab.locator("#upload-report")).to_contain_text("notes.pdf")
+    expect(tab.locator("#pictures .thumb")).to_have_count(2)
 
 
 def zipped(folder: Path) -> str:
@@ -503,6 +544,13 @@ def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(tab: sync_
             expect(page.locator(shown).first).to_be_visible()
         opened(page, "Pictures")
 
+        # One that is begun there is what Train shows, not the example's own run that it has shown
+        page.locator("#train-example").click()
+        expect(page.locator("#run input")).to_have_value("linocut-2")
+        page.locator('#line li:has([data-run="linocut-2"]) [data-do="cancel"]').click()
+        expect(page.locator('#line li:has([data-run="linocut-2"])')).to_contain_text("Stopped", timeout=MINUTE)
+        opened(page, "Pictures")
+
         def click(what: sync_api.Locator) -> None:
             nonlocal clicks
             clicks += 1
@@ -517,7 +565,10 @@ def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(tab: sync_
         expect(page.locator("#train-dataset input")).to_have_value("my-pictures")
         click(page.locator("#data-trigger input, #data-trigger textarea"))
         page.keyboard.type("ballish")
+        expect(page.locator("#preset label.selected")).to_have_text("style")
+        expect(page.locator("#optim-steps input")).to_have_value("450")
         page.locator("#base-model input, #base-model textarea").fill(str(base_folder))
+        expect(page.locator("#optim-steps input")).to_have_value("1200")  # what the preset chooses for the built-in base is not for others
         page.locator("#optim-steps input").fill("2")
         click(page.locator("#start"))
         expect(page.locator("#status .finished")).to_contain_text("2 of 2", timeout=5 * MINUTE)

@@ -9,8 +9,8 @@ import pytest
 from studio import forms, planning
 from studio.queue import Job, Queue
 from studio.tabs import framed, line_view, strip_view
-from studio.tabs.train import _act, _preset_values
-from training.config import from_mapping, settings
+from studio.tabs.train import OF_THE_BASE, _act, _by_base, _first_values, _preset_values
+from training.config import from_mapping, settings, to_toml
 from training.errors import StudioError
 from training.presets import PRESETS, settings_of
 from training.workspace import Workspace
@@ -37,6 +37,30 @@ def test_names_pictures_and_base_stay_when_a_preset_is_chosen() -> None:
 def test_a_preset_clears_what_another_one_chose() -> None:
     values = dict(zip(KEYS, _preset_values(KEYS, "style", "normal", "normal", "mini"), strict=True))
     assert values["data.flip"] is True and "data.flip" in PRESETS["subject"].chosen
+
+
+def test_the_first_form_is_the_first_preset_and_later_ones_the_newest_run(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    preset, _, *values = _first_values(workspace, KEYS)
+    config = from_mapping(forms.to_mapping(KEYS, values))
+    assert preset == "style" and config.base.model == "mini"
+    assert {key: getattr(getattr(config, key.split(".")[0]), key.split(".")[1]) for key in settings_of("style")} == settings_of("style")
+    (tmp_path / "runs" / "own").mkdir(parents=True)
+    own = config.model_copy(update={"optim": config.optim.model_copy(update={"steps": 7})})
+    (tmp_path / "runs" / "own" / "run.toml").write_text(to_toml(own))
+    preset, _, *values = _first_values(workspace, KEYS)
+    assert preset is None and from_mapping(forms.to_mapping(KEYS, values)).optim.steps == 7
+
+
+def test_what_presets_choose_by_the_base_is_told_to_the_page() -> None:
+    table = _by_base()
+    for name in PRESETS:
+        for model, found in zip(("mini", "sd"), table[name]["long"]["gentle"], strict=True):
+            wanted = settings_of(name, model=model, length="long", strength="gentle")
+            assert {key: value for key, value in zip(OF_THE_BASE, found, strict=True) if key in wanted} == {
+                key: wanted[key] for key in OF_THE_BASE if key in wanted
+            }
+    assert table["style"]["normal"]["normal"][0] != table["style"]["normal"]["normal"][1]
 
 
 def test_a_report_cannot_break_out_of_its_frame(tmp_path: Path) -> None:

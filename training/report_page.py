@@ -17,7 +17,8 @@ from training.workspace import write_whole
 LARGEST = 192  # px, side of a picture on the page
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --good: #2a7d4f; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 1.2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin: 0 0 .4rem; } h2 { font-size: 1.15rem; } table { font-size: .9rem; }
 table { border-collapse: collapse; } th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child { text-align: left; } tr.best td { font-weight: 600; color: var(--good); }
 figure { margin: 1rem 0; overflow-x: auto; } .row { display: flex; gap: 4px; align-items: center; } .row > b { flex: 0 0 9rem; font-weight: 500; }
@@ -43,6 +44,9 @@ def page(report: Report) -> str:
 <h1>{title}</h1>
 <p><strong>{html.escape(report.reason)}</strong></p>
 {curves(report)}
+<h2>In pictures</h2>
+<figure><div class="row"><b></b>{"".join(f"<span>{html.escape(text)}</span>" for text in report.prompts)}</div>
+{"".join(line(name, t, best=t is report.best) for name, t in rows)}</figure>
 <h2>In numbers</h2>
 {table(report)}
 <p class="note"><b>Style</b>: share of pictures that are more like the training pictures than like the base's own, the likeness of a true
@@ -51,9 +55,6 @@ picture counted whole. <b>Content</b>: how surely the base tells the picture to 
 style, counted twice, and content, over a checkpoint and those beside it, less the copies beyond chance. <b>Loss</b>: error of the prediction at
 fixed noise, against the base's, from little noise to much, over {html.escape(report.loss_on)}. Below 1 the style has learnt; where it
 rises again over the updates, it learns by heart. Prompts were not in the data. Measured in {report.seconds:.0f} s.</p>
-<h2>In pictures</h2>
-<figure><div class="row"><b></b>{"".join(f"<span>{html.escape(text)}</span>" for text in report.prompts)}</div>
-{"".join(line(name, t, best=t is report.best) for name, t in rows)}</figure>
 </html>
 """
 
@@ -97,7 +98,7 @@ def curves(report: Report) -> str:
     across = lambda step: left + (right - left) * step / max(1, chosen[-1].step)
     down = lambda share: bottom - (bottom - top) * share
     drawn, free = [], 0.0  # from where on a word can stand
-    ends = (("style", "#c2410c", lambda t: t.style), ("content", "#2563eb", lambda t: t.content))
+    ends = (("style", "#d9480f", lambda t: t.style), ("content", "#3b82f6", lambda t: t.content))
     for name, colour, value in sorted(ends, key=lambda end: -end[2](chosen[-1])):
         points = [(across(t.step), down(value(t))) for t in (report.base, *chosen)]
         word = max(points[-1][1] + 4, free)

@@ -24,6 +24,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 PRIVATE = {"api_visibility": "private"}  # of an event: only the page itself may call it
 TO_TRAINING = "() => [...document.querySelectorAll('[role=tab]')].find(tab => tab.textContent.includes('Train')).click()"
+LIGHTEN = "const lit = () => window.studio && window.studio.lighten && window.studio.lighten(); watch('value', lit); lit();"  # see page.js
 QUIET = {**PRIVATE, "show_progress": "hidden"}  # and no spinner over what it changes
 
 

@@ -18,7 +18,7 @@ import gradio as gr
 from studio import comparisons, jobs, library, reloading, shelf, uploads
 from studio.charts import terminal
 from studio.comparisons import MOST_COLUMNS, Wish
-from studio.tabs import PRIVATE, QUIET, address, in_html, offered, offered_address, told
+from studio.tabs import PRIVATE, QUIET, address, follow, in_html, offered, offered_address, told
 from studio.tabs import compare_views as views
 from training.errors import ConfigError, DataError, StudioError
 from training.workspace import Workspace
@@ -28,7 +28,7 @@ MOST_IN_MIX = 1.5  # weight of one style
 MOST_PAST = 24  # comparisons that are offered again at once
 THUMBNAIL = 320  # px
 MOST_PICTURES = 400  # cells of a grid, the base's included
-LOOK = 1.0  # seconds between two looks while it draws
+LOOK = 1.0  # seconds between two looks while it draws and somebody is at the page
 # A style's base and prompts, taken in the browser: what was typed stays, also what was typed while the answer was under way
 TAKE = """(suggested, base, prompts, taken) => {
     const of = JSON.parse(suggested), typed = (prompts ?? "").trim() && prompts !== taken;
@@ -105,8 +105,8 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     suggested, taken = gr.Textbox("", visible="hidden"), gr.Textbox("", visible="hidden")
     offered_style = gr.State("")  # in the first picker, and chosen by nobody
     count = gr.State(1)
-    timer = gr.Timer(LOOK, active=False)
-    view = [status, grid, download, reuse, stop, past, timer]
+    follower = follow.follower(elem_id="follows-drawing")
+    view = [status, grid, download, reuse, stop, past, follower]
     form = [base, prompts, seeds, steps, guidance, size, *pickers, *strengths, *mixers]
 
     @told
@@ -226,7 +226,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     grid.submit(reveal, seen, view, **QUIET)
     reuse.click(put_back, job, [*form, count, *rows], **QUIET)
     drop.upload(reload, drop, [drop, *form, count, *rows], **QUIET)
-    timer.tick(look, seen, view, **QUIET)
+    follower.tick(look, seen, view, **QUIET)
     stop.click(end, job, None, **QUIET).success(look, seen, view, **QUIET)
 
 
@@ -321,11 +321,11 @@ def _view(workspace: Workspace, folder: Path | None, searched: str = "") -> list
     hidden, past = {"visible": False}, _past(workspace, folder, searched)
     if folder is None:
         words = '<p class="empty">Choose a style, write a prompt and draw: every row shows the base and the styles from the same noise.</p>'
-        return [words, "", gr.DownloadButton(**hidden), gr.Button(**hidden), gr.Button(**hidden), past, gr.Timer(active=False)]
+        return [words, "", gr.DownloadButton(**hidden), gr.Button(**hidden), gr.Button(**hidden), past, ""]
     if jobs.is_alive(folder):
-        return [_drawing(folder), gr.skip(), gr.skip(), gr.skip(), gr.Button(visible=True), gr.skip(), gr.Timer(active=True)]
+        return [_drawing(folder), gr.skip(), gr.skip(), gr.skip(), gr.Button(visible=True), gr.skip(), follow.following(LOOK)]
     again = gr.Button(visible=(folder / "wish.json").is_file())
-    ended = [again, gr.Button(**hidden), past, gr.Timer(active=False)]
+    ended = [again, gr.Button(**hidden), past, ""]
     file = folder / "grid.png"
     if file.is_file():
         return ["", _grid(folder), gr.DownloadButton(value=offered(file), visible=True), *ended]

@@ -20,7 +20,6 @@ from training.workspace import Workspace
 FIRST = "my-pictures"  # the dataset that is made for pictures dropped before any dataset was
 THUMBNAIL, LARGE = 256, 768  # px of the longer side
 PLAIN = {"apply_default_css": False, "js_on_load": None}  # of HTML that page.css dresses
-ACCEPTED = [*datasets.SUFFIXES, ".txt", ".jsonl", ".zip"]
 
 
 def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
@@ -43,9 +42,8 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     with gr.Row():
         with gr.Column(scale=3, min_width=360):
             drop = gr.File(
-                label="Pictures or a zip of them, with .txt or metadata.jsonl captions",
-                file_count="multiple",
-                file_types=ACCEPTED,
+                label="Pictures, a folder or a zip of them, with .txt or metadata.jsonl captions",
+                file_count="multiple",  # of any kind: what is none of ours is told by name, and the others are taken
                 height=150,
                 elem_id="upload",
             )

@@ -11,13 +11,13 @@ import gradio as gr
 from gradio.components import Component
 
 from studio import datasets, forms, jobs, library, sweeps
-from studio.tabs import PRIVATE, QUIET, address, told
+from studio.tabs import PRIVATE, QUIET, address, follow, told
 from training.config import RunConfig, settings
 from training.workspace import Workspace
 
 TRIES = 2  # settings that can vary at once
 PICTURE = 1024  # px
-LOOK = 2.0  # seconds
+LOOK = 2.0  # seconds between two looks, while somebody is at the page
 
 
 def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab, form: Sequence[Component], config_of: Callable[..., RunConfig]) -> None:
@@ -37,7 +37,8 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab, form: Sequence[Co
             rows += [key, text]
         start = gr.Button("Train them all", elem_id="start-several")
         status = gr.HTML(elem_id="several-status", padding=False)
-    timer = gr.Timer(LOOK, active=False)
+    follower, got = follow.follower(elem_id="follows-several"), gr.State(())
+    view = [status, follower, got]
 
     @told
     def offer(chosen: list[str] | None) -> Any:
@@ -55,14 +56,14 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab, form: Sequence[Co
         sweeps.begin(workspace, tables)
         gr.Info(f"{len(configs)} styles are trained together. Each is a run in the list.", title="Training has begun")
 
-    def look() -> list[Any]:
+    def look(got: tuple[str, ...]) -> list[Any]:
         folder = sweeps.newest(workspace)
         going = folder is not None and jobs.is_alive(folder)
-        return [_status(workspace, folder, going) if folder else "", gr.Timer(active=going)]
+        return follow.news([_status(workspace, folder, going) if folder else "", follow.following(LOOK) if going else ""], got)
 
-    gr.on([page.load, tab.select], offer, sets, sets, **QUIET).then(look, None, [status, timer], **QUIET)
-    timer.tick(look, None, [status, timer], **QUIET)
-    start.click(begin, [sets, *rows, *form], None, **PRIVATE).success(look, None, [status, timer], **QUIET)
+    gr.on([page.load, tab.select], offer, sets, sets, **QUIET).then(look, got, view, **QUIET)
+    follower.tick(look, got, view, **QUIET)
+    start.click(begin, [sets, *rows, *form], None, **PRIVATE).success(look, got, view, **QUIET)
 
 
 def _status(workspace: Workspace, folder: Path, going: bool) -> str:

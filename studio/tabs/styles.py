@@ -10,7 +10,7 @@ import gradio as gr
 
 from studio import library, preferences, publishing, shelf, uploads
 from studio.cards import Card, card, write_card
-from studio.tabs import PRIVATE, QUIET, TO_TRAINING, address, framed, made, told
+from studio.tabs import LIGHTEN, PRIVATE, QUIET, TO_TRAINING, address, framed, made, told
 from studio.tabs import style_views as views
 from training.errors import DataError, StyleFileError
 from training.style_family import BASES
@@ -43,15 +43,16 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
                     notes = gr.Textbox("", label="Notes", info="For you; they leave only if you say so below", lines=3, elem_id="style-notes")
                     save = gr.Button("Save", size="sm", variant="primary", elem_id="save-card")
                 with gr.Accordion("Share it", open=False, elem_id="share"):
-                    form = gr.Radio(list(publishing.FORMS), value=next(iter(publishing.FORMS)), label="As", elem_id="share-as")
+                    form = gr.Radio(list(publishing.FORMS), value=next(iter(publishing.FORMS)), label="As", elem_id="share-as", elem_classes="choice")
                     keep = gr.CheckboxGroup([], label="What it may tell", show_select_all=True, elem_id="share-fields")
                     telling = gr.HTML(elem_id="published", **PLAIN)
                     with gr.Row():
                         make = gr.Button("Make the file", size="sm", variant="primary", elem_id="make-file")
                         download = gr.DownloadButton("Download", size="sm", elem_id="download-shared", **HIDDEN)
-                go_on = gr.Button("Train on from it", size="sm", elem_id="go-on-from", elem_classes="undo")
-                remove = gr.Button("Delete", size="sm", variant="stop", elem_id="delete-style", elem_classes="undo")
-            judged = gr.HTML(elem_id="style-report", **PLAIN)
+                with gr.Row():
+                    go_on = gr.Button("Train on from it", size="sm", min_width=150, scale=0, elem_id="go-on-from")
+                    remove = gr.Button("Delete", size="sm", variant="stop", min_width=150, scale=0, elem_id="delete-style")
+            judged = gr.HTML(elem_id="style-report", **PLAIN | {"js_on_load": LIGHTEN})
     # Hidden but in the browser: what is written down goes to the style that was shown when it was written.
     chosen = gr.Textbox("", visible="hidden", elem_id="style-of")
     words = [title, licence, credit, notes]

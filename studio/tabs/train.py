@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,17 +16,30 @@ from gradio.components import Component
 
 from studio import charts, continuing, datasets, forms, jobs, library, planning, preferences, sample_project
 from studio.queue import Job, Queue
-from studio.tabs import PRIVATE, QUIET, address, framed, line_view, offered, several, strip_view, told
+from studio.tabs import LIGHTEN, PRIVATE, QUIET, address, follow, framed, line_view, offered, several, strip_view, told
+from studio.tabs.follow import Late
+from training import events
 from training.config import RunConfig, from_mapping, settings
 from training.errors import DataError, StudioError
 from training.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
 from training.wishes import Wish, wish
 from training.workspace import Workspace
 
-LOOK = 1.5  # seconds between two looks at a run that is going
+LOOK = 1.5  # seconds between two looks at a run that is going, while somebody is at the page
+SHARED = 0.75  # seconds for which pages that follow the same run are told the same
 SMALL, LARGE = 160, 1024  # px of a preview's longer side, in the strip and opened
 BEGINS = 4.0  # seconds in which a run that need not wait has begun
 TURNS = ("running", "waiting", "interrupted")  # jobs of the line that will go on by themselves
+OF_THE_BASE = tuple(sorted({key for preset in PRESETS.values() for key in preset.mini}))  # settings that presets choose by the base
+# What a preset chose for one kind of base gives way to what it chooses for the other; what somebody changed stays
+KEEP_UP = """table => (preset, length, strength, base, ...now) => {
+    const of = table[preset] && table[preset][length] && table[preset][length][strength];
+    if (!of) return now;
+    const [here, there] = base.trim() === 'mini' ? of : [of[1], of[0]];
+    return now.map((value, i) => JSON.stringify(value) === JSON.stringify(there[i]) ? here[i] : value);
+}"""
+# How a run stands, in the window's title; see page.js
+ENTITLE = "const told = () => window.studio && window.studio.entitle && window.studio.entitle(); watch('value', told); told();"
 OURS = ("data.folder", "save.folder")  # set by the page: the dataset's folder, the workspace's folder of runs
 
 
@@ -41,26 +57,27 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         with gr.Column(scale=3, min_width=480):
             line = gr.HTML(elem_id="line", padding=False, js_on_load=line_view.DO)
             chosen = gr.Dropdown([], label="Run", elem_id="run", interactive=True)
-            status = gr.HTML(elem_id="status", padding=False)
+            status = gr.HTML(elem_id="status", padding=False, js_on_load=ENTITLE)
             gr.HTML('<button type="button" id="tell-me" hidden>Tell me when it is done</button>', padding=False)
             with gr.Row():
-                draw = gr.Button("Draw now", visible=False, elem_id="draw-now", min_width=90)
-                save = gr.Button("Save now", visible=False, elem_id="save-now", min_width=90)
-                pause = gr.Button("Pause", visible=False, elem_id="pause", min_width=80)
-                stop = gr.Button("Stop and save", variant="stop", visible=False, elem_id="stop")
-                resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume")
-                style = gr.DownloadButton("Download the style", variant="primary", visible=False, elem_id="download-style")
-                reuse = gr.Button("Use its settings", visible=False, elem_id="reuse")
+                draw = gr.Button("Draw now", visible=False, elem_id="draw-now", min_width=90, size="md")
+                save = gr.Button("Save now", visible=False, elem_id="save-now", min_width=90, size="md")
+                pause = gr.Button("Pause", visible=False, elem_id="pause", min_width=80, size="md")
+                stop = gr.Button("Stop and save", variant="stop", visible=False, elem_id="stop", size="md")
+                resume = gr.Button("Resume", variant="primary", visible=False, elem_id="resume", size="md")
+                style = gr.DownloadButton("Download the style", variant="primary", visible=False, elem_id="download-style", size="md")
+                reuse = gr.Button("Use its settings", visible=False, elem_id="reuse", size="md")
             loss = gr.HTML(elem_id="loss", padding=False)
             strip = gr.HTML(elem_id="previews", padding=False, js_on_load=strip_view.LOOK)
             told_so_far = gr.HTML(elem_id="messages", padding=False)
-            report = gr.HTML(elem_id="report", padding=False)
+            report = gr.HTML(elem_id="report", padding=False, js_on_load=LIGHTEN)
             with gr.Accordion("Learning rate", open=False):
                 rate = gr.HTML(elem_id="rate", padding=False)
-    timer = gr.Timer(LOOK, active=False)
-    drawn = gr.State("")  # which previews the strip holds, so that an open picture is not closed by a tick
-    view = [line, status, loss, rate, told_so_far, report, strip, drawn, draw, save, pause, stop, resume, style, reuse, timer]
+            follower = follow.follower(elem_id="follows-training")
+    got = gr.State(())  # what the page was sent last: nothing is sent twice, and no open picture is closed by a look
+    view = [line, status, loss, rate, told_so_far, report, strip, draw, save, pause, stop, resume, style, reuse, follower, got]
     tails: dict[str, jobs.Tail] = {}
+    lately = follow.Lately(SHARED)
     queue = Queue(workspace)
     queue.wake()  # what waited when the machine went down
 
@@ -69,7 +86,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
 
     @told
     def open_page(name: str | None, set_name: str | None) -> list[Any]:
-        return [_run_list(workspace, queue, name), _set_list(workspace, set_name)]
+        return [_run_list(workspace, queue, _to_show(workspace, queue, name)), _set_list(workspace, set_name)]
 
     @told
     def first_values() -> list[Any]:
@@ -80,10 +97,10 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         """The form for going on from the style that was chosen on the shelf; as it is when none was."""
         id = preferences.take_start(workspace)
         if id is None:
-            return [gr.skip()] * len(form)
+            return [gr.skip()] * len(filled)
         config = continuing.config_for(workspace, library.style(workspace, id))
         gr.Info("The form goes on from that style: choose the pictures and start.")
-        return _values(workspace, config, tuple(fields), config.save.name)
+        return [None, *_values(workspace, config, tuple(fields), config.save.name)]
 
     @told
     def start_from(name: str | None, length: str, strength: str, model: str) -> list[Any]:
@@ -150,47 +167,53 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         config = jobs.earlier(library.run(workspace, name))
         if config is None:
             raise StudioError(f"The settings of “{name}” cannot be read from its run.toml.")
-        return _values(workspace, config, tuple(fields), config.save.name)
+        return [None, *_values(workspace, config, tuple(fields), config.save.name)]
 
     @told
-    def look(name: str | None, seen: str) -> list[Any]:
+    def look(name: str | None, got: tuple[str, ...]) -> list[Any]:
         all_jobs = queue.jobs()
         row = line_view.line(all_jobs, name or "")
         moving = any(job.state in TURNS for job in all_jobs)
         if name not in library.runs(workspace):
             waiting = next((job for job in all_jobs if job.run == name), None)
-            return [row, *_empty_view(waiting), gr.Timer(active=moving)]
+            return follow.news([row, *_empty_view(waiting), follow.following(LOOK) if moving else ""], got)
         run = library.run(workspace, name)
         state = jobs.state(run)
         waits = any(job.run == name and job.state in ("waiting", "interrupted") for job in all_jobs)
-        return [row, *_view(run, state, waits, charts.progress(tail(run).read_on()), seen), gr.Timer(active=moving or state in jobs.GOING)]
+        so_far = lately.of((name, state), lambda: charts.progress(tail(run).read_on()))  # by state: a run's end is seen at once
+        goes_on = moving or state in jobs.GOING
+        return follow.news([row, *_view(run, state, waits, so_far), follow.following(LOOK, speak=name) if goes_on else ""], got)
 
-    page.load(first_values, None, form, **QUIET)
-    gr.on([page.load, tab.select], open_page, [chosen, dataset], [chosen, dataset], **QUIET).then(look, [chosen, drawn], view, **QUIET)
-    tab.select(from_a_style, None, form, **QUIET)
-    gr.on([timer.tick, chosen.input], look, [chosen, drawn], view, **QUIET)
+    filled = [knobs[0], *form]
+    page.load(first_values, None, filled, **QUIET)
+    gr.on([page.load, tab.select], open_page, [chosen, dataset], [chosen, dataset], **QUIET).then(look, [chosen, got], view, **QUIET)
+    tab.select(from_a_style, None, filled, **QUIET)
+    gr.on([follower.tick, chosen.input], look, [chosen, got], view, **QUIET)
     gr.on([knob.input for knob in knobs], start_from, [*knobs, fields["base.model"]], [*fields.values()], **QUIET)
-    start.click(begin, form, chosen, **QUIET).success(look, [chosen, drawn], view, **QUIET)
-    resume.click(go_on, chosen, chosen, **QUIET).success(look, [chosen, drawn], view, **QUIET)
-    stop.click(end, chosen, None, **QUIET).success(look, [chosen, drawn], view, **QUIET)
-    pause.click(rest, chosen, None, **QUIET).success(look, [chosen, drawn], view, **QUIET)
+    along = [fields[key] for key in OF_THE_BASE]
+    fields["base.model"].change(None, [*knobs, fields["base.model"], *along], along, js=f"({KEEP_UP})({json.dumps(_by_base())})", **QUIET)
+    start.click(begin, form, chosen, **QUIET).success(look, [chosen, got], view, **QUIET)
+    resume.click(go_on, chosen, chosen, **QUIET).success(look, [chosen, got], view, **QUIET)
+    stop.click(end, chosen, None, **QUIET).success(look, [chosen, got], view, **QUIET)
+    pause.click(rest, chosen, None, **QUIET).success(look, [chosen, got], view, **QUIET)
     draw.click(ask("draw"), chosen, None, **QUIET)
     save.click(ask("save"), chosen, None, **QUIET)
-    line.click(act, chosen, chosen, **QUIET).success(look, [chosen, drawn], view, **QUIET)
-    line.select(pick, None, chosen, **QUIET).success(look, [chosen, drawn], view, **QUIET)
+    line.click(act, chosen, chosen, **QUIET).success(look, [chosen, got], view, **QUIET)
+    line.select(pick, None, chosen, **QUIET).success(look, [chosen, got], view, **QUIET)
     measure.click(take_measure, form, plan, **PRIVATE)
-    reuse.click(put_back, chosen, form, **QUIET)
+    reuse.click(put_back, chosen, filled, **QUIET)
 
 
 def _form() -> tuple[list[gr.Radio], gr.Dropdown, dict[str, Component]]:
     """A preset's knobs, the dataset's picker and a control for every setting that is not ours, the first screen's above the others."""
     rows = {s.key: s for s in settings() if s.key not in OURS}
     fields: dict[str, Component] = {}
-    told_of = "; ".join(f"{name}: {preset.told}" for name, preset in PRESETS.items())
-    knobs = [gr.Radio(list(PRESETS), label="Start from", info=f"{told_of}. Everything it chooses stays below.", elem_id="preset")]
+    bar = {"elem_classes": "choice", "min_width": 160}
+    knobs = [gr.Radio(list(PRESETS), label="Start from", info="Everything that it chooses can be changed below", elem_id="preset", **bar)]
+    gr.HTML("".join(f'<p class="note"><b>{escape(name)}</b>: {escape(preset.told)}</p>' for name, preset in PRESETS.items()), padding=False)
     with gr.Row():
-        knobs += [gr.Radio(list(LENGTHS), value="normal", label="How long", elem_id="preset-length", min_width=160)]
-        knobs += [gr.Radio(list(STRENGTHS), value="normal", label="How strong", elem_id="preset-strength", min_width=160)]
+        knobs += [gr.Radio(list(LENGTHS), value="normal", label="How long", elem_id="preset-length", **bar)]
+        knobs += [gr.Radio(list(STRENGTHS), value="normal", label="How strong", elem_id="preset-strength", **bar)]
     fields |= forms.controls([rows["save.name"]])
     dataset = gr.Dropdown([], label="Dataset", info="Made in the Pictures tab", elem_id="train-dataset", interactive=True)
     fields |= forms.controls([rows["data.trigger"], rows["base.model"]])
@@ -228,11 +251,31 @@ def _config(workspace: Workspace, dataset: str | None, mapping: dict[str, dict[s
     return from_mapping(mapping, "the form")
 
 
+def _by_base() -> dict[str, Any]:
+    """What presets choose for the built-in base and for others, of the settings of OF_THE_BASE: preset -> length -> strength -> the two."""
+    rows = {s.key: s for s in settings()}
+    values = lambda model, *chosen: [
+        forms.shown(rows[key], settings_of(chosen[0], model=model, length=chosen[1], strength=chosen[2]).get(key, rows[key].default))
+        for key in OF_THE_BASE
+    ]
+    return {
+        name: {length: {strength: [values(model, name, length, strength) for model in ("mini", "")] for strength in STRENGTHS} for length in LENGTHS}
+        for name in PRESETS
+    }
+
+
 def _first_values(workspace: Workspace, keys: tuple[str, ...]) -> list[Any]:
-    """What the form shows first: the settings of the user's newest run under a name that is free, or the defaults."""
+    """What the form shows first: the settings of the user's newest run under a name that is free, or those of the first preset; its name before."""
     own = next((run for name in library.runs(workspace) if not sample_project.is_example_run(run := workspace.runs() / name)), None)
-    config = (jobs.earlier(own) if own else None) or from_mapping({"base": {"model": library.bases(workspace)[0]}})
-    return _values(workspace, config, keys, library.free_run_name(workspace, config.save.name))
+    config, preset = jobs.earlier(own) if own else None, None
+    if config is None:
+        base, preset = library.bases(workspace)[0], next(iter(PRESETS))
+        mapping: dict[str, dict[str, Any]] = {"base": {"model": base}}
+        for key, value in settings_of(preset, model=base).items():
+            section, _, name = key.partition(".")
+            mapping.setdefault(section, {})[name] = value
+        config = from_mapping(mapping)
+    return [preset, *_values(workspace, config, keys, library.free_run_name(workspace, config.save.name))]
 
 
 def _values(workspace: Workspace, config: RunConfig, keys: tuple[str, ...], name: str) -> list[Any]:
@@ -272,6 +315,13 @@ def _act(queue: Queue, act: object, id: object) -> None:
         getattr(queue, act)(id)
 
 
+def _to_show(workspace: Workspace, queue: Queue, name: str | None) -> str | None:
+    """The run that is shown when the tab is opened: the chosen one; but a training that goes on or waits rather than the example's."""
+    shows_example = name in library.runs(workspace) and sample_project.is_example_run(library.run(workspace, name))
+    turn = next((job.run for job in queue.jobs() if job.state in TURNS), None)
+    return turn if turn and shows_example else name
+
+
 def _run_list(workspace: Workspace, queue: Queue, name: str | None) -> Any:
     """The list of runs, those that wait included; the one that was chosen stays chosen, else one that is going, else the newest."""
     listing = library.runs(workspace)
@@ -281,39 +331,44 @@ def _run_list(workspace: Workspace, queue: Queue, name: str | None) -> Any:
     return gr.Dropdown(choices=listing, value=value)
 
 
-def _view(run: Path, state: jobs.State, waits: bool, so_far: charts.Progress, seen: str) -> list[Any]:
-    """Everything that shows a run, in the order of `view` but for the line and the timer. waits: its turn in the line comes."""
-    steps = strip_view.kept([p.step for p in so_far.previews])
-    pictures = [
-        (p.step, run / path, prompt)
-        for p in reversed(so_far.previews)
-        if p.step in steps
-        for path, prompt in zip(p.paths, p.prompts, strict=False)
-        if (run / path).exists()
-    ]
+def _view(run: Path, state: jobs.State, waits: bool, so_far: charts.Progress) -> list[Any]:
+    """Everything that shows a run, in the order of `view` but for the line, the follower and what was sent. waits: its turn in the line comes."""
     page = run / "report" / "report.html"
-    holds = f"{run.name}|{len(pictures)}|{so_far.previews[0].step if so_far.previews else 0}|{page.stat().st_mtime_ns if page.exists() else 0}"
-    looks = [] if holds == seen else [strip_view.Look(step, prompt, address(at, SMALL), address(at, LARGE)) for step, at, prompt in pictures]
+    of_report = f"{run}|{page.stat().st_mtime_ns if page.exists() else 0}"
+    of_strip = f"{run}|{[(p.step, p.paths) for p in so_far.previews]}"
+    curve = charts.settled(so_far.curve) if state in jobs.GOING else so_far.curve
+    of_curve = f"{run}|{len(curve)}|{curve[-1] if curve else 0}"
     unexplained = state in ("failed", "interrupted") and not any(type(m).__name__ == "Failed" for m in so_far.messages[-1:])
     file = run / so_far.style if so_far.style else None
     done = file is not None and state in ("finished", "stopped") and file.is_file()
-    trains = state == "running"
+    trains = gr.update(visible=state == "running")
     return [
         charts.status(run.name, state, so_far),
-        charts.loss_curve(so_far.curve),
-        charts.rate_curve(so_far.curve),
+        Late(of_curve, lambda: charts.loss_curve(curve)),
+        Late(of_curve, lambda: charts.rate_curve(curve)),
         (charts.terminal(jobs.log_tail(run)) if unexplained else "")
         + charts.messages([replace(m, message=forms.in_words(m.message)) for m in so_far.messages]),
-        gr.skip() if holds == seen else framed(page),
-        gr.skip() if holds == seen else strip_view.strip(looks),
-        holds,
-        gr.Button(visible=trains),
-        gr.Button(visible=trains),
-        gr.Button(visible=trains),
-        gr.Button("Stop at once, without saving" if state == "stopping" else "Stop and save", visible=state in jobs.GOING),
-        gr.Button(visible=state in jobs.RESUMABLE and not waits),
-        gr.DownloadButton(value=offered(file) if done else None, visible=done),
-        gr.Button(visible=state not in jobs.GOING),
+        Late(of_report, lambda: framed(page)),
+        Late(of_strip, lambda: strip_view.strip(_looks(run, so_far.previews))),
+        trains,
+        trains,
+        trains,
+        gr.update(value="Stop at once, without saving" if state == "stopping" else "Stop and save", visible=state in jobs.GOING),
+        gr.update(visible=state in jobs.RESUMABLE and not waits),
+        gr.update(value=offered(file) if done else None, visible=done),
+        gr.update(visible=state not in jobs.GOING),
+    ]
+
+
+def _looks(run: Path, previews: Sequence[events.Previewed]) -> list[strip_view.Look]:
+    """The pictures of the strip that are there. previews: the newest first."""
+    steps = strip_view.kept([p.step for p in previews])
+    return [
+        strip_view.Look(p.step, prompt, address(run / path, SMALL), address(run / path, LARGE))
+        for p in reversed(previews)
+        if p.step in steps
+        for path, prompt in zip(p.paths, p.prompts, strict=False)
+        if (run / path).exists()
     ]
 
 
@@ -322,5 +377,5 @@ def _empty_view(waiting: Job | None) -> list[Any]:
     words = '<p class="empty">Nothing has been trained here yet. Choose a dataset, give the style a name and start.</p>'
     if waiting is not None:
         words = charts.waits(waiting.run, line_view.WORDS[waiting.state])
-    button = gr.Button(visible=False)
-    return [words, "", "", "", "", "", "", button, button, button, button, button, gr.DownloadButton(visible=False), button]
+    button = gr.update(visible=False)
+    return [words, "", "", "", "", "", button, button, button, button, button, button, button]

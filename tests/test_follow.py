@@ -1,0 +1,123 @@
+"""Tests of studio.tabs.follow: what a page is not sent again, and what many pages share. When a page asks is in tests/test_page.py."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import gradio as gr
+from PIL import Image
+
+from studio import charts, jobs
+from studio.tabs import follow
+from studio.tabs.follow import Late, Lately, news
+from studio.tabs.train import _view
+from training import events
+
+PARTS = ("status", "loss", "rate", "messages", "report", "strip", "draw", "save", "pause", "stop", "resume", "style", "reuse")
+
+
+def sent(answer: list[object]) -> list[object]:
+    return [value for value in answer[:-1] if value != gr.skip()]
+
+
+def test_what_a_page_has_is_not_sent_again() -> None:
+    first = news(["a", gr.update(visible=True), ""], ())
+    assert first[:-1] == ["a", gr.update(visible=True), ""]  # also what is empty: the page may show something else
+    again = news(["a", gr.update(visible=True), ""], first[-1])
+    assert sent(again) == [] and again[-1] == first[-1]
+    assert sent(news(["a", gr.update(visible=False), ""], again[-1])) == [gr.update(visible=False)]
+
+
+def test_what_was_left_alone_counts_as_what_it_was() -> None:
+    got = news(["a", "b"], ())[-1]
+    got = news([gr.skip(), "c"], got)[-1]
+    assert sent(news(["a", "c"], got)) == []
+
+
+def test_what_costs_something_is_made_for_a_page_that_lacks_it_only() -> None:
+    made = []
+    late = lambda mark: Late(mark, lambda: made.append(mark) or f"picture of {mark}")
+    got = news([late("1")], ())[-1]
+    got = news([late("1")], got)[-1]
+    assert made == ["1"]
+    assert sent(news([late("2")], got)) == ["picture of 2"] and made == ["1", "2"]
+
+
+def trained(run: Path, steps: range) -> None:
+    for step in steps:
+        events.append(run / "events.jsonl", events.Stepped(step, 1 / step, 1e-4, 1.0, 0.2, 10.0))
+
+
+def looked(run: Path, got: tuple[str, ...], state: jobs.State = "running") -> tuple[set[str], tuple[str, ...]]:
+    """Names of what a look sends, and what the page has then."""
+    answer = news(_view(run, state, False, charts.progress([*events.read(run / "events.jsonl")])), got)
+    assert len(answer) == len(PARTS) + 1
+    return {part for part, value in zip(PARTS, answer, strict=False) if value != gr.skip()}, answer[-1]
+
+
+def test_a_look_at_a_training_sends_what_moved(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "previews").mkdir(parents=True)
+    events.append(run / "events.jsonl", events.Started(0, 1000, 4, 1, 1, "cpu", "float32"))
+    trained(run, range(1, 401))
+    news_of, got = looked(run, ())
+    assert news_of == set(PARTS)
+    news_of, got = looked(run, got)
+    assert news_of == set()
+    trained(run, range(401, 402))
+    news_of, got = looked(run, got)
+    assert news_of == {"status"}  # a curve of 400 is not another picture for one point more
+    trained(run, range(402, 421))
+    news_of, got = looked(run, got)
+    assert news_of == {"status", "loss", "rate"}
+    Image.new("RGB", (64, 64)).save(run / "previews" / "a.png")
+    events.append(run / "events.jsonl", events.Previewed(420, ("previews/a.png",), ("a red apple",)))
+    news_of, got = looked(run, got)
+    assert news_of == {"strip"}
+    events.append(run / "events.jsonl", events.Warned("the pictures are small"))
+    news_of, got = looked(run, got)
+    assert news_of == {"messages"}
+    news_of, got = looked(run, got, "stopped")
+    assert news_of == {"status", "loss", "rate", "draw", "save", "pause", "stop", "resume", "reuse"}  # the curves now to their very end
+
+
+def test_a_growing_curve_is_drawn_to_about_its_end() -> None:
+    for count in (0, 1, 99, 100, 399, 400, 10_000, 123_457):
+        kept = len(charts.settled([0] * count))
+        assert kept <= count and count - kept <= count / charts.REDRAWN
+    drawn = {len(charts.settled([0] * count)) for count in range(10_000, 20_000)}
+    assert len(drawn) <= 2 * charts.REDRAWN
+
+
+def test_pages_that_ask_at_the_same_time_share_one_answer() -> None:
+    asked, lately = [], Lately(60)
+
+    def work() -> int:
+        asked.append(1)
+        time.sleep(0.05)
+        return len(asked)
+
+    found: list[int] = []
+    pages = [threading.Thread(target=lambda: found.append(lately.of("run", work))) for _ in range(10)]
+    for page in pages:
+        page.start()
+    for page in pages:
+        page.join()
+    assert found == [1] * 10
+    assert lately.of("another run", work) == 2
+
+
+def test_an_answer_is_not_kept_longer_than_it_may_be_old() -> None:
+    lately, made = Lately(0.01), iter(range(9))
+    assert lately.of("run", lambda: next(made)) == 0
+    time.sleep(0.02)
+    assert lately.of("run", lambda: next(made)) == 1
+    for number in range(2 * follow.MOST_KEPT):
+        lately.of(number, lambda: None)
+    assert len(lately._kept) == follow.MOST_KEPT
+
+
+def test_what_is_followed_cannot_break_out_of_its_mark() -> None:
+    assert '"><script' not in follow.following(1.5, speak='x"><script>')

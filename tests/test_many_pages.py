@@ -1,0 +1,156 @@
+"""Many pages over one workspace in a real browser: how many may be open, when they ask, what they tell each other and what they do not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from studio.queue import Queue
+from tests.test_page import MINUTE, browser, free_port, opened, page_process, sync_api, until
+from training import events
+from training.workspace import Workspace
+
+pytestmark = pytest.mark.browser
+# A browser of a test calls every page visible and lets none speak; this puts both into the test's hand.
+IN_HAND = """
+let hidden = false;
+window.told = [];
+window.Notification = class {
+    static permission = 'granted';
+    constructor(title, words) { window.told.push(title + ': ' + words.body); }
+};
+Object.defineProperty(document, 'hidden', {get: () => hidden});
+window.leave = gone => { hidden = gone; document.dispatchEvent(new Event('visibilitychange')); };
+"""
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("many") / "workspace"
+
+
+@pytest.fixture(scope="module")
+def address(workspace: Path) -> Iterator[str]:
+    port = free_port()
+    with page_process("--port", str(port), "--workspace", str(workspace)) as process:
+        process.stdout.readline()
+        yield f"http://127.0.0.1:{port}/"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[sync_api.Browser]:
+    with browser() as found:
+        yield found
+
+
+def visited(context: sync_api.BrowserContext, address: str) -> sync_api.Page:
+    """The page in a new tab; it remembers when it asked."""
+    page = context.new_page()
+    page.asks = []
+    page.on("request", lambda request: page.asks.append(time.monotonic()) if "queue/join" in request.url else None)
+    page.goto(address)
+    sync_api.expect(page.locator("#pictures img")).to_have_count(24, timeout=MINUTE)
+    if page.locator("#tour [data-tour=end]").is_visible():
+        page.locator("#tour [data-tour=end]").click()
+    return page
+
+
+def test_more_tabs_are_open_at_once_than_a_browser_has_connections(chromium: sync_api.Browser, address: str) -> None:
+    context = chromium.new_context()
+    for _ in range(8):
+        visited(context, address)
+    context.close()
+
+
+def test_a_page_that_nobody_sees_does_not_ask_and_one_of_them_says_when_it_is_done(chromium: sync_api.Browser, address: str, workspace: Path) -> None:
+    expect, said = sync_api.expect, workspace / "runs" / "elsewhere" / "events.jsonl"
+    said.parent.mkdir(parents=True)
+    events.append(said, events.Started(0, 100, 4, 1, 1, "cpu", "float32"))
+    events.append(said, events.Stepped(20, 0.5, 1e-4, 1.0, 0.2, 16.0))
+    context = chromium.new_context()
+    context.add_init_script(IN_HAND)
+    speaker, other = visited(context, address), visited(context, address)
+    for page in (speaker, other):
+        page.bring_to_front()
+        opened(page, "Train")
+        expect(page.locator("#status .running")).to_contain_text("20 of 100")
+        expect(page).to_have_title("20 % · elsewhere · Style Studio")
+
+    # Seen: a new update is shown within some seconds; what did not change is not drawn again
+    expect(speaker.locator("#loss svg")).to_be_visible()
+    speaker.evaluate(
+        "() => { window.redrawn = 0; new MutationObserver(() => window.redrawn++).observe(document.querySelector('#loss .html-container'),"
+        " {subtree: true, childList: true, attributes: true, characterData: true}); }"
+    )
+    events.append(said, events.Saved(20, "checkpoints/step-000020"))
+    asked = len(speaker.asks)
+    until(lambda: speaker.wait_for_timeout(100) or len(speaker.asks) >= asked + 3, 60)
+    assert speaker.evaluate("redrawn") == 0
+    events.append(said, events.Stepped(21, 0.5, 1e-4, 1.0, 0.2, 16.0))
+    expect(speaker.locator("#status")).to_contain_text("21 of 100")
+    until(lambda: speaker.wait_for_timeout(100) or speaker.evaluate("redrawn") > 0, 60)
+
+    # Behind other windows: nobody asks for a while, and who will not ask at all has a title that claims nothing
+    for page in (speaker, other):
+        page.evaluate("leave(true)")
+    speaker.wait_for_timeout(1500)  # what was under way
+    asked = [len(page.asks) for page in (speaker, other)]
+    speaker.wait_for_timeout(5000)
+    assert [len(page.asks) for page in (speaker, other)] == asked
+    assert speaker.title() == "21 % · elsewhere · Style Studio" and other.title() == "Style Studio"
+
+    # The end: one of them says so, once
+    events.append(said, events.Finished(100, "", False, 20.0))
+    until(lambda: speaker.wait_for_timeout(200) or speaker.evaluate("told") == ["elsewhere: Finished"], 60)
+    assert speaker.title() == "Style Studio"
+    assert other.evaluate("told") == [] and len(other.asks) == asked[1]
+
+    # Seen again: it asks at once, and then there is nothing more to ask
+    other.evaluate("leave(false)")
+    expect(other.locator("#status .finished")).to_be_visible()
+    other.wait_for_timeout(1000)
+    asked = len(other.asks)
+    other.wait_for_timeout(4000)
+    assert len(other.asks) == asked
+    context.close()
+
+
+def test_two_people_share_what_is_done_and_not_what_is_half_typed(
+    chromium: sync_api.Browser, address: str, workspace: Path, base_folder: Path
+) -> None:
+    expect, queue = sync_api.expect, Queue(Workspace(workspace), worker=None)
+    ann, ben = (visited(chromium.new_context(), address) for _ in range(2))
+    caption = ben.locator("#caption textarea")
+    expect(caption).to_have_value("anchor")
+    ann.locator("#caption textarea").fill("anchor, half a w")
+    until(lambda: (workspace / "datasets" / "linocut" / "anchor.txt").read_text() == "anchor, half a w\n", 60)
+    for page in (ann, ben):
+        opened(page, "Train")
+        page.locator("#train-dataset input").click()
+        page.get_by_role("option", name="linocut").click()
+        page.locator("#base-model input, #base-model textarea").fill(str(base_folder))
+        page.locator("#optim-steps input").fill("100000")
+        page.locator("#save-name input, #save-name textarea").fill("same")
+    ann.locator("#data-trigger input, #data-trigger textarea").fill("annis")
+    ben.wait_for_timeout(2000)
+    assert ben.locator("#data-trigger input, #data-trigger textarea").input_value() == ""
+    assert caption.input_value() == "anchor"
+
+    # The same run twice: one of them begins it, the other is told, and both see it
+    ann.locator("#start").click(no_wait_after=True)
+    ben.locator("#start").click(no_wait_after=True)
+    refused = "“same” is in the queue already"
+    until(lambda: ann.wait_for_timeout(100) or any(page.get_by_text(refused).count() for page in (ann, ben)), 60)
+    assert [job.run for job in queue.jobs()] == ["same"]
+    for page in (ann, ben):
+        if page.get_by_text(refused).count():
+            page.reload()
+            opened(page, "Train")
+        expect(page.locator('#line li:has([data-run="same"])')).to_contain_text("Training", timeout=MINUTE)
+    ben.locator('#line li:has([data-run="same"]) [data-do="cancel"]').click()
+    expect(ann.locator('#line li:has([data-run="same"])')).to_contain_text("Stopped", timeout=MINUTE)
+    ann.context.close()
+    ben.context.close()
