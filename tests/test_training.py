@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import itertools
 import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -261,6 +263,23 @@ def test_a_full_memory_halves_the_pass_and_changes_nothing_else(config: RunConfi
     for a, b in zip(wanted, of(Stepped, events), strict=True):
         assert b.loss == pytest.approx(a.loss, rel=1e-4)
     assert apart(config, tight) < 1e-2
+
+
+def test_a_resumed_run_keeps_to_the_smaller_passes(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How a pass is split decides how its sums round."""
+    config = changed(config, optim__batch_size=4, preview__every=0, save__every=1)
+    said = Run._said
+
+    def narrow(self: Run, *given: torch.Tensor, **keys: Any) -> torch.Tensor:
+        if len(given[0]) > 2:
+            raise torch.OutOfMemoryError("the device is full")
+        return said(self, *given, **keys)
+
+    monkeypatch.setattr(Run, "_said", narrow)
+    with closing(train(config)) as events:
+        until_saved = list(itertools.takewhile(lambda event: not isinstance(event, Saved), events))
+    assert any("memory" in event.message for event in of(Warned, until_saved))
+    assert not of(Warned, list(train(config)))
 
 
 def test_one_picture_too_many_ends_the_run(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,7 +186,7 @@ class _Turns:
         try:
             for _ in run.prepare():
                 pass
-        except StudioError as error:
+        except (StudioError, torch.OutOfMemoryError) as error:
             yield i, Warned(f"it cannot go along, so the others go on, but not to the bit as if they had never stopped: {error}")
         else:
             self._goes_along(i, run, end)
