@@ -242,7 +242,7 @@ class Run:
         if not self.watching:
             yield
             return
-        with memory.watched(self.place.device, self.limit) as watch:
+        with memory.watched(self.place.device, self.limit, memory.mapped(self.parts.networks.values())) as watch:
             yield
         self.peaks[what] = max(watch.peak, self.peaks.get(what, 0.0))
 
