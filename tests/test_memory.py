@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from training import memory
@@ -94,3 +95,18 @@ def test_what_was_taken_too_much_is_told_at_the_end_at_the_latest() -> None:
     memory.give_back(CPU)
     with pytest.raises(torch.OutOfMemoryError), memory.watched(CPU, memory.taken(CPU) + 0.1):
         Greedy(200)(torch.zeros(1))
+
+
+def test_weights_in_a_file_count_as_far_as_they_are_used(tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(1000, 1000), "other": torch.ones(500, 1000)}, tmp_path / "model.safetensors")
+    own, network = nn.Linear(10, 10), nn.Linear(1000, 1000, bias=False)
+    memory.give_back(CPU)
+    before = memory.taken(CPU)
+    read = load_file(tmp_path / "model.safetensors")
+    assert float(read["weight"].sum() + read["other"].sum()) == 1.5e6
+    network.weight = nn.Parameter(read["weight"])
+    assert memory.mapped([own]) == 0 and memory.mapped([own, network, network]) == pytest.approx(4e6 / 2**30)
+    assert memory.taken(CPU) - before < 4e6 / 2**30
+    with memory.watched(CPU, 1e9, beside=7.0) as watch:
+        own(torch.zeros(10))
+    assert 7 < watch.peak < 17

@@ -7,12 +7,13 @@ import gc
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import torch
+from torch import nn
 
 from training.device import GIB
 
@@ -62,8 +63,24 @@ def _left_in_groups(system: Path) -> Iterator[int]:
 
 
 def taken(device: torch.device) -> float:
-    """What this process holds now, in GiB."""
-    return (torch.cuda.memory_reserved(device) if device.type == "cuda" else psutil.Process().memory_info().rss) / GIB
+    """What this process holds now, in GiB; of a CPU without what only mirrors files, which the system takes back when it needs room."""
+    return torch.cuda.memory_reserved(device) / GIB if device.type == "cuda" else _own(psutil.Process())
+
+
+def _own(process: psutil.Process) -> float:
+    told = process.memory_info()
+    return (told.rss - getattr(told, "shared", 0)) / GIB
+
+
+def mapped(networks: Iterable[nn.Module]) -> float:
+    """GiB of weights that are used as they lie in a file: free memory to the system, but read again at every update if it takes them back."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return 0.0
+    places = [[int(place, 16) for place in line.split(" ", 1)[0].split("-")] for line in lines if line.endswith(".safetensors")]
+    weights = {p.data_ptr(): p.nbytes for network in networks for p in network.parameters()}
+    return sum(size for at, size in weights.items() if any(begin <= at < end for begin, end in places)) / GIB
 
 
 def give_back(device: torch.device) -> None:
@@ -82,8 +99,10 @@ class Watch:
 
 
 @contextmanager
-def watched(device: torch.device, most: float) -> Iterator[Watch]:
+def watched(device: torch.device, most: float, beside: float = 0.0) -> Iterator[Watch]:
     """See how much this process takes at worst while inside, in GiB. Raises OutOfMemoryError inside, or at the end, where it is more than `most`.
+
+    beside: what a CPU needs that `taken` does not count, see `mapped`.
 
     On a CPU nothing raises that by itself: the system ends the process. So every module of a network asks before it computes. The peak is
     sampled here and not taken from ru_maxrss, which never falls: with give_back before it, a second try in this process is measured as
@@ -92,7 +111,7 @@ def watched(device: torch.device, most: float) -> Iterator[Watch]:
     if device.type == "cuda":
         yield from _watched_gpu(device, most)
     elif device.type == "cpu":
-        yield from _watched_cpu(device, most)
+        yield from _watched_cpu(most, beside)
     else:
         yield Watch()
 
@@ -108,11 +127,11 @@ def _watched_gpu(device: torch.device, most: float) -> Iterator[Watch]:
         watch.peak = torch.cuda.max_memory_reserved(device) / GIB  # reserved, not allocated: no one else can have it
 
 
-def _watched_cpu(device: torch.device, most: float) -> Iterator[Watch]:
+def _watched_cpu(most: float, beside: float) -> Iterator[Watch]:
     watch, ended, process = Watch(), threading.Event(), psutil.Process()
 
     def look() -> None:
-        watch.peak = max(watch.peak, process.memory_info().rss / GIB)
+        watch.peak = max(watch.peak, _own(process) + beside)
 
     def ask(*_: object) -> None:
         look()
@@ -125,7 +144,7 @@ def _watched_cpu(device: torch.device, most: float) -> Iterator[Watch]:
 
     looking = threading.Thread(target=look_on, daemon=True)
     looking.start()
-    asking = torch.nn.modules.module.register_module_forward_pre_hook(ask)
+    asking = nn.modules.module.register_module_forward_pre_hook(ask)
     try:
         yield watch
         ask()

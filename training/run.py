@@ -214,11 +214,12 @@ class Run:
         self.examples = list(plan.dataset.examples)
         yield from self._crowded()
         if config.prior.images and config.prior.weight:
-            yield from self._class_pictures(draw_missing=not trial)
+            with self._vae_at_hand():
+                yield from self._class_pictures(draw_missing=not trial)
         else:
             self.prior_examples: list[Example] = []
         yield Noted(f"encoding {len(self.examples) + len(self.prior_examples)} pictures")
-        with self.watched("encoding"):
+        with self._vae_at_hand(), self.watched("encoding"):
             self._encode()
         self._attach()
         self._forget()
@@ -251,9 +252,19 @@ class Run:
         if not self.watching:
             yield
             return
-        with memory.watched(self.place.device, self.limit) as watch:
+        with memory.watched(self.place.device, self.limit, memory.mapped(self.parts.networks.values())) as watch:
             yield
         self.peaks[what] = max(watch.peak, self.peaks.get(what, 0.0))
+
+    @contextmanager
+    def _vae_at_hand(self) -> Iterator[None]:
+        """While inside, the VAE is on the device. No update needs it, so that it waits beside a GPU, not in its memory."""
+        vae = self.parts.networks["vae"].to(self.place.device)
+        try:
+            yield
+        finally:
+            if self.place.device.type == "cuda":
+                vae.to("cpu")
 
     def _as_before(self) -> Iterator[Noted]:
         """Make the passes as this run made them after these updates, to the bit; what the setting says of checkpointing now wins."""
@@ -710,7 +721,7 @@ class Run:
         prompts, paths = self.prompts(), self._preview_paths()
         if not (self.world.writes or self.world.shards):
             return Previewed(self.step, paths, tuple(p.text for p in prompts))
-        with self.optimiser.averaged(), self.worn():
+        with self.optimiser.averaged(), self.worn(), self._vae_at_hand():
             pictures = draw(self.parts, prompts, encode=self.said_of)
         for path, prompt, picture in zip(paths, prompts, pictures, strict=True):
             if self.world.writes:
