@@ -2,8 +2,9 @@
 
     python -m benchmarks.train_step [--cases sd15@256 sd15@512+text sdxl@1024+checkpointing ...] [--rounds 3] [--steps 5] [--json FILE]
 
-A case is SHAPE@PX, with +text where the text encoders learn as well and +checkpointing where activations are computed again in the backward;
-+blocks or +whole: our passes are compiled (optim.compile), the plain loop's are not.
+A case is SHAPE@PX, with +text where the text encoders learn as well and +checkpointing where activations are computed again in the backward
+(ours: of the transformer blocks; +everything: of all blocks, as the plain loop does); +blocks or +whole: our passes are compiled (optim.compile),
+the plain loop's are not.
 
 ours            the step of training/run.py: cached latents, fused adapters with float32 masters, frozen base in the machine's best dtype
                 (bfloat16 where it has units for it) and channels_last, attention chosen by shape, quick group norm, flat AdamW
@@ -53,13 +54,14 @@ class Case:
 
 
 def case(name: str) -> Case:
-    found = re.fullmatch(r"(sd15|sd21|sdxl|tiny)@(\d+)((?:\+(?:text|checkpointing|blocks|whole))*)", name)
+    found = re.fullmatch(r"(sd15|sd21|sdxl|tiny)@(\d+)((?:\+(?:text|checkpointing|everything|blocks|whole))*)", name)
     if not found:
         raise argparse.ArgumentTypeError(
             f"{name!r}: SHAPE@PX was expected, then +text, +checkpointing, +blocks or +whole, for instance sd15@512+text"
         )
     compiled = next((how for how in ("blocks", "whole") if f"+{how}" in found[3]), "off")
-    return Case(name, found[1], int(found[2]), "+text" in found[3], "+checkpointing" in found[3], compiled)
+    checkpointing = "+checkpointing" in found[3] or "+everything" in found[3]
+    return Case(name, found[1], int(found[2]), "+text" in found[3], checkpointing, compiled)
 
 
 def ours(wish: Case, batch: int, device: str, dtype: str) -> Update:
@@ -69,7 +71,7 @@ def ours(wish: Case, batch: int, device: str, dtype: str) -> Update:
 
     from benchmarks.shapes import parts as random_parts
     from training import objective
-    from training.adapter import attach, chosen_modules
+    from training.adapter import attach, chosen_modules, recompute
     from training.attention import choose_attention
     from training.batches import drawn
     from training.cache import Latents
@@ -89,8 +91,10 @@ def ours(wish: Case, batch: int, device: str, dtype: str) -> Update:
         found = attach(networks[part], chosen_modules(networks[part], table, targets), rank=RANK, alpha=RANK, seed=0)
         groups[part] = Group([p for pair in found.values() for p in pair], LEARNING_RATE)
     optimiser = Optimiser(groups, weight_decay=0.01, clip=CLIP, ema=0.0)
-    if wish.checkpointing:
+    if "+everything" in wish.name:
         parts.denoiser.enable_gradient_checkpointing()
+    else:
+        recompute(parts.denoiser, wish.checkpointing)
     compile_passes(parts.denoiser, wish.compiled)
     chance: dict[str, Any] = {"shape": latents.shape("picture"), "timesteps": 1000, "flip": False, "caption_dropout": 0.0, "noise_offset": 0.0}
     with torch.no_grad():
