@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save
 
+from tests.tiny import tiny_xl
 from training import style_file
 from training.base_weights import BaseWeights, write_wearing
 from training.errors import StyleFileError
@@ -223,6 +224,19 @@ def test_every_command_does_what_it_says(style: Path, base: BaseWeights, capsys:
     assert again.keys() == own.keys() and all(np.abs(again[place] - own[place] * 0.5).max() < 1e-4 for place in own)
     assert read_style(style.with_name("back.safetensors")).metadata["ss_base_model_version"] == "style_studio_mini"
     assert "secret" not in json.dumps([read_metadata(style.with_name(f"{n}.safetensors")) for n in ("mix", "small", "back")])
+
+
+def test_a_style_is_taken_out_of_a_base_of_two_text_encoders(tmp_path: Path) -> None:
+    """Whose second one's weights are named otherwise in its file than in the style."""
+    base = BaseWeights(tiny_xl(tmp_path / "xl"))
+    places = [(part, module) for part, modules in base.shapes.items() for module in list(modules)[:6]]
+    changes = {place: random_lora(base.shapes[place[0]][place[1]], 2, 2.0, i) for i, place in enumerate(places)}
+    write_wearing(base, changes, tmp_path / "tuned")
+    out = tmp_path / "out.safetensors"
+    assert main(["extract", "--tuned", str(tmp_path / "tuned"), "--base", str(base.folder), "--rank", "2", "--out", str(out)]) == 0
+    found = match(read_style(out), accepted_names(base.shapes, "sdxl"))
+    assert all(np.abs(found[place].delta() - lora.delta()).max() < 2e-3 * np.abs(lora.delta()).max() for place, lora in changes.items())
+    assert main(["check", str(out), "--base", str(base.folder)]) == 0
 
 
 def test_scrubbing_changes_no_weight(style: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file
+from torch import nn
 
 from training import run as run_module
 from training.bench import Bench
@@ -330,6 +333,34 @@ def test_the_bench_is_the_base_again_when_all_have_left(base_folder: Path) -> No
             bench.leave(slot)
         with bench.routed(slots):
             assert torch.equal(said(), base)
+
+
+@given(data=st.data())
+def test_every_row_goes_through_its_own_styles_matrices(data: st.DataObject) -> None:
+    """Of every kind of layer, whichever styles have it, in any order of rows."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(5, 7), nn.Conv2d(5, 7, 1), nn.Conv2d(5, 7, 3, padding=1), nn.Conv2d(5, 7, 3, stride=2, padding=1)]
+    network = nn.ModuleList(layers).double().requires_grad_(False).to(memory_format=torch.channels_last)
+    frozen = [copy.deepcopy(layer) for layer in layers]
+    bench = Bench(SimpleNamespace(networks={}))
+    count = data.draw(st.integers(1, 4))
+    pairs = []
+    for slot in [bench.slot() for _ in range(count)]:
+        own = data.draw(st.lists(st.sampled_from("0123"), unique=True))
+        pairs.append(bench.attach(slot, network, own, rank=data.draw(st.integers(1, 3)), alpha=2.0, seed=slot))
+        for _, up in pairs[-1].values():
+            nn.init.normal_(up)
+    route = data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=6))
+    for i, layer in enumerate(layers):
+        rows = torch.randn((2 * len(route), 5, *((6, 6) if i else ())), dtype=torch.float64)  # as many again, as guidance has them
+        with bench.routed(route):
+            found = layer(rows)
+        for row, (slot, y) in enumerate(zip(route * 2, found, strict=True)):
+            merged = copy.deepcopy(frozen[i])
+            if str(i) in pairs[slot]:
+                down, up = (matrix.detach().double().flatten(1) for matrix in pairs[slot][str(i)])
+                merged.weight += 2.0 / len(down) * (up @ down).view_as(merged.weight)
+            assert torch.allclose(merged(rows[row : row + 1])[0], y, atol=1e-10), (i, route)
 
 
 def test_gradients_are_the_same_bits_every_time_on_several_threads(base_folder: Path) -> None:

@@ -89,7 +89,7 @@ class _Layer:
         chosen = [place.get(slot, len(slots)) for slot in route] * (len(x) // len(route))  # a style without this layer: zeros, the last
         if len(slots) in chosen:
             down, up = (torch.cat([matrix, torch.zeros_like(matrix[:1])]) for matrix in (down, up))
-        return self.frozen(x) + self._change(x, down, up, torch.tensor(chosen, device=x.device))
+        return self._added(self.frozen(x), x, down, up, chosen)
 
     def _stacked(self, slots: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """down [S, r, in, ...] and up [S, out, r] with alpha / rank in it, in the base's precision; gradients reach the masters."""
@@ -103,18 +103,20 @@ class _Layer:
             ups.append(F.pad(flat, (0, more)) if more else flat)
         return torch.stack(downs), torch.stack(ups)
 
-    def _change(self, x: Tensor, down: Tensor, up: Tensor, chosen: Tensor) -> Tensor:
-        # index_select: the backward of indexing adds up in any order on several threads
-        base, pick, up = self.base, lambda matrix: matrix.index_select(0, chosen), up.index_select(0, chosen)
+    def _added(self, y: Tensor, x: Tensor, down: Tensor, up: Tensor, chosen: list[int]) -> Tensor:
+        """y and the change of every row; chosen: the matrices of each. The sum is made by the last product, which saves a walk over y."""
+        base, groups, pick = self.base, len(down), lambda matrix: matrix
+        if chosen != [i for i in range(groups) for _ in range(len(chosen) // groups)]:  # else a style's rows are one block, and none is copied
+            groups, order = len(chosen), torch.tensor(chosen, device=x.device)
+            pick = lambda matrix: matrix.index_select(0, order)  # the backward of indexing adds up in any order on several threads
+        blocks = lambda rows: rows.reshape(groups, -1, rows.shape[-1])
         if isinstance(base, nn.Linear):
-            rows = x.reshape(len(x), -1, x.shape[-1])
-            return torch.bmm(torch.bmm(rows, pick(down).transpose(1, 2)), up.transpose(1, 2)).view(*x.shape[:-1], up.shape[1])
+            h = torch.bmm(blocks(x), pick(down).transpose(1, 2))
+            return torch.baddbmm(blocks(y), h, pick(up).transpose(1, 2)).view(y.shape)
+        last = lambda image: image.permute(0, 2, 3, 1)
         if base.kernel_size == (1, 1) and base.stride == (1, 1):  # a linear over the pixels
-            rows = x.permute(0, 2, 3, 1).flatten(1, 2)
-            y = torch.bmm(torch.bmm(rows, pick(down).flatten(2).transpose(1, 2)), up.transpose(1, 2))
-            return y.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
-        # All styles' downs as one convolution, of which each row takes its own channels: cheaper than one group a row
-        h = F.conv2d(x, down.flatten(0, 1), None, base.stride, base.padding, base.dilation)
-        own = h.unflatten(1, down.shape[:2])[torch.arange(len(x), device=x.device), chosen]
-        rows = own.permute(0, 2, 3, 1).flatten(1, 2)
-        return torch.bmm(rows, up.transpose(1, 2)).view(len(x), *own.shape[2:], -1).permute(0, 3, 1, 2)
+            h = torch.bmm(blocks(last(x)), pick(down).flatten(2).transpose(1, 2))
+        else:  # all styles' downs as one convolution, of which each row takes its own channels: cheaper than one group a row
+            every = F.conv2d(x, down.flatten(0, 1), None, base.stride, base.padding, base.dilation).unflatten(1, down.shape[:2])
+            h = blocks(last(every[torch.arange(len(x), device=x.device), torch.tensor(chosen, device=x.device)]))
+        return torch.baddbmm(blocks(last(y)), h, pick(up).transpose(1, 2)).view(last(y).shape).permute(0, 3, 1, 2)

@@ -306,8 +306,9 @@ def _content(
 
 def _check_back(name: str, back: Style, changes: Changes, words: Words, family: str, stored: str) -> None:
     """Raise StyleFileError unless the strict reader gives back every layer's change of weights, as far as the precision holds it, and every word."""
-    found = placed(back, family)
-    for key, lora in changes.items():
+    bare = lambda part, module: (part, module.removeprefix("text_model."))  # which a base's files may have or not
+    found = {bare(*place): lora for place, lora in placed(back, family).items()}
+    for key, lora in ((bare(*place), lora) for place, lora in changes.items()):
         if key in found and _same_matrices(found[key], lora, ULP[stored]):
             continue
         up, down = lora.flat()

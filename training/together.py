@@ -92,9 +92,9 @@ class Pace:
         return [most] if self.at_once else sorted({most, *(2**i for i in range(most.bit_length()) if 2**i < most)}, reverse=True)
 
     def untimed(self, waiting: int) -> int | None:
-        """A size that is to be timed before so many styles go, if any."""
+        """A size that is to be timed before so many styles go, if any: the smallest first, since what a process has taken it seldom gives back."""
         sizes = self.sizes(waiting)
-        return next((size for size in sizes if len(sizes) > 1 and size not in self.took), None)
+        return next((size for size in reversed(sizes) if len(sizes) > 1 and size not in self.took), None)
 
     def size(self, waiting: int) -> int:
         """Of the next pass."""
