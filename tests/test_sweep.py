@@ -51,7 +51,7 @@ def test_what_is_wrong_is_told(tables: dict[str, object], word: str) -> None:
 def test_the_command_refuses_what_does_not_go_with_a_sweep(tmp_path: Path) -> None:
     for argv in (
         ["--sweep"],
-        ["--sweep", "s.toml", "--dry-run"],
+        ["--sweep", "s.toml", "--report"],
         ["--sweep", "s.toml", "--preset", "style"],
         ["--sweep", "s.toml", "--nothing", "1"],
     ):
@@ -73,6 +73,20 @@ def test_a_sweep_is_trained_compared_and_ranked(base_folder: Path, tmp_path: Pat
     with Image.open(Path(one.save.folder) / "together.png") as grid:
         assert grid.width > 2 * 32
     assert main([str(file), "--sweep", "--adapter.rank", "2"]) == 0 and "finished already" in capfd.readouterr().out
+
+
+def test_a_sweeps_dry_run_lists_its_styles_and_leaves_nothing(base_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    one = style("one", base_folder, tmp_path, optim__steps=2)
+    file = tmp_path / "sweep.toml"
+    file.write_text(to_toml(one) + "\n[grid]\nadapter.rank = [1, 2]\n")
+    before = sorted(tmp_path.rglob("*"))
+    assert main([str(file), "--sweep", "--dry-run"]) == 0
+    told = capfd.readouterr().out
+    assert "2 styles over one base, 2 at once" in told and "one-rank-1" in told and "one-rank-2" in told
+    assert "plan of one-rank-1" in told and "GiB" in told
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == [path for path in before if path.is_file()]
+    file.write_text(to_toml(one) + '\n[grid]\nbase.dtype = ["float32", "bfloat16"]\n')
+    assert main([str(file), "--sweep", "--dry-run"]) == 2 and "share one base" in capfd.readouterr().err
 
 
 def test_the_ranking_follows_the_reports(base_folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from training.device import memory_full, peak_memory
 from training.events import Warned
 from training.run import Run, check_same_run, planned
 from training.terminal import clock, escaping_console
+from training.together import AT_ONCE, checked
 from training.workspace import checked_writable
 
 PROBES = 2  # updates measured; the first one also pays for setting things up
@@ -34,6 +36,22 @@ def print_plan(config: RunConfig, began: float) -> None:
     console.print(table)
     for note in notes:
         console.print(f"- {note}", markup=False, soft_wrap=True)
+
+
+def print_sweep(configs: Sequence[RunConfig], began: float) -> None:
+    """Print what a sweep stands for, every style of it checked, and the plan of the first one. Raises StudioError as the sweep itself would."""
+    plans = checked(configs)
+    for config in configs:
+        check_same_run(config)
+    table = Table("style", "pictures", "updates", "goes to", title=f"{len(plans)} styles over one base, {min(len(plans), AT_ONCE)} at once")
+    for plan in plans:
+        optim, name = plan.config.optim, plan.config.save.name
+        updates = f"{optim.steps} of {optim.batch_size * optim.accumulate} pictures"
+        table.add_row(escape(name), str(len(plan.dataset.examples)), updates, escape(str(plan.config.run_folder)))
+    console = escaping_console()
+    console.print(table)
+    console.print("How many go through the base in one pass is timed when they begin. One alone, the first:", markup=False, soft_wrap=True)
+    print_plan(configs[0], began)
 
 
 def measured(config: RunConfig, began: float) -> tuple[dict[str, str], list[str]]:

@@ -41,8 +41,7 @@ def together(configs: Sequence[RunConfig], stop: Stop = never, *, at_once: int |
     A style that cannot go on says so by a Failed event, and the others do. Raises StudioError before anything is begun when the configs
     cannot be trained on one base, or a config is wrong.
     """
-    plans = [planned(config) for config in configs]
-    _check_one_base(plans)
+    plans = checked(configs)
     with ExitStack() as locks:
         for plan in plans:
             locks.enter_context(lock.held(plan.config.run_folder))
@@ -56,7 +55,9 @@ def together(configs: Sequence[RunConfig], stop: Stop = never, *, at_once: int |
             yield from ((first + i, event) for i, event in _Turns(plans[first : first + AT_ONCE], stop, at_once, bench).events())
 
 
-def _check_one_base(plans: Sequence[Plan]) -> None:
+def checked(configs: Sequence[RunConfig]) -> list[Plan]:
+    """Every style's plan. Raises StudioError when a config is wrong or they cannot be trained on one base."""
+    plans = [planned(config) for config in configs]
     if not plans:
         raise ConfigError("there is nothing to train: no style was named.")
     folders: dict[Path, str] = {}
@@ -73,6 +74,7 @@ def _check_one_base(plans: Sequence[Plan]) -> None:
         if other := folders.get(config.run_folder):
             raise ConfigError(f"two styles would be written into {config.run_folder} ({other}). Give each its own save.name.")
         folders[config.run_folder] = config.save.name
+    return plans
 
 
 class Pace:

@@ -67,22 +67,22 @@ def _metavar(s: Setting) -> str:
     return {str: "TEXT", int: "N", float: "X", bool: "{on,off}", list: "ITEM"}[s.kind]
 
 
-def sweep_from(argv: list[str]) -> list[RunConfig]:
-    """The configs of a sweep's file; flags win over what all of them share. Raises ConfigError."""
+def sweep_from(argv: list[str]) -> tuple[list[RunConfig], bool]:
+    """The configs of a sweep's file, and whether only its plan is wanted; flags win over what all of them share. Raises ConfigError."""
     from training.sweep import styles_of
 
     found, unknown = parser().parse_known_args(argv)
     by_key = {s.key: s for s in settings()}
     if unknown:
         raise ConfigError(f"{unknown[0]!r} belongs to no flag. See train_style.py --help.")
-    if not found.file or found.preset is not None or found.dry_run or found.report:
-        raise ConfigError("--sweep takes a file, SWEEP.toml, and flags of settings; no --preset, --dry-run or --report.")
+    if not found.file or found.preset is not None or found.report:
+        raise ConfigError("--sweep takes a file, SWEEP.toml, flags of settings and --dry-run; no --preset or --report.")
     folder = Path(found.file).resolve().parent
     tables = _absolute(read_toml(Path(found.file)), folder)
     styles = tables.get("styles")
     tables |= {"styles": [_absolute(one, folder) if isinstance(one, dict) else one for one in styles]} if isinstance(styles, list) else {}
     flags = {key: _value(by_key[key], value) for key, value in vars(found).items() if key in by_key}
-    return styles_of(with_overrides(tables, _absolute_flags(flags)), found.file)
+    return styles_of(with_overrides(tables, _absolute_flags(flags)), found.file), found.dry_run
 
 
 def config_from(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
@@ -274,7 +274,13 @@ def main(argv: list[str] | None = None) -> int:
         if "--sweep" in argv:
             from training import sweep
 
-            configs = sweep_from(argv)
+            configs, only_plan = sweep_from(argv)
+            if only_plan:
+                from training.dry_run import print_sweep
+
+                if not RANK:  # the first process does it alone
+                    print_sweep(configs, began)
+                return 0
             with _joined(configs[0].base.device) as world:
                 return sweep.run(configs, Interrupts(), world)
         config, wanted = config_from(argv)
