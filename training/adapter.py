@@ -129,6 +129,11 @@ def recompute(network: nn.Module, on: bool) -> None:
             module.gradient_checkpointing = False
 
 
+def recomputed(network: nn.Module) -> list[nn.Module]:
+    """The modules that `recompute` has computed again."""
+    return [block for m in network.modules() if type(m).__name__ == TRANSFORMER for block in m.transformer_blocks] or [network]
+
+
 @contextmanager
 def bare(networks: Iterable[nn.Module]) -> Iterator[None]:
     """While inside, the adapters in training are left out: the networks are the frozen base."""

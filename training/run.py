@@ -673,16 +673,28 @@ class Run:
 
     @torch.no_grad()
     def recomputing(self) -> float:
-        """Seconds of an update that checkpointing takes, measured: those of the denoiser's answers, which it computes a second time."""
-        seconds = 0.0
-        count = self.config.optim.accumulate
-        for number in range(self.step * count, (self.step + 1) * count):
-            for some in self._in_parts(self.batches(number)):
-                said, t = self.said_of(some.captions), some.t.to(self.place.device)
-                began = time.monotonic()
-                self.parts.family.predict(self.parts, some.noisy, t, said)
-                finished(self.place.device)
-                seconds += time.monotonic() - began
+        """Seconds of an update that checkpointing takes, measured: those of the blocks that it computes a second time."""
+        seconds = began = 0.0
+
+        def begin(*_: object) -> None:
+            nonlocal began
+            finished(self.place.device)
+            began = time.monotonic()
+
+        def end(*_: object) -> None:
+            nonlocal seconds
+            finished(self.place.device)
+            seconds += time.monotonic() - began
+
+        blocks, count = adapter.recomputed(self.parts.denoiser), self.config.optim.accumulate
+        hooks = [hook for block in blocks for hook in (block.register_forward_pre_hook(begin), block.register_forward_hook(end))]
+        try:
+            for number in range(self.step * count, (self.step + 1) * count):
+                for some in self._in_parts(self.batches(number)):
+                    self.parts.family.predict(self.parts, some.noisy, some.t.to(self.place.device), self.said_of(some.captions))
+        finally:
+            for hook in hooks:
+                hook.remove()
         return seconds
 
     def loss(self, batch: Batch, said: Tensor) -> Tensor:
