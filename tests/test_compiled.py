@@ -17,6 +17,7 @@ from training import run
 from training.compiled import as_written, compile_passes
 from training.config import RunConfig
 from training.errors import ConfigError
+from training.events import Warned
 from training.loop import train
 from training.together import together
 
@@ -53,7 +54,8 @@ def test_a_compiled_run_learns_and_draws_the_same(how: str, checkpointing: str, 
     list(train(plain))
     assert counting.graphs == 0
     fast = changed(plain, save__name="fast", optim__compile=how)
-    list(train(fast))
+    events = list(train(fast))
+    assert any("optim.compile is for GPUs" in event.message for event in events if isinstance(event, Warned))  # here it is a CPU
     assert 0 < counting.graphs < counting.calls
     assert apart(fast, plain) < 1e-5
     drawn = [sorted((c.run_folder / "previews").glob("*.png")) for c in (fast, plain)]

@@ -263,7 +263,7 @@ class Optim(Section):
     compile: Literal["off", "blocks", "whole"] = setting(
         "off",
         "have torch compile the UNet's passes: its blocks one by one, or the whole of it, on a GPU with CUDA graphs",
-        why="compiling takes minutes, once for every size of pictures, which only long runs on a GPU win back",
+        why="compiling takes minutes for every size of pictures, on a CPU many; only long runs on a GPU win them back",
     )
     deterministic: bool = setting(
         False,

@@ -207,6 +207,8 @@ class Run:
             lasting = config.model_copy(update={"save": config.save.model_copy(update={"resume": "exact"})})
             write_whole(self.folder / "run.toml", to_toml(lasting))
         yield from (Warned(note) for note in plan.dataset.notes)
+        if config.optim.compile != "off" and self.place.device.type == "cpu":
+            yield Warned("compiling for a CPU takes ten minutes and more, and a stop is heard after the first update: optim.compile is for GPUs.")
         yield Noted(f"loading {plan.files.title}")
         self._look_for_room()
         self.parts = self.bench.parts() if self.bench else detect.load(plan.files, self.place)
