@@ -69,6 +69,8 @@ def test_two_processes_train_the_style_of_one(base_folder: Path, tmp_path: Path,
     even = style("even", base_folder, tmp_path, **RICH | {"optim__batch_size": 2, "data__folder": one.data.folder})
     wanted, wanted_even = straight(one), straight(even)
     runs = {name: elsewhere(one, name) for name in ("a-two", "b-resumed", "c-stopped", "d-full", "g-killed")}
+    full = runs["d-full"]  # its passes are split; with checkpointing on auto that would come first
+    runs["d-full"] = full.model_copy(update={"optim": full.optim.model_copy(update={"checkpointing": "off"})})
     runs["e-shards"] = elsewhere(even, "shards")
     runs["f-few"] = style("few", base_folder, tmp_path, optim__batch_size=1)
     made = 0
@@ -88,7 +90,7 @@ def test_two_processes_train_the_style_of_one(base_folder: Path, tmp_path: Path,
         assert figures(heard(folder, name, 0)) == figures(heard(folder, name, 1)), name  # the same bits: the adapters stay alike
     same(even, runs["e-shards"], 2**-10)
     assert alike(figures(heard(folder, "e-shards", 0)), wanted_even)
-    assert any("made again" in value["message"] for kind, value in heard(folder, "d-full", 0) if kind == "Warned")
+    assert any("passes of" in value["message"] for kind, value in heard(folder, "d-full", 0) if kind == "Warned")
     assert {path.name for path in (one.run_folder / "previews").iterdir()} == {
         path.name for path in (runs["a-two"].run_folder / "previews").iterdir()
     }

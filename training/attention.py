@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -72,11 +71,12 @@ def kernels() -> dict[str, Kernel]:
     found: dict[str, Kernel] = {OWN: F.scaled_dot_product_attention}
     found |= {"flash": of_torch(SDPBackend.FLASH_ATTENTION), "efficient": of_torch(SDPBackend.EFFICIENT_ATTENTION)}
     found["cudnn"] = of_torch(SDPBackend.CUDNN_ATTENTION)
-    if find_spec("xformers"):
+    try:
         from xformers.ops import memory_efficient_attention
-
-        turned = lambda x: x.transpose(1, 2)  # its heads stand behind the positions
-        found["xformers"] = lambda q, k, v: turned(memory_efficient_attention(turned(q), turned(k), turned(v)))
+    except (ImportError, OSError):  # not there, or built for another torch
+        return found
+    turned = lambda x: x.transpose(1, 2)  # its heads stand behind the positions
+    found["xformers"] = lambda q, k, v: turned(memory_efficient_attention(turned(q), turned(k), turned(v)))
     return found
 
 
