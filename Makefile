@@ -11,7 +11,7 @@ DEMO_PROMPTS = "red apple" "rocket" "castle" "penguin" "hamburger"
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m training.train_style sample_data/linocut/style.toml --save.folder demo
-	$(BIN)/python -m studio.compare --base mini --style demo/linocut/linocut.safetensors --prompt $(DEMO_PROMPTS) --guidance 3 --out demo/base-beside-linocut.png
+	$(BIN)/python -m studio.compare --base mini --style demo/linocut/linocut.safetensors --prompt $(DEMO_PROMPTS) --guidance 2 --out demo/base-beside-linocut.png
 
 # Three styles of different kinds in one pass, and all of them beside the base
 demo-many: $(VENV)/.ready

@@ -76,14 +76,26 @@ def ours(wish: Case, batch: int, device: str, dtype: str) -> Update:
     from training.batches import drawn
     from training.cache import Latents
     from training.compiled import begin_pass, compile_passes
-    from training.device import choose
+    from training.device import Place, choose, has_own_memory, sent
+    from training.memory import give_back
     from training.optim import Group, Optimiser
 
     place = choose(device, dtype)
-    parts, latents = random_parts(wish.shape, place), Latents()
+    beside = Place(torch.device("cpu"), place.dtype) if has_own_memory(place.device) else place  # each network comes when it is needed
+    parts, latents = random_parts(wish.shape, beside), Latents()
     family, networks = parts.family, parts.networks
+    networks["vae"].to(place.device)
     latents.add("picture", np.random.default_rng(0).integers(0, 255, (wish.px, wish.px, 3), np.uint8), parts)
     del networks["vae"]
+    for part in family.text_encoders:
+        networks[part].to(place.device)
+    with torch.no_grad():
+        kept = None if wish.text else family.encode_text(parts, [CAPTION] * batch)
+    if not wish.text:
+        for part in family.text_encoders:
+            del networks[part]
+    give_back(place.device)
+    parts.denoiser.to(place.device)
     choose_attention(parts.denoiser)
     groups = {}
     for part in (family.denoiser, *(family.text_encoders if wish.text else ())):
@@ -97,25 +109,24 @@ def ours(wish: Case, batch: int, device: str, dtype: str) -> Update:
         recompute(parts.denoiser, wish.checkpointing)
     compile_passes(parts.denoiser, wish.compiled)
     chance: dict[str, Any] = {"shape": latents.shape("picture"), "timesteps": 1000, "flip": False, "caption_dropout": 0.0, "noise_offset": 0.0}
-    with torch.no_grad():
-        kept = None if wish.text else family.encode_text(parts, [CAPTION] * batch)
-    if not wish.text:
-        for part in family.text_encoders:
-            del networks[part]
+    ahead: dict[int, tuple[torch.Tensor, ...]] = {}
 
-    def update(step: int) -> float:
+    def batches(step: int) -> tuple[torch.Tensor, ...]:
         draws = [drawn(0, step, row, **chance) for row in range(batch)]
         x0, noise = torch.stack([latents.sample("picture", d.latent_noise) for d in draws]), torch.stack([d.noise for d in draws])
         t = torch.tensor([d.timestep for d in draws])
         alpha_bar = parts.alphas_cumprod[t]
-        noisy = objective.noised(x0, noise, alpha_bar).to(place.device, place.dtype, memory_format=torch.channels_last)
+        noisy = objective.noised(x0, noise, alpha_bar).to(place.dtype, memory_format=torch.channels_last)
+        wanted = objective.target(parts.prediction_type, x0, noise, alpha_bar)
+        return tuple(sent(x, place.device) for x in (noisy, t, wanted, objective.loss_weights(parts.prediction_type, alpha_bar, 5.0)))
+
+    def update(step: int) -> float:
+        noisy, t, wanted, weights = ahead.pop(step, None) or batches(step)
         words = kept if kept is not None else family.encode_text(parts, [CAPTION] * batch)
         begin_pass(parts.denoiser)
-        said = family.predict(parts, noisy, t.to(place.device), words)
-        wanted = objective.target(parts.prediction_type, x0, noise, alpha_bar).to(place.device)
-        weights = objective.loss_weights(parts.prediction_type, alpha_bar, 5.0).to(place.device)
-        loss = objective.weighted_loss(said, wanted, weights, rows=batch)
+        loss = objective.weighted_loss(family.predict(parts, noisy, t, words), wanted, weights, rows=batch)
         loss.backward()
+        ahead[step + 1] = batches(step + 1)
         norm = optimiser.norm()
         told, _ = torch.stack([loss.detach(), norm]).tolist()
         optimiser.update(norm, 1.0)

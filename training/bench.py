@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.adapter import first_weights
+from training.device import sent
 from training.families.family import Parts
 
 Pair = tuple[nn.Parameter, nn.Parameter]  # down, up
@@ -29,6 +30,13 @@ class Bench:
         self._slots = 0
         self.route: tuple[int, ...] | None = None  # the style of every row
         self._layers: dict[nn.Module, _Layer] = {}
+        self._orders: dict[tuple[int, ...], Tensor] = {}
+
+    def order(self, chosen: tuple[int, ...], device: torch.device) -> Tensor:
+        """The same as a tensor on the device, sent once: a device that is waited for at every layer has nothing to do."""
+        if chosen not in self._orders:
+            self._orders[chosen] = sent(torch.tensor(chosen), device)
+        return self._orders[chosen]
 
     def parts(self) -> Parts:
         """The base, for a run that may drop the networks it needs no more."""
@@ -107,7 +115,7 @@ class _Layer:
         """y and the change of every row; chosen: the matrices of each. The sum is made by the last product, which saves a walk over y."""
         base, groups, pick = self.base, len(down), lambda matrix: matrix
         if chosen != [i for i in range(groups) for _ in range(len(chosen) // groups)]:  # else a style's rows are one block, and none is copied
-            groups, order = len(chosen), torch.tensor(chosen, device=x.device)
+            groups, order = len(chosen), self.bench.order(tuple(chosen), x.device)
             pick = lambda matrix: matrix.index_select(0, order)  # the backward of indexing adds up in any order on several threads
         blocks = lambda rows: rows.reshape(groups, -1, rows.shape[-1])
         if isinstance(base, nn.Linear):
@@ -118,5 +126,5 @@ class _Layer:
             h = torch.bmm(blocks(last(x)), pick(down).flatten(2).transpose(1, 2))
         else:  # all styles' downs as one convolution, of which each row takes its own channels: cheaper than one group a row
             every = F.conv2d(x, down.flatten(0, 1), None, base.stride, base.padding, base.dilation).unflatten(1, down.shape[:2])
-            h = blocks(last(every[torch.arange(len(x), device=x.device), torch.tensor(chosen, device=x.device)]))
+            h = blocks(last(every[torch.arange(len(x), device=x.device), self.bench.order(tuple(chosen), x.device)]))
         return torch.baddbmm(blocks(last(y)), h, pick(up).transpose(1, 2)).view(last(y).shape).permute(0, 3, 1, 2)

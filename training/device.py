@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from training.errors import ConfigError, OutOfMemory
 
@@ -98,6 +99,16 @@ def _choose_algorithms(deterministic: bool, in_cudnn: bool, benchmark: bool, cud
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = in_cudnn, benchmark
     torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)
+
+
+def has_own_memory(device: torch.device) -> bool:
+    """Whether what lies in the machine's memory takes none of the device's."""
+    return device.type == "cuda"
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device. A GPU is not waited for: neither until it has the copy, nor until it has done what it was given before."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def finished(device: torch.device) -> None:

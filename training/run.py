@@ -23,7 +23,7 @@ from training.cache import Latents, Words
 from training.compiled import begin_pass, compile_passes
 from training.config import RunConfig, read_toml, to_toml
 from training.dataset import Dataset, Example, captioned, open_picture, pixels, read_dataset
-from training.device import GIB, Place, choose, finished, told_of
+from training.device import GIB, Place, choose, finished, has_own_memory, sent, told_of
 from training.errors import ConfigError, DataError, DivergedError, OutOfMemory, SpaceError, StyleFileError
 from training.events import Noted, Previewed, Saved, Stepped, Warned
 from training.families import detect
@@ -140,12 +140,12 @@ def _finished(config: RunConfig) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that want one forward and backward, and their part in a loss over `rows` style pictures."""
+    """Rows that want one forward and backward, on the device, and their part in a loss over `rows` style pictures."""
 
     noisy: Tensor  # [B, C, h, w], in the base's precision
     wanted: Tensor  # [B, C, h, w]
     t: Tensor  # [B]
-    weights: Tensor  # [B], on the CPU
+    weights: Tensor  # [B]
     captions: list[str]
     rows: int
 
@@ -189,8 +189,10 @@ class Run:
         self.passes = self.as_set
         self.turns: dict[int, Passes] = {}  # how passes are made from an update on, where not as the settings say
         self.watching = 0 if world.shards else WATCHED  # the others of a divided base wait in the middle of a layer
+        self.staying: set[str] = set()  # networks that updates need, once they are on the device
         self.peaks: dict[str, float] = {}  # GiB that were taken at worst while encoding, and in passes
         self.trial = False
+        self.ahead: tuple[int, tuple[Batch, ...]] | None = None  # a pass that is ready, by its number
         self.pace: list[float] = []  # seconds of the latest updates
         self.parts: Parts
         self.optimiser: Optimiser
@@ -211,20 +213,26 @@ class Run:
             yield Warned("compiling for a CPU takes ten minutes and more, and a stop is heard after the first update: optim.compile is for GPUs.")
         yield Noted(f"loading {plan.files.title}")
         self._look_for_room()
-        self.parts = self.bench.parts() if self.bench else detect.load(plan.files, self.place)
+        self.parts = self.bench.parts() if self.bench else detect.load(plan.files, self.place, waiting=True)
+        self.staying = set(self.parts.networks) - {"vae"} if self.bench else set()
         self.choices = self._buckets()
         self.examples = list(plan.dataset.examples)
         yield from self._crowded()
         if config.prior.images and config.prior.weight:
-            with self._vae_at_hand():
+            with self._at_hand(*self.parts.networks):
                 yield from self._class_pictures(draw_missing=not trial)
         else:
             self.prior_examples: list[Example] = []
         yield Noted(f"encoding {len(self.examples) + len(self.prior_examples)} pictures")
-        with self._vae_at_hand(), self.watched("encoding"):
+        with self._at_hand("vae"), self.watched("encoding"):
             self._encode()
+        # Before the adapters go on: their layers are named as the base's own
+        shapes = {part: detect.weight_shapes(self.parts.networks[part]) for part in self._adaptable}
+        self.names = accepted_names(shapes, self.parts.family.name)
+        self.words = Words(self.parts)
+        with self._at_hand(*(() if self.trains_text else self.parts.family.text_encoders)):
+            self._forget()
         self._attach()
-        self._forget()
         self.good = self._state()
         if not trial:
             yield from self._restore()
@@ -240,7 +248,8 @@ class Run:
         free = memory.free(place.device) / among
         self.room = memory.taken(place.device) + free
         self.limit = (1 - SPARE) * self.room
-        needed = detect.weight_count(files) * place.dtype.itemsize / GIB
+        parts = [files.family.denoiser] if has_own_memory(place.device) else files.family.classes  # the others need not be there with it
+        needed = detect.weight_count(files, parts) * place.dtype.itemsize / GIB
         if self.bench is None and needed > free:
             half = ", or set base.dtype = bfloat16" if place.dtype == torch.float32 else ""
             raise OutOfMemory(
@@ -259,14 +268,26 @@ class Run:
         self.peaks[what] = max(watch.peak, self.peaks.get(what, 0.0))
 
     @contextmanager
-    def _vae_at_hand(self) -> Iterator[None]:
-        """While inside, the VAE is on the device. No update needs it, so that it waits beside a GPU, not in its memory."""
-        vae = self.parts.networks["vae"].to(self.place.device)
+    def _at_hand(self, *parts: str) -> Iterator[None]:
+        """While inside, these networks are on the device. What updates do not need waits beside a GPU, not in its memory."""
+        for part in parts:
+            self.parts.networks[part].to(self.place.device)
         try:
             yield
         finally:
-            if self.place.device.type == "cuda":
-                vae.to("cpu")
+            if has_own_memory(self.place.device):
+                for part in {*parts} & {*self.parts.networks} - self.staying:
+                    self.parts.networks[part].to("cpu")
+                memory.give_back(self.place.device)
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether what a caption says changes from update to update."""
+        return self.config.optim.text_encoder_lr > 0 or self.config.adapter.tokens > 0
+
+    @property
+    def _adaptable(self) -> tuple[str, ...]:
+        return (self.parts.family.denoiser, *self.parts.family.text_encoders)
 
     def _as_before(self) -> Iterator[Noted]:
         """Make the passes as this run made them after these updates, to the bit; what the setting says of checkpointing now wins."""
@@ -336,12 +357,13 @@ class Run:
         config, family, networks = self.config, self.parts.family, self.parts.networks
         from training.attention import choose_attention
 
+        self.staying = {*self._adaptable} & {*networks}
+        for part in self.staying:
+            networks[part].to(self.place.device)
         choose_attention(self.parts.denoiser)
         lrs = {family.denoiser: config.optim.unet_lr, **dict.fromkeys(family.text_encoders, config.optim.text_encoder_lr)}
         self.adapters: dict[tuple[str, str], tuple[nn.Parameter, nn.Parameter]] = {}
         groups: dict[str, Group] = {}
-        # Before the adapters go on: their layers are named as the base's own
-        self.names = accepted_names({part: detect.weight_shapes(networks[part]) for part in lrs}, family.name)
         for part, lr in lrs.items():
             if lr == 0:
                 continue
@@ -359,8 +381,6 @@ class Run:
         if count := config.adapter.tokens:
             self.tokens = (self._first_token(count),)
             groups["tokens"] = Group([p for token in self.tokens for p in token.vectors.values()], config.optim.token_lr)
-        self.trains_text = config.optim.text_encoder_lr > 0 or bool(self.tokens)
-        self.words = Words(self.parts)
         self.optimiser = Optimiser(groups, weight_decay=config.optim.weight_decay, clip=config.optim.clip, ema=config.optim.ema)
         self.order = Order(self._groups(), batch_size=config.optim.batch_size, seed=config.optim.seed)
         self.scale_loss = 2.0**10 if self.place.dtype == torch.float16 else 1.0  # keeps small float16 gradients from vanishing
@@ -519,7 +539,8 @@ class Run:
         try:
             for k in range(optim.accumulate):
                 number = self.step * optim.accumulate + k
-                losses.append((yield Asked(self, self.batches(number), number)))
+                losses.append((yield Asked(self, self._ready(number), number)))
+                self._look_ahead(number + 1)
         except TooManyError:
             self.optimiser.clear()  # what the pass had left there
             return Warned(f"the memory is full: update {self.step + 1} is made again with fewer styles at once. What is learnt stays the same.")
@@ -641,10 +662,20 @@ class Run:
         captions = ["" if d.wordless else caption for (_, caption, _), d in zip(picked, draws, strict=True)]
         alpha_bar = parts.alphas_cumprod[t]
         weights = objective.loss_weights(parts.prediction_type, alpha_bar, optim.min_snr) * torch.tensor([w for _, _, w in picked])
-        noisy = objective.noised(x0, noise, alpha_bar).to(self.place.device, self.place.dtype, memory_format=torch.channels_last)
-        wanted = objective.target(parts.prediction_type, x0, noise, alpha_bar).to(self.place.device)
-        made = Batch(noisy, wanted, t, weights, captions, len(rows))
+        noisy = objective.noised(x0, noise, alpha_bar).to(self.place.dtype, memory_format=torch.channels_last)
+        wanted = objective.target(parts.prediction_type, x0, noise, alpha_bar)
+        made = Batch(*(sent(tensor, self.place.device) for tensor in (noisy, wanted, t, weights)), captions, len(rows))
         return (made, self._staying(made, [self.examples[i].plain for i in style])) if self.config.prior.frozen_weight else (made,)
+
+    def _ready(self, number: int) -> tuple[Batch, ...]:
+        (at, made), self.ahead = self.ahead or (None, ()), None
+        return made if at == number else self.batches(number)
+
+    def _look_ahead(self, number: int) -> None:
+        """Make the next pass's batches while the device is still at work on the last one, if they are chance and pictures alone."""
+        optim, prior = self.config.optim, self.config.prior
+        if number < optim.steps * optim.accumulate and not prior.frozen_weight:
+            self.ahead = number, self.batches(number)
 
     def _staying(self, made: Batch, plain: list[str]) -> Batch:
         """Style pictures with captions without the trigger, to which the answer shall stay the frozen base's own (Li and Hoiem 2016, of classes)."""
@@ -693,7 +724,7 @@ class Run:
         try:
             for number in range(self.step * count, (self.step + 1) * count):
                 for some in self._in_parts(self.batches(number)):
-                    self.parts.family.predict(self.parts, some.noisy, some.t.to(self.place.device), self.said_of(some.captions))
+                    self.parts.family.predict(self.parts, some.noisy, some.t, self.said_of(some.captions))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -701,7 +732,7 @@ class Run:
 
     def loss(self, batch: Batch, said: Tensor) -> Tensor:
         """Its part in the loss of a pass."""
-        return objective.weighted_loss(said, batch.wanted, batch.weights.to(self.place.device), rows=batch.rows)
+        return objective.weighted_loss(said, batch.wanted, batch.weights, rows=batch.rows)
 
     @property
     def loss_share(self) -> float:
@@ -709,7 +740,7 @@ class Run:
         return self.scale_loss / self.config.optim.accumulate
 
     def _said(self, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
-        return self.parts.family.predict(self.parts, noisy, t.to(self.place.device), self.said_of(captions))
+        return self.parts.family.predict(self.parts, noisy, t, self.said_of(captions))
 
     def said_of(self, captions: Sequence[str]) -> Conditioning:
         """The states of captions, from memory where the text encoder is not trained."""
@@ -735,7 +766,7 @@ class Run:
         prompts, paths = self.prompts(), self._preview_paths()
         if not (self.world.writes or self.world.shards):
             return Previewed(self.step, paths, tuple(p.text for p in prompts))
-        with self.optimiser.averaged(), self.worn(), self._vae_at_hand():
+        with self.optimiser.averaged(), self.worn(), self._at_hand("vae"):
             pictures = draw(self.parts, prompts, encode=self.said_of)
         for path, prompt, picture in zip(paths, prompts, pictures, strict=True):
             if self.world.writes:

@@ -309,7 +309,7 @@ class _Turns:
         noisy, t = (torch.cat([getattr(batch, name) for _, batch in each]) for name in ("noisy", "t"))
         adapter.recompute(parts.denoiser, any(run.passes.checkpointing for run, _ in each))
         with waiting[0].run.watched(), self.bench.routed([run.slot for run, batch in each for _ in batch.t]):
-            said = family.predict(parts, noisy, t.to(parts.denoiser.device), family.gather(words))
+            said = family.predict(parts, noisy, t, family.gather(words))
             losses = [run.loss(batch, some) for (run, batch), some in zip(each, said.split([len(batch.t) for _, batch in each]), strict=True)]
             torch.stack([loss * run.loss_share for (run, _), loss in zip(each, losses, strict=True)]).sum().backward()
         return [torch.stack([loss.detach() for (run, _), loss in zip(each, losses, strict=True) if run is asked.run]).sum() for asked in waiting]

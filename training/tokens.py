@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from training.batches import FIRST_TOKENS, dice
+from training.device import sent
 from training.errors import ConfigError
 from training.style_words import Vectors, Words
 
@@ -81,11 +82,11 @@ def spoken(encoder: nn.Module, part: str, tokenizer: Any, captions: Sequence[str
             rows.append(i)
             columns.append(column)
             vectors.append(row[word].vectors[part][k])
-    ids = ids.to(encoder.device)
+    ids = sent(ids, encoder.device)
     if not vectors:
         yield ids
         return
-    at = torch.tensor(rows, device=encoder.device), torch.tensor(columns, device=encoder.device)
+    at = sent(torch.tensor(rows), encoder.device), sent(torch.tensor(columns), encoder.device)
     put = lambda module, given, embedded: embedded.index_put(at, torch.stack(vectors).to(embedded))
     hook = encoder.get_input_embeddings().register_forward_hook(put)
     try:

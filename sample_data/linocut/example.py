@@ -23,11 +23,11 @@ def main() -> int:
     """Exit code 0, or the training's."""
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder))
-        code = train_style.main([str(HERE / "style.toml"), "--save.folder", str(workspace.runs())])
+        code = train_style.main([str(HERE / "style.toml"), "--save.folder", str(workspace.runs()), "--report.minutes", "60"])  # a slow machine too
         if code:
             return code
         run = workspace.runs() / "linocut"
-        drawn = comparisons.begin(workspace, Wish("mini", (("run:linocut", 0.6), ("run:linocut", 1.0)), PROMPTS, (1,), 25, 3.0, 0))
+        drawn = comparisons.begin(workspace, Wish("mini", (("run:linocut", 0.6), ("run:linocut", 1.0)), PROMPTS, (1,), 25, 2.0, 0))
         while jobs.is_alive(drawn):
             time.sleep(1)
         shutil.rmtree(OUT, ignore_errors=True)

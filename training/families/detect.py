@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,8 +162,11 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def load_part(files: BaseFiles, part: str, place: Place) -> nn.Module:
-    """One network, frozen, in eval mode, channels_last where it has convolutions; read straight into its precision. Raises ModelError."""
+def load_part(files: BaseFiles, part: str, place: Place, *, waiting: bool = False) -> nn.Module:
+    """One network, frozen, in eval mode, channels_last where it has convolutions; read straight into its precision. Raises ModelError.
+
+    waiting: it stays in the machine's memory until it is sent to the device.
+    """
     folder = files.folder / part
     _, variant = weights_of(folder, files.title)
     dtype = place.dtype
@@ -183,7 +187,7 @@ def load_part(files: BaseFiles, part: str, place: Place) -> nn.Module:
     if missing := sorted({name for name, _ in network.named_parameters()} & set(told["missing_keys"])):
         raise ModelError(f"{folder} lacks {len(missing)} of its weights ({missing[0]}). Download the base again.")
     network.eval().requires_grad_(False)
-    network = network.to(place.device)
+    network = network if waiting else network.to(place.device)
     if part not in files.family.text_encoders:
         network = network.to(memory_format=torch.channels_last)
         quicken(network)
@@ -207,14 +211,14 @@ def _levels(config: dict[str, Any], usual: tuple[int, ...], folder: Path) -> int
     return len(found)
 
 
-def load(files: BaseFiles, place: Place) -> Parts:
-    """The whole base, frozen, on a device. Raises ModelError."""
+def load(files: BaseFiles, place: Place, *, waiting: bool = False) -> Parts:
+    """The whole base, frozen, on a device, or waiting beside it. Raises ModelError."""
     import diffusers
 
     size, multiple = sides(files)
     family = files.family
     scheduler, tokenizers = _scheduler(files), {name: _tokenizer(files, name) for name in family.tokenizers}
-    networks = {part: load_part(files, part, place) for part in family.classes}
+    networks = {part: load_part(files, part, place, waiting=waiting) for part in family.classes}
     for tokenizer, part in zip(tokenizers.values(), family.text_encoders, strict=True):
         known = networks[part].get_input_embeddings().num_embeddings
         if len(tokenizer) > known:
@@ -237,10 +241,10 @@ def load(files: BaseFiles, place: Place) -> Parts:
     )
 
 
-def weight_count(files: BaseFiles) -> int:
-    """Weights of all its networks, told from the headers of its files; a file that cannot be read counts nothing: loading it says why."""
+def weight_count(files: BaseFiles, parts: Iterable[str]) -> int:
+    """Weights of these networks of it, told from the headers of its files; a file that cannot be read counts nothing: loading it says why."""
     count = 0
-    for part in files.family.classes:
+    for part in parts:
         for path in weights_of(files.folder / part, files.title)[0]:
             try:
                 with safetensors.safe_open(path, "numpy") as found:

@@ -36,7 +36,8 @@ def encode_text(parts: Parts, captions: Sequence[str], tokens: Sequence[Row] = (
 def predict(parts: Parts, noisy: Tensor, timesteps: Tensor, conditioning: Said) -> Tensor:
     """The UNet hears that the picture was never larger and is not cropped (Podell et al. 2023, 2.2), in training as in drawing."""
     height, width = (side * parts.pixel_step for side in noisy.shape[2:])
-    told = torch.tensor([height, width, 0, 0, height, width], dtype=noisy.dtype, device=noisy.device)  # original size, crop, target size; px
+    told = noisy.new_zeros(6)  # original size, crop, target size; px. Filled on the device, which a copy from the host would wait for
+    told[0::4], told[1::4] = height, width
     beside = {"text_embeds": conditioning.pooled, "time_ids": told.expand(len(noisy), -1)}
     return parts.denoiser(noisy, timesteps, conditioning.states, added_cond_kwargs=beside, return_dict=False)[0]
 

@@ -46,7 +46,7 @@ def flattened(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
 class Stage:
     """One resumable training: `for step in stage: loss.backward(); stage.update(loss)`."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], folder: Path, *, steps: int, lr: float, average: float) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], folder: Path, *, steps: int, lr: float, average: float, decay: float = DECAY) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.flat, self.grad = flattened(self.parameters)
         self.moments = (torch.zeros_like(self.flat), torch.zeros_like(self.flat))
@@ -54,7 +54,7 @@ class Stage:
         whole.grad = self.grad
         self.adamw = torch.optim.AdamW([whole], betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.averaged = self.flat.clone()
-        self.folder, self.steps, self.lr, self.horizon = folder, steps, lr, average
+        self.folder, self.steps, self.lr, self.horizon, self.decay = folder, steps, lr, average, decay
         self.step = 0
         self.rank, self.streams = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class Stage:
 
     def learning_rate(self) -> float:
         """Warm up, hold, then fall as one minus the square root (Hägele et al. 2024, arXiv 2405.18392)."""
-        left = (self.steps - self.step) / (DECAY * self.steps)
+        left = (self.steps - self.step) / (self.decay * self.steps)
         return self.lr * min(1.0, (self.step + 1) / WARM_UP) * (1 - math.sqrt(1 - min(1.0, max(left, 0.0))))
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from training.device import has_bfloat16_units
 from training.norm import quicken
 
 LENGTH = 32  # tokens a caption
@@ -85,6 +86,11 @@ def captions_of(lessons: Lessons, tokenizer: CLIPTokenizer) -> tuple[Tensor, Ten
     return texts, torch.tensor([share for share, _ in phrases[0]])
 
 
+def mixed(device: str) -> bool:
+    """Whether bfloat16 is quicker than float32 there."""
+    return device != "cpu" or has_bfloat16_units()
+
+
 def train(lessons: Lessons, work: Path, *, steps: int, device: str, start: Path | None = None) -> None:
     """Train to `steps`, going on from work/painter's state; work/painter/model holds the averaged weights as a pipeline.
 
@@ -108,7 +114,8 @@ def train(lessons: Lessons, work: Path, *, steps: int, device: str, start: Path 
     text_encoder, unet = text_encoder.to(device), unet.to(device, memory_format=torch.channels_last)
     quicken(unet)
     trained = nn.ModuleList([unet, text_encoder])
-    stage = Stage(trained.parameters(), work / "painter", steps=steps, lr=8e-4, average=600)
+    schedule: dict[str, float] = dict(lr=2e-4, decay=1.0) if start else dict(lr=8e-4)
+    stage = Stage(trained.parameters(), work / "painter", steps=steps, average=600, **schedule)
     alphas = DDPMScheduler(**BETAS).alphas_cumprod
     texts, shares = captions_of(lessons, tokenizer)
 
@@ -121,7 +128,7 @@ def train(lessons: Lessons, work: Path, *, steps: int, device: str, start: Path 
         noise = torch.randn(x0.shape, generator=dice)
         a = alphas[t].view(-1, 1, 1, 1)
         noisy = (a.sqrt() * x0 + (1 - a).sqrt() * noise).to(device, memory_format=torch.channels_last)
-        with torch.autocast(noisy.device.type, torch.bfloat16):
+        with torch.autocast(noisy.device.type, torch.bfloat16, enabled=mixed(device)):
             states = text_encoder(texts[phrase, rows].to(device))[0]
             predicted = unet(noisy, t.to(device), states).sample
         return (predicted.float() - (a.sqrt() * noise - (1 - a).sqrt() * x0).to(device)).square().mean()
@@ -149,7 +156,7 @@ def sheet(pipe: StableDiffusionPipeline, styles: list[str]) -> Image.Image:
     rows = []
     for style in styles:
         noise = [torch.Generator().manual_seed(i) for i in range(len(SHOWN))]
-        with torch.autocast(pipe.device.type, torch.bfloat16):
+        with torch.autocast(pipe.device.type, torch.bfloat16, enabled=mixed(pipe.device.type)):
             rows.append(pipe([f"{c}, {style} style" for c in SHOWN], num_inference_steps=20, guidance_scale=4.0, generator=noise).images)
     side = rows[0][0].width
     canvas = Image.new("RGB", (side * len(SHOWN), side * len(rows)))
