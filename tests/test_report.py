@@ -222,6 +222,15 @@ def test_quality_rises_with_style_and_content_falls_with_copies_and_heeds_the_ch
     assert rated(tried(style=0.0))[0] == 0
 
 
+def test_what_hardly_differs_is_recommended_as_it_was_trained() -> None:
+    weak, full = tried(strength=0.7, quality=0.8), tried(strength=1.0, quality=0.795)
+    assert report.recommended([weak, full]) is full
+    assert report.recommended([weak, dataclasses.replace(full, quality=0.78)]) is weak
+    early, late = tried(step=1, quality=0.8), tried(step=2, quality=0.8)
+    assert report.recommended([late, early]) is early
+    assert report.recommended([early, dataclasses.replace(late, quality=0.801)]).step == 2
+
+
 def test_words_say_when_longer_is_worse_and_when_longer_would_help() -> None:
     base = tried(file="", step=0, style=0.0, content=0.9)
     early, late = tried(), tried(step=200, content=0.4, quality=0.4)
@@ -254,7 +263,7 @@ def test_a_run_ends_with_a_report(base_folder: Path, tmp_path: Path, capsys: pyt
     assert {(t["step"], t["strength"]) for t in told["tried"]} == {(s, k) for s in (2, 4) for k in (0.7, 0.85, 1.0)}
     assert "castle" not in told["prompts"] and len(told["prompts"]) == 4
     assert all(0 <= t[key] <= 1 for t in told["tried"] for key in ("style", "content", "copies", "quality"))
-    assert told["best"]["quality"] == max(t["quality"] for t in told["tried"])
+    assert told["best"]["quality"] >= 0.99 * max(t["quality"] for t in told["tried"])
     page = (config.run_folder / "report" / "report.html").read_text()
     assert page.count("<img") == 4 * 7 and "http" not in page.replace("http-equiv", "") and "<b>castle" not in page
     (config.run_folder / "report" / "report.json").unlink()

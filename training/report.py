@@ -32,6 +32,7 @@ from training.witnesses import Witness
 
 ENOUGH = 0.9  # share of pictures taken for the style, beyond which more training is not advised
 NEAR = 0.05  # share of pictures that lie so near to a training picture by chance: nearer than those of the base, and than those of each other
+HARDLY = 0.01  # of the quality: a smaller difference is nothing that two dozen prompts can tell
 FEWEST = 4  # prompts, below which shares mean nothing
 AT_ONCE = 12  # pictures in one denoising loop
 
@@ -129,7 +130,7 @@ def judged(
             tried.append(found)
     rate([base])
     rate(tried)
-    best = max(tried, key=lambda t: (t.quality, -t.step, -t.strength))
+    best = recommended(tried)
     loss_on = "pictures that were held out" if wish.held_out else "the training pictures themselves, since no others were given"
     return Report(base, tried, tuple(texts), best, in_words(best, tried, base), examiner.reachable, time.monotonic() - began, loss_on)
 
@@ -181,6 +182,12 @@ def rate(tried: Sequence[Tried]) -> None:
             sum(w * _said(t, what) for t, w in ((one, 1.0), *((t, 0.5) for t in beside))) / (1 + 0.5 * len(beside)) for what in ("style", "content")
         )
         one.quality = (style**2 * content) ** (1 / 3) * (1 - max(0.0, one.copies - 2 * NEAR))
+
+
+def recommended(tried: Sequence[Tried]) -> Tried:
+    """The one of highest quality; of those that hardly differ from it the one that is worn as it was trained, at strength 1."""
+    enough = max(t.quality for t in tried) * (1 - HARDLY)
+    return max((t for t in tried if t.quality >= enough), key=lambda t: (-abs(t.strength - 1), t.quality, -t.step))
 
 
 def _said(tried: Tried, what: str) -> float:
