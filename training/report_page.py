@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from training.measures import BANDS
-from training.report import Report, Tried
+from training.report import HARDLY, Report, Tried
 from training.workspace import write_whole
 
 LARGEST = 192  # px, side of a picture on the page
@@ -52,7 +52,7 @@ def page(report: Report) -> str:
 <p class="note"><b>Style</b>: share of pictures that are more like the training pictures than like the base's own, the likeness of a true
 picture counted whole. <b>Content</b>: how surely the base tells the picture to be what was asked, among {len(report.prompts)} things or more.
 <b>Copies</b>: pictures that are nearer to a training picture than those are to each other. <b>Quality</b>: the geometric mean of
-style, counted twice, and content, over a checkpoint and those beside it, less the copies beyond chance; of what differs by less than 1 %,
+style, counted twice, and content, over a checkpoint and those beside it, less the copies beyond chance; of what differs by less than {HARDLY:.0%},
 strength 1 is recommended. <b>Loss</b>: error of the prediction at
 fixed noise, against the base's, from little noise to much, over {html.escape(report.loss_on)}. Below 1 the style has learnt; where it
 rises again over the updates, it learns by heart. Prompts were not in the data. Measured in {report.seconds:.0f} s.</p>

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from pace import Stage
+from pace import Stage, mixed
 from torch import Tensor
 
 from training.norm import quicken
@@ -55,7 +55,7 @@ def crops(pictures: Tensor, dice: torch.Generator) -> Tensor:
 
 def loss_of(vae: AutoencoderKL, x: Tensor) -> Tensor:
     """L1 + L2 + L1 of edges (fine lines) + L1 of 8 px means (colours) + KL."""
-    with torch.autocast(x.device.type, torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=mixed(x.device.type)):
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample()).sample
     error = y.float() - x

@@ -17,9 +17,16 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from training.device import has_bfloat16_units
+
 WARM_UP = 200  # steps
 AVERAGE_EVERY = 4  # steps between moves of the averaged copy
 DECAY = 0.25  # the last share of a stage, in which the learning rate falls to nothing
+
+
+def mixed(device: str) -> bool:
+    """Whether bfloat16 is quicker than float32 there."""
+    return device != "cpu" or has_bfloat16_units()
 
 
 def flattened(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:

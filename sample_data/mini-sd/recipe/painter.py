@@ -14,12 +14,11 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from lessons import Lessons
-from pace import Stage
+from pace import Stage, mixed
 from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from training.device import has_bfloat16_units
 from training.norm import quicken
 
 LENGTH = 32  # tokens a caption
@@ -84,11 +83,6 @@ def captions_of(lessons: Lessons, tokenizer: CLIPTokenizer) -> tuple[Tensor, Ten
     ids = lambda texts: tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
     texts = torch.stack([ids([p[k][1] for p in phrases]) for k in range(len(phrases[0]))])
     return texts, torch.tensor([share for share, _ in phrases[0]])
-
-
-def mixed(device: str) -> bool:
-    """Whether bfloat16 is quicker than float32 there."""
-    return device != "cpu" or has_bfloat16_units()
 
 
 def train(lessons: Lessons, work: Path, *, steps: int, device: str, start: Path | None = None) -> None:
