@@ -396,6 +396,11 @@ def test_from_a_drawer_of_pictures_to_a_dataset(
 
     # All captions at once; undone after a reload
     unfolded(tab, "#bulk", "Change all captions")
+    tab.locator("#bulk-apply").click()
+    expect(tab.get_by_text("“Words” is empty")).to_be_visible()
+    tab.wait_for_timeout(500)
+    expect(tab.locator("#caption textarea")).to_be_visible()  # told once, and laid over nothing
+    expect(tab.locator("[data-testid=status-tracker] .error:visible")).to_have_count(0)
     tab.locator("#bulk-words input, #bulk-words textarea").fill("ink")
     expect(tab.locator("#bulk-example")).to_contain_text("ink, a red apple")
     tab.locator("#bulk-apply").click()

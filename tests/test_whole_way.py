@@ -139,7 +139,7 @@ def test_from_twelve_pictures_to_a_style_that_was_given_away(page: sync_api.Page
     page.locator("#more-styles").click()
     page.locator("#style-2 input").click()
     page.get_by_role("option").nth(1).click()
-    page.locator("#mix").get_by_role("button", name="Mix them").click()
+    unfolded(page, "#mix", "Mix them")
     page.locator("#mix-1 input[type=number]").fill("0.5")
     page.locator("#keep-mix").click()
     expect(page.get_by_text("Give two styles a weight above 0 first")).to_be_visible()

@@ -18,7 +18,7 @@ import gradio as gr
 from studio import comparisons, jobs, library, reloading, shelf, uploads
 from studio.charts import terminal
 from studio.comparisons import MOST_COLUMNS, Wish
-from studio.tabs import PRIVATE, QUIET, address, follow, in_html, offered, offered_address, told
+from studio.tabs import QUIET, address, follow, in_html, offered, offered_address, told
 from studio.tabs import compare_views as views
 from training.errors import ConfigError, DataError, StudioError
 from training.workspace import Workspace
@@ -218,7 +218,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     page.load(lambda: next(iter(comparisons.names(workspace)), ""), None, job, **QUIET).then(look, seen, view, **QUIET)
     more.click(one_more, count, [count, more, *rows], **QUIET)
     along.click(spread, pickers[0], [*pickers, count, *rows], **QUIET)
-    keep_mix.click(keep, [*pickers, *mixers], pickers, **PRIVATE)
+    keep_mix.click(keep, [*pickers, *mixers], pickers, **QUIET)
     draw.click(begin, [lock, *form], [seeds, job], **QUIET).success(look, seen, view, **QUIET)
     reseed.click(begin_anew, form, [seeds, job], **QUIET).success(look, seen, view, **QUIET)
     past.select(choose, None, job, **QUIET).then(look, seen, view, **QUIET)
