@@ -1,4 +1,4 @@
-"""Attention in slices: the formula's numbers and gradients, and nothing kept but what goes in."""
+"""Attention in slices and in blocks: the formula's numbers and gradients, and nothing kept but what goes in."""
 
 from __future__ import annotations
 
@@ -22,6 +22,31 @@ def given(dtype: torch.dtype, keys: int = 9) -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize("at_once", [1, 250, 10**6])  # one row of a head, two rows and a rest, everything
 def test_values_and_gradients_are_those_of_float64(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bound: float, at_once: int) -> None:
     monkeypatch.setattr(attention, "SCORES_AT_ONCE", at_once)
+    as_in_float64(attend, dtype, bound)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("at_once", [1, 60, 10**6])  # one key, five and a rest, all
+def test_so_are_those_of_the_backward_in_blocks(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bound: float, at_once: int) -> None:
+    monkeypatch.setattr(attention, "SCORES_IN_A_BLOCK", at_once)
+
+    def in_blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return attention._LongAttention.apply(*((x.reshape(-1, *x.shape[2:])) for x in (q * q.shape[-1] ** -0.5, k, v))).view(q.shape)
+
+    as_in_float64(in_blocks, dtype, bound)
+
+
+def test_large_maps_in_bfloat16_go_there_where_the_processor_has_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "PLAIN_UP_TO", 50)
+    for amx, dtype, in_blocks in ((True, torch.bfloat16, True), (True, torch.float32, False), (False, torch.bfloat16, False)):
+        monkeypatch.setattr(attention, "AMX", amx)
+        found = attend(*given(dtype))
+        made_by = {found.grad_fn.name(), *(node.name() for node, _ in found.grad_fn.next_functions)}
+        assert any("LongAttention" in name for name in made_by) == in_blocks, made_by
+
+
+def as_in_float64(attend: attention.Kernel, dtype: torch.dtype, bound: float) -> None:
+    """Values and gradients differ from those of the formula in float64 by less than a share of the largest of them."""
     inputs = given(dtype)
     exact = tuple(x.detach().double().requires_grad_() for x in inputs)
     q, k, v = exact

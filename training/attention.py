@@ -1,7 +1,8 @@
 """Attention for the frozen base: the kernel is chosen by shape, because none is the quickest for all.
 
 Measured on CPUs with bf16 units: softmax(q k^T) v in slices wins for cross-attention and for maps up to about 1024 positions, since the fused
-one's backward is slow for short rows. On a GPU every kernel that is there is timed when a shape is first met.
+one's backward is slow for short rows. For larger maps the fused one wins, but on CPUs with AMX only its forward does: there the backward goes
+through the keys in blocks. On a GPU every kernel that is there is timed when a shape is first met.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ OWN = "torch's own choice"
 TIMED = 3  # times that each kernel is timed for a shape, after one that does not count
 PLAIN_UP_TO = 1024 * 1024  # queries x keys, on a CPU with gradients
 SCORES_AT_ONCE = 1024 * 1024  # 2 MiB of bfloat16
+SCORES_IN_A_BLOCK = 4 * 1024 * 1024  # of a head's queries with some of its keys, in large maps
+AMX = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
 
 class _Attention(torch.autograd.Function):
@@ -50,6 +53,52 @@ class _Attention(torch.autograd.Function):
             torch.bmm(to_scores, k[some], out=to_q[some])
             torch.bmm(to_scores.transpose(1, 2), q[some], out=to_k[some])
         return to_q, to_k, to_v
+
+
+class _LongAttention(torch.autograd.Function):
+    """softmax(q k^T) v for [rows, n, d] and [rows, m, d]: forward by torch's fused kernel, backward head by head through the keys in blocks.
+
+    With L the logarithm of a query's sum of exponentials and D = sum(grad * mixed), the probabilities are exp(q k^T - L) and the gradient of
+    the scores is p (grad v^T - D): Dao 2023, FlashAttention-2, algorithm 2. L and D go through the products as two more columns each, the
+    second holding what rounding to the inputs' precision takes from the first, so a block is read and written twice less.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q[None], k[None], v[None], scale=1.0)
+        mixed, logs = found[0][0], found[1][0]
+        ctx.save_for_backward(q, k, v, mixed, logs)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, mixed, logs = ctx.saved_tensors
+        grad = grad.contiguous()
+        at_once = max(1, SCORES_IN_A_BLOCK // q.shape[1])
+        room = [q.new_empty(q.shape[1] * min(at_once, k.shape[1])) for _ in range(2)]
+        sums = (grad.to(logs.dtype) * mixed.to(logs.dtype)).sum(-1)
+        to_q, to_k, to_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        for row in range(len(q)):
+            queries, grads = _with(q[row], -logs[row]), _with(grad[row], -sums[row])
+            keys, values = (torch.cat([x[row], x.new_ones(len(x[row]), 2)], 1).t() for x in (k, v))
+            to_queries = logs.new_zeros(q.shape[1:])
+            for i in range(0, k.shape[1], at_once):
+                some = slice(i, i + at_once)
+                shape = (q.shape[1], len(k[row, some]))
+                p, to_scores = (x[: shape[0] * shape[1]].view(shape) for x in room)
+                torch.mm(queries, keys[:, some], out=p).exp_()
+                torch.mm(p.t(), grad[row], out=to_v[row, some])
+                torch.mm(grads, values[:, some], out=to_scores).mul_(p)
+                torch.mm(to_scores.t(), q[row], out=to_k[row, some])
+                to_queries += to_scores @ k[row, some]
+            to_q[row] = to_queries
+        return to_q, to_k, to_v
+
+
+def _with(x: Tensor, beside: Tensor) -> Tensor:
+    """x: [n, d] with two more columns, which add up to beside: [n], of a higher precision."""
+    rounded = beside.to(x.dtype)
+    return torch.cat([x, rounded[:, None], (beside - rounded).to(x.dtype)[:, None]], 1)
 
 
 def _slices(q: Tensor, k: Tensor) -> Iterator[slice]:
@@ -118,9 +167,11 @@ def _timed(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, learning: bool) -> f
 
 def attend(q: Tensor, k: Tensor, v: Tensor, table: Table | None = None) -> Tensor:
     """q: [B, heads, n, d]; k, v: [B, heads, m, d] -> [B, heads, n, d]. Vaswani et al. 2017, eq. 1. table: of the kernels of a GPU."""
-    if q.device.type == "cpu" and torch.is_grad_enabled() and q.shape[2] * k.shape[2] <= PLAIN_UP_TO:
-        rows = lambda x: x.reshape(-1, *x.shape[2:])
-        return _Attention.apply(rows(q * q.shape[-1] ** -0.5), rows(k), rows(v)).view(q.shape)
+    if q.device.type == "cpu" and torch.is_grad_enabled():
+        small = q.shape[2] * k.shape[2] <= PLAIN_UP_TO
+        if small or (AMX and q.dtype == torch.bfloat16):
+            rows = lambda x: x.reshape(-1, *x.shape[2:])
+            return (_Attention if small else _LongAttention).apply(rows(q * q.shape[-1] ** -0.5), rows(k), rows(v)).view(q.shape)
     # What was timed differs from time to time; equal bits need one choice, and so does code that is compiled once
     if table is None or torch.compiler.is_compiling() or torch.are_deterministic_algorithms_enabled():
         return F.scaled_dot_product_attention(q, k, v)
