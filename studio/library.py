@@ -14,7 +14,7 @@ from studio import jobs, preferences
 from studio.cards import card
 from training import events
 from training.errors import StudioError, StyleFileError
-from training.style_file import read_metadata
+from training.style_file import read_metadata, recipe_of
 from training.workspace import STEPS, Workspace, inside
 
 
@@ -97,6 +97,16 @@ def prompts(workspace: Workspace, id: str) -> tuple[str, ...]:
         return ()
     drawn = [e.prompts for e in events.read(workspace.runs() / name / "events.jsonl") if isinstance(e, events.Previewed)]
     return drawn[-1] if drawn else ()
+
+
+def guidance(style: Style) -> float | None:
+    """The guidance scale of the previews by which a style was judged while it was made; None when its file does not say."""
+    try:
+        preview = recipe_of(read_metadata(style.path)).get("preview")
+    except StyleFileError:
+        return None
+    told = preview.get("guidance") if isinstance(preview, dict) else None
+    return float(told) if isinstance(told, int | float) and 1 <= told <= 30 else None
 
 
 def bases(workspace: Workspace) -> list[str]:

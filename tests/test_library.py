@@ -90,6 +90,18 @@ def test_the_last_previews_prompts_are_offered(workspace: Workspace) -> None:
     assert library.prompts(workspace, "run:ink") == ("a cat", "a dog")
 
 
+def test_a_style_says_the_guidance_its_previews_were_drawn_with(workspace: Workspace) -> None:
+    for name, recipe in {
+        "two": '{"preview": {"guidance": 2.0}}',
+        "none": "",
+        "odd": '{"preview": {"guidance": 900}}',
+        "list": '{"preview": [2]}',
+    }.items():
+        style_file(workspace.styles() / f"{name}.safetensors", **({"style_studio.recipe": recipe} if recipe else {}))
+    found = {style.name: library.guidance(style) for style in library.styles(workspace)}
+    assert found == {"two": 2.0, "none": None, "odd": None, "list": None}
+
+
 def test_a_free_name_counts_on(workspace: Workspace) -> None:
     for name in ("ink", "ink-2", "Oil-7"):
         finished_run(workspace, name)

@@ -547,6 +547,8 @@ def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(tab: sync_
         for name, shown in (("Train", "#status .finished"), ("Compare", "#grid .comparison .open img"), ("Styles", "#style .examples img")):
             opened(page, name)
             expect(page.locator(shown).first).to_be_visible()
+        guidance = page.locator("#compare-guidance input")
+        expect(guidance).to_have_value("2")  # as the example was made
         opened(page, "Pictures")
 
         # One that is begun there is what Train shows, not the example's own run that it has shown
@@ -580,6 +582,7 @@ def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(tab: sync_
         click(page.get_by_role("tab", name="Compare"))
         expect(page.locator("#style-1 input")).to_have_value("my-style · say “ballish” · rank 16")
         expect(page.locator("#compare-prompts textarea")).to_have_value(re.compile("ballish"))  # its own, no more the example's
+        expect(guidance).to_have_value("5")  # and this one's base is not the built-in one
         click(page.locator("#draw"))
         expect(page.locator("#grid .comparison .open img").first).to_be_visible(timeout=5 * MINUTE)
         page.close()

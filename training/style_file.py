@@ -103,8 +103,8 @@ class Style:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The RunConfig that made it as nested tables, {} when it was made elsewhere. Unchecked: give it to config.from_mapping."""
-        return json_object(self.metadata.get("style_studio.recipe", "")[:MAX_TEXT])
+        """What recipe_of reads in its metadata."""
+        return recipe_of(self.metadata)
 
 
 def family_of(modules: Mapping[str, Lora]) -> str:
@@ -171,6 +171,11 @@ def read_metadata(path: Path) -> dict[str, str]:
             return read_head(path.name, file, path.stat().st_size).metadata
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def recipe_of(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The RunConfig that made a style as nested tables, {} when it was made elsewhere. Unchecked: give it to config.from_mapping."""
+    return json_object(metadata.get("style_studio.recipe", "")[:MAX_TEXT])
 
 
 def _unreadable(path: Path, error: OSError) -> StyleFileError:

@@ -29,10 +29,18 @@ MOST_PAST = 24  # comparisons that are offered again at once
 THUMBNAIL = 320  # px
 MOST_PICTURES = 400  # cells of a grid, the base's included
 LOOK = 1.0  # seconds between two looks while it draws and somebody is at the page
-# A style's base and prompts, taken in the browser: what was typed stays, also what was typed while the answer was under way
-TAKE = """(suggested, base, prompts, taken) => {
-    const of = JSON.parse(suggested), typed = (prompts ?? "").trim() && prompts !== taken;
-    return typed || !of.prompts ? [base === of.for ? of.base : base, prompts, taken] : [base === of.for ? of.base : base, of.prompts, of.prompts];
+GUIDANCE = 5.0  # until a style says what it was looked at with
+# A style's base, prompts and guidance, taken in the browser: what was typed stays, also what was typed while the answer was under way
+TAKE = """(suggested, base, prompts, guidance, taken) => {
+    const of = JSON.parse(suggested), before = JSON.parse(taken);
+    const words = of.prompts && (!(prompts ?? "").trim() || prompts === before.prompts);
+    const number = guidance === before.guidance;
+    return [
+        base === of.for ? of.base : base,
+        words ? of.prompts : prompts,
+        number ? of.guidance : guidance,
+        JSON.stringify({prompts: words ? of.prompts : before.prompts, guidance: number ? of.guidance : before.guidance}),
+    ];
 }"""
 
 
@@ -84,7 +92,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
                 seeds = gr.Textbox("0", label="Seeds", info="Numbers, with commas", max_lines=1, min_width=120, elem_id="compare-seeds")
                 steps = gr.Number(25, label="Steps", info="Denoising steps", precision=0, min_width=120, elem_id="compare-steps")
             with gr.Row():
-                guidance = gr.Number(5.0, label="Guidance", info="1 = off", min_width=120, elem_id="compare-guidance")
+                guidance = gr.Number(GUIDANCE, label="Guidance", info="1 = off", min_width=120, elem_id="compare-guidance")
                 size = gr.Number(0, label="Size (px)", info="0 = the base's own", precision=0, min_width=120, elem_id="compare-size")
             lock = gr.Checkbox(True, label="Keep the seeds", info="Off: every Draw takes new noise", elem_id="lock-seeds")
             with gr.Row():
@@ -102,7 +110,8 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
                 past = gr.HTML(elem_id="past", apply_default_css=False, js_on_load=views.PICK)
             drop = gr.File(label="A grid as PNG, to draw with its settings again", file_types=[".png"], height=140, elem_id="reload-grid")
     job = gr.Textbox("", visible="hidden", elem_id="comparison")
-    suggested, taken = gr.Textbox("", visible="hidden"), gr.Textbox("", visible="hidden")
+    suggested = gr.Textbox("", visible="hidden")
+    taken = gr.Textbox(json.dumps({"prompts": "", "guidance": GUIDANCE}), visible="hidden")
     offered_style = gr.State("")  # in the first picker, and chosen by nobody
     count = gr.State(1)
     follower = follow.follower(elem_id="follows-drawing")
@@ -125,7 +134,8 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     def suggest(id: str | None, base: str | None) -> str:
         style = library.style(workspace, id) if id else None
         drawn = "\n".join(library.prompts(workspace, id)) if id else ""
-        return json.dumps({"for": base, "base": (style and style.base) or base, "prompts": drawn})
+        looked_at = (style and library.guidance(style)) or GUIDANCE
+        return json.dumps({"for": base, "base": (style and style.base) or base, "prompts": drawn, "guidance": looked_at})
 
     @told
     def begin(keeps: bool, *found: Any) -> list[Any]:
@@ -212,7 +222,7 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     ]
     for event in to_suggest:
         event(suggest, [pickers[0], base], suggested, **QUIET).success(
-            None, [suggested, base, prompts, taken], [base, prompts, taken], js=TAKE, **QUIET
+            None, [suggested, base, prompts, guidance, taken], [base, prompts, guidance, taken], js=TAKE, **QUIET
         )
     pickers[0].input(lambda: "", None, offered_style, **QUIET)
     page.load(lambda: next(iter(comparisons.names(workspace)), ""), None, job, **QUIET).then(look, seen, view, **QUIET)
