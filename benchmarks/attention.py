@@ -1,6 +1,6 @@
 """Which attention kernel is the quickest for the shapes of Stable Diffusion's UNets: python -m benchmarks.attention [--device cuda] [--json FILE].
 
-Every kernel that is there, forward and backward, in the precision the device trains in; on a CPU also ours in slices. It is the table that a
+Every kernel that is there, forward and backward, in the precision the device trains in; on a CPU also ours. It is the table that a
 run on a GPU makes for itself, shape by shape, at its first update.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.shapes import machine
-from training.attention import OWN, Table, _Attention, kernels
+from training.attention import OWN, Kernel, Table, _Attention, _LongAttention, kernels
 from training.device import choose
 
 # title -> batch, heads, queries, keys, width of a head (published configs: heads of 40 to 160 in 1.x, of 64 in 2.x and XL)
@@ -29,9 +29,9 @@ SHAPES = {
 }
 
 
-def in_slices(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def ours(kind: type[torch.autograd.Function]) -> Kernel:
     rows = lambda x: x.reshape(-1, *x.shape[2:])
-    return _Attention.apply(rows(q * q.shape[-1] ** -0.5), rows(k), rows(v)).view(q.shape)
+    return lambda q, k, v: kind.apply(rows(q * q.shape[-1] ** -0.5), rows(k), rows(v)).view(q.shape)
 
 
 def main() -> None:
@@ -40,7 +40,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write every figure there")
     given = parser.parse_args()
     place = choose(given.device, "auto")
-    table = Table(kernels() | ({"in slices": in_slices} if place.device.type == "cpu" else {}))
+    ours_too = {"in slices": ours(_Attention), "in blocks of keys": ours(_LongAttention)} if place.device.type == "cpu" else {}
+    table = Table(kernels() | ours_too)
     found = {}
     for title, (batch, heads, n, m, width) in SHAPES.items():
         draw = lambda length, b=batch, h=heads, w=width: torch.randn((b, h, length, w), device=place.device, dtype=place.dtype, requires_grad=True)

@@ -135,7 +135,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--drawn", type=int, default=60, help="concepts that are drawn")
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.7, 0.85, 1.0])
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, default=2.0, help="of the pictures; the sample style's previews have 2")
     parser.add_argument("--steps", type=int, default=20, help="denoising steps")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the training, over those of the sample style")
     parser.add_argument("--name", default="", help="of this try; the style's own name by default")
