@@ -152,6 +152,12 @@ def test_a_killed_sweep_of_three_styles_equals_the_undisturbed_one(trainer: Trai
 
 
 def test_a_sweep_that_forgets_its_company_is_seen(trainer: Trainer, place: Path, base_folder: Path, straight_two: Path) -> None:
+    alone = place / "runs" / "alone"
+    crashes.same_company(alone, straight_two)
+    crashes.paced(alone, (1, 2))
+    assert trainer.run(sweep_toml(place, base_folder, "alone", STYLES[:2])) == (0, 0)
+    if differences(alone, straight_two) == "":
+        pytest.skip("on this processor a style's bits are the same in any company, so nothing could show")
     toml, sweep = sweep_toml(place, base_folder, "forgotten", STYLES[:2]), place / "runs" / "forgotten"
     crashes.same_company(sweep, straight_two)
     assert trainer.run(toml, "after a checkpoint") == (9, 0)  # of one style; the other is behind
