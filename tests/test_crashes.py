@@ -156,10 +156,9 @@ def test_a_sweep_that_forgets_its_company_is_seen(trainer: Trainer, place: Path,
     crashes.same_company(alone, straight_two)
     crashes.paced(alone, (1, 2))
     assert trainer.run(sweep_toml(place, base_folder, "alone", STYLES[:2])) == (0, 0)
-    if differences(alone, straight_two) == "":
-        pytest.skip("on this processor a style's bits are the same in any company, so nothing could show")
+    shows = differences(alone, straight_two) != ""  # on some processors a style's bits are the same in any company
     toml, sweep = sweep_toml(place, base_folder, "forgotten", STYLES[:2]), place / "runs" / "forgotten"
     crashes.same_company(sweep, straight_two)
     assert trainer.run(toml, "after a checkpoint") == (9, 0)  # of one style; the other is behind
     assert trainer.run(toml, leave_out="company") == (0, 0)
-    assert differences(sweep, straight_two) != ""
+    assert (differences(sweep, straight_two) != "") == shows
