@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ import psutil
 import pytest
 from PIL import Image, ImageDraw
 
+from studio.tabs.compare import TAKE
 from training.dataset import read_place
 from training.style_file import read_metadata
 
@@ -534,6 +536,15 @@ def test_a_busy_port_is_told_with_code_2(tmp_path: Path) -> None:
     assert f"Port {port}" in done.stderr
 
 
+def test_a_style_brings_its_prompts_and_guidance_unless_they_were_typed(tab: sync_api.Page) -> None:
+    take = lambda *given: tab.evaluate(f"given => ({TAKE})(...given)", list(given))
+    offered, before = {"for": "mini", "base": "own", "prompts": "a cat", "guidance": 5}, {"prompts": "a dog", "guidance": 2}
+    base, prompts, guidance, taken = take(json.dumps(offered), "mini", "a dog", 2, json.dumps(before))
+    assert (base, prompts, guidance) == ("own", "a cat", 5) and json.loads(taken) == {"prompts": "a cat", "guidance": 5}
+    base, prompts, guidance, taken = take(json.dumps(offered), "another", "my words", 3.5, json.dumps(before))
+    assert (base, prompts, guidance) == ("another", "my words", 3.5) and json.loads(taken) == before
+
+
 def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(tab: sync_api.Page, tmp_path: Path, base_folder: Path) -> None:
     """As the README counts them. Typing is no click; the base and the length are typed here only so that it takes seconds."""
     expect, port, clicks = sync_api.expect, free_port(), 0
@@ -573,7 +584,7 @@ def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(tab: sync_
         click(page.locator("#data-trigger input, #data-trigger textarea"))
         page.keyboard.type("ballish")
         expect(page.locator("#preset label.selected")).to_have_text("style")
-        expect(page.locator("#optim-steps input")).to_have_value("450")
+        expect(page.locator("#optim-steps input")).to_have_value("900")
         page.locator("#base-model input, #base-model textarea").fill(str(base_folder))
         expect(page.locator("#optim-steps input")).to_have_value("1200")  # what the preset chooses for the built-in base is not for others
         page.locator("#optim-steps input").fill("2")

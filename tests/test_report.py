@@ -184,7 +184,15 @@ def test_csd_is_a_witness_and_sees_what_its_published_code_sees(tmp_path: Path) 
 
 def test_right_among_is_one_when_every_picture_fits_its_own_words_best() -> None:
     assert measures.right_among(1 - torch.eye(3, 5)) == 1
-    assert measures.right_among(torch.tensor([[1.0, 0.0], [2.0, 1.0]])) == pytest.approx(0.75)
+    assert measures.right_among(torch.tensor([[1.0, 0.0], [0.0, 1.0]])) == pytest.approx(0.5)
+
+
+def test_words_that_fit_whatever_is_shown_hide_no_right_ones() -> None:
+    dice = torch.Generator().manual_seed(0)
+    losses = torch.rand(12, 20, generator=dice) - 0.5 * torch.eye(12, 20)
+    everywhere, everyone = 10 * torch.rand(20, generator=dice), 10 * torch.rand(12, 1, generator=dice)
+    alone = measures.right_among(losses)
+    assert 0.5 < alone == pytest.approx(measures.right_among(losses + everywhere + everyone))
 
 
 # The report

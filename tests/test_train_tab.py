@@ -35,8 +35,8 @@ def test_names_pictures_and_base_stay_when_a_preset_is_chosen() -> None:
 
 
 def test_a_preset_clears_what_another_one_chose() -> None:
-    values = dict(zip(KEYS, _preset_values(KEYS, "style", "normal", "normal", "mini"), strict=True))
-    assert values["data.flip"] is True and "data.flip" in PRESETS["subject"].chosen
+    values = dict(zip(KEYS, _preset_values(KEYS, "style", "normal", "normal", ""), strict=True))
+    assert values["data.flip"] is True and PRESETS["subject"].chosen["data.flip"] is False
 
 
 def test_the_first_form_is_the_first_preset_and_later_ones_the_newest_run(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ class Optim(Section):
         "learning rate of the UNet's adapters",
         ge=0,
         le=1,
-        why="the field's for Stable Diffusion; the small built-in base needs 3e-3, which its presets set",
+        why="the field's for Stable Diffusion; the small built-in base needs 1.5e-3, which its presets set",
     )
     text_encoder_lr: float = setting(
         5e-5,

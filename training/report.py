@@ -169,10 +169,9 @@ class Examiner:
 
 
 def rate(tried: Sequence[Tried]) -> None:
-    """Give each its quality: the geometric mean of style, twice, and content, less what is copied beyond chance.
+    """Give each its quality: the geometric mean of style and content, less what is copied beyond chance.
 
-    Style counts twice because the base, which tells what was asked, is less sure of it in any other hand than its own. A checkpoint is rated
-    together with those before and after it, at half weight each: they differ little, and a few pictures decide.
+    A checkpoint is rated together with those before and after it, at half weight each: they differ little, and a few pictures decide.
     """
     for one in tried:
         line = sorted((t for t in tried if t.strength == one.strength and t.step), key=lambda t: t.step)
@@ -181,7 +180,7 @@ def rate(tried: Sequence[Tried]) -> None:
         style, content = (
             sum(w * _said(t, what) for t, w in ((one, 1.0), *((t, 0.5) for t in beside))) / (1 + 0.5 * len(beside)) for what in ("style", "content")
         )
-        one.quality = (style**2 * content) ** (1 / 3) * (1 - max(0.0, one.copies - 2 * NEAR))
+        one.quality = math.sqrt(style * content) * (1 - max(0.0, one.copies - 2 * NEAR))
 
 
 def recommended(tried: Sequence[Tried]) -> Tried:

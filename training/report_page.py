@@ -50,10 +50,10 @@ def page(report: Report) -> str:
 <h2>In numbers</h2>
 {table(report)}
 <p class="note"><b>Style</b>: share of pictures that are more like the training pictures than like the base's own, the likeness of a true
-picture counted whole. <b>Content</b>: how surely the base tells the picture to be what was asked, among {len(report.prompts)} things or more.
-<b>Copies</b>: pictures that are nearer to a training picture than those are to each other. <b>Quality</b>: the geometric mean of
-style, counted twice, and content, over a checkpoint and those beside it, less the copies beyond chance; of what differs by less than {HARDLY:.0%},
-strength 1 is recommended. <b>Loss</b>: error of the prediction at
+picture counted whole. <b>Content</b>: how surely the base tells the picture to be what was asked, among {len(report.prompts)} things or
+more; what counts is how much better the words fit this picture than they fit all. <b>Copies</b>: pictures that are nearer to a training
+picture than those are to each other. <b>Quality</b>: the geometric mean of style and content, over a checkpoint and those beside it,
+less the copies beyond chance; of what differs by less than {HARDLY:.0%}, strength 1 is recommended. <b>Loss</b>: error of the prediction at
 fixed noise, against the base's, from little noise to much, over {html.escape(report.loss_on)}. Below 1 the style has learnt; where it
 rises again over the updates, it learns by heart. Prompts were not in the data. Measured in {report.seconds:.0f} s.</p>
 </html>
