@@ -274,6 +274,7 @@ def test_a_run_ends_with_a_report(base_folder: Path, tmp_path: Path, capsys: pyt
     assert told["best"]["quality"] >= 0.99 * max(t["quality"] for t in told["tried"])
     page = (config.run_folder / "report" / "report.html").read_text()
     assert page.count("<img") == 4 * 7 and "http" not in page.replace("http-equiv", "") and "<b>castle" not in page
+    assert "How far to trust it" in page
     (config.run_folder / "report" / "report.json").unlink()
     (tmp_path / "run.toml").write_text((config.run_folder / "run.toml").read_text())
     assert main([str(tmp_path / "run.toml"), "--report"]) == 0
