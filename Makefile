@@ -9,8 +9,9 @@ DEMO_PROMPTS = "red apple" "rocket" "castle" "penguin" "hamburger"
 
 .PHONY: demo demo-many test studio check format base samples example benchmark audit
 
+# Two thirds of the sample style's updates: enough to see it, and minutes count here
 demo: $(VENV)/.ready
-	$(BIN)/python -m training.train_style sample_data/linocut/style.toml --save.folder demo
+	$(BIN)/python -m training.train_style sample_data/linocut/style.toml --optim.steps 600 --save.folder demo
 	$(BIN)/python -m studio.compare --base mini --style demo/linocut/linocut.safetensors --prompt $(DEMO_PROMPTS) --guidance 2 --out demo/base-beside-linocut.png
 
 # Three styles of different kinds in one pass, and all of them beside the base
