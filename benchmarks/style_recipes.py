@@ -20,7 +20,6 @@ TRIES: dict[str, tuple[str, ...]] = {  # settings of the run, and `pictures`: ho
     "450 updates of 8": ("optim.batch_size=8", "optim.steps=450"),
     "600 updates": ("optim.steps=600",),
     "600 updates, 2e-3": ("optim.unet_lr=2e-3", "optim.steps=600"),
-    "600 updates, 3e-3": ("optim.unet_lr=3e-3", "optim.steps=600"),
     "mirrored pictures too": ("data.flip=on",),
     "half as long": ("optim.steps=450",),
     "twice as long": ("optim.steps=1800",),

@@ -195,6 +195,11 @@ def test_words_that_fit_whatever_is_shown_hide_no_right_ones() -> None:
     assert 0.5 < alone == pytest.approx(measures.right_among(losses + everywhere + everyone))
 
 
+def test_pictures_that_are_all_the_same_are_not_told_to_be_what_was_asked() -> None:
+    for count in (1, 4, 16):
+        assert measures.right_among(torch.arange(20.0).expand(count, 20)) == pytest.approx(1 / 10.5)
+
+
 # The report
 
 

@@ -193,10 +193,12 @@ def right_among(losses: Tensor) -> float:
     0.5: some others fit better.
 
     What counts is how much better words fit a picture than they fit all N: in a hand that the base does not know some words fit whatever is
-    shown, and hide the right ones (centring against hubs, Suzuki et al. 2013). A single picture is right by that, whatever it shows.
+    shown, and hide the right ones (centring against hubs, Suzuki et al. 2013). Words that fit alike share their ranks: N pictures that are all
+    the same, or a single one, tell nothing.
     """
     losses = losses - losses.mean(0)
-    ranks = 1 + (losses < losses.diagonal()[:, None]).sum(1)
+    right = losses.diagonal()[:, None]
+    ranks = 0.5 + (losses < right).sum(1) + (losses == right).sum(1) / 2
     return (1 / ranks).mean().item()
 
 

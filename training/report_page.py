@@ -18,7 +18,8 @@ LARGEST = 192  # px, side of a picture on the page
 # From benchmarks/RESULTS.md, "What the style report is worth"
 AGREES = """<b>How far to trust it</b>: on the built-in base five styles were judged in this way for which true pictures of what was asked exist.
 Style put checkpoints and strengths into their true order at 0.88 to 0.99 (Spearman), content at 0.38 to 0.82 where they differ at all. What was
-recommended was worth 100 % of the best or more in four of the styles and 85 % in the fifth. Of larger bases there is no such measurement."""
+recommended was worth 100 % of the best or more in four of the styles and 85 % in the fifth; the rule was chosen with them in view. Of larger bases
+there is no such measurement."""
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --good: #2a7d4f; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 1.2rem auto; padding: 0 1rem; }
