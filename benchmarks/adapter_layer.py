@@ -1,7 +1,7 @@
 """Ways to compute a linear layer with a LoRA on it, forward and backward: python -m benchmarks.adapter_layer [--device cuda] [--rounds 20].
 
 separate   three products and autograd's own sums, as peft does it
-fused      one autograd function for all of them, as training/adapter.py does it (ours)
+fused      one autograd function for all of them, as training/adapters/lora_layers.py does it (ours)
 merged     the low-rank product added to the weight first, then one product; the adapter's gradients by way of the whole weight's
 shared     queries, keys and values of self-attention in one function, their three x A^T as one product; beside "fused" done three times
 
@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.shapes import machine
-from training.adapter import _LowRank
-from training.device import choose, finished
+from training.adapters.lora_layers import _LowRank
+from training.runtime.device import choose, finished
 
 RANK = 16
 # title -> positions, in, out

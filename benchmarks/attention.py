@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.shapes import machine
-from training.attention import OWN, Kernel, Table, _Attention, _LongAttention, kernels
-from training.device import choose
+from training.modules.attention import OWN, Kernel, Table, _Attention, _LongAttention, kernels
+from training.runtime.device import choose
 
 # title -> batch, heads, queries, keys, width of a head (published configs: heads of 40 to 160 in 1.x, of 64 in 2.x and XL)
 SHAPES = {

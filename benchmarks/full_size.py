@@ -59,7 +59,7 @@ def make_base(family: str, folder: Path, bpe: Path | None) -> None:
     import torch
 
     from benchmarks import shapes
-    from training.device import Place
+    from training.runtime.device import Place
 
     place, words = Place(torch.device("cpu"), torch.bfloat16), tokenizer(bpe)
     for part, config in shapes.configs(family).items():
@@ -121,10 +121,10 @@ def against_stock(base: Path, style: Path, px: int) -> dict[str, float]:
     import torch
     from diffusers import DiffusionPipeline
 
-    from studio.generator import loaded_style
-    from training.adapter import wearing
-    from training.device import Place
-    from training.families import detect
+    from studio.library.generator import loaded_style
+    from training.adapters.lora_layers import wearing
+    from training.models import loader
+    from training.runtime.device import Place
 
     place = Place(torch.device("cpu"), torch.float32)
     noisy, t = torch.randn((1, 4, px // 8, px // 8), generator=torch.Generator().manual_seed(0)), torch.tensor([500])
@@ -132,7 +132,7 @@ def against_stock(base: Path, style: Path, px: int) -> dict[str, float]:
 
     @torch.no_grad()
     def ours() -> tuple[Any, Any]:
-        parts = detect.load(detect.find(str(base)), place)
+        parts = loader.load(loader.find(str(base)), place)
         parts.networks.pop("vae")
         ask = lambda: parts.family.predict(parts, noisy, t, parts.family.encode_text(parts, [caption])).float()
         plain, worn = ask(), loaded_style(style, parts)
@@ -219,10 +219,10 @@ def tried(family: str, px: int, work: Path, bpe: Path | None) -> list[str]:
     row("gone on with", seconds, peak, "equal to the undisturbed run to the bit")
     for how, ending in ((["convert", "--to", "diffusers"], "diffusers.safetensors"), (["export"], "zip")):
         out = work / f"{family}.{ending}"
-        seconds, peak, _ = timed(child("training.style_command", how[0], str(file), *how[1:], "--out", str(out)))
+        seconds, peak, _ = timed(child("training.cli.style_file", how[0], str(file), *how[1:], "--out", str(out)))
         row(f"exported (.{ending})", seconds, peak, f"{out.stat().st_size / 2**20:.1f} MiB")
     for what, argv, out in tools(base, file, work / family):
-        seconds, peak, _ = timed(child("training.style_command", *argv))
+        seconds, peak, _ = timed(child("training.cli.style_file", *argv))
         row(what, seconds, peak, _size_of(out) if out else "")
         if what.startswith("extracted"):
             shutil.rmtree(work / f"{family}-baked")

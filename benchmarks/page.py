@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
 from benchmarks.screenshots import free_port, served
-from studio import jobs
+from studio.processes import process as jobs
 from tests.chromium import HOW, found
 from training import events
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.convolution import freeze_convolutions
-from training.device import Place
-from training.families import detect, sd, sdxl
-from training.families.family import Parts
-from training.norm import quicken
-from training.workspace import builtin_base
+from training.models import loader, sd, sdxl
+from training.models.family import Parts
+from training.modules.conv import freeze_convolutions
+from training.modules.group_norm import quicken
+from training.runtime.device import Place
+from training.storage.paths import builtin_base
 
 TOKENS = 77
 FAMILIES = {"sd15": sd.SD1, "sd21": sd.SD2, "sdxl": sdxl.SDXL, "tiny": sd.SD1}
@@ -42,7 +42,7 @@ TINY: dict[str, dict[str, Any]] = {
 
 def configs(shape: str) -> dict[str, dict[str, Any]]:
     """The config of every part, as the published model has it."""
-    folder = Path(detect.__file__).parent / "configs"
+    folder = Path(loader.__file__).parent / "configs"
     found = json.loads((folder / f"{FAMILIES[shape].name}.json").read_text(encoding="utf-8"))
     if shape == "sd21":  # the 768 px model
         found["unet"] |= {"sample_size": 96, "upcast_attention": True}
@@ -130,7 +130,7 @@ def machine(place: Place) -> dict[str, Any]:
     import diffusers
     import peft
 
-    from training.device import has_bfloat16_units
+    from training.runtime.device import has_bfloat16_units
 
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "peft": peft.__version__}
     return {"device": place.name, "cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), **versions} | {

@@ -20,13 +20,13 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import shapes
-from training.adapter import Worn, chosen_modules
-from training.device import choose, peak_memory
-from training.families import detect
-from training.families.family import Parts
+from training.adapters.lora_layers import Worn, chosen_modules
+from training.diffusion.sampling import draw
+from training.models import loader
+from training.models.family import Parts
 from training.prompt import Prompt
-from training.render import draw
-from training.style_file import Lora
+from training.runtime.device import choose, peak_memory
+from training.style_files.reading import Lora
 
 RANK, TARGETS = 16, ("attention", "feed_forward", "projections")
 Way = Callable[[Parts, list[Prompt], list[list[Worn]]], list[Image.Image]]
@@ -34,7 +34,7 @@ Way = Callable[[Parts, list[Prompt], list[list[Worn]]], list[Image.Image]]
 
 def some_style(parts: Parts, seed: int) -> Worn:
     """Random matrices that change the weights a little."""
-    g, known = np.random.default_rng(seed), detect.weight_shapes(parts.denoiser)
+    g, known = np.random.default_rng(seed), loader.weight_shapes(parts.denoiser)
     found = {}
     for name in chosen_modules(parts.denoiser, parts.family.groups, TARGETS):
         out, *into = known[name]
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write every figure there")
     given = parser.parse_args()
     place = choose(given.device, given.dtype)
-    parts = shapes.parts(given.base, place) if given.base in shapes.FAMILIES else detect.load(detect.find(given.base), place)
+    parts = shapes.parts(given.base, place) if given.base in shapes.FAMILIES else loader.load(loader.find(given.base), place)
     rows = [[], *([some_style(parts, seed)] for seed in range(1, given.columns))]
     prompts = [Prompt("an icon of a red apple", steps=given.steps, guidance=given.guidance, size=given.px)] * given.columns
     ways = {"one loop": together, "one by one": one_by_one}

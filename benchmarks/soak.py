@@ -320,7 +320,7 @@ def main() -> int:
         drawn_pictures(Path(scratch) / "pictures")
         with contextlib.redirect_stderr(io.StringIO()):  # gradio_client prints a traceback whenever the page goes from under it
             seen = soaked(given.minutes, given.clients, Path(scratch))
-    from training.device import choose
+    from training.runtime.device import choose
 
     print(json.dumps(machine(choose("cpu", "auto"))) + "\n")
     starts = ", ".join(f"{seconds:.1f}" for seconds in seen["starts"])

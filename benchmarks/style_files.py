@@ -24,12 +24,12 @@ import torch
 
 from benchmarks.shapes import machine
 from benchmarks.side_by_side import TARGETS
-from studio.generator import Generator
-from training.adapter import Worn, chosen_modules, wearing
-from training.families import detect, sdxl
-from training.families.single_file import CONFIGS
-from training.lora import Lora
-from training.style_file import accepted_names, match, named, read_style, write_style
+from studio.library.generator import Generator
+from training.adapters.lora_layers import Worn, chosen_modules, wearing
+from training.models import loader, sdxl
+from training.models.single_file import CONFIGS
+from training.style_files.lora import Lora
+from training.style_files.reading import accepted_names, match, named, read_style, write_style
 
 Changes = dict[tuple[str, str], Lora]
 
@@ -67,7 +67,7 @@ def median(rounds: int, work: Callable[[], object]) -> float:
 def reading(folder: Path, mib: int, rounds: int) -> dict[str, float]:
     """Seconds of each way to take a large file of XL, and its size."""
     unet = xl_unet().to(torch.bfloat16).to_empty(device="cpu")  # its values do not matter here
-    known = detect.weight_shapes(unet)
+    known = loader.weight_shapes(unet)
     chosen = {name: known[name] for name in chosen_modules(unet, sdxl.SDXL.groups, TARGETS)}
     a_rank = sum(2 * (shape[0] + int(np.prod(shape[1:]))) for shape in chosen.values())  # bytes
     path = folder / "xl.safetensors"
@@ -100,7 +100,7 @@ def swapping(folder: Path, rounds: int) -> dict[str, float]:
     """Seconds to load a style of the built-in base, and to swap two that are loaded."""
     generator = Generator("cpu", "auto")
     parts = generator.load("mini")
-    known = detect.weight_shapes(parts.denoiser)
+    known = loader.weight_shapes(parts.denoiser)
     paths = [folder / f"{i}.safetensors" for i in (1, 2)]
     for i, path in enumerate(paths):
         write_style(path, named(some_changes(known, 16, i), "kohya", parts.family.name), {})
@@ -125,7 +125,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         large, small = reading(Path(scratch), given.mib, given.rounds), swapping(Path(scratch), given.rounds)
-    from training.device import choose
+    from training.runtime.device import choose
 
     print(json.dumps(machine(choose("cpu", "auto"))) + "\n")
     print(f"A style of XL, {large['MiB']:.0f} MiB:\n\n| way | s | MiB/s | time / bytes, sha256, float32 |\n|---|---|---|---|")

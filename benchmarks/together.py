@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-from training.config import RunConfig, from_mapping
-from training.device import choose, memory_full, peak_memory
+from training.config.schema import RunConfig, from_mapping
 from training.events import Event, Stepped
-from training.loop import train
-from training.together import together
+from training.runtime.device import choose, memory_full, peak_memory
+from training.trainer.joint import together
+from training.trainer.loop import train
 
 LINOCUT = Path(__file__).resolve().parents[1] / "sample_data" / "linocut"
 

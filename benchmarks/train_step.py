@@ -6,7 +6,7 @@ A case is SHAPE@PX, with +text where the text encoders learn as well and +checkp
 (ours: of the transformer blocks; +everything: of all blocks, as the plain loop does); +blocks or +whole: our passes are compiled (optim.compile),
 the plain loop's are not.
 
-ours            the step of training/run.py: cached latents, fused adapters with float32 masters, frozen base in the machine's best dtype
+ours            the step of training/trainer/trainer.py: cached latents, fused adapters with float32 masters, frozen base in the machine's best dtype
                 (bfloat16 where it has units for it) and channels_last, attention chosen by shape, quick group norm, flat AdamW
 ours-float32    the same with a float32 base
 plain-bfloat16  the loop of diffusers' train_dreambooth_lora.py with --mixed_precision bf16: add_adapter, everything contiguous and in
@@ -65,20 +65,20 @@ def case(name: str) -> Case:
 
 
 def ours(wish: Case, batch: int, device: str, dtype: str) -> Update:
-    """training/run.py without buckets and files."""
+    """training/trainer/trainer.py without buckets and files."""
     import numpy as np
     import torch
 
     from benchmarks.shapes import parts as random_parts
-    from training import objective
-    from training.adapter import attach, chosen_modules, recompute
-    from training.attention import choose_attention
-    from training.batches import drawn
-    from training.cache import Latents
-    from training.compiled import begin_pass, compile_passes
-    from training.device import Place, choose, has_own_memory, sent
-    from training.memory import give_back
-    from training.optim import Group, Optimiser
+    from training.adapters.lora_layers import attach, chosen_modules, recompute
+    from training.diffusion import objective
+    from training.modules.attention import choose_attention
+    from training.modules.compile import begin_pass, compile_passes
+    from training.runtime.device import Place, choose, has_own_memory, sent
+    from training.runtime.memory import give_back
+    from training.runtime.rng import drawn
+    from training.trainer.latents import Latents
+    from training.trainer.optimizer import Group, Optimiser
 
     place = choose(device, dtype)
     beside = Place(torch.device("cpu"), place.dtype) if has_own_memory(place.device) else place  # each network comes when it is needed
@@ -143,9 +143,9 @@ def plain(wish: Case, batch: int, device: str, dtype: str) -> Update:
     from peft import LoraConfig
 
     from benchmarks import shapes
-    from training.adapter import chosen_modules
-    from training.device import choose
-    from training.families.family import CLIP_GROUPS, UNET_GROUPS
+    from training.adapters.lora_layers import chosen_modules
+    from training.models.family import CLIP_GROUPS, UNET_GROUPS
+    from training.runtime.device import choose
 
     place, family = choose(device, dtype), shapes.FAMILIES[wish.shape]
     unet, vae = (shapes.network(wish.shape, part, place) for part in ("unet", "vae"))
@@ -217,7 +217,7 @@ def measured(variant: str, wish: Case, given: argparse.Namespace) -> dict[str, A
     from torch.utils.flop_counter import FlopCounterMode
 
     from benchmarks.shapes import machine
-    from training.device import choose, peak_memory
+    from training.runtime.device import choose, peak_memory
 
     make, _, dtype = variant.partition("-")
     place = choose(given.device, dtype or "auto")

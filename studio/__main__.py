@@ -11,9 +11,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from studio import doctor, door, sample_project
+from studio.library import sample_project
+from studio.server import auth
+from studio.system import doctor
 from training.errors import ConfigError, StudioError
-from training.workspace import Workspace, checked_writable
+from training.storage.paths import Workspace, checked_writable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,13 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="example",
         help="what a new workspace holds (default %(default)s)",
     )
-    parser.add_argument("--password-file", type=Path, metavar="FILE", help=f"what to log in with, else the variable {door.VARIABLE}")
+    parser.add_argument("--password-file", type=Path, metavar="FILE", help=f"what to log in with, else the variable {auth.VARIABLE}")
     parser.add_argument("--json", action="store_true", help="the doctor's findings as one JSON object")
     given = parser.parse_args(argv)
     if given.do == "doctor":
         return _examine(Workspace(given.workspace), as_json=given.json)
     try:
-        password = door.password(given.host, given.password_file, port=given.port)
+        password = auth.password(given.host, given.password_file, port=given.port)
         _check_place(given.host, given.port)
         workspace = Workspace(given.workspace)
         checked_writable(workspace.root, "--workspace")
@@ -84,7 +86,7 @@ def _open(workspace: Workspace, host: str, port: int, password: str | None) -> i
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         for name in ("no_proxy", "NO_PROXY"):
             os.environ[name] = ",".join([*filter(None, [os.environ.get(name)]), "127.0.0.1", "localhost", "::1"])
-        from studio import app
+        from studio.page import app
 
         try:
             app.serve(app.build(workspace), host=host, port=port, password=password)

@@ -24,17 +24,17 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from training import __version__
-from training.dataset import TEMPLATE, captioned
+from training.data.dataset import TEMPLATE, captioned
 from training.errors import ConfigError, DataError, StudioError
 from training.prompt import KEY, Prompt
 from training.samplers import OWN, SAMPLERS, named
-from training.style_file import Style, printable, read_style
-from training.style_metadata import model_name
-from training.style_weights import GROUPS, Weight, mix
-from training.workspace import checked_writable, write_whole
+from training.storage.paths import checked_writable, write_whole
+from training.style_files.metadata import model_name
+from training.style_files.reading import Style, printable, read_style
+from training.style_files.strengths import GROUPS, Weight, mix
 
 if TYPE_CHECKING:
-    from studio.generator import Generator
+    from studio.library.generator import Generator
 
 MOST_STEPS, MOST_GUIDANCE, MOST_SIZE = 200, 30.0, 4096  # denoising steps, scale, px
 STYLES = (
@@ -241,17 +241,17 @@ def _columns(chosen: Sequence[tuple[Taken, ...]], *, calls: bool, base: bool) ->
 def compare(wish: Wish) -> Path:
     """Check the styles against the base, draw every row, write grid and cells; return the grid's path. Raises StudioError."""
     _quieten()
-    from studio.generator import Generator, is_cut
-    from training.families import detect
-    from training.style_file import accepted_names, match
+    from studio.library.generator import Generator, is_cut
+    from training.models import loader
+    from training.style_files.reading import accepted_names, match
 
     generator = Generator(wish.device, wish.dtype)
-    files = detect.find(wish.base)
-    own, multiple = detect.sides(files)
+    files = loader.find(wish.base)
+    own, multiple = loader.sides(files)
     size = wish.size or own
     if size % multiple:
         raise DataError(f"--size is {size} px, which {files.title} cannot draw. Give a multiple of {multiple} px; its own size is {own}.")
-    family, shapes = detect.base_shapes(wish.base)
+    family, shapes = loader.base_shapes(wish.base)
     for column in wish.columns:
         for taken in column.styles:
             _match_named(taken, lambda style: match(style, accepted_names(shapes, family)))

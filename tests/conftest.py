@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from tests.tiny import tiny_base
-from training.families import detect
-from training.families.family import Parts
+from training.models import loader
+from training.models.family import Parts
 
 
 def _loaded(folder: Path, dtype: torch.dtype) -> Parts:
-    from training.device import Place
+    from training.runtime.device import Place
 
-    return detect.load(detect.find(str(folder)), Place(torch.device("cpu"), dtype))
+    return loader.load(loader.find(str(folder)), Place(torch.device("cpu"), dtype))
 
 
 @pytest.fixture(scope="session", autouse=True)

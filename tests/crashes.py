@@ -23,38 +23,38 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 # Where a process can die: module, attribute, and whether before or after the call. A call of the optimiser is an update.
 POINTS: dict[str, tuple[str, str, str]] = {
-    "drawing a class picture": ("training.priors", "write_whole", "after"),
-    "encoding a picture": ("training.cache", "Latents.add", "before"),
-    "keeping an encoded picture": ("training.latent_store", "write_whole", "after"),
-    "putting adapters on": ("training.run", "Run._attach", "after"),
-    "going on from a checkpoint": ("training.run", "Run._restore", "before"),
-    "between two passes of an update": ("training.run", "Run.backward", "after"),
-    "before an update": ("training.optim", "Optimiser.update", "before"),
+    "drawing a class picture": ("training.diffusion.class_images", "write_whole", "after"),
+    "encoding a picture": ("training.trainer.latents", "Latents.add", "before"),
+    "keeping an encoded picture": ("training.trainer.latent_cache", "write_whole", "after"),
+    "putting adapters on": ("training.trainer.trainer", "Run._attach", "after"),
+    "going on from a checkpoint": ("training.trainer.trainer", "Run._restore", "before"),
+    "between two passes of an update": ("training.trainer.trainer", "Run.backward", "after"),
+    "before an update": ("training.trainer.optimizer", "Optimiser.update", "before"),
     "in the middle of an update": ("torch.optim", "AdamW.step", "after"),
-    "after an update": ("training.optim", "Optimiser.update", "after"),
-    "drawing a preview": ("training.run", "draw", "after"),
-    "before a checkpoint": ("training.checkpoint", "write", "before"),
-    "between a checkpoint's files": ("training.checkpoint", "write_whole", "after"),
+    "after an update": ("training.trainer.optimizer", "Optimiser.update", "after"),
+    "drawing a preview": ("training.trainer.trainer", "draw", "after"),
+    "before a checkpoint": ("training.trainer.checkpoint", "write", "before"),
+    "between a checkpoint's files": ("training.trainer.checkpoint", "write_whole", "after"),
     "before a file's rename": ("pathlib", "Path.replace", "before"),
     "before a checkpoint's rename": ("pathlib", "Path.rename", "before"),
     "after a checkpoint's rename": ("pathlib", "Path.rename", "after"),
-    "before a checkpoint is read back": ("training.checkpoint", "read", "before"),
+    "before a checkpoint is read back": ("training.trainer.checkpoint", "read", "before"),
     "deleting an old checkpoint": ("shutil", "rmtree", "before"),
-    "after a checkpoint": ("training.checkpoint", "write", "after"),
-    "before the style is written": ("training.run", "write_style", "before"),
-    "before the style gets its name": ("training.run", "write_style", "after"),
-    "writing a learnt word": ("training.style_words", "embedding_bytes", "after"),
-    "after the style got its name": ("training.run", "Run.export", "after"),
+    "after a checkpoint": ("training.trainer.checkpoint", "write", "after"),
+    "before the style is written": ("training.trainer.trainer", "write_style", "before"),
+    "before the style gets its name": ("training.trainer.trainer", "write_style", "after"),
+    "writing a learnt word": ("training.style_files.embeddings", "embedding_bytes", "after"),
+    "after the style got its name": ("training.trainer.trainer", "Run.export", "after"),
     "writing an event": ("training.events", "to_line", "after"),
 }
 # The same of what only several styles do that are trained together
 OF_SWEEPS: dict[str, tuple[str, str, str]] = {
-    "timing a size of pass": ("training.together", "finished", "after"),
-    "before a company is written": ("training.company", "write", "before"),
-    "between the folders of a company": ("training.company", "write_whole", "after"),
-    "after a company is written": ("training.company", "write", "after"),
-    "going along with others": ("training.optim", "Optimiser.untouched", "before"),
-    "between two passes of a turn": ("training.together", "_Turns._backward", "after"),
+    "timing a size of pass": ("training.trainer.joint", "finished", "after"),
+    "before a company is written": ("training.trainer.schedule", "write", "before"),
+    "between the folders of a company": ("training.trainer.schedule", "write_whole", "after"),
+    "after a company is written": ("training.trainer.schedule", "write", "after"),
+    "going along with others": ("training.trainer.optimizer", "Optimiser.untouched", "before"),
+    "between two passes of a turn": ("training.trainer.joint", "_Turns._backward", "after"),
 }
 MUTATIONS = ("moments", "count of updates", "average", "words", "order", "noise", "schedule")  # what a faulty resume may leave out
 
@@ -201,10 +201,12 @@ def _serve() -> None:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    from training import loop, sweep, together, train_style
+    from training import train_style
+    from training.cli import sweep
+    from training.trainer import joint, loop
 
     sweep._grid = lambda done: True  # drawn by a process of its own, which teaches nobody
-    del loop, together, peft, AutoencoderKL, DDIMScheduler, UNet2DConditionModel, CLIPTextModel, CLIPTokenizer
+    del loop, joint, peft, AutoencoderKL, DDIMScheduler, UNet2DConditionModel, CLIPTextModel, CLIPTokenizer
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
@@ -275,7 +277,7 @@ def _mutations() -> dict[str, Callable[[], None]]:
         def restore(real: Callable[..., Any]) -> Callable[..., Any]:
             return lambda self, tensors: real(self, {k: v * 0 if k.endswith(endings) else v for k, v in tensors.items()})
 
-        return lambda: _patch("training.optim", "Optimiser.restore", restore)
+        return lambda: _patch("training.trainer.optimizer", "Optimiser.restore", restore)
 
     def from_the_start(module: str, attribute: str, place: int) -> Callable[[], None]:
         """What counts updates begins at 0 in a resumed process. place: of that count among the arguments."""
@@ -295,10 +297,10 @@ def _mutations() -> dict[str, Callable[[], None]]:
         "count of updates": without((".updates",)),
         "average": without((".average",)),
         "words": without(("tokens.weights",)),
-        "order": from_the_start("training.batches", "Order.rows", 1),
-        "noise": from_the_start("training.run", "drawn", 1),
-        "schedule": from_the_start("training.run", "course", 1),
-        "company": lambda: _patch("training.company", "found", lambda real: lambda configs, here: None),
+        "order": from_the_start("training.runtime.rng", "Order.rows", 1),
+        "noise": from_the_start("training.trainer.trainer", "drawn", 1),
+        "schedule": from_the_start("training.trainer.trainer", "course", 1),
+        "company": lambda: _patch("training.trainer.schedule", "found", lambda real: lambda configs, here: None),
     }
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 gradio_client = pytest.importorskip("gradio_client")
 
-from studio.queue import Queue  # noqa: E402
+from studio.processes.queue import Queue  # noqa: E402
 from tests.test_page import drawn_pictures, free_port, page_process  # noqa: E402
-from training.workspace import Workspace  # noqa: E402
+from training.storage.paths import Workspace  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 

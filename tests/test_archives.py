@@ -1,4 +1,4 @@
-"""Tests of studio.archives: what a zip may hold, and that a bad member stops no other."""
+"""Tests of studio.datasets.archives: what a zip may hold, and that a bad member stops no other."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from studio import archives, datasets
+from studio.datasets import archives, store
 from training.errors import DataError
-from training.workspace import Workspace
+from training.storage.paths import Workspace
 
 
 def png(colour: str) -> bytes:
@@ -32,17 +32,17 @@ def packed(path: Path, members: dict[str, bytes | str]) -> Path:
 def test_pictures_and_their_captions_come_out_folder_by_folder(tmp_path: Path) -> None:
     members = {"a/1.png": png("red"), "a/1.txt": "a wall", "b/1.png": png("blue"), "b/metadata.jsonl": '{"file_name": "1.png", "text": "a sea"}'}
     clutter = {"__MACOSX/a/._1.png": b"x", "a/.DS_Store": b"x", "a/Thumbs.db": b"x"}
-    ink = datasets.make(Workspace(tmp_path / "w"), "ink")
-    added = datasets.add(ink, [packed(tmp_path / "in.zip", members | clutter)])
+    ink = store.make(Workspace(tmp_path / "w"), "ink")
+    added = store.add(ink, [packed(tmp_path / "in.zip", members | clutter)])
     assert (added.kept, added.captions, added.refused) == (("1.png", "1-2.png"), 2, ())
-    assert datasets.captions(ink) == {"1.png": "a wall", "1-2.png": "a sea"}
+    assert store.captions(ink) == {"1.png": "a wall", "1-2.png": "a sea"}
 
 
 def test_each_bad_member_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     bad = {"../out.png": png("red"), "/abs.png": png("red"), "C:/x.png": png("red"), "run.exe": b"MZ", "bomb.txt": b"a" * 30_000_000}
     bad |= {"page.png": b"<html>", "half.png": png("green")[:50]}
-    ink = datasets.make(Workspace(tmp_path / "w"), "ink")
-    added = datasets.add(ink, [packed(tmp_path / "in.zip", bad | {"good.png": png("blue")})])
+    ink = store.make(Workspace(tmp_path / "w"), "ink")
+    added = store.add(ink, [packed(tmp_path / "in.zip", bad | {"good.png": png("blue")})])
     assert added.kept == ("good.png",)
     assert {name.removeprefix("in.zip: ") for name, _ in added.refused} == set(bad)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["in.zip", "w"]
@@ -74,14 +74,14 @@ def test_a_link_in_a_zip_is_no_link_here(tmp_path: Path) -> None:
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as file:
         file.writestr(link, "/etc/passwd")
-    ink = datasets.make(Workspace(tmp_path / "w"), "ink")
-    added = datasets.add(ink, [tmp_path / "in.zip"])
+    ink = store.make(Workspace(tmp_path / "w"), "ink")
+    added = store.add(ink, [tmp_path / "in.zip"])
     assert added.kept == () and [name for name, _ in added.refused] == ["secret.png"]
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not really", b"<html>"])
 def test_what_is_no_zip_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "in.zip").write_bytes(content)
-    ink = datasets.make(Workspace(tmp_path / "w"), "ink")
-    [(name, reason)] = datasets.add(ink, [tmp_path / "in.zip"]).refused
+    ink = store.make(Workspace(tmp_path / "w"), "ink")
+    [(name, reason)] = store.add(ink, [tmp_path / "in.zip"]).refused
     assert name == "in.zip" and "cannot be opened as a zip" in reason

@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from training import attention
-from training.attention import attend
+from training.modules import attention
+from training.modules.attention import attend
 
 
 def given(dtype: torch.dtype, keys: int = 9) -> tuple[torch.Tensor, ...]:

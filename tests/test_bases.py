@@ -1,4 +1,4 @@
-"""Tests of studio.bases: it says without torch what the base itself says with it."""
+"""Tests of studio.datasets.base_info: it says without torch what the base itself says with it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from studio import bases
+from studio.datasets import base_info
 from training.errors import ModelError
-from training.families import detect
-from training.families.family import Parts
-from training.workspace import builtin_base
+from training.models import loader
+from training.models.family import Parts
+from training.storage.paths import builtin_base
 
 CAPTIONS = ["", "a cat", "icon of a cat's style", "Ünïcode 水墨 and 123 things, don't", "x" * 300, "icon " * 100]
 
@@ -33,7 +33,7 @@ def folder(request: pytest.FixtureRequest, base_folder: Path, parts: Parts, tmp_
 
 
 def test_tokens_are_the_bases_own(folder: Path, parts: Parts) -> None:
-    known, tokenizer = bases.known(str(folder)), parts.tokenizers["tokenizer"]
+    known, tokenizer = base_info.known(str(folder)), parts.tokenizers["tokenizer"]
     for caption in CAPTIONS:
         count = len(tokenizer(caption, add_special_tokens=False).input_ids)
         tokens = known.tokens(caption)
@@ -45,26 +45,26 @@ def test_tokens_are_the_bases_own(folder: Path, parts: Parts) -> None:
 
 
 def test_sides_are_the_bases_own(base_folder: Path) -> None:
-    known = bases.known(str(base_folder))
-    assert (known.side, known.multiple) == detect.sides(detect.find(str(base_folder)))
+    known = base_info.known(str(base_folder))
+    assert (known.side, known.multiple) == loader.sides(loader.find(str(base_folder)))
 
 
 @pytest.mark.skipif(not (builtin_base() / "model_index.json").is_file(), reason="the built-in base is not in this clone")
 def test_the_built_in_base_is_known() -> None:
-    known = bases.known("mini")
-    assert (known.side, known.multiple) == detect.sides(detect.find("mini"))
+    known = base_info.known("mini")
+    assert (known.side, known.multiple) == loader.sides(loader.find("mini"))
     assert known.tokens("a red apple").count == 3
 
 
 def test_a_base_that_is_not_here_has_the_usual_sides_and_no_tokens() -> None:
-    known = bases.known("nobody/has-this-base")
+    known = base_info.known("nobody/has-this-base")
     assert (known.side, known.multiple, known.tokens("a cat")) == (512, 64, None)
 
 
 @pytest.mark.parametrize("model", ["", "no such folder", "/etc/passwd/x", "a\0b", "x" * 5000])
 def test_what_is_no_base_is_told(model: str) -> None:
     with pytest.raises(ModelError):
-        bases.known(model)
+        base_info.known(model)
 
 
 @pytest.mark.parametrize(
@@ -74,4 +74,4 @@ def test_a_damaged_base_is_told(base_folder: Path, tmp_path: Path, file: str, co
     shutil.copytree(base_folder, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
     (tmp_path / "base" / file).write_text(content)
     with pytest.raises(ModelError, match="Download the base again"):
-        bases.known(str(tmp_path / "base"))
+        base_info.known(str(tmp_path / "base"))

@@ -4,7 +4,7 @@ from collections import Counter
 
 import torch
 
-from training.batches import Order, dice, drawn
+from training.runtime.rng import Order, dice, drawn
 
 CHANCE = dict(shape=(4, 8, 8), timesteps=1000, flip=True, caption_dropout=0.3, noise_offset=0.0)
 

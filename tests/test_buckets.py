@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from training.buckets import Bucket, buckets, fit, nearest
+from training.data.buckets import Bucket, buckets, fit, nearest
 from training.errors import ConfigError
 
 SIZES = [(64, 32), (128, 32), (256, 64), (500, 64), (512, 64), (768, 64), (1024, 64), (1000, 32)]  # px, px

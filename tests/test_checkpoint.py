@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import checkpoint
 from training.errors import SpaceError
+from training.trainer import checkpoint
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1], dtype=torch.int64)}
 

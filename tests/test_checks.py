@@ -1,4 +1,5 @@
-"""Tests of studio.checks and studio.mends: what is found, that good sets are left in peace, and that a mend ends its finding and can be undone."""
+"""Tests of studio.datasets.checks and studio.datasets.fixes: what is found,
+that good sets are left in peace, and that a mend ends its finding and can be undone."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from studio import checks, datasets, history, mends
-from studio.bases import Base, Tokens
-from training.buckets import Bucket, buckets, nearest
-from training.dataset import read_dataset
+from studio.datasets import checks, fixes, history, store
+from studio.datasets.base_info import Base, Tokens
+from training.data.buckets import Bucket, buckets, nearest
+from training.data.dataset import read_dataset
 from training.errors import DataError
-from training.workspace import Workspace, builtin_base
+from training.storage.paths import Workspace, builtin_base
 
 SAMPLES = builtin_base().parent / "linocut"
 
@@ -38,10 +39,10 @@ def photo(seed: int, size: tuple[int, int] = (96, 96)) -> Image.Image:
 
 @pytest.fixture
 def ink(tmp_path: Path) -> Path:
-    folder = datasets.make(Workspace(tmp_path / "w"), "ink")
+    folder = store.make(Workspace(tmp_path / "w"), "ink")
     for seed, name in enumerate(["apple", "boat", "cat", "duck"]):
         photo(seed).save(folder / f"{name}.png")
-        datasets.write_caption(folder, f"{name}.png", f"a {name}")
+        store.write_caption(folder, f"{name}.png", f"a {name}")
     return folder
 
 
@@ -53,11 +54,11 @@ def spoilt(ink: Path, how: str) -> dict[str, tuple[str, ...]]:
     """Spoil a good set in one way; what should be found."""
     if how == "broken":
         (ink / "egg.png").write_bytes((ink / "apple.png").read_bytes()[:200])
-        datasets.write_caption(ink, "egg.png", "an egg")
+        store.write_caption(ink, "egg.png", "an egg")
         return {"broken": ("egg.png",)}
     if how == "alike":
         photo(0).resize((80, 80)).save(ink / "again.jpg", quality=60)
-        datasets.write_caption(ink, "again.jpg", "an apple once more")
+        store.write_caption(ink, "again.jpg", "an apple once more")
         return {"alike": ("apple.png", "again.jpg")}
     if how == "small":
         photo(9, (40, 40)).save(ink / "boat.png")
@@ -72,7 +73,7 @@ def spoilt(ink: Path, how: str) -> dict[str, tuple[str, ...]]:
         (ink / "boat.txt").write_bytes("ein Bär".encode("utf-16"))
         return {"unreadable": ("boat.png",)}
     text = {"odd": "see https://x.example", "untidy": "boat, , boat", "long": "a boat, on the wide sea"}[how]
-    datasets.write_caption(ink, "boat.png", text)
+    store.write_caption(ink, "boat.png", text)
     return {how: ("boat.png",)}
 
 
@@ -102,7 +103,7 @@ def test_every_mend_ends_its_finding_and_can_be_undone(ink: Path, kind: str) -> 
     [finding] = checks.findings(ink, BASE)
     before = {f.name: f.read_bytes() for f in ink.iterdir() if f.is_file()}
     for mend, _ in finding.mends:
-        mends.mend(ink, finding.kind, mend, finding.pictures, BASE)
+        fixes.mend(ink, finding.kind, mend, finding.pictures, BASE)
         assert found(ink) == {}, mend
         read_dataset(ink)  # and the trainer takes it
         history.undo(ink)
@@ -117,8 +118,8 @@ def test_the_same_look_in_another_shape_is_no_copy(ink: Path) -> None:
 
 
 def test_the_same_caption_for_all_is_found(ink: Path) -> None:
-    for name in datasets.pictures(ink):
-        datasets.write_caption(ink, name, "a thing")
+    for name in store.pictures(ink):
+        store.write_caption(ink, name, "a thing")
     assert list(found(ink)) == ["repeated"]
 
 
@@ -126,31 +127,31 @@ def test_a_mend_of_something_else_is_refused(ink: Path) -> None:
     spoilt(ink, "small")
     for kind, mend, names in [("small", "take_out", ["cat.png"]), ("small", "shorten", ["boat.png"]), ("broken", "take_out", ["../x"])]:
         with pytest.raises(DataError, match="changed already"):
-            mends.mend(ink, kind, mend, names, BASE)
-    assert len(datasets.pictures(ink)) == 4
+            fixes.mend(ink, kind, mend, names, BASE)
+    assert len(store.pictures(ink)) == 4
 
 
 def test_a_finding_left_alone_comes_back_when_it_is_another(ink: Path) -> None:
     spoilt(ink, "alike")
-    mends.mend(ink, "alike", "leave", ["again.jpg", "apple.png"], BASE)
+    fixes.mend(ink, "alike", "leave", ["again.jpg", "apple.png"], BASE)
     assert found(ink) == {}
     photo(0).resize((70, 70)).save(ink / "third.png")
-    datasets.write_caption(ink, "third.png", "an apple for ever")
+    store.write_caption(ink, "third.png", "an apple for ever")
     assert list(found(ink)) == ["alike"]
 
 
 def test_a_crop_mend_cuts_and_does_not_resize(ink: Path) -> None:
     photo(9, (64, 128)).save(ink / "boat.png")
-    datasets.place_crop(ink, "boat.png", (0.5, 1.0))
-    mends.mend(ink, "lonely", "crop", ["boat.png"], BASE)
+    store.place_crop(ink, "boat.png", (0.5, 1.0))
+    fixes.mend(ink, "lonely", "crop", ["boat.png"], BASE)
     with Image.open(ink / "boat.png") as cut:
         assert cut.size == (64, 64)
         assert (np.asarray(cut) == np.asarray(photo(9, (64, 128)).crop((0, 64, 64, 128)))).all()
     assert nearest(64, 64, buckets(64, 16)) == Bucket(64, 64)
-    assert datasets.place_of(ink, "boat.png") == (0.5, 0.5)
+    assert store.place_of(ink, "boat.png") == (0.5, 0.5)
 
 
 def test_shortened_ends_with_a_whole_tag() -> None:
-    assert mends.shortened("a boat, on the wide sea", BASE) == "a boat"
-    assert mends.shortened("one two three four five", BASE) == "one two three four"
-    assert mends.shortened("a, b", BASE) == "a, b"
+    assert fixes.shortened("a boat, on the wide sea", BASE) == "a boat"
+    assert fixes.shortened("one two three four five", BASE) == "one two three four"
+    assert fixes.shortened("a, b", BASE) == "a, b"

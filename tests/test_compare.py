@@ -14,14 +14,14 @@ from PIL import Image
 
 from studio import compare
 from studio.compare import Column, Taken, grid_of, main
-from studio.generator import Generator, loaded_style
+from studio.library.generator import Generator, loaded_style
 from tests.test_wearing import hooks, some_style
+from training.cli.style_file import main as style_file
 from training.errors import StyleFileError
-from training.families.family import Parts
+from training.models.family import Parts
 from training.prompt import KEY, Prompt
-from training.style_command import main as style_file
-from training.style_file import canonical_name, read_style, write_style
-from training.style_weights import Weight, mix, weighted
+from training.style_files.reading import canonical_name, read_style, write_style
+from training.style_files.strengths import Weight, mix, weighted
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = {"style_studio.recipe": json.dumps({"data": {"template": "{trigger} icon of {caption}"}})}
@@ -170,9 +170,9 @@ BAD = {
 def test_bad_input_is_refused_in_one_message(
     case: str, base_folder: Path, styles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training.families import detect
+    from training.models import loader
 
-    monkeypatch.setattr(detect, "load", lambda *_: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(loader, "load", lambda *_: pytest.fail("the base was loaded"))
     (tmp_path / "model.ckpt").write_bytes(b"\x80\x02.")
     (tmp_path / "folder.png").mkdir()
     known = {"base": base_folder, "tmp": tmp_path, "out": tmp_path / "grid.png", **styles}
@@ -273,7 +273,7 @@ def test_the_generator_sees_a_style_that_was_trained_again(base_folder: Path, st
 def test_a_row_too_large_for_the_memory_is_drawn_in_parts(base_folder: Path, styles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from studio import generator as module
+    from studio.library import generator as module
     from training.errors import OutOfMemory
 
     generator, real, tried = Generator("cpu", "float32"), module.draw, []

@@ -1,4 +1,5 @@
-"""Tests of studio.comparisons and studio.reloading: wishes on disk, picks of a blind look, and a grid that leads back to its settings."""
+"""Tests of studio.library.comparisons and studio.library.reload_grid: wishes on disk, picks of a blind look,
+and a grid that leads back to its settings."""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from studio import comparisons, library, reloading, shelf
 from studio.compare import wish_from
-from studio.comparisons import Wish
+from studio.library import comparisons, import_export, library, reload_grid
+from studio.library.comparisons import Wish
 from tests.test_library import finished_run, style_file
 from training.errors import DataError, StudioError
 from training.prompt import KEY
-from training.workspace import Workspace
+from training.storage.paths import Workspace
 
 WISH = Wish("mini", (("run:ink", 1.0), ("run:ink", 0.5), ("step:ink:200", 1.0)), ("a cat", "-a dog"), (1, 2), 9, 4.0, 0)
 
@@ -95,12 +96,15 @@ def test_a_mix_is_one_more_column_and_survives_the_disk_and_a_grid(workspace: Wo
     paths = [library.style(workspace, id).path for id, _ in worn]
     assert f"{paths[0]}:0.7+{paths[1]}:0.5" in styles and wish_from(styles[3:]).columns[2].title.count("+") == 1
     drawn = told(workspace)
-    column = {"title": "a + b", "mix": [{"file": p.name, "sha256": shelf.digest(p), "strength": w} for p, (_, w) in zip(paths, worn, strict=True)]}
+    column = {
+        "title": "a + b",
+        "mix": [{"file": p.name, "sha256": import_export.digest(p), "strength": w} for p, (_, w) in zip(paths, worn, strict=True)],
+    }
     drawn["columns"] = [{"title": "base"}, column]
-    found, missing = reloading.wish_of(workspace, sheet(tmp_path / "grid.png", drawn))
+    found, missing = reload_grid.wish_of(workspace, sheet(tmp_path / "grid.png", drawn))
     assert (found.styles, found.mix, missing) == ((), worn, [])
     column["mix"][1]["sha256"] = "0" * 64
-    found, missing = reloading.wish_of(workspace, sheet(tmp_path / "grid.png", drawn))
+    found, missing = reload_grid.wish_of(workspace, sheet(tmp_path / "grid.png", drawn))
     assert (found.mix, missing) == ((), [paths[1].name])  # one of two is no mix
 
 
@@ -112,8 +116,8 @@ def sheet(path: Path, told: object) -> Path:
 
 
 def told(workspace: Workspace, **other: Any) -> dict[str, Any]:
-    ink = shelf.digest(workspace.runs() / "ink" / "ink.safetensors")
-    step = shelf.digest(workspace.runs() / "ink" / "steps" / "ink-000200.safetensors")
+    ink = import_export.digest(workspace.runs() / "ink" / "ink.safetensors")
+    step = import_export.digest(workspace.runs() / "ink" / "steps" / "ink-000200.safetensors")
     columns = [{"title": "base"}] + [
         {"title": t, "sha256": h, "strength": s} for t, h, s in (("ink", ink, 0.5), ("gone", "0" * 64, 1), ("step", step, 1))
     ]
@@ -122,7 +126,7 @@ def told(workspace: Workspace, **other: Any) -> dict[str, Any]:
 
 
 def test_a_grid_leads_back_to_its_wish_and_names_what_is_missing(workspace: Workspace, tmp_path: Path) -> None:
-    wish, missing = reloading.wish_of(workspace, sheet(tmp_path / "grid.png", told(workspace)))
+    wish, missing = reload_grid.wish_of(workspace, sheet(tmp_path / "grid.png", told(workspace)))
     assert wish == Wish("mini", (("run:ink", 0.5), ("step:ink:200", 1.0)), ("a cat",), (3,), 7, 2.5, 64)
     assert missing == ["gone"]
 
@@ -145,7 +149,7 @@ def test_a_grid_leads_back_to_its_wish_and_names_what_is_missing(workspace: Work
 def test_any_other_picture_is_refused(workspace: Workspace, tmp_path: Path, bad: Any) -> None:
     content = told(workspace, **bad) if isinstance(bad, dict) else bad
     with pytest.raises(DataError):
-        reloading.wish_of(workspace, sheet(tmp_path / "grid.png", content))
+        reload_grid.wish_of(workspace, sheet(tmp_path / "grid.png", content))
     (tmp_path / "no.png").write_text("<html>")
     with pytest.raises(DataError):
-        reloading.wish_of(workspace, tmp_path / "no.png")
+        reload_grid.wish_of(workspace, tmp_path / "no.png")

@@ -13,13 +13,13 @@ from PIL import Image
 from torch import nn
 
 from tests.test_training import apart, changed, config, pictures
-from training import run
-from training.compiled import as_written, compile_passes
-from training.config import RunConfig
+from training.config.schema import RunConfig
 from training.errors import ConfigError
 from training.events import Warned
-from training.loop import train
-from training.together import together
+from training.modules.compile import as_written, compile_passes
+from training.trainer import trainer
+from training.trainer.joint import together
+from training.trainer.loop import train
 
 __all__ = ["config", "pictures"]  # fixtures
 
@@ -44,7 +44,7 @@ class Counting:
 def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
     torch.compiler.reset()
     found = Counting()
-    monkeypatch.setattr(run, "compile_passes", functools.partial(compile_passes, backend=found))
+    monkeypatch.setattr(trainer, "compile_passes", functools.partial(compile_passes, backend=found))
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from training.config import RunConfig, Setting, changes, from_mapping, markdown_table, nearest, read_toml, settings, to_toml, with_overrides
+from training.config.schema import RunConfig, Setting, changes, from_mapping, markdown_table, nearest, read_toml, settings, to_toml, with_overrides
 from training.errors import ConfigError
 
 README = Path(__file__).resolve().parents[1] / "README.md"

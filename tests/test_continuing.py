@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from studio import continuing, library
-from training.config import RunConfig, from_mapping
+from studio.library import continue_from, library
+from training.config.schema import RunConfig, from_mapping
 from training.errors import StyleFileError
 from training.events import Previewed
-from training.loop import train
-from training.run import Run, planned
-from training.style_file import Lora, match, read_style, write_style
-from training.workspace import Workspace
+from training.storage.paths import Workspace
+from training.style_files.reading import Lora, match, read_style, write_style
+from training.trainer.loop import train
+from training.trainer.trainer import Run, planned
 
 
 @pytest.fixture
@@ -103,10 +103,10 @@ def test_no_path_and_no_prompt_is_published(config: RunConfig, style: Path, tmp_
 def test_the_shelf_offers_settings_that_fit(tmp_path: Path, config: RunConfig, style: Path) -> None:
     workspace = Workspace(tmp_path)
     own = next(s for s in library.styles(workspace) if s.path == style.resolve())
-    on = continuing.config_for(workspace, own)
+    on = continue_from.config_for(workspace, own)
     assert on.adapter.start == str(own.path) and on.save.name == "first-2" and on.optim == config.optim
     (workspace.styles()).mkdir()
     (workspace.styles() / "brought.safetensors").write_bytes(style.read_bytes())
     brought = next(s for s in library.styles(workspace) if s.id == "file:brought")
-    fits = continuing.config_for(workspace, brought)
+    fits = continue_from.config_for(workspace, brought)
     assert set(fits.adapter.targets) == {"attention", "convolutions"} and fits.adapter.rank == 2 and fits.optim.text_encoder_lr > 0

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from training.convolution import ROWS, FrozenConv2d, convolved, freeze_convolutions, input_gradient
+from training.modules.conv import ROWS, FrozenConv2d, convolved, freeze_convolutions, input_gradient
 
 CASES = {  # kernel, stride, padding, side: below and above the limit of pixels
     "3x3": (3, 1, 1, 6),

@@ -19,14 +19,15 @@ import pytest
 import tomli_w
 from PIL import Image
 
-from studio import datasets, reloading
+from studio.datasets import store
+from studio.library import reload_grid
 from tests.test_style_file import BAD as BAD_STYLES
 from tests.test_style_file import PAIR, raw, tensors
-from training.config import from_mapping, read_toml, settings
-from training.dataset import open_picture, read_dataset
+from training.config.schema import from_mapping, read_toml, settings
+from training.data.dataset import open_picture, read_dataset
 from training.errors import DataError, StudioError
-from training.style_file import read_style
-from training.workspace import Workspace
+from training.storage.paths import Workspace
+from training.style_files.reading import read_style
 
 SLOWEST = 20  # seconds of one case, on a machine that has other things to do
 Cases = dict[str, tuple[bytes, bool]]  # name -> the file's bytes, whether it has to be refused
@@ -159,8 +160,8 @@ def test_a_picture_is_refused_or_read(name: str, tmp_path: Path) -> None:
     told = outcome(lambda: open_picture(file))
     assert told or not refused
     assert not told or "spoilt one.png" in told
-    ink = datasets.make(Workspace(tmp_path / "w"), "ink")
-    added = datasets.add(ink, [file])  # what the page does with it
+    ink = store.make(Workspace(tmp_path / "w"), "ink")
+    added = store.add(ink, [file])  # what the page does with it
     assert bool(added.refused) == bool(told) and len(added.kept) + len(added.refused) == 1
 
 
@@ -262,7 +263,7 @@ def test_what_lies_beside_a_picture_is_refused_or_read(name: str, tmp_path: Path
     assert bool(told) == refused
     assert not told or file in told
     # The page, which mends captions, shows them nevertheless
-    assert len(datasets.captions(tmp_path)) == 1 and len(datasets.place_of(tmp_path, "a.png")) == 2
+    assert len(store.captions(tmp_path)) == 1 and len(store.place_of(tmp_path, "a.png")) == 2
 
 
 # --- settings ---
@@ -391,8 +392,8 @@ ZIPS |= {name: content for name, (content, _) in spoilt(GOOD_ZIP, "a zip", 24).i
 @pytest.mark.parametrize("name", ZIPS)
 def test_of_a_zip_only_pictures_come_in(name: str, tmp_path: Path) -> None:
     (tmp_path / "in.zip").write_bytes(ZIPS[name])
-    ink = datasets.make(Workspace(tmp_path / "w"), "ink")
-    added = datasets.add(ink, [tmp_path / "in.zip"])
+    ink = store.make(Workspace(tmp_path / "w"), "ink")
+    added = store.add(ink, [tmp_path / "in.zip"])
     assert all(reason.strip() and "Traceback" not in reason and len(reason) < 1000 for _, reason in added.refused)
     assert not added.kept or "changed at" in name or "cut at" in name
     assert {file.suffix for file in ink.iterdir()} <= {".png", ".txt"} and not any(file.is_symlink() for file in ink.iterdir())
@@ -438,7 +439,7 @@ def test_a_grid_is_refused_or_read(name: str, tmp_path: Path) -> None:
     words = PngInfo()
     words.add_text(KEY, json.dumps(SPOILT_GRIDS[name]) if "10000" not in name else "1" * 5000)
     Image.new("RGB", (32, 32)).save(tmp_path / "grid.png", pnginfo=words)
-    outcome(lambda: reloading.wish_of(Workspace(tmp_path / "w"), tmp_path / "grid.png"))
+    outcome(lambda: reload_grid.wish_of(Workspace(tmp_path / "w"), tmp_path / "grid.png"))
 
 
 # --- all of them ---
@@ -459,7 +460,7 @@ def test_a_sound_one_of_each_is_read(tmp_path: Path) -> None:
     (tmp_path / "in.zip").write_bytes(GOOD_ZIP)
     (tmp_path / "s.safetensors").write_bytes(tensors(**PAIR))
     assert from_mapping(read_toml(tmp_path / "run.toml")).optim.steps == 10
-    assert datasets.add(datasets.make(Workspace(tmp_path / "w"), "ink"), [tmp_path / "in.zip"]).kept == ("a.png",)
+    assert store.add(store.make(Workspace(tmp_path / "w"), "ink"), [tmp_path / "in.zip"]).kept == ("a.png",)
     assert read_style(tmp_path / "s.safetensors").modules
     with pytest.raises(DataError):
         open_picture(tmp_path / "run.toml")

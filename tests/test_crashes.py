@@ -12,8 +12,8 @@ import pytest
 from tests import crashes
 from tests.crashes import POINTS, Trainer, difference, differences, run_toml, sweep_toml
 from tests.tiny import tiny_xl
-from training.style_file import read_style
-from training.workspace import latents_folder
+from training.storage.paths import latents_folder
+from training.style_files.reading import read_style
 
 EVERYTHING = {"prior": {"images": 2, "prompt": "a thing"}, "adapter": {"tokens": 2}}
 FROZEN = {"optim": {"text_encoder_lr": 0.0, "accumulate": 1, "ema": 0.0}}

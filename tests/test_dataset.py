@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageColor, PngImagePlugin
 
-from training.buckets import Bucket, buckets
-from training.dataset import captioned, open_picture, pixels, read_dataset, said_by_name
+from training.data.buckets import Bucket, buckets
+from training.data.dataset import captioned, open_picture, pixels, read_dataset, said_by_name
 from training.errors import DataError
 
 GREY_RAMP = np.linspace(0, 65535, 32 * 24).reshape(24, 32).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""Tests of studio.datasets: uploads that are no pictures, names from anywhere, captions that are saved at once."""
+"""Tests of studio.datasets.store: uploads that are no pictures, names from anywhere, captions that are saved at once."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from studio import datasets, history
-from training.dataset import read_dataset
+from studio.datasets import history, store
+from training.data.dataset import read_dataset
 from training.errors import ConfigError, DataError
-from training.workspace import Workspace
+from training.storage.paths import Workspace
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def ink(workspace: Workspace) -> Path:
-    return datasets.make(workspace, "ink")
+    return store.make(workspace, "ink")
 
 
 def picture(path: Path, colour: str = "red", kind: str | None = None) -> Path:
@@ -37,22 +37,22 @@ def listing(folder: Path) -> list[str]:
 
 
 def test_a_new_dataset_is_in_the_list(workspace: Workspace) -> None:
-    datasets.make(workspace, " Tusche – nein ".replace("–", "-"))
-    datasets.make(workspace, "水墨")
-    assert datasets.names(workspace) == ["Tusche - nein", "水墨"]
+    store.make(workspace, " Tusche – nein ".replace("–", "-"))
+    store.make(workspace, "水墨")
+    assert store.names(workspace) == ["Tusche - nein", "水墨"]
 
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "/etc", "a/b", "a\\b", ".hidden", "con", "x" * 81, "a\0b", "a\nb"])
 def test_names_that_are_no_names_are_refused(workspace: Workspace, name: str) -> None:
     with pytest.raises(ConfigError):
-        datasets.make(workspace, name)
+        store.make(workspace, name)
     with pytest.raises(DataError):
-        datasets.folder(workspace, name)
+        store.folder(workspace, name)
 
 
 def test_a_name_is_taken_whatever_its_case(workspace: Workspace, ink: Path) -> None:
     with pytest.raises(DataError, match="already a dataset"):
-        datasets.make(workspace, "INK")
+        store.make(workspace, "INK")
 
 
 def test_bad_uploads_are_named_and_the_others_go_on(tmp_path: Path, ink: Path) -> None:
@@ -63,7 +63,7 @@ def test_bad_uploads_are_named_and_the_others_go_on(tmp_path: Path, ink: Path) -
     empty.write_bytes(b"")
     cut.write_bytes(good[0].read_bytes()[:60])
     gif = picture(up / "moving.png", kind="GIF")
-    added = datasets.add(ink, [text, good[0], empty, good[1], cut, gif, good[2]])
+    added = store.add(ink, [text, good[0], empty, good[1], cut, gif, good[2]])
     assert added.kept == ("red.png", "blue.jpg", "green.webp")
     assert {name for name, _ in added.refused} == {"page.png", "empty.jpg", "cut.png", "moving.png"}
     assert all(reason and str(up) not in reason for _, reason in added.refused)
@@ -84,33 +84,33 @@ def test_bad_uploads_are_named_and_the_others_go_on(tmp_path: Path, ink: Path) -
     ],
 )
 def test_file_names_become_safe(tmp_path: Path, ink: Path, given: str, kept: str) -> None:
-    assert datasets.add(ink, [picture(tmp_path / "up" / given, kind="PNG")]).kept == (kept,)
+    assert store.add(ink, [picture(tmp_path / "up" / given, kind="PNG")]).kept == (kept,)
     assert (ink / kept).is_file()
 
 
 def test_every_picture_has_a_stem_of_its_own(tmp_path: Path, ink: Path) -> None:
     files = [picture(tmp_path / f"{n}" / name, colour) for n, (name, colour) in enumerate([("a.png", "red"), ("A.jpg", "blue"), ("a.webp", "green")])]
-    assert datasets.add(ink, files).kept == ("a.png", "A-2.jpg", "a-3.webp")
+    assert store.add(ink, files).kept == ("a.png", "A-2.jpg", "a-3.webp")
 
 
 def test_the_same_picture_twice_is_kept_once(tmp_path: Path, ink: Path) -> None:
     first, again = picture(tmp_path / "one.png"), picture(tmp_path / "two.png")
-    assert datasets.add(ink, [first, again]).refused == (("two.png", "is already there as one.png."),)
-    assert datasets.add(ink, [again]).kept == ()
+    assert store.add(ink, [first, again]).refused == (("two.png", "is already there as one.png."),)
+    assert store.add(ink, [again]).kept == ()
 
 
 def test_captions_come_with_their_pictures(tmp_path: Path, ink: Path) -> None:
     (tmp_path / "one.txt").write_text("a red thing\n", encoding="utf-8-sig")
     (tmp_path / "alone.txt").write_text("nothing to see")
-    added = datasets.add(ink, [tmp_path / "one.txt", picture(tmp_path / "one.png"), tmp_path / "alone.txt"])
+    added = store.add(ink, [tmp_path / "one.txt", picture(tmp_path / "one.png"), tmp_path / "alone.txt"])
     assert (added.kept, added.captions) == (("one.png",), 1)
     assert [name for name, _ in added.refused] == ["alone.txt"]
-    assert datasets.caption(ink, "one.png") == "a red thing"
+    assert store.caption(ink, "one.png") == "a red thing"
 
 
 def test_the_trainer_reads_what_the_page_wrote(tmp_path: Path, ink: Path) -> None:
-    datasets.add(ink, [picture(tmp_path / "one.png"), picture(tmp_path / "two.png", "blue")])
-    datasets.write_caption(ink, "one.png", "  eine „rote“ Fläche \n")
+    store.add(ink, [picture(tmp_path / "one.png"), picture(tmp_path / "two.png", "blue")])
+    store.write_caption(ink, "one.png", "  eine „rote“ Fläche \n")
     assert {e.path.name: e.caption for e in read_dataset(ink).examples}["one.png"] == "eine „rote“ Fläche"
 
 
@@ -118,9 +118,9 @@ def test_the_trainer_reads_what_the_page_wrote(tmp_path: Path, ink: Path) -> Non
 def test_only_pictures_of_the_dataset_are_touched(tmp_path: Path, workspace: Workspace, ink: Path, name: str) -> None:
     picture(workspace.datasets() / "secret.png")
     for touching in (
-        lambda: datasets.caption(ink, name),
-        lambda: datasets.write_caption(ink, name, "x"),
-        lambda: datasets.remove(ink, [name]),
+        lambda: store.caption(ink, name),
+        lambda: store.write_caption(ink, name, "x"),
+        lambda: store.remove(ink, [name]),
     ):
         with pytest.raises(DataError):
             touching()
@@ -130,24 +130,24 @@ def test_only_pictures_of_the_dataset_are_touched(tmp_path: Path, workspace: Wor
 def test_a_link_out_of_the_dataset_is_not_followed(workspace: Workspace, ink: Path, tmp_path: Path) -> None:
     (ink / "away.png").symlink_to(picture(tmp_path / "outside.png"))
     with pytest.raises(ConfigError, match="leads out"):
-        datasets.write_caption(ink, "away.png", "x")
+        store.write_caption(ink, "away.png", "x")
 
 
 def test_a_caption_is_whole_at_every_moment(tmp_path: Path, ink: Path) -> None:
-    datasets.add(ink, [picture(tmp_path / "one.png")])
+    store.add(ink, [picture(tmp_path / "one.png")])
     texts = ["a" * 4000, "b" * 4000]
-    datasets.write_caption(ink, "one.png", texts[0])
+    store.write_caption(ink, "one.png", texts[0])
     seen: set[str] = set()
     done = threading.Event()
 
     def look() -> None:
         while not done.is_set():
-            seen.add(datasets.caption(ink, "one.png"))
+            seen.add(store.caption(ink, "one.png"))
 
     looking = threading.Thread(target=look)
     looking.start()
     for n in range(30):
-        datasets.write_caption(ink, "one.png", texts[n % 2])
+        store.write_caption(ink, "one.png", texts[n % 2])
     done.set()
     looking.join()
     assert seen <= set(texts)
@@ -155,23 +155,23 @@ def test_a_caption_is_whole_at_every_moment(tmp_path: Path, ink: Path) -> None:
 
 
 def test_a_caption_too_long_is_refused_and_the_old_one_stays(tmp_path: Path, ink: Path) -> None:
-    datasets.add(ink, [picture(tmp_path / "one.png")])
-    datasets.write_caption(ink, "one.png", "short")
+    store.add(ink, [picture(tmp_path / "one.png")])
+    store.write_caption(ink, "one.png", "short")
     with pytest.raises(DataError, match="Shorten it"):
-        datasets.write_caption(ink, "one.png", "ü" * 6000)
-    assert datasets.caption(ink, "one.png") == "short"
+        store.write_caption(ink, "one.png", "ü" * 6000)
+    assert store.caption(ink, "one.png") == "short"
 
 
 def test_what_is_removed_can_be_had_back(tmp_path: Path, ink: Path) -> None:
-    datasets.add(ink, [picture(tmp_path / "one.png")])
-    datasets.write_caption(ink, "one.png", "words")
-    datasets.place_crop(ink, "one.png", (0.25, 1.0))
+    store.add(ink, [picture(tmp_path / "one.png")])
+    store.write_caption(ink, "one.png", "words")
+    store.place_crop(ink, "one.png", (0.25, 1.0))
     content = (ink / "one.png").read_bytes()
-    datasets.remove(ink, ["one.png"])
+    store.remove(ink, ["one.png"])
     assert [name for name in listing(ink) if not name.startswith(".")] == []
     history.undo(ink)
     assert (ink / "one.png").read_bytes() == content
-    assert (datasets.caption(ink, "one.png"), datasets.place_of(ink, "one.png")) == ("words", (0.25, 1.0))
+    assert (store.caption(ink, "one.png"), store.place_of(ink, "one.png")) == ("words", (0.25, 1.0))
 
 
 def test_captions_of_a_metadata_file_come_along_and_a_txt_counts_more(tmp_path: Path, ink: Path) -> None:
@@ -179,38 +179,38 @@ def test_captions_of_a_metadata_file_come_along_and_a_txt_counts_more(tmp_path: 
     lines = ['{"file_name": "red.png", "text": "from the list"}', '{"file_name": "blue.png", "text": "a lake"}', "not json"]
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     (tmp_path / "red.txt").write_text("from the file")
-    added = datasets.add(ink, [*up, tmp_path / "metadata.jsonl", tmp_path / "red.txt"])
+    added = store.add(ink, [*up, tmp_path / "metadata.jsonl", tmp_path / "red.txt"])
     assert added.captions == 2 and [name for name, _ in added.refused] == ["metadata.jsonl"]
-    assert datasets.captions(ink) == {"blue.png": "a lake", "green.png": "", "red.png": "from the file"}
+    assert store.captions(ink) == {"blue.png": "a lake", "green.png": "", "red.png": "from the file"}
 
 
 def test_a_metadata_file_in_the_dataset_is_shown_as_the_trainer_reads_it(tmp_path: Path, ink: Path) -> None:
-    datasets.add(ink, [picture(tmp_path / "one.png"), picture(tmp_path / "two.png", "blue")])
+    store.add(ink, [picture(tmp_path / "one.png"), picture(tmp_path / "two.png", "blue")])
     (ink / "metadata.jsonl").write_text('{"file_name": "one.png", "text": "a wall"}\n{"file_name": "two.png", "text": "a sea"}')
-    datasets.write_caption(ink, "two.png", "a lake")
-    assert datasets.captions(ink) == {e.path.name: e.caption for e in read_dataset(ink).examples} == {"one.png": "a wall", "two.png": "a lake"}
+    store.write_caption(ink, "two.png", "a lake")
+    assert store.captions(ink) == {e.path.name: e.caption for e in read_dataset(ink).examples} == {"one.png": "a wall", "two.png": "a lake"}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 def test_captions_of_any_editor_are_read(tmp_path: Path, ink: Path, encoding: str) -> None:
     (tmp_path / "one.txt").write_text("ein „Bär“", encoding=encoding)
-    datasets.add(ink, [picture(tmp_path / "one.png"), tmp_path / "one.txt"])
+    store.add(ink, [picture(tmp_path / "one.png"), tmp_path / "one.txt"])
     assert read_dataset(ink).examples[0].caption == "ein „Bär“"
 
 
 def test_a_crop_is_kept_beside_its_picture_within_bounds(tmp_path: Path, ink: Path) -> None:
-    datasets.add(ink, [picture(tmp_path / "one.png")])
-    datasets.place_crop(ink, "one.png", (-3.0, 0.75))
-    assert read_dataset(ink).examples[0].place == (0.0, 0.75) == datasets.place_of(ink, "one.png")
-    datasets.place_crop(ink, "one.png", (0.5, 0.5))
+    store.add(ink, [picture(tmp_path / "one.png")])
+    store.place_crop(ink, "one.png", (-3.0, 0.75))
+    assert read_dataset(ink).examples[0].place == (0.0, 0.75) == store.place_of(ink, "one.png")
+    store.place_crop(ink, "one.png", (0.5, 0.5))
     assert listing(ink) == ["one.png"]
 
 
 def test_a_thumbnail_is_made_anew_when_its_picture_changes(tmp_path: Path) -> None:
     source = picture(tmp_path / "one.png")
-    first = datasets.thumbnail(source, side=16, into=tmp_path / "small")
-    assert datasets.thumbnail(source, side=16, into=tmp_path / "small") == first
+    first = store.thumbnail(source, side=16, into=tmp_path / "small")
+    assert store.thumbnail(source, side=16, into=tmp_path / "small") == first
     assert max(Image.open(first).size) == 16
     picture(source, "blue")
     os.utime(source, ns=(1, 1))
-    assert datasets.thumbnail(source, side=16, into=tmp_path / "small") != first
+    assert store.thumbnail(source, side=16, into=tmp_path / "small") != first

@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
-from studio import app, datasets, describe, describing, history
-from studio.describing import content
+from studio.datasets import caption_worker, captioning, history, store
+from studio.datasets.captioning import content
+from studio.page import app
 from tests.test_report import cached
 from training.errors import StudioError
-from training.workspace import Workspace
+from training.storage.paths import Workspace
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]", "a", "cat", "dog", "drawing", "of", "red", "boat"]
 
@@ -40,7 +41,7 @@ def tiny_blip(at: Path) -> None:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("hub")
-    cached(place, describing.MODELS[1], tiny_blip)
+    cached(place, captioning.MODELS[1], tiny_blip)
     return place
 
 
@@ -55,29 +56,29 @@ def pictures(tmp_path: Path) -> list[Path]:
 def test_the_model_that_lies_in_the_cache_says_something_of_every_picture(
     cache: Path, pictures: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert describing.present(cache) == describing.MODELS[1]
+    assert captioning.present(cache) == captioning.MODELS[1]
     (pictures[0].parent / "broken.png").write_bytes(b"no picture")
     asked = [str(path) for path in (*pictures, pictures[0].parent / "broken.png")]
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asked)))
-    assert describe.main(cache) == 0
+    assert caption_worker.main(cache) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["picture"] for one in told] == asked[:3] and all(isinstance(one["caption"], str) for one in told)
-    again = describe.Describer(describing.MODELS[1], cache)
+    again = caption_worker.Describer(captioning.MODELS[1], cache)
     assert [again(path) for path in pictures] == [one["caption"] for one in told]
 
 
 def test_a_broken_download_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    cached(tmp_path, describing.MODELS[0], lambda at: (at / "model.safetensors").write_bytes(b"cut off"))
+    cached(tmp_path, captioning.MODELS[0], lambda at: (at / "model.safetensors").write_bytes(b"cut off"))
     monkeypatch.setattr(sys, "stdin", io.StringIO("[]"))
-    assert describe.main(tmp_path) == 0
+    assert caption_worker.main(tmp_path) == 0
     assert "Download it again" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_without_a_model_it_is_said_which_one_would_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert describing.present(tmp_path) is None
-    monkeypatch.setattr(describing, "present", lambda: None)
+    assert captioning.present(tmp_path) is None
+    monkeypatch.setattr(captioning, "present", lambda: None)
     with pytest.raises(StudioError, match=r"hf download Salesforce/blip"):
-        list(describing.described([tmp_path / "a.png"]))
+        list(captioning.described([tmp_path / "a.png"]))
 
 
 class Child:
@@ -96,17 +97,17 @@ class Child:
 def test_captions_come_one_by_one_and_the_process_ends_with_who_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     said = [json.dumps({"picture": str(tmp_path / f"{i}.png"), "caption": f"thing {i}"}) for i in range(3)]
     child: list[Child] = []
-    monkeypatch.setattr(describing, "present", lambda: "a model")
+    monkeypatch.setattr(captioning, "present", lambda: "a model")
     made: Any = lambda *args, **keys: child.append(Child(said)) or child[-1]
-    monkeypatch.setattr(describing.subprocess, "Popen", made)
-    assert [text for _, text in describing.described([tmp_path / "0.png"])] == ["thing 0", "thing 1", "thing 2"]
-    asking = describing.described([tmp_path / "0.png"])
+    monkeypatch.setattr(captioning.subprocess, "Popen", made)
+    assert [text for _, text in captioning.described([tmp_path / "0.png"])] == ["thing 0", "thing 1", "thing 2"]
+    asking = captioning.described([tmp_path / "0.png"])
     assert next(asking)[1] == "thing 0" and not child[-1].killed
     asking.close()
     assert child[-1].killed
-    monkeypatch.setattr(describing.subprocess, "Popen", lambda *args, **keys: Child(said[:1], code=1))
+    monkeypatch.setattr(captioning.subprocess, "Popen", lambda *args, **keys: Child(said[:1], code=1))
     with pytest.raises(StudioError, match="ended before"):
-        list(describing.described([tmp_path / "0.png"]))
+        list(captioning.described([tmp_path / "0.png"]))
 
 
 @pytest.mark.parametrize(
@@ -139,12 +140,12 @@ def test_what_is_said_of_the_hand_is_left_out(sentence: str, kept: str) -> None:
 def page(tmp_path: Path) -> tuple[Any, Path]:
     """The handler behind the button, and a dataset of four pictures, one with a caption."""
     workspace = Workspace(tmp_path / "workspace")
-    folder = datasets.make(workspace, "mine")
+    folder = store.make(workspace, "mine")
     files = [tmp_path / f"{i}.png" for i in range(4)]
     for i, file in enumerate(files):
         Image.new("RGB", (40, 40), (60 * i, 0, 0)).save(file)
-    datasets.add(folder, files)
-    datasets.write_caption(folder, "0.png", "my own words")
+    store.add(folder, files)
+    store.write_caption(folder, "0.png", "my own words")
     handlers = [fn.fn for fn in app.build(workspace).fns.values() if fn.name == "describe_all"]
     assert len(handlers) == 1
     return handlers[0], folder
@@ -156,29 +157,29 @@ def test_pictures_without_a_caption_get_one_and_undo_takes_all_back(page: tuple[
     def said(pictures: list[Path]) -> Iterator[tuple[Path, str]]:
         for path in pictures:
             if path.name == "3.png":
-                datasets.write_caption(folder, "3.png", "typed meanwhile")
+                store.write_caption(folder, "3.png", "typed meanwhile")
             yield path, f"thing {path.stem}"
 
-    monkeypatch.setattr(describing, "described", said)
+    monkeypatch.setattr(captioning, "described", said)
     *_, (told, _) = handler("mine", "", "mini")
     assert "3 of 3" in told
     written = {"0.png": "my own words", "1.png": "thing 1", "2.png": "thing 2", "3.png": "typed meanwhile"}
-    assert datasets.captions(folder) == written
+    assert store.captions(folder) == written
     history.undo(folder)
-    assert datasets.captions(folder) == written | {"1.png": "", "2.png": ""}
+    assert store.captions(folder) == written | {"1.png": "", "2.png": ""}
 
 
 def test_stopped_or_killed_halfway_what_was_said_stays(page: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     handler, folder = page
-    monkeypatch.setattr(describing, "described", lambda pictures: ((path, "a thing") for path in pictures))
+    monkeypatch.setattr(captioning, "described", lambda pictures: ((path, "a thing") for path in pictures))
     asking = handler("mine", "", "mini")
     said = ["", "", "a thing", "my own words"]
     next(asking)
-    assert sorted(datasets.captions(folder).values()) == said  # on disk before the end, which a page that is killed never comes to
+    assert sorted(store.captions(folder).values()) == said  # on disk before the end, which a page that is killed never comes to
     asking.close()
-    assert sorted(datasets.captions(folder).values()) == said
+    assert sorted(store.captions(folder).values()) == said
     history.undo(folder)
-    assert sorted(datasets.captions(folder).values()) == ["", "", "", "my own words"]
+    assert sorted(store.captions(folder).values()) == ["", "", "", "my own words"]
 
 
 def test_a_picture_taken_out_meanwhile_ends_no_describing(page: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,16 +188,16 @@ def test_a_picture_taken_out_meanwhile_ends_no_describing(page: tuple[Any, Path]
     def said(pictures: list[Path]) -> Iterator[tuple[Path, str]]:
         for path in pictures:
             if path.name == "2.png":
-                datasets.remove(folder, ["2.png"])
+                store.remove(folder, ["2.png"])
             yield path, "a thing"
 
-    monkeypatch.setattr(describing, "described", said)
+    monkeypatch.setattr(captioning, "described", said)
     list(handler("mine", "", "mini"))
-    assert datasets.captions(folder) == {"0.png": "my own words", "1.png": "a thing", "3.png": "a thing"}
+    assert store.captions(folder) == {"0.png": "my own words", "1.png": "a thing", "3.png": "a thing"}
 
 
 def test_without_a_model_the_page_says_so(page: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     handler, _ = page
-    monkeypatch.setattr(describing, "present", lambda: None)
+    monkeypatch.setattr(captioning, "present", lambda: None)
     with pytest.raises(gr.Error, match="no captioning model"):
         list(handler("mine", "", "mini"))

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from tests.test_together import bits, elsewhere, style
-from training import loop as loop_module
-from training import together as together_module
-from training.device import repeatable
 from training.events import Stepped
-from training.loop import train
-from training.together import together
+from training.runtime.device import repeatable
+from training.trainer import joint as together_module
+from training.trainer import loop as loop_module
+from training.trainer.joint import together
+from training.trainer.loop import train
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 

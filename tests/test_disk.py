@@ -11,11 +11,12 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from studio import cards, datasets, history, preferences
-from studio.tabs import told
+from studio.datasets import history, store
+from studio.library import cards, preferences
+from studio.page.handlers import told
 from training import events
 from training.errors import SpaceError
-from training.workspace import Workspace
+from training.storage.paths import Workspace
 
 FAILS = [errno.EIO, errno.ENOSPC, errno.EROFS, errno.EDQUOT]
 
@@ -23,31 +24,31 @@ FAILS = [errno.EIO, errno.ENOSPC, errno.EROFS, errno.EDQUOT]
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     space = Workspace(tmp_path / "w")
-    folder = datasets.make(space, "drawings")
+    folder = store.make(space, "drawings")
     for i in range(3):
         Image.new("RGB", (64, 64), (80 * i, 0, 0)).save(tmp_path / f"{i}.png")
-    datasets.add(folder, [tmp_path / f"{i}.png" for i in range(3)])
+    store.add(folder, [tmp_path / f"{i}.png" for i in range(3)])
     for i in range(3):
-        datasets.write_caption(folder, f"{i}.png", f"a thing {i}")
+        store.write_caption(folder, f"{i}.png", f"a thing {i}")
     preferences.choose_base(space, "mini")
     return space
 
 
 def edited(space: Workspace) -> None:
-    datasets.write_caption(datasets.folder(space, "drawings"), "0.png", "another thing")
+    store.write_caption(store.folder(space, "drawings"), "0.png", "another thing")
 
 
 def edited_all(space: Workspace) -> None:
-    history.change(datasets.folder(space, "drawings"), "a trigger", {f"{i}.txt": f"tusche {i}\n".encode() for i in range(3)})
+    history.change(store.folder(space, "drawings"), "a trigger", {f"{i}.txt": f"tusche {i}\n".encode() for i in range(3)})
 
 
 def taken_out(space: Workspace) -> None:
-    datasets.remove(datasets.folder(space, "drawings"), ["1.png"])
+    store.remove(store.folder(space, "drawings"), ["1.png"])
 
 
 def added(space: Workspace) -> None:
     Image.new("RGB", (64, 64), (0, 0, 200)).save(space.root.parent / "more.png")
-    datasets.add(datasets.folder(space, "drawings"), [space.root.parent / "more.png"])
+    store.add(store.folder(space, "drawings"), [space.root.parent / "more.png"])
 
 
 def chosen(space: Workspace) -> None:
@@ -100,8 +101,8 @@ def test_a_disk_that_fails_costs_nothing_that_was_there(
             assert os.strerror(number) in str(error)
             now = content(workspace)
             # Each file is as it was or as it shall be; a change of several can be taken back as one
-            if now != before and history.last(datasets.folder(workspace, "drawings")):
-                history.undo(datasets.folder(workspace, "drawings"))
+            if now != before and history.last(store.folder(workspace, "drawings")):
+                history.undo(store.folder(workspace, "drawings"))
             lost = [name for name, data in before.items() if not content(workspace).get(name)]
             assert not lost
             continue

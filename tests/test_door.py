@@ -1,4 +1,4 @@
-"""Tests of studio.door and studio.doctor: who is let in, over real HTTP, and that the doctor gives nothing away."""
+"""Tests of studio.server.auth and studio.system.doctor: who is let in, over real HTTP, and that the doctor gives nothing away."""
 
 from __future__ import annotations
 
@@ -13,52 +13,53 @@ from pathlib import Path
 
 import pytest
 
-from studio import doctor, door, upkeep
+from studio.server import auth
+from studio.system import doctor, storage
 from tests.test_page import ROOT, free_port, page_process
 from training.errors import ConfigError, StudioError
-from training.workspace import Workspace
+from training.storage.paths import Workspace
 
 SECRET = "correct horse battery"
 
 
 def test_an_address_that_others_reach_needs_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(door.VARIABLE, raising=False)
+    monkeypatch.delenv(auth.VARIABLE, raising=False)
     for host in ("127.0.0.1", "localhost", "::1", "[::1]", "127.8.9.10"):
-        assert door.password(host, None, port=1) is None
+        assert auth.password(host, None, port=1) is None
     for host in ("0.0.0.0", "::", "192.168.1.5", "studio.example", "127.0.0.1.example"):
         with pytest.raises(ConfigError, match="needs a password"):
-            door.password(host, None, port=1)
+            auth.password(host, None, port=1)
     file = tmp_path / "secret"
     file.write_text(SECRET + "\n")
     file.chmod(0o600)
-    assert door.password("0.0.0.0", file, port=1) == door.password("127.0.0.1", file, port=1) == SECRET
-    monkeypatch.setenv(door.VARIABLE, "short")
+    assert auth.password("0.0.0.0", file, port=1) == auth.password("127.0.0.1", file, port=1) == SECRET
+    monkeypatch.setenv(auth.VARIABLE, "short")
     with pytest.raises(ConfigError, match="5 characters"):
-        door.password("0.0.0.0", None, port=1)
-    monkeypatch.setenv(door.VARIABLE, SECRET)
-    assert door.password("0.0.0.0", None, port=1) == SECRET
+        auth.password("0.0.0.0", None, port=1)
+    monkeypatch.setenv(auth.VARIABLE, SECRET)
+    assert auth.password("0.0.0.0", None, port=1) == SECRET
     file.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
-        door.password("0.0.0.0", file, port=1)
+        auth.password("0.0.0.0", file, port=1)
     with pytest.raises(ConfigError, match="cannot be read"):
-        door.password("0.0.0.0", tmp_path / "none", port=1)
+        auth.password("0.0.0.0", tmp_path / "none", port=1)
 
 
 def test_the_lock_opens_for_one_pair_and_stays_shut_after_many_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(door.time, "monotonic", lambda: now)
-    lock = door.Lock(SECRET)
-    assert lock(door.USER, SECRET) and not lock("admin", SECRET) and not lock(door.USER, SECRET + " ") and not lock(door.USER, "")
-    for _ in range(door.MOST_ERRORS):
-        lock(door.USER, "ünknown")
-    assert not lock(door.USER, SECRET)
-    now += door.FORGIVEN
-    assert lock(door.USER, SECRET)
+    monkeypatch.setattr(auth.time, "monotonic", lambda: now)
+    lock = auth.Lock(SECRET)
+    assert lock(auth.USER, SECRET) and not lock("admin", SECRET) and not lock(auth.USER, SECRET + " ") and not lock(auth.USER, "")
+    for _ in range(auth.MOST_ERRORS):
+        lock(auth.USER, "ünknown")
+    assert not lock(auth.USER, SECRET)
+    now += auth.FORGIVEN
+    assert lock(auth.USER, SECRET)
 
 
 def test_names_of_a_public_address_hold_this_machine_and_no_other() -> None:
-    assert set(door.names("127.0.0.1")) == {"localhost", "127.0.0.1", "::1", "[::1]"}
-    assert "evil.example" not in door.names("0.0.0.0") and "*" not in door.names("0.0.0.0")
+    assert set(auth.names("127.0.0.1")) == {"localhost", "127.0.0.1", "::1", "[::1]"}
+    assert "evil.example" not in auth.names("0.0.0.0") and "*" not in auth.names("0.0.0.0")
 
 
 # Over HTTP
@@ -109,12 +110,12 @@ def test_without_the_password_nothing_is_to_be_had(locked: Asked) -> None:
     status, text = locked("GET", "/")
     assert status == 401 or '"auth_required":true' in text.replace(" ", "")
     assert "linocut" not in text
-    wrong = urllib.parse.urlencode({"username": door.USER, "password": "wrong wrong wrong"})
+    wrong = urllib.parse.urlencode({"username": auth.USER, "password": "wrong wrong wrong"})
     assert locked("POST", "/login", wrong, **FORM)[0] == 400 and not locked.cookies
 
 
 def test_with_the_password_the_page_is_there(locked: Asked) -> None:
-    right = urllib.parse.urlencode({"username": door.USER, "password": SECRET})
+    right = urllib.parse.urlencode({"username": auth.USER, "password": SECRET})
     assert locked("POST", "/login", right, **FORM)[0] == 200 and locked.cookies
     status, text = locked("GET", "/config")
     assert status == 200 and "1. Pictures" in text
@@ -149,8 +150,8 @@ def test_the_doctor_says_what_is_bad_and_what_to_do(tmp_path: Path, monkeypatch:
     def broken() -> dict[str, str]:
         raise StudioError("The device could not be asked for.")
 
-    monkeypatch.setattr(upkeep, "device", broken)
-    monkeypatch.setattr(upkeep, "LIBRARIES", ("torch", "no-such-library"))
+    monkeypatch.setattr(storage, "device", broken)
+    monkeypatch.setattr(storage, "LIBRARIES", ("torch", "no-such-library"))
     (tmp_path / "file").write_text("")
     found = {f.about: f for f in doctor.examined(Workspace(tmp_path / "file" / "workspace"))}
     for about in ("device", "no-such-library", "workspace folder"):

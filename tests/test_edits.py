@@ -1,11 +1,11 @@
-"""Tests of studio.edits: what the same edit makes of many captions."""
+"""Tests of studio.datasets.caption_edits: what the same edit makes of many captions."""
 
 from __future__ import annotations
 
 import pytest
 
-from studio.edits import EDITS, edited, tidied
-from training.captions import captioned
+from studio.datasets.caption_edits import EDITS, edited, tidied
+from training.data.captions import captioned
 from training.errors import ConfigError
 
 

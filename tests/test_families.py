@@ -13,19 +13,19 @@ import pytest
 import torch
 from PIL import Image
 
-from studio.generator import loaded_style
+from studio.library.generator import loaded_style
 from tests.tiny import tiny_base, tiny_xl
-from training.config import RunConfig, from_mapping
-from training.device import Place
+from training.config.schema import RunConfig, from_mapping
+from training.diffusion.sampling import draw
 from training.errors import ModelError
 from training.events import Finished, Stepped
-from training.families import detect
-from training.families.family import Parts
-from training.loop import train
+from training.models import loader
+from training.models.family import Parts
 from training.prompt import Prompt
-from training.render import draw
-from training.run import Run, planned
-from training.style_file import read_style
+from training.runtime.device import Place
+from training.style_files.reading import read_style
+from training.trainer.loop import train
+from training.trainer.trainer import Run, planned
 
 # Every family with what tells it, and the prefixes of its layers in a style file
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -95,13 +95,13 @@ def levels_apart(a: Image.Image, b: Image.Image) -> int:
 
 
 def loaded(folder: Path) -> Parts:
-    return detect.load(detect.find(str(folder)), FLOAT32)
+    return loader.load(loader.find(str(folder)), FLOAT32)
 
 
 def test_the_family_is_told_from_the_files(folder: Path, tmp_path: Path) -> None:
     unnamed = tmp_path / "some-model"
     shutil.copytree(folder, unnamed)
-    assert detect.find(str(unnamed)).family.name == folder.name.removesuffix("-v")
+    assert loader.find(str(unnamed)).family.name == folder.name.removesuffix("-v")
 
 
 @pytest.mark.parametrize("negative", ["", "a style"])
@@ -190,13 +190,13 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 @pytest.mark.parametrize(("part", "keys", "named"), REFUSED.values(), ids=REFUSED)
 def test_relatives_are_refused_with_the_reason(part: str, keys: dict[str, Any], named: str, xl_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=named):
-        detect.find(str(spoilt(xl_folder, tmp_path, part, **keys)))
+        loader.find(str(spoilt(xl_folder, tmp_path, part, **keys)))
 
 
 def test_a_sampler_without_betas_is_refused(xl_folder: Path, tmp_path: Path) -> None:
     spoilt_base = spoilt(xl_folder, tmp_path, "model_index.json", scheduler=["diffusers", "EDMEulerScheduler"])
     with pytest.raises(ModelError, match="no noise schedule of betas"):
-        detect.load(detect.find(str(spoilt_base)), FLOAT32)
+        loader.load(loader.find(str(spoilt_base)), FLOAT32)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Tests of studio.tabs.follow: what a page is not sent again, and what many pages share. When a page asks is in tests/test_page.py."""
+"""Tests of studio.page.polling: what a page is not sent again, and what many pages share. When a page asks is in tests/test_page.py."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image
 
-from studio import charts, jobs
-from studio.tabs import follow
-from studio.tabs.follow import Late, Lately, news
-from studio.tabs.train import _view
+from studio.page import polling
+from studio.page.polling import Late, Lately, news
+from studio.page.tabs.train import _view
+from studio.page.views import charts
+from studio.processes import process
 from training import events
 
 PARTS = ("status", "loss", "rate", "messages", "report", "strip", "draw", "save", "pause", "stop", "resume", "style", "reuse")
@@ -50,7 +51,7 @@ def trained(run: Path, steps: range) -> None:
         events.append(run / "events.jsonl", events.Stepped(step, 1 / step, 1e-4, 1.0, 0.2, 10.0))
 
 
-def looked(run: Path, got: tuple[str, ...], state: jobs.State = "running") -> tuple[set[str], tuple[str, ...]]:
+def looked(run: Path, got: tuple[str, ...], state: process.State = "running") -> tuple[set[str], tuple[str, ...]]:
     """Names of what a look sends, and what the page has then."""
     answer = news(_view(run, state, False, charts.progress([*events.read(run / "events.jsonl")])), got)
     assert len(answer) == len(PARTS) + 1
@@ -114,10 +115,10 @@ def test_an_answer_is_not_kept_longer_than_it_may_be_old() -> None:
     assert lately.of("run", lambda: next(made)) == 0
     time.sleep(0.02)
     assert lately.of("run", lambda: next(made)) == 1
-    for number in range(2 * follow.MOST_KEPT):
+    for number in range(2 * polling.MOST_KEPT):
         lately.of(number, lambda: None)
-    assert len(lately._kept) == follow.MOST_KEPT
+    assert len(lately._kept) == polling.MOST_KEPT
 
 
 def test_what_is_followed_cannot_break_out_of_its_mark() -> None:
-    assert '"><script' not in follow.following(1.5, speak='x"><script>')
+    assert '"><script' not in polling.following(1.5, speak='x"><script>')

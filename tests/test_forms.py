@@ -1,4 +1,4 @@
-"""Tests of studio.forms: every setting has a control that says what it is, and nothing is lost on the way through one."""
+"""Tests of studio.page.forms: every setting has a control that says what it is, and nothing is lost on the way through one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import gradio as gr
 import pytest
 
-from studio import forms
-from training.config import RunConfig, from_mapping, settings
+from studio.page import forms
+from training.config.schema import RunConfig, from_mapping, settings
 from training.errors import ConfigError
 
 EVERY = tuple(s.key for s in settings())

@@ -1,4 +1,4 @@
-"""Tests of studio.history: what was changed comes back, what was changed since stays."""
+"""Tests of studio.datasets.history: what was changed comes back, what was changed since stays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from studio import history
+from studio.datasets import history
 from training.errors import ConfigError, DataError
 
 

@@ -15,8 +15,8 @@ import pytest
 from gradio.context import LocalContext
 from gradio.state_holder import SessionState
 
-from studio import app
-from training.workspace import Workspace
+from studio.page import app
+from training.storage.paths import Workspace
 
 MARK = "not for anybody's eyes"
 LONGEST = 20.0  # seconds of one answer, on a machine that is busy; most take a few hundredths

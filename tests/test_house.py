@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,27 +16,23 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("training", "studio")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors.torch")
-# What the page and --help open with
-LIGHT = (
-    "errors", "captions", "config", "events", "prompt", "tensor_file", "lora", "style_names", "style_dialects", "style_family", "style_file",
-    "style_metadata", "style_words", "checkpoint_names", "base_weights", "style_tools", "style_command", "workspace", "buckets", "png", "dataset",
-    "terminal", "train_style",
-    "lock", "resume", "guard", "samplers", "company",
-)  # fmt: skip
+# Folders of training, from the bottom up: each imports only itself, those before it, and the modules that lie in training/ itself
+ORDER = ("storage", "data", "config", "style_files", "runtime", "modules", "models", "adapters", "diffusion", "evaluation", "trainer", "cli")
+TORCH_LINE = ORDER.index("runtime")  # nothing before it imports torch
 LOGS = ("diffusers.utils.logging", "transformers.utils.logging")  # to silence them is not to know them
-OF_A_FAMILY = ("training.families.family", "training.tokens")  # the record, and how words are said
+OF_A_FAMILY = ("training.models.family", "training.models.textual_inversion")  # the record, and how words are said
 KNOWS_DIFFUSERS = (
-    "training/families/", "training/adapter.py", "training/attention.py", "training/render.py", "training/witnesses.py",
-    "studio/describe.py",
+    "training/models/", "training/adapters/", "training/modules/", "training/diffusion/", "training/evaluation/external_metrics.py",
+    "studio/datasets/caption_worker.py",
 )  # fmt: skip
 SPEAKS = (
-    "training/sweep.py",
+    "training/cli/sweep.py",
     "training/train_style.py",
-    "training/style_command.py",
+    "training/cli/style_file.py",
     "studio/compare.py",
     "studio/__main__.py",
-    "studio/app.py",
-    "studio/describe.py",
+    "studio/page/app.py",
+    "studio/datasets/caption_worker.py",
 )
 
 
@@ -66,7 +63,7 @@ def names(module: str, of: str) -> bool:
 each_source = pytest.mark.parametrize("path", SOURCES, ids=shown)
 
 
-# --- arrows ---
+# --- imports ---
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if shown(p).startswith("training/")], ids=shown)
@@ -80,18 +77,45 @@ def test_few_modules_know_diffusers(path: Path) -> None:
         assert not [m for m in imported(tree_of(path)) if m.split(".")[0] in ("diffusers", "transformers", "peft") and m not in LOGS]
 
 
-@pytest.mark.parametrize("name", LIGHT)
-def test_light_modules_name_nothing_heavy_at_the_top(name: str) -> None:
-    found = list(imported(tree_of(ROOT / "training" / f"{name}.py"), now=True))
-    assert not [m for m in found for heavy in HEAVY if names(m, heavy)]
+def folder_of(module: str) -> str:
+    """The folder of training in which a module lies, empty for those at its top."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "training" and len(parts) > 1 and parts[1] in ORDER else ""
 
 
-def test_light_modules_pull_nothing_heavy_in() -> None:
+def test_every_folder_of_training_has_its_place() -> None:
+    assert {path.parent.name for path in (ROOT / "training").glob("*/__init__.py")} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent.parent == ROOT / "training"], ids=shown)
+def test_imports_go_downward(path: Path) -> None:
+    own = ORDER.index(path.parent.name)
+    assert not [m for m in imported(tree_of(path)) if folder_of(m) and ORDER.index(folder_of(m)) > own]
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if shown(p).startswith("studio/") and p.parent.name not in ("page", "tabs", "views")], ids=shown)
+def test_nothing_of_studio_imports_its_page(path: Path) -> None:
+    if path.name != "__main__.py":
+        assert not [m for m in imported(tree_of(path)) if names(m, "studio.page")]
+
+
+@pytest.mark.parametrize("folder", ORDER[:TORCH_LINE])
+def test_above_the_torch_line_nothing_heavy_is_named_at_the_top(folder: str) -> None:
+    for path in (ROOT / "training" / folder).glob("*.py"):
+        found = list(imported(tree_of(path), now=True))
+        assert not [m for m in found for heavy in HEAVY if names(m, heavy)], path.name
+
+
+def test_above_the_torch_line_nothing_heavy_is_pulled_in() -> None:
     """The page starts a training without loading torch into itself."""
-    wanted = [*(f"training.{name}" for name in LIGHT), "studio.jobs", "studio.forms", "studio.library", "studio.datasets", "studio.charts"]
+    light = [path for folder in ORDER[:TORCH_LINE] for path in sorted((ROOT / "training" / folder).glob("*.py"))]
+    light += [ROOT / "training" / f"{name}.py" for name in ("errors", "events", "prompt", "samplers", "train_style")]
+    light += sorted((ROOT / "studio" / "page").rglob("*.py"))
+    wanted = [shown(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in light]
+    wanted += ["training.cli.style_file", "training.cli.terminal"]
     script = f"import sys, {', '.join(wanted)}; print([m for m in {HEAVY} if m in sys.modules])"
-    told = subprocess.run([sys.executable, "-B", "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert told.stdout.strip() == "[]", told.stderr
+    found = subprocess.run([sys.executable, "-B", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]", found.stderr
 
 
 def test_imports_run_one_way() -> None:
@@ -103,17 +127,17 @@ def test_imports_run_one_way() -> None:
     list(graphlib.TopologicalSorter(arrows).static_order())
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "training" / "families").glob("*.py")), ids=shown)
+@pytest.mark.parametrize("path", sorted((ROOT / "training" / "models").glob("*.py")), ids=shown)
 def test_a_family_knows_only_the_record(path: Path) -> None:
     """What a family is made of names the record; what finds and opens files names families, never the reverse."""
-    if path.name in ("__init__.py", "detect.py", "files.py", "single_file.py"):
+    if path.name in ("__init__.py", "loader.py", "files.py", "single_file.py", "fsdp.py", "textual_inversion.py"):
         return
     assert not [m for m in imported(tree_of(path)) if names(m, "training") and not any(names(m, known) for known in OF_A_FAMILY)]
 
 
 @each_source
 def test_only_families_ask_which_family(path: Path) -> None:
-    if "training/families/" in shown(path):
+    if "training/models/" in shown(path):
         return
     compared = [ast.unparse(n.left) for n in ast.walk(tree_of(path)) if isinstance(n, ast.Compare)]
     assert not [word for word in compared if word.endswith((".family.name", ".family.naming"))]
@@ -138,7 +162,7 @@ def test_errors_are_caught_by_name(path: Path) -> None:
     """Two exceptions to the rule: the command's own edge, where a defect becomes a report, and a library that raises nothing narrower."""
     caught = [ast.unparse(h.type) if h.type else "" for h in ast.walk(tree_of(path)) if isinstance(h, ast.ExceptHandler)]
     broad = [word for word in caught if word in ("", "Exception", "BaseException")]
-    assert broad == (["Exception"] if shown(path) in ("training/train_style.py", "studio/bases.py") else [])
+    assert broad == (["Exception"] if shown(path) in ("training/train_style.py", "studio/datasets/base_info.py") else [])
 
 
 @each_source
@@ -169,25 +193,13 @@ def test_signatures_are_typed(path: Path) -> None:
     assert untyped == []
 
 
-# --- the README ---
+# --- the documents ---
 
 
-def told_in_tree() -> set[str]:
-    """Paths in the README's file tree, relative to the root."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = text.split("<!-- tree -->")[1].split("<!-- /tree -->")[0].split("```text\n")[1].split("```")[0].splitlines()
-    found, above = set(), []
-    for line in lines:
-        name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
-        above = [*above[:depth], name]
-        found.add("".join(above))
-    return found
-
-
-def test_the_file_tree_names_every_module() -> None:
-    missing = {shown(path) for path in SOURCES if path.name not in ("__init__.py", "__main__.py")} - told_in_tree()
-    assert missing == set()
-
-
-def test_the_file_tree_names_nothing_that_is_not_there() -> None:
-    assert {name for name in told_in_tree() if not (ROOT / name).exists()} == set()
+def test_the_file_tree_is_up_to_date() -> None:
+    """docs/tree.md is made from the docstrings: `python docs/tree.py` writes it anew."""
+    spec = importlib.util.spec_from_file_location("tree", ROOT / "docs" / "tree.py")
+    assert spec is not None and spec.loader is not None
+    tree = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tree)
+    assert tree.PAGE.read_text(encoding="utf-8") == tree.page()

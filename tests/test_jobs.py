@@ -1,4 +1,4 @@
-"""Tests of studio.jobs with small real processes: started, stopped, found again, and told as gone when they are."""
+"""Tests of studio.processes.process with small real processes: started, stopped, found again, and told as gone when they are."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from studio import jobs
+from studio.processes import process as jobs
 from training import events
-from training.config import RunConfig, from_mapping, read_toml
+from training.config.schema import RunConfig, from_mapping, read_toml
 from training.errors import StudioError
 
 # A trainer's manners without its work: says Started, makes updates until SIGTERM, then Finished.

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from training import cache
-from training.cache import Latents
-from training.families.family import Parts
-from training.latent_store import LatentStore, digest
-from training.workspace import latents_folder
+from training.models.family import Parts
+from training.storage.paths import latents_folder
+from training.trainer import latents as cache
+from training.trainer.latent_cache import LatentStore, digest
+from training.trainer.latents import Latents
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Tests of studio.library: what is listed, and that an id is looked up and never opened as a path."""
+"""Tests of studio.library.library: what is listed, and that an id is looked up and never opened as a path."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from studio import library
+from studio.library import library
 from training import events
-from training.config import from_mapping, to_toml
+from training.config.schema import from_mapping, to_toml
 from training.errors import StudioError
-from training.workspace import Workspace
+from training.storage.paths import Workspace
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 

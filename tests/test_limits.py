@@ -1,4 +1,4 @@
-"""Tests of studio.limits over real HTTP: what a page does goes through, everything else is refused in words and leaves no traceback."""
+"""Tests of studio.server.rate_limit over real HTTP: what a page does goes through, everything else is refused in words and leaves no traceback."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from studio import limits, queue
+from studio.processes import queue
+from studio.server import rate_limit
 from tests.test_door import Asked
 from tests.test_page import free_port, page_process
-from training.config import from_mapping
+from training.config.schema import from_mapping
 from training.errors import StudioError
-from training.workspace import Workspace
+from training.storage.paths import Workspace
 
 TYPED = {"Content_Type": "application/json"}
 
@@ -61,7 +62,7 @@ def test_what_the_page_never_asks_is_not_there(address: str, asked: Asked) -> No
 
 
 def test_what_is_too_large_is_refused_before_it_is_read(asked: Asked) -> None:
-    for path, most in (("queue/join", limits.LARGEST_EVENT), ("upload", limits.LARGEST_UPLOAD)):
+    for path, most in (("queue/join", rate_limit.LARGEST_EVENT), ("upload", rate_limit.LARGEST_UPLOAD)):
         status, text = asked("POST", f"/gradio_api/{path}", "{}", Content_Length=str(most + 1), **TYPED)
         assert status == 413 and "MiB is the most" in text
 
@@ -77,7 +78,7 @@ def test_the_page_itself_goes_through(asked: Asked) -> None:
 # Without a server
 
 
-def answered(app: limits.Limits, path: str, body: list[bytes], client: str = "1.2.3.4") -> tuple[int, str]:
+def answered(app: rate_limit.Limits, path: str, body: list[bytes], client: str = "1.2.3.4") -> tuple[int, str]:
     """Status and words of a POST whose body comes in these pieces, its length not told."""
     scope = {"type": "http", "method": "POST", "path": path, "headers": [], "client": (client, 1)}
     pieces, sent = [{"type": "http.request", "body": b, "more_body": True} for b in body] + [{"type": "http.request"}], []
@@ -104,9 +105,9 @@ async def echo(scope: dict, receive: object, send: object) -> None:
 
 
 def test_a_length_that_is_not_told_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LARGEST_EVENT", 100)
-    monkeypatch.setattr(limits, "LARGEST_UPLOAD", 1000)
-    app = limits.Limits(echo, events=5)
+    monkeypatch.setattr(rate_limit, "LARGEST_EVENT", 100)
+    monkeypatch.setattr(rate_limit, "LARGEST_UPLOAD", 1000)
+    app = rate_limit.Limits(echo, events=5)
     assert answered(app, "/gradio_api/reset", [b"x" * 60, b"x" * 40]) == (200, "100")
     assert answered(app, "/gradio_api/reset", [b"x" * 60, b"x" * 41])[0] == 413
     assert answered(app, "/gradio_api/upload", [b"x" * 500] * 2) == (200, "1000")
@@ -115,11 +116,11 @@ def test_a_length_that_is_not_told_is_counted(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_client_that_asks_too_often_waits_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(limits.time, "monotonic", lambda: now)
-    app = limits.Limits(echo, events=5, most=3)
+    monkeypatch.setattr(rate_limit.time, "monotonic", lambda: now)
+    app = rate_limit.Limits(echo, events=5, most=3)
     assert [answered(app, "/gradio_api/reset", [])[0] for _ in range(4)] == [200, 200, 200, 429]
     assert answered(app, "/gradio_api/reset", [], client="5.6.7.8")[0] == 200
-    now += limits.MINUTE + 1
+    now += rate_limit.MINUTE + 1
     assert answered(app, "/gradio_api/reset", [])[0] == 200 and len(app._asked) == 1
 
 

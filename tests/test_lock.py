@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from training import lock
 from training.errors import BusyError, SpaceError
+from training.storage import run_lock
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLD = """
@@ -37,52 +37,52 @@ def test_the_second_is_refused_by_name_and_the_third_follows_a_crash(tmp_path: P
     run.mkdir()
     first = holding(run)
     try:
-        assert lock.holder(run) == lock.Holder(first.pid, psutil.Process(first.pid).create_time())
-        with pytest.raises(BusyError, match=f"“ink” is being trained right now by process {first.pid}"), lock.held(run):
+        assert run_lock.holder(run) == run_lock.Holder(first.pid, psutil.Process(first.pid).create_time())
+        with pytest.raises(BusyError, match=f"“ink” is being trained right now by process {first.pid}"), run_lock.held(run):
             pass
     finally:
         first.kill()
         first.communicate()
-    assert lock.holder(run) is None
-    with lock.held(run):
-        assert lock.holder(run) == lock.myself()
-        with pytest.raises(BusyError), lock.held(run):
+    assert run_lock.holder(run) is None
+    with run_lock.held(run):
+        assert run_lock.holder(run) == run_lock.myself()
+        with pytest.raises(BusyError), run_lock.held(run):
             pass
     assert list(run.iterdir()) == []
 
 
 def test_without_locks_of_the_file_system_the_word_of_the_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "_locked", lambda handle: True)
+    monkeypatch.setattr(run_lock, "_locked", lambda handle: True)
     mine = psutil.Process(os.getppid())
-    (tmp_path / lock.NAME).write_text(json.dumps({"pid": mine.pid, "started": mine.create_time()}))
-    with pytest.raises(BusyError), lock.held(tmp_path):
+    (tmp_path / run_lock.NAME).write_text(json.dumps({"pid": mine.pid, "started": mine.create_time()}))
+    with pytest.raises(BusyError), run_lock.held(tmp_path):
         pass
-    (tmp_path / lock.NAME).write_text(json.dumps({"pid": mine.pid, "started": mine.create_time() - 3600}))  # a stranger with that pid
-    with lock.held(tmp_path):
+    (tmp_path / run_lock.NAME).write_text(json.dumps({"pid": mine.pid, "started": mine.create_time() - 3600}))  # a stranger with that pid
+    with run_lock.held(tmp_path):
         pass
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"pid": -1, "started": 0}', '{"pid": 99999999999999, "started": 0}'])
 def test_a_damaged_lock_is_nobodys(tmp_path: Path, content: str) -> None:
-    (tmp_path / lock.NAME).write_text(content)
-    assert lock.holder(tmp_path) is None
-    with lock.held(tmp_path):
+    (tmp_path / run_lock.NAME).write_text(content)
+    assert run_lock.holder(tmp_path) is None
+    with run_lock.held(tmp_path):
         pass
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match=r"run\.lock could not be written"), lock.held(tmp_path / "nowhere"):
+    with pytest.raises(SpaceError, match=r"run\.lock could not be written"), run_lock.held(tmp_path / "nowhere"):
         pass
 
 
 def test_a_disk_that_takes_nothing_more_hides_no_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that turned read-only: what the training says of it is told, not that its lock could not be taken away; nobody is kept out by that."""
-    with monkeypatch.context() as patched, pytest.raises(SpaceError, match="a checkpoint"), lock.held(tmp_path):
+    with monkeypatch.context() as patched, pytest.raises(SpaceError, match="a checkpoint"), run_lock.held(tmp_path):
 
         def read_only(*args: object, **keys: object) -> None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
         patched.setattr(Path, "unlink", read_only)
         raise SpaceError("a checkpoint could not be written")
-    with lock.held(tmp_path):
+    with run_lock.held(tmp_path):
         pass

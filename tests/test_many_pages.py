@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from studio.queue import Queue
+from studio.processes.queue import Queue
 from tests.test_page import MINUTE, browser, free_port, opened, page_process, sync_api, until
 from training import events
-from training.workspace import Workspace
+from training.storage.paths import Workspace
 
 pytestmark = pytest.mark.browser
 # A browser of a test calls every page visible and lets none speak; this puts both into the test's hand.

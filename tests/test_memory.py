@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from training import memory
+from training.runtime import memory
 
 CPU, MIB = torch.device("cpu"), 2**20
 

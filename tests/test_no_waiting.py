@@ -20,12 +20,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.test_together import different
 from tests.test_training import changed, config, pictures
 from tests.tiny import tiny_xl
-from training import bench, device, run, tokens
-from training.config import RunConfig
-from training.device import Place
-from training.families import detect
-from training.run import Asked, Run, planned
-from training.together import _Turns
+from training.adapters import multi_lora
+from training.config.schema import RunConfig
+from training.models import loader, textual_inversion
+from training.runtime import device
+from training.runtime.device import Place
+from training.trainer import trainer
+from training.trainer.joint import _Turns
+from training.trainer.trainer import Asked, Run, planned
 
 __all__ = ["config", "pictures"]  # fixtures
 META = torch.device("meta")
@@ -85,7 +87,7 @@ def move(ready: Run) -> None:
 @contextmanager
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Copies]:
     copies = Copies()
-    for module in (bench, run, tokens):
+    for module in (multi_lora, trainer, textual_inversion):
         monkeypatch.setattr(module, "sent", copies.send)
     with Constants(copies), copies:
         yield copies
@@ -125,7 +127,7 @@ def test_a_pass_waits_for_nothing(family: str, what: str, config: RunConfig, tmp
 
 def test_a_pass_of_many_styles_waits_for_nothing_but_its_first_time(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plans = [planned(each) for each in different(base_folder, tmp_path)]
-    shared = bench.Bench(detect.load(plans[0].files, plans[0].place))
+    shared = multi_lora.Bench(loader.load(plans[0].files, plans[0].place))
     runs = [Run(plan, shared) for plan in plans]
     for ready in runs:
         list(ready.prepare())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.norm import FastGroupNorm, quicken
+from training.modules.group_norm import FastGroupNorm, quicken
 
 
 def results(norm: nn.Module, x: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:

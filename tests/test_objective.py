@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training import objective
+from training.diffusion import objective
 
 KINDS = ["epsilon", "v_prediction"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.optim import Group, Optimiser, course
+from training.trainer.optimizer import Group, Optimiser, course
 
 
 def two_groups() -> tuple[list[nn.Parameter], list[nn.Parameter]]:

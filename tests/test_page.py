@@ -23,9 +23,9 @@ import psutil
 import pytest
 from PIL import Image, ImageDraw
 
-from studio.tabs.compare import TAKE
-from training.dataset import read_place
-from training.style_file import read_metadata
+from studio.page.tabs.compare import TAKE
+from training.data.dataset import read_place
+from training.style_files.reading import read_metadata
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.browser

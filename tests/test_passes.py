@@ -14,13 +14,15 @@ import torch
 from PIL import Image
 
 from tests.test_training import changed, equal, of
-from training import dry_run, memory, passes
-from training.config import RunConfig, from_mapping
+from training.cli import dry_run
+from training.config.schema import RunConfig, from_mapping
 from training.errors import OutOfMemory
 from training.events import Event, Finished, Noted, Stepped, Warned
-from training.loop import train
-from training.passes import Passes
-from training.run import SPARE, Run
+from training.runtime import memory
+from training.trainer import microbatching
+from training.trainer.loop import train
+from training.trainer.microbatching import Passes
+from training.trainer.trainer import SPARE, Run
 
 CPU = torch.device("cpu")
 
@@ -61,10 +63,10 @@ def test_a_way_is_told_in_words() -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": {}, "turns": 5}', '{"settings": {}, "turns": [[0, {"splits": 0}]]}', "\xff"])
 def test_what_cannot_be_read_is_no_way(tmp_path: Path, text: str) -> None:
     turns = {0: Passes(1, True), 7: Passes(4, True)}
-    passes.write(tmp_path, {}, turns)
-    assert passes.read(tmp_path, {}) == turns and passes.read(tmp_path, {"optim.steps": 9}) == {}
-    (tmp_path / passes.FILE).write_bytes(text.encode("latin-1"))
-    assert passes.read(tmp_path, {}) == {}
+    microbatching.write(tmp_path, {}, turns)
+    assert microbatching.read(tmp_path, {}) == turns and microbatching.read(tmp_path, {"optim.steps": 9}) == {}
+    (tmp_path / microbatching.FILE).write_bytes(text.encode("latin-1"))
+    assert microbatching.read(tmp_path, {}) == {}
 
 
 # --- a memory that is really too small ---
@@ -105,7 +107,7 @@ def test_the_plan_says_how_it_fits_and_what_that_costs(large: RunConfig, with_ro
 
 def test_a_base_that_does_not_fit_is_refused_before_it_is_loaded(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free", lambda device: 1e-5)
-    monkeypatch.setattr("training.families.detect.load", None)
+    monkeypatch.setattr("training.models.loader.load", None)
     with pytest.raises(OutOfMemory, match=r"weights of tiny alone .* 0\.0 GiB are free on cpu.*base\.dtype = bfloat16"):
         list(train(config))
 
@@ -198,7 +200,7 @@ def test_other_settings_find_their_own_way(config: RunConfig, too_small: Callabl
     list(train(changed(config, save__resume="adapt", optim__batch_size=2)))
     assert set(seen) == {2}
     list(train(changed(config, save__resume="anew")))
-    assert (config.run_folder / "earlier-1" / passes.FILE).exists()
+    assert (config.run_folder / "earlier-1" / microbatching.FILE).exists()
 
 
 def test_checkpointing_may_be_set_otherwise_in_a_run_that_goes_on(config: RunConfig) -> None:

@@ -13,13 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from studio import datasets, library
+from studio.datasets import store
+from studio.library import library
 from tests.test_bad_input import signals_as_before  # noqa: F401 - main() listens to signals
-from training import checkpoint
 from training.errors import StudioError
-from training.style_file import read_style
+from training.storage.paths import Workspace
+from training.style_files.reading import read_style
 from training.train_style import main
-from training.workspace import Workspace
+from training.trainer import checkpoint
 
 
 class Evil:
@@ -111,7 +112,7 @@ def test_as_a_picture_or_a_checkpoint_it_is_refused(make: Callable[[Path, Evil],
     files = [tmp_path / name for name in ("a.png", "a.zip", "a.pt")]
     for file in files:
         make(file, evil)
-    assert not datasets.add(datasets.make(Workspace(tmp_path / "w"), "ink"), files).kept
+    assert not store.add(store.make(Workspace(tmp_path / "w"), "ink"), files).kept
     for name in (*checkpoint.FILES, "manifest.json"):
         folder = checkpoint.write(tmp_path / "checkpoints", 1, {"a": torch.ones(2)}, {}, keep=1)
         make(folder / name, evil)

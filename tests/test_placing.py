@@ -11,13 +11,14 @@ from torch import nn
 
 from tests.test_training import changed, config, equal, pictures
 from tests.tiny import tiny_xl
-from training import memory, run
-from training.cache import Latents, Words
-from training.config import RunConfig
-from training.device import Place
+from training.config.schema import RunConfig
 from training.events import Previewed
-from training.loop import train
-from training.run import Run, planned
+from training.runtime import memory
+from training.runtime.device import Place
+from training.trainer import trainer
+from training.trainer.latents import Latents, Words
+from training.trainer.loop import train
+from training.trainer.trainer import Run, planned
 
 __all__ = ["config", "pictures"]  # fixtures
 GPU = torch.device("cpu:0")
@@ -43,8 +44,8 @@ class Shelf:
             return move(network, where, *args, **kwargs)
 
         monkeypatch.setattr(nn.Module, "to", to)
-        monkeypatch.setattr(run, "has_own_memory", lambda device: device == GPU)
-        monkeypatch.setattr(run, "choose", lambda device, dtype: Place(GPU, torch.float32))
+        monkeypatch.setattr(trainer, "has_own_memory", lambda device: device == GPU)
+        monkeypatch.setattr(trainer, "choose", lambda device, dtype: Place(GPU, torch.float32))
 
 
 def gone_through(config: RunConfig, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -104,8 +105,8 @@ def test_the_vae_comes_for_the_previews_only(config: RunConfig, monkeypatch: pyt
 def test_a_gpu_must_hold_the_unet_alone_and_a_cpu_everything(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that are not needed at once need not fit at once."""
     asked: list[set[str]] = []
-    count = run.detect.weight_count
-    monkeypatch.setattr(run.detect, "weight_count", lambda files, parts: asked.append(set(parts)) or count(files, parts))
+    count = trainer.detect.weight_count
+    monkeypatch.setattr(trainer.detect, "weight_count", lambda files, parts: asked.append(set(parts)) or count(files, parts))
     list(Run(planned(config)).prepare(trial=True))
     Shelf(monkeypatch)
     list(Run(planned(config)).prepare(trial=True))

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.dataset import open_picture
+from training.data.dataset import open_picture
+from training.data.png import lacks_rows
 from training.errors import DataError
-from training.png import lacks_rows
 
 SAMPLES = {"L": (0, 1), "RGB": (2, 3), "LA": (4, 2), "RGBA": (6, 4)}
 HEIGHT, WIDTH = 41, 37

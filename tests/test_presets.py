@@ -1,12 +1,12 @@
-"""Tests of training.presets: starting points that are whole, that flags win over, and whose knobs turn what they say."""
+"""Tests of training.config.presets: starting points that are whole, that flags win over, and whose knobs turn what they say."""
 
 from __future__ import annotations
 
 import pytest
 
-from training.config import from_mapping, settings, with_overrides
+from training.config.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
+from training.config.schema import from_mapping, settings, with_overrides
 from training.errors import ConfigError
-from training.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
 from training.train_style import config_from
 
 KEYS = {s.key for s in settings()}

@@ -1,4 +1,4 @@
-"""Tests of studio.publishing: a file tells what was shown, and nothing else."""
+"""Tests of studio.library.publishing: a file tells what was shown, and nothing else."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from studio.cards import Card
-from studio.publishing import made, private_fields, told_with
+from studio.library.cards import Card
+from studio.library.publishing import made, private_fields, told_with
 from tests.test_library import style_file
 from training.errors import StyleFileError
-from training.style_file import read_style, style_from_bytes
-from training.style_metadata import group_of
+from training.style_files.metadata import group_of
+from training.style_files.reading import read_style, style_from_bytes
 
 SAID = {
     "modelspec.architecture": "stable-diffusion-v1/lora",

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from studio import jobs, queue
-from studio.queue import Queue
+from studio.processes import process, queue
+from studio.processes.queue import Queue
 from tests.test_jobs import TRAINER, until
-from training import events, lock
-from training.config import RunConfig, from_mapping
+from training import events
+from training.config.schema import RunConfig, from_mapping
 from training.errors import SpaceError, StudioError
-from training.workspace import Workspace
+from training.storage import run_lock
+from training.storage.paths import Workspace
 
 LONG = 300.0  # seconds: only a machine that does nothing at all takes as long
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,11 +53,11 @@ def workspace(tmp_path: Path) -> Iterator[Workspace]:
     for job in Queue(space, None).jobs():
         Queue(space, None).cancel(job.id)
     for folder in (space.root / "queue").glob("*/"):
-        if holder := lock.holder(folder):
+        if holder := run_lock.holder(folder):
             os.kill(holder.pid, signal.SIGKILL)
     for run in space.runs().glob("*"):
-        jobs.stop(run, at_once=True)
-        until(lambda run=run: not jobs.is_alive(run))
+        process.stop(run, at_once=True)
+        until(lambda run=run: not process.is_alive(run))
 
 
 def config(workspace: Workspace, name: str, steps: int = 2, device: str = "cpu") -> RunConfig:
@@ -85,7 +86,7 @@ def test_runs_wait_and_finish_in_order_with_one_worker(workspace: Workspace) -> 
     comes_to(lines[0], a="finished", b="finished", c="finished")
     begun = {name: next(iter((workspace.runs() / name / "events.jsonl").read_text().splitlines())) for name in "abc"}
     assert begun["a"] and sorted(begun, key=lambda name: float(begun[name].split('"time": ')[1].split(",")[0])) == ["a", "b", "c"]
-    until(lambda: lock.holder(lines[0].place_of("cpu")) is None, LONG)  # nothing left to do: the worker goes
+    until(lambda: run_lock.holder(lines[0].place_of("cpu")) is None, LONG)  # nothing left to do: the worker goes
 
 
 def test_two_workers_cannot_share_a_device_or_a_job(workspace: Workspace) -> None:
@@ -95,8 +96,8 @@ def test_two_workers_cannot_share_a_device_or_a_job(workspace: Workspace) -> Non
     with ThreadPoolExecutor(16) as pool:
         claimed = [job for job in pool.map(lambda i: Queue(workspace, None).claim("cpu" if i % 2 else "cuda:1"), range(32)) if job]
     assert sorted(job.run for job in claimed) == ["r0", "r1"]  # one a device, whoever asks and however often
-    with lock.held(line.place_of("cpu")):
-        worker = subprocess.run([sys.executable, "-m", "studio.queue", str(workspace.root), "cpu"], cwd=ROOT, timeout=LONG)
+    with run_lock.held(line.place_of("cpu")):
+        worker = subprocess.run([sys.executable, "-m", "studio.processes.queue", str(workspace.root), "cpu"], cwd=ROOT, timeout=LONG)
         assert worker.returncode == 0  # not needed: it leaves
 
 
@@ -105,16 +106,16 @@ def test_a_killed_worker_stops_no_training_and_the_next_one_finds_it(workspace: 
     line.add(config(workspace, "a", steps=100_000))
     run = workspace.runs() / "a"
     comes_to(line, a="running")
-    until(lambda: jobs.state(run) == "running" and line.jobs()[0].pid == jobs.read(run).pid, LONG)
-    training, worker = jobs.read(run).pid, lock.holder(line.place_of("cpu"))
+    until(lambda: process.state(run) == "running" and line.jobs()[0].pid == process.read(run).pid, LONG)
+    training, worker = process.read(run).pid, run_lock.holder(line.place_of("cpu"))
     assert worker is not None
     os.kill(worker.pid, signal.SIGKILL)
-    until(lambda: lock.holder(line.place_of("cpu")) is None, LONG)
-    assert jobs.is_alive(run)
+    until(lambda: run_lock.holder(line.place_of("cpu")) is None, LONG)
+    assert process.is_alive(run)
     seen = line.jobs()[0].heartbeat
     line.wake()
     until(lambda: line.jobs()[0].heartbeat > seen, LONG)
-    assert jobs.read(run).pid == training and states(line) == {"a": "running"}
+    assert process.read(run).pid == training and states(line) == {"a": "running"}
     line.pause(line.jobs()[0].id)
     comes_to(line, a="paused")
 
@@ -148,7 +149,7 @@ def test_what_keeps_dying_waits_longer_each_time_and_is_given_up(workspace: Work
     for _ in range(queue.MOST_TRIES):
         line.look_after("cpu", dies)
         assert line.job(id).state == "running"
-        until(lambda: jobs.read(workspace.runs() / "a").exit_code == -9)
+        until(lambda: process.read(workspace.runs() / "a").exit_code == -9)
         line._settle(line.job(id))
         waits.append(max(0.0, round(line.job(id).not_before - now[0])))
         line.look_after("cpu", dies) if waits[-1] else None  # not before its time
@@ -201,12 +202,12 @@ def test_the_line_can_be_changed(workspace: Workspace) -> None:
 
 def test_a_run_begun_with_start_keeps_the_device(workspace: Workspace) -> None:
     line, other = Queue(workspace, None), config(workspace, "other", steps=100_000)
-    jobs.start_run(other, [sys.executable, "-c", TRAINER, str(other.run_folder / "run.toml"), "100000"])
+    process.start_run(other, [sys.executable, "-c", TRAINER, str(other.run_folder / "run.toml"), "100000"])
     id = line.add(config(workspace, "a"))
     line.look_after("cpu", dies)
     assert line.job(id).state == "waiting"
-    jobs.stop(other.run_folder, at_once=True)
-    until(lambda: not jobs.is_alive(other.run_folder))
+    process.stop(other.run_folder, at_once=True)
+    until(lambda: not process.is_alive(other.run_folder))
     line.look_after("cpu", dies)
     assert line.job(id).state == "running"
 
@@ -303,7 +304,7 @@ def test_a_run_that_finds_no_room_at_its_start_waits(workspace: Workspace, monke
     def no_room(*args: object) -> None:
         raise SpaceError("run.toml could not be written (No space left on device).")
 
-    monkeypatch.setattr(jobs, "start_run", no_room)
+    monkeypatch.setattr(process, "start_run", no_room)
     line.look_after("cpu")
     job = line.job(id)
     assert job.state == "interrupted" and "No space left" in job.message and job.not_before > time.time()

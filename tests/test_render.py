@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 
 from tests.test_wearing import hooks, merged, some_style
-from training import render
-from training.adapter import Worn
-from training.device import Place
+from training.adapters.lora_layers import Worn
+from training.diffusion import sampling
+from training.diffusion.sampling import draw
 from training.errors import ConfigError, DataError
-from training.families import detect
-from training.families.family import Parts
+from training.models import loader
+from training.models.family import Parts
 from training.prompt import Prompt
-from training.render import draw
+from training.runtime.device import Place
 from training.samplers import SAMPLERS, named
-from training.style_file import Lora, canonical_name, write_style
+from training.style_files.reading import Lora, canonical_name, write_style
 
 STEPS = 4
 CAT = Prompt("an icon of a cat", steps=STEPS, seed=3)
@@ -31,8 +31,8 @@ CAT = Prompt("an icon of a cat", steps=STEPS, seed=3)
 def latents(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """The last latents of every draw, as they go to the decoder."""
     kept: list[torch.Tensor] = []
-    decode = render.decoded
-    monkeypatch.setattr(render, "decoded", lambda parts, z: (kept.append(z), decode(parts, z))[1])
+    decode = sampling.decoded
+    monkeypatch.setattr(sampling, "decoded", lambda parts, z: (kept.append(z), decode(parts, z))[1])
     return kept
 
 
@@ -140,16 +140,16 @@ KINDS = {"guided": CAT, "unguided": replace(CAT, guidance=1.0), "negative": repl
 def test_our_picture_is_the_stock_pipelines(base: str, prompt: Prompt, latents: list[torch.Tensor], request: pytest.FixtureRequest) -> None:
     """float32; ours is channels_last, so sums run in another order: 1e-4 relative, one level of 255."""
     folder = request.getfixturevalue(base)
-    ours = draw(detect.load(detect.find(str(folder)), Place(torch.device("cpu"), torch.float32)), [prompt])[0]
+    ours = draw(loader.load(loader.find(str(folder)), Place(torch.device("cpu"), torch.float32)), [prompt])[0]
     pipe = stock(folder, torch.float32)
     assert apart(latents[0], drawn_by_stock(pipe, prompt)) < 1e-4
     assert levels_apart(ours, drawn_by_stock(pipe, prompt, "pil")[0]) <= 1
 
 
 def test_a_sampler_written_another_way_is_the_same_one(parts: Parts) -> None:
-    assert type(render.scheduler_of(parts, "dpm++_2m")) is type(render.scheduler_of(parts, "DPM++ 2M"))
+    assert type(sampling.scheduler_of(parts, "dpm++_2m")) is type(sampling.scheduler_of(parts, "DPM++ 2M"))
     with pytest.raises(ConfigError, match="one of these"):
-        render.scheduler_of(parts, "no such sampler")
+        sampling.scheduler_of(parts, "no such sampler")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_sampler_written_another_way_is_the_same_one(parts: Parts) -> None:
 def test_other_samplers_draw_as_in_the_stock_pipeline(base_folder: Path, latents: list[torch.Tensor], sampler: str) -> None:
     import diffusers
 
-    ours = detect.load(detect.find(str(base_folder)), Place(torch.device("cpu"), torch.float64))
+    ours = loader.load(loader.find(str(base_folder)), Place(torch.device("cpu"), torch.float64))
     pipe = stock(base_folder, torch.float64)
     pipe.scheduler = getattr(diffusers, sampler).from_config(pipe.scheduler.config)
     ours.scheduler = pipe.scheduler
@@ -166,14 +166,14 @@ def test_other_samplers_draw_as_in_the_stock_pipeline(base_folder: Path, latents
     draw(ours, [CAT])
     assert apart(latents[0][:1], latents[1]) < 1e-9
     if "Ancestral" not in sampler:  # its own noise comes from another generator than the stock pipeline's
-        assert apart(latents[1], drawn_by_stock(pipe, CAT, noise=render.noise(ours, [CAT]))) < 1e-6
+        assert apart(latents[1], drawn_by_stock(pipe, CAT, noise=sampling.noise(ours, [CAT]))) < 1e-6
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers_by_name_draw_as_in_the_stock_pipeline(base_folder: Path, latents: list[torch.Tensor], name: str) -> None:
     import diffusers
 
-    ours = detect.load(detect.find(str(base_folder)), Place(torch.device("cpu"), torch.float64))
+    ours = loader.load(loader.find(str(base_folder)), Place(torch.device("cpu"), torch.float64))
     prompt = replace(CAT, sampler=name)
     draw(ours, [prompt])
     draw(ours, [replace(CAT, sampler="base", steps=STEPS + 1)])
@@ -183,14 +183,14 @@ def test_samplers_by_name_draw_as_in_the_stock_pipeline(base_folder: Path, laten
     pipe = stock(base_folder, torch.float64)
     chosen = SAMPLERS[name]
     pipe.scheduler = getattr(diffusers, chosen.kind).from_config(pipe.scheduler.config, **chosen.options)
-    assert apart(latents[0], drawn_by_stock(pipe, prompt, noise=render.noise(ours, [prompt]))) < 1e-6
+    assert apart(latents[0], drawn_by_stock(pipe, prompt, noise=sampling.noise(ours, [prompt]))) < 1e-6
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_schedule_that_ends_in_noise_is_followed_or_refused(v_base_folder: Path, name: str) -> None:
-    ours = detect.load(detect.find(str(v_base_folder)), Place(torch.device("cpu"), torch.float32))
+    ours = loader.load(loader.find(str(v_base_folder)), Place(torch.device("cpu"), torch.float32))
     try:
-        followed = render.scheduler_of(ours, name)
+        followed = sampling.scheduler_of(ours, name)
     except ConfigError as error:
         assert name in str(error)
         return
@@ -214,8 +214,8 @@ def test_a_written_style_draws_the_same_through_stock_load_lora_weights(
 
     Mixed ranks in the diffusers dialect only: of kohya files, diffusers 0.42 drops the alphas of `to_k` layers that differ from the first.
     """
-    from studio.generator import loaded_style
-    from training.style_names import diffusers_names
+    from studio.library.generator import loaded_style
+    from training.style_files.key_names import diffusers_names
 
     adapted = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.2", "proj_in", "conv1", "q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
     modules = some_style(parts, rank=4, seed=5, keep=lambda name: name.endswith(adapted))
@@ -237,7 +237,7 @@ def test_a_written_style_draws_the_same_through_stock_load_lora_weights(
 
 
 def test_a_lora_of_half_precision_draws_in_half_precision(base_folder: Path) -> None:
-    half = detect.load(detect.find(str(base_folder)), Place(torch.device("cpu"), torch.bfloat16))
+    half = loader.load(loader.find(str(base_folder)), Place(torch.device("cpu"), torch.bfloat16))
     style = Worn({key: Lora(lora.down, lora.up, lora.alpha) for key, lora in three_styles(half)[0].modules.items()})
     base, styled = draw(half, [CAT, CAT], rows=[[], [style]])
     assert base.size == (32, 32)

@@ -1,4 +1,4 @@
-"""Tests of training.measures and training.report: real tiny parts, properties of every measure, a whole report of a run."""
+"""Tests of training.evaluation.metrics and training.evaluation.report: real tiny parts, properties of every measure, a whole report of a run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
-from training import measures, report, run_report, witnesses
-from training.config import from_mapping
+from training.cli.style_file import main as style_file
+from training.config.schema import from_mapping
 from training.errors import ConfigError
+from training.evaluation import external_metrics, metrics, report, run_report
 from training.events import Finished, Noted
-from training.families.family import Parts
-from training.loop import train
-from training.style_command import main as style_file
+from training.models.family import Parts
 from training.train_style import main
+from training.trainer.loop import train
 
 SIDE = 32
 
@@ -44,60 +44,60 @@ def painted(count: int, *, hand: str, seed: int = 0) -> list[Image.Image]:
 
 
 def test_pictures_become_squares_of_the_wanted_side() -> None:
-    x = measures.tensors([Image.new("RGB", (40, 100), "red"), Image.new("L", (7, 7), 255)], SIDE)
+    x = metrics.tensors([Image.new("RGB", (40, 100), "red"), Image.new("L", (7, 7), 255)], SIDE)
     assert x.shape == (2, 3, SIDE, SIDE) and x.min() >= -1 and x[1].min() == 1
     assert torch.allclose(x[0, 0], torch.ones(SIDE, SIDE)) and torch.allclose(x[0, 1], -torch.ones(SIDE, SIDE))
 
 
 def test_likeness_tells_hands_apart_on_pictures_it_has_not_seen(parts: Parts) -> None:
-    features = {h: measures.hand(parts, measures.tensors(painted(16, hand=h), SIDE)) for h in ("flat", "lines")}
-    likeness = measures.Likeness(features["lines"], features["flat"])
+    features = {h: metrics.hand(parts, metrics.tensors(painted(16, hand=h), SIDE)) for h in ("flat", "lines")}
+    likeness = metrics.Likeness(features["lines"], features["flat"])
     assert likeness(features["lines"]).mean() == pytest.approx(1, abs=1e-3)
     assert likeness(features["flat"]).mean() == pytest.approx(0, abs=1e-3)
-    new = {h: likeness(measures.hand(parts, measures.tensors(painted(16, hand=h, seed=9), SIDE))) for h in ("flat", "lines")}
+    new = {h: likeness(metrics.hand(parts, metrics.tensors(painted(16, hand=h, seed=9), SIDE))) for h in ("flat", "lines")}
     assert new["lines"].min() > new["flat"].max()
-    halfway = measures.tensors([Image.blend(a, b, 0.5) for a, b in zip(painted(8, hand="flat"), painted(8, hand="lines"), strict=True)], SIDE)
-    assert new["flat"].mean() < likeness(measures.hand(parts, halfway)).mean() < new["lines"].mean()
+    halfway = metrics.tensors([Image.blend(a, b, 0.5) for a, b in zip(painted(8, hand="flat"), painted(8, hand="lines"), strict=True)], SIDE)
+    assert new["flat"].mean() < likeness(metrics.hand(parts, halfway)).mean() < new["lines"].mean()
 
 
 def test_the_shrunken_discriminant_is_the_one_of_the_whole_covariance() -> None:
     dice = torch.Generator().manual_seed(0)
     a, b = torch.randn(9, 5, generator=dice) + 1, torch.randn(7, 5, generator=dice)
-    likeness = measures.Likeness(a, b)
+    likeness = metrics.Likeness(a, b)
     x, y = (((v.double() - likeness.centre) / likeness.scale) for v in (a, b))
     within = torch.cat([x - x.mean(0), y - y.mean(0)])
     n = len(within)
-    covariance = within.T @ within / n + measures.SHRINKAGE * within.square().sum() / n / n * torch.eye(5)
+    covariance = within.T @ within / n + metrics.SHRINKAGE * within.square().sum() / n / n * torch.eye(5)
     assert torch.allclose(likeness.direction, torch.linalg.solve(covariance, x.mean(0) - y.mean(0)))
 
 
 def test_a_left_out_picture_has_no_say_in_its_own_likeness(parts: Parts) -> None:
-    style, base = (measures.hand(parts, measures.tensors(painted(6, hand=h), SIDE)) for h in ("lines", "flat"))
-    make = lambda features: measures.Likeness(features, base)
-    scores = measures.left_out(make, style)
+    style, base = (metrics.hand(parts, metrics.tensors(painted(6, hand=h), SIDE)) for h in ("lines", "flat"))
+    make = lambda features: metrics.Likeness(features, base)
+    scores = metrics.left_out(make, style)
     assert scores[2] == make(style[[0, 1, 3, 4, 5]])(style[2:3])[0]
 
 
 def test_distances_see_a_copy_its_mirror_image_and_another_brightness() -> None:
-    x = measures.tensors(painted(6, hand="flat"), SIDE)
-    apart = measures.distances(x, x)
+    x = metrics.tensors(painted(6, hand="flat"), SIDE)
+    apart = metrics.distances(x, x)
     assert apart.diagonal().max() < 1e-3
-    assert measures.distances(x.flip(3), x).diagonal().max() < 1e-3
-    paler = measures.distances(x * 0.5 + 0.5, x).diagonal()
-    assert paler.max() < measures.own_distance(x, 0.5)
-    assert measures.own_distance(x[:1], 0.5) == 0
+    assert metrics.distances(x.flip(3), x).diagonal().max() < 1e-3
+    paler = metrics.distances(x * 0.5 + 0.5, x).diagonal()
+    assert paler.max() < metrics.own_distance(x, 0.5)
+    assert metrics.own_distance(x[:1], 0.5) == 0
 
 
 def test_told_apart_does_not_depend_on_the_company(parts: Parts) -> None:
-    x = measures.tensors(painted(3, hand="flat"), SIDE)
+    x = metrics.tensors(painted(3, hand="flat"), SIDE)
     words = ["a cat", "a boat", "an icon"]
-    losses = measures.told_apart(parts, x, words)
+    losses = metrics.told_apart(parts, x, words)
     assert losses.shape == (3, 3) and losses.isfinite().all()
-    assert torch.allclose(measures.told_apart(parts, x[1:2], words[::-1]), losses[1:2].flip(1), rtol=1e-4)
+    assert torch.allclose(metrics.told_apart(parts, x[1:2], words[::-1]), losses[1:2].flip(1), rtol=1e-4)
 
 
 def test_taken_is_half_in_the_middle_and_grows() -> None:
-    told = measures.taken(torch.tensor([-1.0, 0.0, 0.5, 1.0, 3.0]))
+    told = metrics.taken(torch.tensor([-1.0, 0.0, 0.5, 1.0, 3.0]))
     assert told[2] == 0.5 and (told.diff() > 0).all() and told[1] < 0.05 and told[3] > 0.95
 
 
@@ -111,7 +111,7 @@ def cached(cache: Path, name: str, save: Callable[[Path], object]) -> None:
 
 
 def test_clip_and_dino_are_witnesses_when_they_lie_in_the_cache(parts: Parts, tmp_path: Path) -> None:
-    assert witnesses.present(tmp_path) == []
+    assert external_metrics.present(tmp_path) == []
     torch.manual_seed(0)
     words = parts.networks["text_encoder"].config
     small = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
@@ -121,11 +121,11 @@ def test_clip_and_dino_are_witnesses_when_they_lie_in_the_cache(parts: Parts, tm
     cached(tmp_path, "openai/clip-vit-base-patch32", lambda at: (clip.save_pretrained(at), parts.tokenizers["tokenizer"].save_pretrained(at)))
     cached(tmp_path, "facebook/dinov2-small", dino.save_pretrained)
     cached(tmp_path, "facebook/dinov2-large", lambda at: (at / "model.safetensors").write_bytes(b"cut off"))
-    found = witnesses.present(tmp_path)
+    found = external_metrics.present(tmp_path)
     assert [w.name for w in found] == ["CLIP (clip-vit-base-patch32)", "DINOv2 (dinov2-small)"]
-    flat, lines = (measures.tensors(painted(6, hand=h), SIDE) for h in ("flat", "lines"))
+    flat, lines = (metrics.tensors(painted(6, hand=h), SIDE) for h in ("flat", "lines"))
     for witness in found:
-        hand = measures.Hand(witness.features, lines, flat)
+        hand = metrics.Hand(witness.features, lines, flat)
         assert hand(lines) > 0.9 and hand(flat) < 0.2, witness.name
     near = found[0].sees(flat, ["a", "b", "c"])
     assert near.shape == (6, 3) and near.abs().max() <= 1.001 and torch.allclose(near[2:3], found[0].sees(flat[2:3], ["a", "b", "c"]), atol=1e-5)
@@ -174,30 +174,30 @@ def test_csd_is_a_witness_and_sees_what_its_published_code_sees(tmp_path: Path) 
     theirs = AsPublished().eval()
     weights = {f"model.{name}": tensor for name, tensor in theirs.state_dict().items()}
     cached(tmp_path, "yuxi-liu-wired/CSD", lambda at: save_file(weights, at / "model.safetensors"))
-    (found,) = witnesses.present(tmp_path)
-    flat, lines = (measures.tensors(painted(6, hand=h), SIDE) for h in ("flat", "lines"))
+    (found,) = external_metrics.present(tmp_path)
+    flat, lines = (metrics.tensors(painted(6, hand=h), SIDE) for h in ("flat", "lines"))
     with torch.no_grad():
-        expected = theirs(witnesses.fitted(flat, theirs.side, witnesses.CLIP_COLOURS))
+        expected = theirs(external_metrics.fitted(flat, theirs.side, external_metrics.CLIP_COLOURS))
     assert found.name == "CSD" and torch.allclose(found.features(flat), expected, atol=1e-4)
-    assert measures.Hand(found.features, lines, flat)(lines) > 0.9
+    assert metrics.Hand(found.features, lines, flat)(lines) > 0.9
 
 
 def test_right_among_is_one_when_every_picture_fits_its_own_words_best() -> None:
-    assert measures.right_among(1 - torch.eye(3, 5)) == 1
-    assert measures.right_among(torch.tensor([[1.0, 0.0], [0.0, 1.0]])) == pytest.approx(0.5)
+    assert metrics.right_among(1 - torch.eye(3, 5)) == 1
+    assert metrics.right_among(torch.tensor([[1.0, 0.0], [0.0, 1.0]])) == pytest.approx(0.5)
 
 
 def test_words_that_fit_whatever_is_shown_hide_no_right_ones() -> None:
     dice = torch.Generator().manual_seed(0)
     losses = torch.rand(12, 20, generator=dice) - 0.5 * torch.eye(12, 20)
     everywhere, everyone = 10 * torch.rand(20, generator=dice), 10 * torch.rand(12, 1, generator=dice)
-    alone = measures.right_among(losses)
-    assert 0.5 < alone == pytest.approx(measures.right_among(losses + everywhere + everyone))
+    alone = metrics.right_among(losses)
+    assert 0.5 < alone == pytest.approx(metrics.right_among(losses + everywhere + everyone))
 
 
 def test_pictures_that_are_all_the_same_are_not_told_to_be_what_was_asked() -> None:
     for count in (1, 4, 16):
-        assert measures.right_among(torch.arange(20.0).expand(count, 20)) == pytest.approx(1 / 10.5)
+        assert metrics.right_among(torch.arange(20.0).expand(count, 20)) == pytest.approx(1 / 10.5)
 
 
 # The report

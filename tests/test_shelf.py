@@ -1,4 +1,4 @@
-"""Tests of studio.shelf and studio.cards: what is kept beside a style, what is brought, taken away and brought back."""
+"""Tests of studio.library.import_export and studio.library.cards: what is kept beside a style, what is brought, taken away and brought back."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from studio import library, shelf
-from studio.cards import Card, card, card_file, write_card
+from studio.library import import_export, library
+from studio.library.cards import Card, card, card_file, write_card
 from tests.test_library import finished_run, style_file
 from training.errors import ConfigError, DataError, StudioError
-from training.style_file import read_style
-from training.workspace import Workspace
+from training.storage.paths import Workspace
+from training.style_files.reading import read_style
 
 
 @pytest.fixture
@@ -52,9 +52,9 @@ def test_a_mix_is_kept_as_a_style_and_two_of_one_name_beside_each_other(workspac
         style_file(finished_run(workspace, name) / f"{name}.safetensors", **{"modelspec.architecture": "stable-diffusion-v1/lora"})
     parts = [("run:ink", 0.5), ("run:wash", 0.25)]
     with pytest.raises(StudioError):
-        shelf.mixed(workspace, [*parts, ("run:gone", 1.0)])
+        import_export.mixed(workspace, [*parts, ("run:gone", 1.0)])
     assert not workspace.styles().exists()
-    ids = [shelf.mixed(workspace, parts) for _ in range(2)]
+    ids = [import_export.mixed(workspace, parts) for _ in range(2)]
     assert len(set(ids)) == 2
     alone, kept = (read_style(library.style(workspace, id).path) for id in ("run:ink", ids[0]))
     assert kept.modules.keys() == alone.modules.keys() and kept.metadata["modelspec.merged_from"]
@@ -65,7 +65,7 @@ def test_a_good_file_is_brought_and_a_bad_one_named_and_not_kept(workspace: Work
     style_file(good, ss_network_dim="4")
     twin.write_bytes(good.read_bytes())
     bad.write_bytes(b"\x80\x04pickle")
-    done = shelf.bring(workspace, [good, twin, bad])
+    done = import_export.bring(workspace, [good, twin, bad])
     assert [id for id, _ in done.kept] == ["file:My- Style"]
     assert [name for name, _ in done.refused] == ["twin.safetensors", "bad.safetensors"]
     assert "already" in done.refused[0][1]
@@ -75,7 +75,7 @@ def test_a_good_file_is_brought_and_a_bad_one_named_and_not_kept(workspace: Work
 def test_a_name_that_is_taken_counts_on(workspace: Workspace, tmp_path: Path) -> None:
     for number in range(2):
         style_file(tmp_path / str(number) / "ink.safetensors", number=str(number))
-        shelf.bring(workspace, [tmp_path / str(number) / "ink.safetensors"])
+        import_export.bring(workspace, [tmp_path / str(number) / "ink.safetensors"])
     assert {s.id for s in library.styles(workspace)} == {"file:ink", "file:ink-2"}
 
 
@@ -85,35 +85,35 @@ def test_what_is_taken_away_comes_back_as_it_was(workspace: Workspace) -> None:
     write_card(run / "ink.safetensors", Card("Ink"))
     write_card(workspace.styles() / "oil.safetensors", Card("Oil"))
     before = everything(workspace.root)
-    shelf.take_away(workspace, "file:oil")
-    shelf.take_away(workspace, "run:ink")
+    import_export.take_away(workspace, "file:oil")
+    import_export.take_away(workspace, "run:ink")
     assert library.styles(workspace) == [] and not run.exists()
-    assert shelf.last_taken(workspace) == "Ink"
-    assert [shelf.bring_back(workspace), shelf.bring_back(workspace)] == ["Ink", "Oil"]
+    assert import_export.last_taken(workspace) == "Ink"
+    assert [import_export.bring_back(workspace), import_export.bring_back(workspace)] == ["Ink", "Oil"]
     assert everything(workspace.root) == before
     with pytest.raises(DataError):
-        shelf.bring_back(workspace)
+        import_export.bring_back(workspace)
 
 
 def test_nothing_is_written_over_when_something_comes_back(workspace: Workspace) -> None:
     style_file(workspace.styles() / "oil.safetensors", which="old")
-    shelf.take_away(workspace, "file:oil")
+    import_export.take_away(workspace, "file:oil")
     style_file(workspace.styles() / "oil.safetensors", which="new")
     new = (workspace.styles() / "oil.safetensors").read_bytes()
     with pytest.raises(DataError, match="is there again"):
-        shelf.bring_back(workspace)
-    assert (workspace.styles() / "oil.safetensors").read_bytes() == new and shelf.last_taken(workspace) == "oil"
+        import_export.bring_back(workspace)
+    assert (workspace.styles() / "oil.safetensors").read_bytes() == new and import_export.last_taken(workspace) == "oil"
 
 
 @pytest.mark.parametrize("moved", ['["../x"]', '["/etc/passwd"]', '["styles/../../x"]', '["datasets/x"]', "3", "[[]]"])
 def test_a_note_in_the_trash_leads_nowhere_else(workspace: Workspace, moved: str) -> None:
-    entry = shelf.trash(workspace) / "2026-01-01 00-00-00 000"
+    entry = import_export.trash(workspace) / "2026-01-01 00-00-00 000"
     entry.mkdir(parents=True)
     (entry / "what.json").write_text(f'{{"title": "x", "moved": {moved}}}')
     (entry / "x").write_text("x")
     before = everything(workspace.root.parent)
     with pytest.raises(StudioError):
-        shelf.bring_back(workspace)
+        import_export.bring_back(workspace)
     assert everything(workspace.root.parent) == before
 
 
@@ -122,8 +122,8 @@ def test_pictures_of_a_run_are_its_last_previews_and_lead_nowhere_else(workspace
     (run / "previews").mkdir()
     (run / "previews" / "1.png").write_bytes(b"picture")
     style = library.style(workspace, "run:ink")
-    assert shelf.pictures(workspace, style) == [(run / "previews" / "1.png", "a cat")]
+    assert import_export.pictures(workspace, style) == [(run / "previews" / "1.png", "a cat")]
     said = (run / "events.jsonl").read_text().replace("previews/1.png", "../../../secret.png")
     (run / "events.jsonl").write_text(said)
     (workspace.root.parent / "secret.png").write_bytes(b"secret")
-    assert shelf.pictures(workspace, style) == []
+    assert import_export.pictures(workspace, style) == []

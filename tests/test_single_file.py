@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from tests.tiny import tiny_base, tiny_xl
-from training.base_weights import BaseWeights, write_single
-from training.checkpoint_names import pieces
-from training.device import Place
+from training.cli.style_file import main as style_file
 from training.errors import ModelError, StyleFileError
-from training.families import detect, single_file
-from training.families.files import read_json
-from training.lora import Lora
-from training.style_command import main as style_file
-from training.style_file import named, write_style
+from training.models import loader, single_file
+from training.models.files import read_json
+from training.runtime.device import Place
+from training.style_files.base_weights import BaseWeights, write_single
+from training.style_files.checkpoint_keys import pieces
+from training.style_files.lora import Lora
+from training.style_files.reading import named, write_style
 
 PARTS = {"sd1": ("unet", "vae", "text_encoder"), "sd2": ("unet", "vae", "text_encoder"), "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2")}
 # Parameters of the published models
@@ -163,10 +163,10 @@ def with_vocabulary(to: Path, folder: Path) -> None:
 
 
 def test_a_checkpoint_is_the_folder_it_was_made_from(checkpoint: Path, folder: Path, family: str) -> None:
-    files = detect.find(str(checkpoint))
+    files = loader.find(str(checkpoint))
     assert files.family.name == family and files.title == "model"
     place = Place(torch.device("cpu"), torch.float32)
-    ours, theirs = detect.load(files, place), detect.load(detect.find(str(folder)), place)
+    ours, theirs = loader.load(files, place), loader.load(loader.find(str(folder)), place)
     for part in PARTS[family]:
         a, b = ours.networks[part].state_dict(), theirs.networks[part].state_dict()
         assert a.keys() == b.keys()
@@ -179,20 +179,20 @@ def test_a_checkpoint_is_the_folder_it_was_made_from(checkpoint: Path, folder: P
 
 
 def test_it_is_converted_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = detect.find(str(checkpoint)).folder
+    first = loader.find(str(checkpoint)).folder
     monkeypatch.setattr(single_file, "_opened", lambda *a: pytest.fail("opened again"))
-    assert detect.find(str(checkpoint)).folder == first
+    assert loader.find(str(checkpoint)).folder == first
 
 
 def test_a_missing_vocabulary_is_named_with_its_places(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     (checkpoint.parent / "tokenizer" / "merges.txt").unlink()
     with pytest.raises(ModelError) as told:
-        detect.find(str(checkpoint))
+        loader.find(str(checkpoint))
     own = tmp_path / "cache" / "tokenizers" / "clip"
     assert f"{checkpoint.parent / 'tokenizer'}: merges.txt missing" in str(told.value)
     assert f"{own}: vocab.json and merges.txt missing" in str(told.value)
     with_vocabulary(own, folder)
-    assert detect.find(str(checkpoint)).folder.is_dir()
+    assert loader.find(str(checkpoint)).folder.is_dir()
 
 
 def rewritten(path: Path, *, drop: str = "", add: dict[str, Tensor] | None = None, metadata: dict[str, str] | None = None) -> Path:
@@ -202,20 +202,20 @@ def rewritten(path: Path, *, drop: str = "", add: dict[str, Tensor] | None = Non
 
 
 def prediction(path: Path) -> tuple[str, bool]:
-    config = json.loads((detect.find(str(path)).folder / "scheduler" / "scheduler_config.json").read_text())
+    config = json.loads((loader.find(str(path)).folder / "scheduler" / "scheduler_config.json").read_text())
     return config["prediction_type"], config.get("rescale_betas_zero_snr", False)
 
 
 def test_what_is_predicted_is_told_by_the_file_or_beside_it(checkpoint: Path, family: str) -> None:
     rewritten(checkpoint, add={"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)})
     assert prediction(checkpoint) == ("v_prediction", True)
-    schedule = detect.load(detect.find(str(checkpoint)), Place(torch.device("cpu"), torch.float32)).alphas_cumprod
+    schedule = loader.load(loader.find(str(checkpoint)), Place(torch.device("cpu"), torch.float32)).alphas_cumprod
     assert schedule[-1] < 1e-6
     rewritten(checkpoint, drop="ztsnr")
     rewritten(checkpoint, drop="v_pred")
     if family == "sd2":
         with pytest.raises(ModelError, match="does not say what it predicts"):
-            detect.find(str(checkpoint))
+            loader.find(str(checkpoint))
     else:
         assert prediction(checkpoint) == ("epsilon", False)
     checkpoint.with_suffix(".yaml").write_text('model:\n  params:\n    parameterization: "v"\n')
@@ -229,13 +229,13 @@ def test_half_a_checkpoint_is_refused(checkpoint: Path, family: str, gone: str) 
     if not any(name.startswith(gone) for name in safetensors.torch.load_file(checkpoint)):
         return
     with pytest.raises(ModelError, match="no VAE" if gone.startswith("first") else "no text encoder"):
-        detect.find(str(rewritten(checkpoint, drop=gone)))
+        loader.find(str(rewritten(checkpoint, drop=gone)))
 
 
 def test_lacking_weights_are_named(checkpoint: Path, family: str) -> None:
     name = next(n for n in safetensors.torch.load_file(checkpoint) if n.endswith("ln_final.weight") or n.endswith("final_layer_norm.weight"))
     with pytest.raises(ModelError, match=r"lacks 1 weights of its CLIPTextModel"):
-        detect.find(str(rewritten(checkpoint, drop=name, metadata={"modelspec.prediction_type": "epsilon"})))
+        loader.find(str(rewritten(checkpoint, drop=name, metadata={"modelspec.prediction_type": "epsilon"})))
 
 
 @pytest.mark.parametrize("family", PUBLISHED)
@@ -285,8 +285,8 @@ def test_a_base_wears_a_style_in_one_file_as_in_a_folder(checkpoint: Path, folde
     for to in (out, worn):
         assert style_file(["bake", str(style), "--base", str(folder), "--out", str(to)]) == 0
     place = Place(torch.device("cpu"), torch.float32)
-    ours, theirs = detect.load(detect.find(str(out)), place), detect.load(detect.find(str(worn)), place)
-    plain = detect.load(detect.find(str(checkpoint)), place)
+    ours, theirs = loader.load(loader.find(str(out)), place), loader.load(loader.find(str(worn)), place)
+    plain = loader.load(loader.find(str(checkpoint)), place)
     for part in PARTS[family]:
         a, b, c = (parts.networks[part].state_dict() for parts in (ours, theirs, plain))
         assert all(torch.allclose(a[name].float(), b[name].float(), rtol=1e-3, atol=2e-3) for name in b)

@@ -9,7 +9,7 @@ import pytest
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from studio.streams import CLOSING, LastWord
+from studio.server.streams import CLOSING, LastWord
 
 SCOPE = {"type": "http", "method": "GET", "path": "/gradio_api/queue/data", "headers": [], "asgi": {"spec_version": "2.3"}}
 

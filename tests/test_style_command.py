@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training import style_command
-from training.config import from_mapping
-from training.families.detect import base_shapes
-from training.style_command import main
-from training.style_file import Lora, canonical_name, read_style, write_style
-from training.style_metadata import Made, metadata_for
+from training.cli import style_file
+from training.cli.style_file import main
+from training.config.schema import from_mapping
+from training.models.loader import base_shapes
+from training.style_files.metadata import Made, metadata_for
+from training.style_files.reading import Lora, canonical_name, read_style, write_style
 
 SIZES = {"mid_block.attentions.0.transformer_blocks.0.attn2.to_k": (8, 768), "mid_block.attentions.0.proj_in": (8, 8, 1, 1)}
 
@@ -118,7 +118,7 @@ def test_check_warns_of_a_style_that_is_more_than_its_base(style: Path, base_fol
 
 
 def test_looking_into_a_file_loads_no_torch(style: Path) -> None:
-    program = f"import sys; from training.style_command import main; main(['inspect', {str(style)!r}]); sys.exit('torch' in sys.modules)"
+    program = f"import sys; from training.cli.style_file import main; main(['inspect', {str(style)!r}]); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
@@ -126,7 +126,7 @@ def test_looking_into_a_file_loads_no_torch(style: Path) -> None:
 def test_nothing_is_written_that_does_not_read_back_the_same(
     style: Path, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right, out = style_command.style_bytes, style.with_name("new.safetensors")
+    right, out = style_file.style_bytes, style.with_name("new.safetensors")
 
     def wrong(name: str, modules: dict[str, Lora], *rest: Any, **more: Any) -> bytes:
         weaker = {key: replace(lora, alpha=lora.alpha / 2) for key, lora in modules.items()}
@@ -135,6 +135,6 @@ def test_nothing_is_written_that_does_not_read_back_the_same(
     assert main(["convert", str(style), "--to", "kohya", "--dtype", "bfloat16", "--out", str(out)]) == 0
     assert "read back and the same" in capsys.readouterr().out
     out.unlink()
-    monkeypatch.setattr(style_command, "style_bytes", wrong)
+    monkeypatch.setattr(style_file, "style_bytes", wrong)
     assert main(["convert", str(style), "--to", "kohya", "--out", str(out)]) == 2
     assert "would not give back" in capsys.readouterr().err and not out.exists()

@@ -19,11 +19,11 @@ from safetensors.numpy import save
 from safetensors.torch import save as save_torch
 
 from tests.test_style_file import Parts, Shapes, sd1_parts, sd1_pipeline, sd2_parts, sdxl_parts, sdxl_pipeline, shapes_of
-from training.adapter import Worn, wearing
+from training.adapters.lora_layers import Worn, wearing
 from training.errors import StyleFileError
-from training.style_dialects import layer_limit
-from training.style_file import Lora, Style, accepted_names, converted, match, read_style, style_bytes, style_from_bytes
-from training.style_names import PREFIXES, canonical_name, diffusers_names, kohya_names
+from training.style_files.formats import layer_limit
+from training.style_files.key_names import PREFIXES, canonical_name, diffusers_names, kohya_names
+from training.style_files.reading import Lora, Style, accepted_names, converted, match, read_style, style_bytes, style_from_bytes
 
 Tensors = dict[str, np.ndarray]
 Change = np.ndarray
@@ -379,9 +379,9 @@ def test_a_hostile_adapter_config_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_more_ranks_than_can_be_kept_are_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training import style_dialects
+    from training.style_files import formats
 
-    monkeypatch.setattr(style_dialects, "LIMITS", (5,))
+    monkeypatch.setattr(formats, "LIMITS", (5,))
     tensors, change = loha((20, 30), 3, 6.0, drawing(0))
     style = style_from_bytes(save({f"lora_unet_mid_block_x.{leaf}": array for leaf, array in tensors.items()}), "a.safetensors")
     found = style.modules["lora_unet_mid_block_x"]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from training.errors import StyleFileError
-from training.style_file import (
+from training.style_files.reading import (
     Lora,
     Style,
     accepted_names,

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from training import __version__
-from training.config import RunConfig, from_mapping
+from training.config.schema import RunConfig, from_mapping
 from training.errors import StyleFileError
-from training.style_file import Lora, read_style, write_style
-from training.style_metadata import GROUPS, Made, group_of, metadata_for, public, published, rewritten
+from training.style_files.metadata import GROUPS, Made, group_of, metadata_for, public, published, rewritten
+from training.style_files.reading import Lora, read_style, write_style
 
 
 def made(**changed: Any) -> Made:

@@ -13,11 +13,11 @@ from diffusers import UNet2DConditionModel
 
 from tests import other_programs
 from tests.test_style_file import random_lora, sd1_parts, sdxl_parts, shapes_of
-from training.families.detect import weight_shapes
-from training.families.single_file import CONFIGS
-from training.style_file import named
-from training.style_names import canonical_name, dotted_name, kernel_of
-from training.tensor_file import read_head
+from training.models.loader import weight_shapes
+from training.models.single_file import CONFIGS
+from training.style_files.key_names import canonical_name, dotted_name, kernel_of
+from training.style_files.reading import named
+from training.style_files.safetensors_io import read_head
 
 ATTENTION = [f"transformer_blocks.{b}.{x}" for b in (0, 1) for x in ("attn1.to_q", "attn2.to_v", "attn2.to_out.0", "ff.net.0.proj", "ff.net.2")]
 RESNET = ["conv1", "conv2", "conv_shortcut", "time_emb_proj"]
@@ -65,7 +65,7 @@ def test_a_written_file_has_no_other_keys(family: str) -> None:
 
     import numpy as np
 
-    from training.style_file import style_bytes
+    from training.style_files.reading import style_bytes
 
     generator = np.random.default_rng(0)
     shapes = shapes_of(sdxl_parts() if family == "sdxl" else sd1_parts())

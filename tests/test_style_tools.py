@@ -12,15 +12,15 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 
 from tests.tiny import tiny_xl
-from training import style_file
-from training.base_weights import BaseWeights, write_wearing
+from training.cli.style_file import main
 from training.errors import StyleFileError
-from training.lora import Lora, added, cut, kronecker, nearest
-from training.style_command import main
-from training.style_dialects import Magnitude
-from training.style_file import Style, accepted_names, canonical_name, match, named, read_metadata, read_style, write_style
-from training.style_tools import Changes, extracted, merged, rescaled, resized, without_magnitudes
-from training.style_weights import Weight
+from training.style_files import reading
+from training.style_files.base_weights import BaseWeights, write_wearing
+from training.style_files.formats import Magnitude
+from training.style_files.lora import Lora, added, cut, kronecker, nearest
+from training.style_files.merge import Changes, extracted, merged, rescaled, resized, without_magnitudes
+from training.style_files.reading import Style, accepted_names, canonical_name, match, named, read_metadata, read_style, write_style
+from training.style_files.strengths import Weight
 
 
 def random_lora(shape: tuple[int, ...], rank: int, alpha: float, seed: int) -> Lora:
@@ -252,8 +252,8 @@ def test_scrubbing_changes_no_weight(style: Path, capsys: pytest.CaptureFixture[
 
 
 def test_a_scrubbed_file_that_lost_a_weight_is_not_written(style: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    right, out = style_file.with_metadata, style.with_name("scrubbed.safetensors")
-    monkeypatch.setattr(style_file, "with_metadata", lambda *given: right(*given)[:-1] + b"\x00")
+    right, out = reading.with_metadata, style.with_name("scrubbed.safetensors")
+    monkeypatch.setattr(reading, "with_metadata", lambda *given: right(*given)[:-1] + b"\x00")
     assert main(["scrub", str(style), "--out", str(out)]) == 2
     assert "would not give back" in capsys.readouterr().err and not out.exists()
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from tests.test_together import style
-from training.config import to_toml
+from training.cli.sweep import MOST, ranking, styles_of
+from training.config.schema import to_toml
 from training.errors import ConfigError
-from training.sweep import MOST, ranking, styles_of
 from training.train_style import main, sweep_from
 
 

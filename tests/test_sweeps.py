@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from studio import datasets, jobs, library, sweeps
+from studio.datasets import store
+from studio.library import library, sweeps
+from studio.processes import process
 from tests.test_jobs import until
 from tests.test_page import drawn_pictures
-from training.config import RunConfig, from_mapping
+from training.config.schema import RunConfig, from_mapping
 from training.errors import BusyError, ConfigError, DataError
-from training.workspace import Workspace
+from training.storage.paths import Workspace
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def workspace(tmp_path: Path) -> Workspace:
     made = Workspace(tmp_path / "w")
     pictures = [Path(p) for p in drawn_pictures(tmp_path / "pictures") if not p.endswith("page.png")]
     for name in ("balls", "more balls"):
-        datasets.add(datasets.make(made, name), pictures)
+        store.add(store.make(made, name), pictures)
     return made
 
 
@@ -70,7 +72,7 @@ def test_what_cannot_be_swept_is_told(workspace: Workspace, config: RunConfig, s
 
 
 def test_a_dataset_without_pictures_is_told(workspace: Workspace, config: RunConfig) -> None:
-    datasets.make(workspace, "empty")
+    store.make(workspace, "empty")
     with pytest.raises(DataError, match="no pictures"):
         sweeps.planned(workspace, config, ["balls", "empty"], {})
 
@@ -81,10 +83,10 @@ def test_they_are_trained_and_drawn_and_found(workspace: Workspace, config: RunC
     with pytest.raises(BusyError):
         sweeps.begin(workspace, tables)
     assert sweeps.newest(workspace) == folder and tomllib.loads((folder / "sweep.toml").read_text())["styles"]
-    until(lambda: not jobs.is_alive(folder), 180)
+    until(lambda: not process.is_alive(folder), 180)
     names = sweeps.runs_of(folder)
-    assert names == [c.save.name for c in configs] and set(names) <= set(library.runs(workspace)), jobs.log_tail(folder)
-    assert all(jobs.state(workspace.runs() / name) == "finished" for name in names), jobs.log_tail(folder)
+    assert names == [c.save.name for c in configs] and set(names) <= set(library.runs(workspace)), process.log_tail(folder)
+    assert all(process.state(workspace.runs() / name) == "finished" for name in names), process.log_tail(folder)
     assert (workspace.runs() / "together.png").is_file()
     again, _ = sweeps.planned(workspace, config, ["balls", "more balls"], {})  # the same once more gets names of its own
     assert not {one["save"]["name"] for one in again["styles"]} & set(names)

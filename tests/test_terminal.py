@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.test_events import EACH, NASTY
+from training.cli.terminal import clock, show
 from training.events import Failed, Finished, Previewed, Started, Stepped, Warned
-from training.terminal import clock, show
 
 
 @pytest.mark.parametrize(

@@ -20,18 +20,18 @@ from PIL import Image
 from safetensors.numpy import load_file
 from torch import nn
 
-from training import run as run_module
-from training.bench import Bench
-from training.config import RunConfig, from_mapping
-from training.device import Place
+from training.adapters.multi_lora import Bench
+from training.config.schema import RunConfig, from_mapping
 from training.errors import BusyError, ConfigError, DataError
 from training.events import Event, Failed, Finished, Noted, Previewed, Saved, Started, Stepped, Warned, append
-from training.families import detect
-from training.lock import held
-from training.loop import Stop, never, train
-from training.run import Run
-from training.style_file import read_style
-from training.together import AT_ONCE, Pace, together
+from training.models import loader
+from training.runtime.device import Place
+from training.storage.run_lock import held
+from training.style_files.reading import read_style
+from training.trainer import trainer as run_module
+from training.trainer.joint import AT_ONCE, Pace, together
+from training.trainer.loop import Stop, never, train
+from training.trainer.trainer import Run
 
 
 @pytest.fixture
@@ -273,21 +273,21 @@ def test_a_full_memory_takes_fewer_at_once_and_changes_nothing(
     many = [elsewhere(config, "many") for config in alone]
     for config in alone:
         list(train(config))
-    predict = detect.load(detect.find(str(base_folder)), run_module.choose("cpu", "float32")).family.predict
+    predict = loader.load(loader.find(str(base_folder)), run_module.choose("cpu", "float32")).family.predict
 
     def narrow(parts: Any, noisy: torch.Tensor, *given: Any) -> torch.Tensor:
         if len(noisy) > 4:
             raise torch.OutOfMemoryError("the device is full")
         return predict(parts, noisy, *given)
 
-    load = detect.load
+    load = loader.load
 
     def loaded(*given: Any) -> Any:
         parts = load(*given)
         parts.family = type(parts.family)(**{**vars(parts.family), "predict": narrow})
         return parts
 
-    monkeypatch.setattr(detect, "load", loaded)
+    monkeypatch.setattr(loader, "load", loaded)
     events = list(together(many, at_once=at_once))
     assert any("fewer styles" in event.message for i, event in events if isinstance(event, Warned)) == (at_once is not None)
     for one, other in zip(alone, many, strict=True):
@@ -311,7 +311,7 @@ def test_what_cannot_be_together_is_refused_before_anything_begins(base_folder: 
 
 
 def test_the_bench_is_the_base_again_when_all_have_left(base_folder: Path) -> None:
-    parts = detect.load(detect.find(str(base_folder)), run_module.choose("cpu", "float32"))
+    parts = loader.load(loader.find(str(base_folder)), run_module.choose("cpu", "float32"))
     bench, unet = Bench(parts), parts.denoiser
     noisy, t = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0)), torch.tensor([10, 500])
     words = parts.family.encode_text(parts, ["one", "two"])
@@ -365,7 +365,7 @@ def test_every_row_goes_through_its_own_styles_matrices(data: st.DataObject) -> 
 
 def test_gradients_are_the_same_bits_every_time_on_several_threads(base_folder: Path) -> None:
     """Indexing with repeated rows would not do: its backward adds them up in any order."""
-    bench = Bench(detect.load(detect.find(str(base_folder)), run_module.choose("cpu", "float32")))
+    bench = Bench(loader.load(loader.find(str(base_folder)), run_module.choose("cpu", "float32")))
     layer, threads = torch.nn.ModuleDict({"linear": torch.nn.Linear(1280, 1280)}), torch.get_num_threads()
     pairs = [bench.attach(slot, layer, ["linear"], rank=32, alpha=1.0, seed=slot)["linear"] for slot in (0, 1)]
     x = torch.randn((12, 8, 1280), generator=torch.Generator().manual_seed(0))
@@ -419,7 +419,7 @@ def test_styles_that_learn_together_say_how_many_go_in_one_pass(base_folder: Pat
 
 
 def test_more_styles_than_go_at_once_wait_for_the_first_to_be_done(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.together.AT_ONCE", 2)
+    monkeypatch.setattr("training.trainer.joint.AT_ONCE", 2)
     configs = [style(f"s{i}", base_folder, tmp_path, optim__steps=2) for i in range(3)]
     events = list(together(configs))
     assert events[0][0] == 2 and "waits until the 2 styles" in events[0][1].message

@@ -12,25 +12,25 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from studio.generator import Generator, loaded_style
+from studio.library.generator import Generator, loaded_style
 from tests import other_programs
 from tests.test_training import changed
 from tests.tiny import tiny_base, tiny_xl
-from training.adapter import Worn
-from training.checkpoint import newest
-from training.config import RunConfig, from_mapping
-from training.device import Place
+from training.adapters.lora_layers import Worn
+from training.cli.style_file import main as style_file
+from training.config.schema import RunConfig, from_mapping
+from training.diffusion.sampling import draw
 from training.errors import ConfigError, StyleFileError
-from training.families import detect
-from training.families.family import Parts
-from training.loop import train
+from training.models import loader
+from training.models.family import Parts
+from training.models.textual_inversion import Token, first_token, of_words, read_ids
 from training.prompt import Prompt
-from training.render import draw
-from training.style_command import main as style_file
-from training.style_file import read_style, style_bytes, style_from_bytes
-from training.tensor_file import read_head
-from training.together import together
-from training.tokens import Token, first_token, of_words, read_ids
+from training.runtime.device import Place
+from training.style_files.reading import read_style, style_bytes, style_from_bytes
+from training.style_files.safetensors_io import read_head
+from training.trainer.checkpoint import newest
+from training.trainer.joint import together
+from training.trainer.loop import train
 
 KINDS = {"one encoder": tiny_base, "two encoders": tiny_xl}
 FLOAT = Place(torch.device("cpu"), torch.float32)
@@ -42,7 +42,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def loaded(folder: Path) -> Parts:
-    return detect.load(detect.find(str(folder)), FLOAT)
+    return loader.load(loader.find(str(folder)), FLOAT)
 
 
 def pictures(folder: Path) -> Path:
@@ -228,7 +228,7 @@ WORDS_XL = {"text_encoder": WORD["text_encoder"], "text_encoder_2": np.ones((2, 
 
 @pytest.mark.parametrize(("vectors", "family"), [(WORD, "sd1"), (WORDS_XL, "sdxl"), ({"text_encoder": np.ones((1, 1024), np.float32)}, "sd2")])
 def test_words_round_through_bundled_and_separate_files(vectors: dict[str, np.ndarray], family: str, tmp_path: Path) -> None:
-    from training.style_words import embedding_bytes
+    from training.style_files.embeddings import embedding_bytes
 
     bundled = style_from_bytes(style_bytes("w.safetensors", {}, {}, dtype="float32", words={"ink": vectors}), "w.safetensors")
     alone = style_from_bytes(embedding_bytes("ink", vectors), "ink.safetensors")
@@ -291,7 +291,7 @@ def test_a_word_for_another_base_is_refused_in_words(tmp_path: Path) -> None:
 
 
 def test_tools_carry_words_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from training.lora import Lora
+    from training.style_files.lora import Lora
 
     lora = Lora(np.ones((4, 320), np.float32), np.ones((320, 4), np.float32), 4.0)
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"

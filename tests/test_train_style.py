@@ -18,8 +18,8 @@ import safetensors.torch
 from PIL import Image
 
 from training import events
-from training.config import settings
-from training.style_file import read_style
+from training.config.schema import settings
+from training.style_files.reading import read_style
 from training.train_style import config_from, main
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,4 +1,4 @@
-"""Tests of studio.tabs.train without a browser: what a preset puts into the form, and how a report is framed."""
+"""Tests of studio.page.tabs.train without a browser: what a preset puts into the form, and how a report is framed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from studio import forms, planning
-from studio.queue import Job, Queue
-from studio.tabs import framed, line_view, strip_view
-from studio.tabs.train import OF_THE_BASE, _act, _by_base, _first_values, _preset_values
-from training.config import from_mapping, settings, to_toml
+from studio.page import forms
+from studio.page.handlers import framed
+from studio.page.tabs.train import OF_THE_BASE, _act, _by_base, _first_values, _preset_values
+from studio.page.views import previews
+from studio.page.views import queue as line_view
+from studio.processes import plan
+from studio.processes.queue import Job, Queue
+from training.config.presets import PRESETS, settings_of
+from training.config.schema import from_mapping, settings, to_toml
 from training.errors import StudioError
-from training.presets import PRESETS, settings_of
-from training.workspace import Workspace
+from training.storage.paths import Workspace
 
 KEYS = tuple(s.key for s in settings())
 
@@ -121,11 +124,11 @@ def test_the_line_escapes_what_it_tells_and_forgets_old_ends(tmp_path: Path) -> 
 
 
 def test_the_strip_begins_before_the_first_update_and_keeps_it() -> None:
-    looks = [strip_view.Look(step, "a <b>", f"s{step}", f"l{step}") for step in range(0, 1000, 10)]
-    shown = strip_view.strip(looks)
+    looks = [previews.Look(step, "a <b>", f"s{step}", f"l{step}") for step in range(0, 1000, 10)]
+    shown = previews.strip(looks)
     assert shown.index(">before<") < shown.index(">610<") < shown.index(">990<") and ">600<" not in shown
-    assert shown.count("<td><button") == strip_view.MOST and "<b>" not in shown
-    assert strip_view.strip([]) == ""
+    assert shown.count("<td><button") == previews.MOST and "<b>" not in shown
+    assert previews.strip([]) == ""
 
 
 def test_the_plan_is_measured_and_what_is_wrong_is_told(tmp_path: Path, base_folder: Path) -> None:
@@ -135,8 +138,8 @@ def test_the_plan_is_measured_and_what_is_wrong_is_told(tmp_path: Path, base_fol
     (tmp_path / "pictures" / "page.png").unlink()
     wanted = {"base": {"model": str(base_folder), "device": "cpu"}, "data": {"folder": str(tmp_path / "pictures")}, "optim": {"steps": 8}}
     config = from_mapping(wanted | {"save": {"folder": str(tmp_path / "runs"), "name": "x"}})
-    shown = planning.shown(planning.measured(config))
+    shown = plan.shown(plan.measured(config))
     assert "4" in shown and "GiB" in shown and "8 of 4 pictures" in shown
     assert not (tmp_path / "runs").exists()
     with pytest.raises(StudioError, match="not there"):
-        planning.measured(config.model_copy(update={"data": config.data.model_copy(update={"folder": str(tmp_path / "gone")})}))
+        plan.measured(config.model_copy(update={"data": config.data.model_copy(update={"folder": str(tmp_path / "gone")})}))

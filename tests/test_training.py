@@ -19,18 +19,18 @@ import pytest
 import torch
 from PIL import Image
 
-from training import loop
-from training import run as run_module
-from training.adapter import bare
-from training.cache import Latents, Words, posterior
-from training.config import RunConfig, from_mapping, read_toml
+from training.adapters.lora_layers import bare
+from training.config.schema import RunConfig, from_mapping, read_toml
 from training.errors import ConfigError, DataError, DivergedError, OutOfMemory, SpaceError, StyleFileError
 from training.events import Event, Finished, Previewed, Saved, Started, Stepped, Warned
-from training.families.family import Parts
-from training.loop import train
-from training.optim import Optimiser
-from training.run import Run, planned
-from training.style_file import read_style
+from training.models.family import Parts
+from training.style_files.reading import read_style
+from training.trainer import loop
+from training.trainer import trainer as run_module
+from training.trainer.latents import Latents, Words, posterior
+from training.trainer.loop import train
+from training.trainer.optimizer import Optimiser
+from training.trainer.trainer import Run, planned
 
 
 @pytest.fixture
@@ -535,7 +535,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> list[int | OSError]:
             raise found
         return SimpleNamespace(free=found)
 
-    monkeypatch.setattr("training.workspace.shutil.disk_usage", usage)
+    monkeypatch.setattr("training.storage.paths.shutil.disk_usage", usage)
     monkeypatch.setattr(loop, "AGAIN", 0.01)
     return looks
 
@@ -641,16 +641,16 @@ def test_nothing_of_the_users_is_touched(config: RunConfig, pictures: Path) -> N
 def test_the_stock_pipeline_draws_the_same_pictures(config: RunConfig, base_folder: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
-    from studio.generator import loaded_style
-    from training.device import Place
-    from training.families import detect
+    from studio.library.generator import loaded_style
+    from training.diffusion.sampling import draw
+    from training.models import loader
     from training.prompt import Prompt
-    from training.render import draw
+    from training.runtime.device import Place
 
     config = changed(config, optim__steps=10, optim__unet_lr=2e-2, optim__text_encoder_lr=2e-2)
     list(train(config))
     path = config.run_folder / "s.safetensors"
-    parts = detect.load(detect.find(str(base_folder)), Place(torch.device("cpu"), torch.float32))
+    parts = loader.load(loader.find(str(base_folder)), Place(torch.device("cpu"), torch.float32))
     prompt = Prompt("thing 1, sks style", steps=4, guidance=3.0, seed=5)
     plain = draw(parts, [prompt])[0]
     ours = draw(parts, [prompt], rows=[[loaded_style(path, parts)]])[0]

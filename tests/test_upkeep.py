@@ -1,4 +1,4 @@
-"""Tests of studio.upkeep, preferences and sample_project: what the page as a whole knows of its workspace."""
+"""Tests of studio.system.storage, preferences and sample_project: what the page as a whole knows of its workspace."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from studio import comparisons, datasets, jobs, library, preferences, sample_project, shelf, upkeep
-from studio.jobs import Process
+from studio.datasets import store
+from studio.library import comparisons, import_export, library, preferences, sample_project
+from studio.processes import process
+from studio.processes.process import Process
+from studio.system import storage
 from tests.test_library import finished_run, style_file
-from training.dataset import read_dataset
+from training.data.dataset import read_dataset
 from training.errors import BusyError
-from training.workspace import Workspace
+from training.storage.paths import Workspace
 
 
 @pytest.fixture
@@ -23,14 +26,14 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 def test_a_new_workspace_gets_the_example_once(workspace: Workspace) -> None:
     sample_project.settle(workspace)
-    assert datasets.names(workspace) == ["linocut"] and sample_project.is_example(workspace, "linocut")
-    folder = datasets.folder(workspace, "linocut")
-    assert len(datasets.pictures(folder)) == 24 and all(datasets.captions(folder).values())
+    assert store.names(workspace) == ["linocut"] and sample_project.is_example(workspace, "linocut")
+    folder = store.folder(workspace, "linocut")
+    assert len(store.pictures(folder)) == 24 and all(store.captions(folder).values())
     for file in folder.iterdir():
         file.unlink()
     folder.rmdir()
     sample_project.settle(workspace)  # who took it away does not want it back
-    assert datasets.names(workspace) == [] and not sample_project.is_example(workspace, "linocut")
+    assert store.names(workspace) == [] and not sample_project.is_example(workspace, "linocut")
 
 
 def test_a_new_workspace_may_begin_with_a_finished_example_or_empty(workspace: Workspace, tmp_path: Path) -> None:
@@ -40,7 +43,7 @@ def test_a_new_workspace_may_begin_with_a_finished_example_or_empty(workspace: W
     sample_project.settle(workspace, "example")
     (style,) = library.styles(workspace)
     assert (style.id, style.trigger) == ("run:linocut", "linocut") and library.checkpoints(workspace, style.id)
-    assert len(shelf.pictures(workspace, style)) >= 5 and jobs.state(workspace.runs() / "linocut") == "finished"
+    assert len(import_export.pictures(workspace, style)) >= 5 and process.state(workspace.runs() / "linocut") == "finished"
     assert (workspace.runs() / "linocut" / "report" / "report.html").is_file()
     (name,) = comparisons.names(workspace)
     folder = comparisons.folder(workspace, name)
@@ -79,7 +82,7 @@ def test_bases_in_the_workspace_are_found(workspace: Workspace) -> None:
     (made / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     (made.parent / "two.safetensors").write_bytes(b"12345")
     (made.parent / "notes.txt").touch()
-    found = {Path(base.setting).name: (base.kind, base.size) for base in upkeep.bases(workspace)}
+    found = {Path(base.setting).name: (base.kind, base.size) for base in storage.bases(workspace)}
     assert found["one"] == ("StableDiffusionPipeline", (made / "model_index.json").stat().st_size)
     assert found["two.safetensors"] == ("single file", 5)
     assert found["mini"][0] == "built in" and "notes.txt" not in found
@@ -89,27 +92,27 @@ def test_sizes_add_up_and_links_do_not_count(workspace: Workspace) -> None:
     style_file(workspace.styles() / "oil.safetensors")
     size = (workspace.styles() / "oil.safetensors").stat().st_size
     (workspace.styles() / "link.bin").symlink_to(workspace.styles() / "oil.safetensors")
-    assert upkeep.sizes(workspace)["styles"] == size
-    shelf.take_away(workspace, "file:oil")
-    assert upkeep.sizes(workspace)["trash"] > size
-    upkeep.clear_trash(workspace)
-    assert upkeep.sizes(workspace)["trash"] == 0 and shelf.last_taken(workspace) is None
+    assert storage.sizes(workspace)["styles"] == size
+    import_export.take_away(workspace, "file:oil")
+    assert storage.sizes(workspace)["trash"] > size
+    storage.clear_trash(workspace)
+    assert storage.sizes(workspace)["trash"] == 0 and import_export.last_taken(workspace) is None
 
 
 def test_the_cache_stays_while_something_is_trained(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    (upkeep.unpacked() / "one").mkdir(parents=True)
+    (storage.unpacked() / "one").mkdir(parents=True)
     run = finished_run(workspace, "ink")
     import psutil
 
-    jobs._write(run, Process(os.getpid(), psutil.Process().create_time(), ("me",)))
+    process._write(run, Process(os.getpid(), psutil.Process().create_time(), ("me",)))
     with pytest.raises(BusyError, match="ink"):
-        upkeep.clear_cache(workspace)
-    assert upkeep.unpacked().is_dir()
+        storage.clear_cache(workspace)
+    assert storage.unpacked().is_dir()
     (run / "process.json").unlink()
-    upkeep.clear_cache(workspace)
-    assert not upkeep.unpacked().exists()
+    storage.clear_cache(workspace)
+    assert not storage.unpacked().exists()
 
 
 def test_the_device_is_told_by_a_process_of_its_own(workspace: Workspace) -> None:
-    told = upkeep.device()
+    told = storage.device()
     assert told["precision"] in ("float32", "bfloat16", "float16") and "GiB" in told["memory"]

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from studio import uploads
+from studio.server import uploads
 
 
 def gone(path: Path, seconds: float = 5.0) -> bool:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.adapter import Worn, wearing
-from training.families.detect import weight_shapes
-from training.families.family import Parts
-from training.style_file import Lora, accepted_names, match, named, style_bytes, style_from_bytes
-from training.style_tools import merged as merge_styles
-from training.style_weights import Weight, weakened
+from training.adapters.lora_layers import Worn, wearing
+from training.models.family import Parts
+from training.models.loader import weight_shapes
+from training.style_files.merge import merged as merge_styles
+from training.style_files.reading import Lora, accepted_names, match, named, style_bytes, style_from_bytes
+from training.style_files.strengths import Weight, weakened
 
 EXACT = 1e-11  # largest relative difference in float64
 

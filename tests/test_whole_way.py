@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from tests.test_page import MINUTE, browser, free_port, opened, page_process, renamed, sync_api, unfolded, until
 from training import events
-from training.style_file import read_style
+from training.style_files.reading import read_style
 
 THINGS = ("red ball", "blue box", "green ring", "gold star", "black line", "pink dots", "brown house")
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.config import RunConfig, from_mapping
+from training.config.schema import RunConfig, from_mapping
 from training.errors import SpaceError
 from training.events import Event, Previewed, Saved, Stepped, Warned
-from training.loop import train
-from training.wishes import taken, wish
+from training.trainer.loop import train
+from training.trainer.requests import taken, wish
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import ConfigError, SpaceError
-from training.workspace import Workspace, builtin_base, cache_folder, checked_name, checked_writable, inside, write_whole
+from training.storage.paths import Workspace, builtin_base, cache_folder, checked_name, checked_writable, inside, write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -153,7 +153,7 @@ def test_a_reader_sees_old_or_new_also_when_the_writer_is_killed(tmp_path: Path)
     path = tmp_path / "f.bin"
     script = f"""
 from pathlib import Path
-from training.workspace import write_whole
+from training.storage.paths import write_whole
 print("ready", flush=True)
 while True:
     for letter in (b"a", b"b"):

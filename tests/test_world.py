@@ -18,10 +18,10 @@ import torch
 
 from tests.test_together import elsewhere, exact, learnt, same, style
 from training import events
-from training.config import RunConfig, to_toml
+from training.config.schema import RunConfig, to_toml
 from training.errors import ConfigError
-from training.loop import train
-from training.world import joined
+from training.runtime.distributed import joined
+from training.trainer.loop import train
 
 __all__ = ["exact"]
 ROOT = Path(__file__).resolve().parents[1]

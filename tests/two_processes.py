@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from training import run as run_module
-from training.config import RunConfig, from_mapping, read_toml
+from training.config.schema import RunConfig, from_mapping, read_toml
 from training.errors import StudioError
 from training.events import Event, Stepped
-from training.loop import train
-from training.run import Run
-from training.world import World, joined
+from training.runtime.distributed import World, joined
+from training.trainer import trainer as run_module
+from training.trainer.loop import train
+from training.trainer.trainer import Run
 
 LAST = 2  # the update in which something happens to one of them
 

@@ -22,12 +22,12 @@ if __package__ in (None, ""):  # run as a file: the clone's root is not on the p
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from training import events
-from training.config import RunConfig, Setting, from_mapping, nearest, read_toml, settings, with_overrides
+from training.config.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
+from training.config.schema import RunConfig, Setting, from_mapping, nearest, read_toml, settings, with_overrides
 from training.errors import BusyError, ConfigError, StudioError
-from training.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
 
 if TYPE_CHECKING:
-    from training.world import World
+    from training.runtime.distributed import World
 
 RANK = int(os.environ.get("RANK", "0"))  # of several processes that a launcher started; 0 also alone
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -69,7 +69,7 @@ def _metavar(s: Setting) -> str:
 
 def sweep_from(argv: list[str]) -> tuple[list[RunConfig], bool]:
     """The configs of a sweep's file, and whether only its plan is wanted; flags win over what all of them share. Raises ConfigError."""
-    from training.sweep import styles_of
+    from training.cli.sweep import styles_of
 
     found, unknown = parser().parse_known_args(argv)
     by_key = {s.key: s for s in settings()}
@@ -186,14 +186,14 @@ def recorded(stream: Iterable[events.Event], folder: Path) -> Iterator[events.Ev
 
 def run(config: RunConfig, world: World) -> int:
     """Train, show and record; of several processes the first one does the latter two. Returns the exit code."""
-    from training.terminal import show
+    from training.cli.terminal import show
 
     stop = Interrupts()
     begun, saved = False, 0
 
     def watched() -> Iterator[events.Event]:
         nonlocal begun, saved
-        from training.loop import train
+        from training.trainer.loop import train
 
         for event in train(config, stop, world):
             begun = begun or isinstance(event, events.Started)
@@ -221,8 +221,8 @@ def run(config: RunConfig, world: World) -> int:
 
 def report(config: RunConfig) -> int:
     """Judge the style files of a run that was trained before. Returns the exit code."""
-    from training.loop import reported
-    from training.run import planned
+    from training.trainer.loop import reported
+    from training.trainer.trainer import planned
 
     if not (config.run_folder / f"{config.save.name}.safetensors").exists():
         raise ConfigError(f"{config.run_folder} holds no finished style to report on. Train it first: the same command without --report.")
@@ -235,7 +235,7 @@ def report(config: RunConfig) -> int:
 
 def _joined(device: str) -> contextlib.AbstractContextManager[World]:
     """The processes that a launcher started with this one."""
-    from training.world import joined
+    from training.runtime.distributed import joined
 
     return joined(device)
 
@@ -272,11 +272,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         argv = sys.argv[1:] if argv is None else argv
         if "--sweep" in argv:
-            from training import sweep
+            from training.cli import sweep
 
             configs, only_plan = sweep_from(argv)
             if only_plan:
-                from training.dry_run import print_sweep
+                from training.cli.dry_run import print_sweep
 
                 if not RANK:  # the first process does it alone
                     print_sweep(configs, began)
@@ -289,7 +289,7 @@ def main(argv: list[str] | None = None) -> int:
         if wanted.report:
             return report(config)
         if wanted.dry_run:
-            from training.dry_run import print_plan
+            from training.cli.dry_run import print_plan
 
             print_plan(config, began)
             return 0

@@ -9,10 +9,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from studio import comparisons, jobs
-from studio.comparisons import Wish
+from studio.library import comparisons
+from studio.library.comparisons import Wish
+from studio.processes import process
 from training import train_style
-from training.workspace import STEPS, Workspace
+from training.storage.paths import STEPS, Workspace
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "example"
@@ -28,7 +29,7 @@ def main() -> int:
             return code
         run = workspace.runs() / "linocut"
         drawn = comparisons.begin(workspace, Wish("mini", (("run:linocut", 0.6), ("run:linocut", 1.0)), PROMPTS, (1,), 25, 2.0, 0))
-        while jobs.is_alive(drawn):
+        while process.is_alive(drawn):
             time.sleep(1)
         shutil.rmtree(OUT, ignore_errors=True)
         best = json.loads((run / "report" / "report.json").read_text(encoding="utf-8"))["best"]["file"]  # of the checkpoints that one is enough

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from pace import Stage, mixed
 from torch import Tensor
 
-from training.norm import quicken
+from training.modules.group_norm import quicken
 
 CROP = 64  # px; the network is convolutional, so it learns on crops and works on whole pictures
 BATCH = 24  # crops a stream and step

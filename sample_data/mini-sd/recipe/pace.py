@@ -17,7 +17,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.device import has_bfloat16_units
+from training.runtime.device import has_bfloat16_units
 
 WARM_UP = 200  # steps
 AVERAGE_EVERY = 4  # steps between moves of the averaged copy

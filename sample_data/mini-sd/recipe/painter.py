@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from training.norm import quicken
+from training.modules.group_norm import quicken
 
 LENGTH = 32  # tokens a caption
 BATCH = 16  # pictures a stream and step; small ones: at this length of training updates count for more than their size

@@ -61,8 +61,8 @@ def main() -> None:
     parser.add_argument("--base", default="mini")
     parser.add_argument("--pairs", type=int, default=100, help="trained pairs that are drawn")
     args = parser.parse_args()
-    from studio.generator import Generator
-    from training.families.detect import find
+    from studio.library.generator import Generator
+    from training.models.loader import find
 
     sets = [*icons.SETS.values(), *judging.OTHERS.values()]
     judge, _ = judging.ready(sets, args.work / "npm", painted=FILTERS)

@@ -24,7 +24,7 @@ from lessons import PAINTED, for_painter
 from PIL import Image, ImageFilter, ImageOps
 
 if TYPE_CHECKING:
-    from training.config import RunConfig
+    from training.config.schema import RunConfig
 
 LEARNT, POOL = 24, 100  # concepts in the style's data; true pictures among which the right one must be near
 TEMPLATE_RUN = Path(__file__).resolve().parents[2] / "linocut" / "style.toml"
@@ -146,11 +146,11 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 def tried(style: str, args: argparse.Namespace, concepts: Sequence[str]) -> dict:
     """Train the style and measure every checkpoint at every strength."""
-    from training.config import from_mapping, read_toml, settings, with_overrides
+    from training.config.schema import from_mapping, read_toml, settings, with_overrides
     from training.events import Stepped
-    from training.loop import train
     from training.prompt import Prompt
     from training.train_style import _value  # the flags' own reading of a value
+    from training.trainer.loop import train
 
     word, judge, pictures = true_pictures(style, args.work / "npm")
     known = [c for c in concepts if c in pictures]
@@ -169,7 +169,7 @@ def tried(style: str, args: argparse.Namespace, concepts: Sequence[str]) -> dict
     for event in train(config):
         if isinstance(event, Stepped) and event.step % 50 == 0:
             print(f"{name}: {event.step}/{config.optim.steps}, loss {event.loss:.4f}, {event.seconds:.2f} s/update", flush=True)
-    from studio.generator import Generator
+    from studio.library.generator import Generator
 
     generator = Generator()
     generator.load(args.base)
@@ -227,14 +227,14 @@ def judged_again(style: str, args: argparse.Namespace, concepts: Sequence[str], 
 
 def reported(config: RunConfig, most: int) -> dict[str, Any]:
     """The style report of the run with so many prompts, in all the time it needs."""
-    from training.dataset import read_dataset
-    from training.device import choose
-    from training.families import detect
-    from training.run_report import of_run
+    from training.data.dataset import read_dataset
+    from training.evaluation.run_report import of_run
+    from training.models import loader
+    from training.runtime.device import choose
 
     config = config.model_copy(update={"report": config.report.model_copy(update={"most": most})})
     dataset = read_dataset(Path(config.data.folder), trigger=config.data.trigger, template=config.data.template)
-    parts = detect.load(detect.find(config.base.model), choose(config.base.device, config.base.dtype))
+    parts = loader.load(loader.find(config.base.model), choose(config.base.device, config.base.dtype))
     for text in of_run(config, dataset, parts):
         print(f"{config.save.name}: {text}", flush=True)
     return json.loads((config.run_folder / "report" / "report.json").read_text())
@@ -297,7 +297,7 @@ def main() -> None:
         if "hits" not in found["tries"][0]:
             found = judged_again(style, args, concepts, found)
         if args.report:
-            from training.config import from_mapping, read_toml
+            from training.config.schema import from_mapping, read_toml
 
             found["report"] = agreement(found["tries"], reported(from_mapping(read_toml(folder / "run" / name / "run.toml")), args.most))
             print(f"{name}: {in_words(found['report'])}", flush=True)

@@ -1,0 +1,1 @@
+"""Named sets of pictures and captions, checked and edited."""

@@ -1,0 +1,69 @@
+"""Says what pictures show, with a captioning model from the hub's cache: `python -m studio.datasets.caption_worker`,
+the pictures' paths as a JSON list on stdin.
+
+A JSON object a picture and line as it is done: {"picture": path, "caption": text}; {"error": text} when nothing can be said. Loads torch, so a
+process of its own. Nothing is downloaded and no code of a model's is run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from studio.datasets.captioning import content, present
+from training.data.dataset import open_picture
+from training.errors import DataError
+from training.runtime.device import choose
+
+LONGEST = 40  # tokens of a caption
+
+
+class Describer:
+    """A captioning model, ready."""
+
+    def __init__(self, name: str, cache: Path | None = None) -> None:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        where: dict[str, Any] = {"local_files_only": True, "cache_dir": cache, "trust_remote_code": False}
+        self.device = choose("auto", "float32").device
+        self.processor = AutoProcessor.from_pretrained(name, **where)
+        self.model = AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True, **where).eval().to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, path: Path) -> str:
+        """What the picture shows. Raises DataError for one that cannot be read."""
+        given = self.processor(images=open_picture(path), return_tensors="pt").to(self.device)
+        said = self.model.generate(**given, max_new_tokens=LONGEST, num_beams=3, do_sample=False)
+        return content(self.processor.batch_decode(said, skip_special_tokens=True)[0])
+
+
+def _say(told: dict[str, str]) -> None:
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
+
+
+def main(cache: Path | None = None) -> int:
+    paths = [Path(path) for path in json.loads(sys.stdin.read())]
+    name = present(cache)
+    try:
+        describer = Describer(name, cache) if name else None
+    except (OSError, ValueError) as error:  # a download that was broken off
+        _say({"error": f"{name} in the hub's cache cannot be opened ({str(error).splitlines()[0][:200]}). Download it again."})
+        return 0
+    for path in paths if describer else ():
+        try:
+            _say({"picture": str(path), "caption": describer(path)})
+        except DataError:  # what is wrong with it stands among the findings
+            continue
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""What is worth mending in a dataset before it is trained on: pictures, captions, shapes. Knows Pillow and files; no torch, no gradio.
+
+A finding names pictures and offers mends; studio.datasets.fixes carries them out.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import imagehash
+
+from studio.datasets import store
+from studio.datasets.base_info import Base
+from studio.datasets.caption_edits import tidied
+from training.data.buckets import Bucket, buckets, nearest
+from training.data.captions import TEMPLATE, captioned
+from training.data.dataset import open_picture, said_by_name
+from training.errors import DataError
+
+KEPT = ".kept.json"  # findings that the owner has looked at and wants to leave as they are
+NEAR_SHAPE = 1.1  # times that the aspect ratios of two copies may differ: the hashes do not see it
+NEAR_BITS = 6  # of 64 in which the hashes of two copies may differ, both of them
+ENLARGED = 1.25  # times; a picture that must be enlarged more teaches blur
+SAME_CAPTION = 3  # pictures
+MOST_COMPARED = 3000  # pictures; every pair is looked at
+
+
+@dataclass(frozen=True)
+class Finding:
+    """kind: which check; pictures: names; words: what was found and why it matters; mends: (id, label), the one to prefer first."""
+
+    kind: str
+    pictures: tuple[str, ...]
+    words: str
+    mends: tuple[tuple[str, str], ...]
+
+    @property
+    def key(self) -> str:
+        return "|".join([self.kind, *sorted(self.pictures)])
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the checks keep of a picture. width, height: px, upright; near: hashes of its look, integers of 64 bits."""
+
+    width: int
+    height: int
+    near: tuple[int, int]
+
+
+def findings(dataset: Path, base: Base, trigger: str = "", template: str = TEMPLATE) -> list[Finding]:
+    """Everything found, but what its owner wants to leave; the worst first. Reads each picture once for each state of its file."""
+    seen: dict[str, Seen] = {}
+    found: list[Finding] = []
+    for name in store.pictures(dataset):
+        try:
+            seen[name] = look(dataset / name)
+        except DataError as error:
+            found.append(Finding("broken", (name,), f"{name} {error} Training would refuse to start.", (("take_out", "Take it out"),)))
+    captions = store.captions(dataset)
+    found += _alike(seen, captions)
+    found += _small(seen, base)
+    found += _lonely(seen, base)
+    found += _wordless(dataset, captions)
+    found += _odd(dataset, captions)
+    found += _repeated(captions)
+    found += _too_long({name: captioned(text, trigger, template) for name, text in captions.items()}, base)
+    left = kept(dataset)
+    return [f for f in found if f.key not in left]
+
+
+def look(picture: Path) -> Seen:
+    """Raises DataError without the file's name."""
+    stat = picture.stat()
+    return _look(picture, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _look(picture: Path, _time: int, _size: int) -> Seen:
+    try:
+        opened = open_picture(picture)
+    except DataError as error:
+        raise DataError(str(error).removeprefix(f"{picture} ")) from None
+    small = opened.resize((256, 256)) if opened.width * opened.height > 256**2 else opened
+    return Seen(*opened.size, (int(str(imagehash.phash(small)), 16), int(str(imagehash.dhash(small)), 16)))
+
+
+def kept(dataset: Path) -> set[str]:
+    """Keys of the findings to leave."""
+    try:
+        told = json.loads((dataset / KEPT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return set()
+    return {key for key in told if isinstance(key, str)} if isinstance(told, list) else set()
+
+
+def bucket_of(seen: Seen, base: Base) -> Bucket:
+    """The shape a picture is trained in."""
+    return nearest(seen.width, seen.height, buckets(base.side, base.multiple))
+
+
+def _alike(seen: Mapping[str, Seen], captions: Mapping[str, str]) -> Iterator[Finding]:
+    """Groups of near copies, the best one first: with a caption, then the largest."""
+    names = list(seen)[:MOST_COMPARED]
+    group = {name: name for name in names}
+    for i, one in enumerate(names):
+        for other in names[:i]:
+            if group[one] != group[other] and _is_near(seen[one], seen[other]):
+                joined, into = group[one], group[other]
+                group = {name: into if of == joined else of for name, of in group.items()}
+    together = defaultdict(list)
+    for name in names:
+        together[group[name]].append(name)
+    for members in together.values():
+        if len(members) > 1:
+            members.sort(key=lambda name: (not captions[name], -seen[name].width * seen[name].height))
+            words = f"{len(members)} pictures that look the same: what is shown twice is learnt twice, and soon by heart."
+            yield Finding("alike", tuple(members), words, (("take_out_others", f"Keep only {members[0]}"), ("leave", "Leave them")))
+
+
+def _is_near(one: Seen, other: Seen) -> bool:
+    if any((a ^ b).bit_count() > NEAR_BITS for a, b in zip(one.near, other.near, strict=True)):
+        return False
+    ratio = one.width * other.height / (one.height * other.width)
+    return 1 / NEAR_SHAPE <= ratio <= NEAR_SHAPE
+
+
+def _small(seen: Mapping[str, Seen], base: Base) -> Iterator[Finding]:
+    for name, of in seen.items():
+        bucket = bucket_of(of, base)
+        times = max(bucket.width / of.width, bucket.height / of.height)
+        if times > ENLARGED:
+            words = f"{name} has {of.width} × {of.height} px and is enlarged {times:.1f} times to {bucket.width} × {bucket.height}: it teaches blur."
+            yield Finding("small", (name,), words, (("take_out", "Take it out"), ("leave", "Leave it")))
+
+
+def _lonely(seen: Mapping[str, Seen], base: Base) -> Iterator[Finding]:
+    shapes = {name: bucket_of(of, base) for name, of in seen.items()}
+    count = Counter(shapes.values())
+    shared = [bucket for bucket, n in count.items() if n > 1]
+    for name, bucket in shapes.items():
+        if count[bucket] > 1 or not shared:
+            continue
+        to = nearest(bucket.width, bucket.height, shared)
+        words = (
+            f"{name} is the only picture of its shape ({bucket.width} × {bucket.height}): it fills whole batches alone and is seen more often "
+            f"than the others. The nearest shape that others have is {to.width} × {to.height}."
+        )
+        yield Finding("lonely", (name,), words, (("crop", "Crop it to that shape"), ("take_out", "Take it out"), ("leave", "Leave it")))
+
+
+def _wordless(dataset: Path, captions: Mapping[str, str]) -> Iterator[Finding]:
+    for name, text in captions.items():
+        if text:
+            continue
+        said = "" if store.sidecar(dataset / name).exists() else said_by_name(name)
+        words = f"{name} has no caption" + (
+            f"; its file name would be used: “{said}”." if said else ": the style would be learnt without words for it."
+        )
+        yield Finding("wordless", (name,), words, ((("use_name", "Write the name as caption"),) if said else ()) + (("leave", "Leave it"),))
+
+
+def _odd(dataset: Path, captions: Mapping[str, str]) -> Iterator[Finding]:
+    for name, text in captions.items():
+        file = store.sidecar(dataset / name)
+        content = file.read_bytes() if file.is_file() else b""
+        if content and not _is_utf8(content):
+            yield Finding("unreadable", (name,), f"The caption of {name} is not UTF-8 text: training would refuse it.", (("rewrite", "Rewrite it"),))
+        elif re.search(r"https?://|www\.|<[a-z/][^>]*>|\.(png|jpe?g|webp)\b", text, re.IGNORECASE):
+            yield Finding("odd", (name,), f"{name}: “{text[:120]}” holds a link, a tag of HTML or a file name.", (("leave", "Leave it"),))
+        elif text and tidied(text) != " ".join(text.split()).rstrip(",") and _is_untidy(text):
+            mends = (("tidy", f"Make it “{tidied(text)[:60]}”"), ("leave", "Leave it"))
+            yield Finding("untidy", (name,), f"{name}: “{text[:120]}” has empty or repeated tags.", mends)
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        return "\0" not in content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return False
+
+
+def _is_untidy(text: str) -> bool:
+    parts = [" ".join(part.split()).casefold() for part in text.split(",")]
+    return "" in parts[:-1] or len(set(parts)) < len(parts)
+
+
+def _repeated(captions: Mapping[str, str]) -> Iterator[Finding]:
+    together = defaultdict(list)
+    for name, text in captions.items():
+        together[text.casefold()].append(name)
+    for text, names in together.items():
+        if text and len(names) >= SAME_CAPTION:
+            words = f"{len(names)} pictures have the same caption, “{captions[names[0]][:80]}”: what differs between them becomes part of the style."
+            yield Finding("repeated", tuple(names), words, (("leave", "Leave them"),))
+
+
+def _too_long(captions: Mapping[str, str], base: Base) -> Iterator[Finding]:
+    for name, text in captions.items():
+        if (tokens := base.tokens(text)) and tokens.cut:
+            words = f"{name}: {tokens.count} tokens, {tokens.most} are read. Not read: “{tokens.cut.strip(' ,')[:160]}”."
+            yield Finding("long", (name,), words, (("shorten", "Shorten it to what is read"), ("leave", "Leave it")))

@@ -1,0 +1,124 @@
+"""Changes of a dataset that can be undone, one after another, also after a reload. Knows files; nothing of captions or gradio.
+
+A change is kept in `<dataset>/.history/<number>/`: what it was, and every file as it was before. Undo puts back what nobody changed since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.errors import DataError, SpaceError
+from training.storage.paths import inside, write_whole
+
+FOLDER = ".history"
+TURN = threading.RLock()  # two tabs of a browser, one journal
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What was undone, and the files that were changed again since and therefore stay."""
+
+    what: str
+    stayed: tuple[str, ...]
+
+
+def change(dataset: Path, what: str, files: Mapping[str, bytes | None], *, act: str = "") -> int:
+    """Write these files of a dataset (None: take away) so that it can be undone; return how many differ. Raises SpaceError.
+
+    act: names what is done bit by bit; what follows the last change with the same one is a part of it, and undone with it.
+    """
+    with TURN:
+        differing = {name: new for name, new in files.items() if _content(dataset, name) != new}
+        if not differing:
+            return 0
+        latest = max([0, *_numbers(dataset)])
+        earlier = _told(dataset, latest) if act else None
+        grows = earlier is not None and earlier.get("act") == act
+        entry = dataset / FOLDER / f"{latest + (not grows):06d}"
+        told: dict[str, Any] = earlier if grows else {"what": what, "act": act, "files": {}}
+        try:
+            (entry / "before").mkdir(parents=True, exist_ok=grows)
+            for name, new in differing.items():
+                had = told["files"][name]["had"] if name in told["files"] else inside(dataset, name).is_file()
+                if had and name not in told["files"]:
+                    shutil.copy2(dataset / name, entry / "before" / name)
+                told["files"][name] = {"had": had, "after": _digest(new)}
+        except OSError as error:
+            if not grows:
+                shutil.rmtree(entry, ignore_errors=True)
+            raise SpaceError(f"{entry} could not be written ({error.strerror}). Nothing was changed. Free space on that disk.") from error
+        write_whole(entry / "change.json", json.dumps(told, ensure_ascii=False))  # before the first file: undo knows also half a change
+        for name, new in differing.items():
+            _put(dataset, name, new)
+        return len(differing)
+
+
+def last(dataset: Path) -> str | None:
+    """What the next undo takes back, None when there is nothing."""
+    return next((told["what"] for n in reversed(_numbers(dataset)) if (told := _told(dataset, n))), None)
+
+
+def undo(dataset: Path) -> Undone:
+    """Take the last change back. Raises DataError when there is none."""
+    with TURN:
+        for number in reversed(_numbers(dataset)):
+            entry, told = dataset / FOLDER / f"{number:06d}", _told(dataset, number)
+            if told is None:
+                continue
+            stayed = []
+            for name, was in told["files"].items():
+                before = (entry / "before" / name).read_bytes() if was["had"] else None
+                now = _content(dataset, name)
+                if _digest(now) == was["after"]:
+                    _put(dataset, name, before)
+                elif now != before:
+                    stayed.append(name)
+            if not stayed:
+                shutil.rmtree(entry)
+            else:  # what was before stays on disk
+                (entry / "change.json").replace(entry / "undone.json")
+            return Undone(told["what"], tuple(stayed))
+    raise DataError(f"Nothing was changed in {dataset.name} that could be undone.")
+
+
+def _numbers(dataset: Path) -> list[int]:
+    root = dataset / FOLDER
+    return sorted(int(f.name) for f in root.iterdir() if f.name.isdigit() and f.is_dir()) if root.is_dir() else []
+
+
+def _told(dataset: Path, number: int) -> dict[str, Any] | None:
+    """What an entry says; None for one that was never finished or is damaged."""
+    try:
+        told = json.loads((dataset / FOLDER / f"{number:06d}" / "change.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    files = told.get("files") if isinstance(told, dict) else None
+    names_only = isinstance(files, dict) and all(Path(name).name == name for name in files)
+    return (
+        told
+        if names_only and isinstance(told.get("what"), str) and all(isinstance(f, dict) and {"had", "after"} <= set(f) for f in files.values())
+        else None
+    )
+
+
+def _content(dataset: Path, name: str) -> bytes | None:
+    file = inside(dataset, name)
+    return file.read_bytes() if file.is_file() else None
+
+
+def _put(dataset: Path, name: str, content: bytes | None) -> None:
+    if content is None:
+        inside(dataset, name).unlink(missing_ok=True)
+    else:
+        write_whole(inside(dataset, name), content)
+
+
+def _digest(content: bytes | None) -> str | None:
+    return None if content is None else hashlib.sha256(content).hexdigest()

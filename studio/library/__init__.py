@@ -1,0 +1,1 @@
+"""Finished styles, runs and comparisons."""

@@ -1,0 +1,45 @@
+"""A card beside a style: what its user says of it. Lies there as `<stem>.card.json` and stays here until the style is exported."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from training.errors import ConfigError
+from training.storage.paths import write_whole
+
+LONGEST = {"title": 80, "licence": 200, "credit": 200, "notes": 4000}  # characters
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a user says of a style; it stays here until it is exported."""
+
+    title: str = ""
+    licence: str = ""
+    credit: str = ""
+    notes: str = ""
+
+
+def card_file(style: Path) -> Path:
+    return style.with_suffix(".card.json")
+
+
+def card(style: Path) -> Card:
+    """What the user says of a style; an empty card where nothing was said or it cannot be read."""
+    try:
+        told = json.loads(card_file(style).read_text(encoding="utf-8"))
+        return Card(**{f.name: str(told.get(f.name, ""))[: LONGEST[f.name]] for f in fields(Card)})
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return Card()
+
+
+def write_card(style: Path, said: Card) -> None:
+    """Keep a card. Raises ConfigError for words that are too long, SpaceError when the disk is full."""
+    cleaned = {name: text.strip() for name, text in asdict(said).items()}
+    if too_long := [name for name, text in cleaned.items() if len(text) > LONGEST[name]]:
+        raise ConfigError("\n".join(f"The {name} has {len(cleaned[name])} characters, at most {LONGEST[name]} are kept." for name in too_long))
+    if "\n" in cleaned["title"]:
+        raise ConfigError("The title has more than one line. Write it in one.")
+    write_whole(card_file(style), json.dumps(cleaned, ensure_ascii=False, indent=2) + "\n")

@@ -1,0 +1,48 @@
+"""Settings for a run that goes on from a style on the shelf. Knows no torch and no gradio."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from studio.library import import_export, library
+from studio.processes import process
+from training.config.schema import RunConfig, from_mapping
+from training.storage.paths import Workspace
+from training.style_files.reading import Style, read_style
+
+# What of a layer's name in a file tells which target it is, in every naming: attn1_to_q, attn1.to_q
+TARGETS = {
+    "attention": r"to_(q|k|v|out[._]0)$",
+    "feed_forward": r"ff[._]net[._](0[._]proj|2)$",
+    "projections": r"proj_(in|out)$",
+    "convolutions": r"(conv1|conv2|conv_shortcut|samplers[._]0[._]conv)$",
+}
+TEXT_TARGETS = {"attention": r"(q|k|v|out)_proj$", "feed_forward": r"fc[12]$"}
+OF_TEXT = r"lora_te|text_encoder|text_model"
+
+
+def config_for(workspace: Workspace, style: library.Style) -> RunConfig:
+    """The settings of the run that made it, or such as fit its layers; the adapters begin as it is. Raises StyleFileError."""
+    run, read = import_export.run_of(workspace, style), read_style(style.path)
+    made_with = process.earlier(run) if run is not None else None
+    config = made_with or from_mapping(_fitting(workspace, style, read))
+    own = {"name": library.free_run_name(workspace, f"{config.save.name if made_with else style.name}"), "resume": "exact"}
+    return config.model_copy(
+        update={
+            "adapter": config.adapter.model_copy(update={"start": str(style.path)}),
+            "save": config.save.model_copy(update=own | {"folder": str(workspace.runs())}),
+        }
+    )
+
+
+def _fitting(workspace: Workspace, style: library.Style, read: Style) -> dict[str, dict[str, Any]]:
+    rank = max(lora.rank for lora in read.modules.values())
+    text = [name for name in read.modules if re.search(OF_TEXT, name)]
+    unet = [name for name in read.modules if name not in text]
+    found = lambda table, names: [target for target, ending in table.items() if any(re.search(ending, name) for name in names)]
+    adapter: dict[str, Any] = {"rank": rank, "alpha": float(rank), "targets": found(TARGETS, unet) or ["attention"]}
+    if text:
+        adapter["text_encoder_targets"] = found(TEXT_TARGETS, text) or ["attention"]
+    optim = {} if text else {"text_encoder_lr": 0.0}
+    return {"base": {"model": library.bases(workspace)[0]}, "data": {"trigger": style.trigger[:100]}, "adapter": adapter, "optim": optim}

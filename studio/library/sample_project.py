@@ -1,0 +1,76 @@
+"""The example project of a new workspace: the sample pictures, the style that was trained on them, its report, a comparison. Knows no gradio."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from studio.library import library
+from studio.processes import process
+from training.config.schema import RunConfig, from_mapping, read_toml, to_toml
+from training.errors import SpaceError
+from training.storage.paths import Workspace, builtin_base
+
+NAME = "linocut"
+MARK = ".example"  # in the dataset's folder and the run's: this is not the user's own
+BEGINNINGS = ("example", "pictures", "empty")  # what a new workspace may hold: the whole example, its pictures alone, nothing
+FIRST = "2026-01-01 00-00-00"  # the comparison's name, before every name that is made of today's date
+LONG_AGO = 1_767_225_600  # seconds since 1970, that day: what the user makes comes before the example
+
+
+def source() -> Path:
+    """The folder of the sample that comes with the project."""
+    return builtin_base().parent / NAME
+
+
+def settle(workspace: Workspace, beginning: str = "pictures") -> None:
+    """Copy the example into a workspace that never had a dataset: as much of it as BEGINNINGS says. Raises SpaceError."""
+    if workspace.datasets().exists() or beginning == "empty":
+        return
+    try:
+        workspace.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=workspace.root, prefix=".example-") as half:
+            made = Path(half) / "datasets" / NAME
+            made.mkdir(parents=True)
+            for file in sorted(source().iterdir()):
+                if file.suffix in (".png", ".txt"):
+                    shutil.copyfile(file, made / file.name)
+            (made / MARK).touch()
+            if beginning == "example" and not workspace.runs().exists() and not workspace.comparisons().exists():
+                _finished(workspace, Path(half))
+            made.parent.rename(workspace.datasets())  # last: with it the example is settled
+    except OSError as error:
+        raise SpaceError(f"The example could not be copied into {workspace.root} ({error.strerror}). Free space on that disk.") from error
+
+
+def _finished(workspace: Workspace, half: Path) -> None:
+    """The run that `make example` made and its comparison, as if they had been made here long ago."""
+    run, comparison = half / "runs" / NAME, half / "comparisons" / FIRST
+    shutil.copytree(source() / "example" / "run", run)
+    shutil.copytree(source() / "example" / "comparison", comparison)
+    (run / "run.toml").write_text(to_toml(config(workspace)), encoding="utf-8")
+    (run / MARK).touch()
+    process.write_ended(comparison)
+    os.utime(run / "events.jsonl", (LONG_AGO, LONG_AGO))
+    for place, target in ((comparison, workspace.comparisons()), (run, workspace.runs())):
+        place.parent.rename(target)
+
+
+def is_example(workspace: Workspace, name: str | None) -> bool:
+    """Whether a dataset is the example as it came."""
+    return name == NAME and (workspace.datasets() / NAME / MARK).is_file()
+
+
+def is_example_run(run: Path) -> bool:
+    """Whether a run came with the example, so that its settings are nobody's choice yet."""
+    return (run / MARK).is_file()
+
+
+def config(workspace: Workspace) -> RunConfig:
+    """The settings that train the example in this workspace, under a name that is free."""
+    told = read_toml(source() / "style.toml")
+    told["data"]["folder"] = str(workspace.datasets() / NAME)
+    told["save"] |= {"folder": str(workspace.runs()), "name": library.free_run_name(workspace, NAME)}
+    return from_mapping(told, "the example")

@@ -1,0 +1,1 @@
+"""The page: tabs, their handlers and their HTML."""

@@ -1,0 +1,208 @@
+"""The page as a whole: tabs, looks, and a server that only this machine reaches. Knows no torch."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from studio.page import api
+from studio.page.tabs import compare, pictures, settings, styles, train
+from studio.server import auth, rate_limit, streams
+from training.storage.paths import Workspace
+
+LARGEST_UPLOAD = "512mb"  # of one file
+LONGEST_QUEUE = 100  # events that wait
+REST = 0.02  # seconds between two looks of the server for events: gradio 6.31 looks a thousand times a second, a twentieth of a core for nothing
+MOST_SESSIONS = 128  # open pages whose state is remembered, the least used goes first: half a MiB each, and gradio itself forgets none of 10,000
+# Nothing comes from elsewhere: no fonts, no scripts, no pictures. Gradio's own page needs inline scripts and eval.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self' data:; worker-src 'self' blob:; connect-src 'self' data: blob:; media-src 'self' blob:; object-src 'none'; "
+    "base-uri 'self'; frame-ancestors 'self'"
+)
+HEADERS = [
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+# Gradio 6.31 counts the time that a part of the page waits sixty times a second, and never ends with that of its first "Loading...": a twentieth of a
+# core for every page that is seen. Four times a second do. It takes the browser's function as it starts, so this has to stand before it.
+CLOCKS = rb"""<script>{
+    const frame = window.requestAnimationFrame.bind(window);
+    window.requestAnimationFrame = drawn => /performance\.now\(\)-/.test(drawn) ? setTimeout(() => frame(drawn), 250) : frame(drawn);
+}</script>"""
+LOOKS, KEYS = (Path(__file__).parent / "assets" / f"page.{kind}" for kind in ("css", "js"))
+MASTHEAD = """
+<header class="masthead">
+  <svg viewBox="0 0 38 38" aria-hidden="true"><rect x="1.5" y="1.5" width="35" height="35" rx="7" fill="none" stroke="currentColor" stroke-width="2"/>
+    <path d="M19 2 V36" stroke="currentColor" stroke-width="2"/><circle cx="19" cy="19" r="9" fill="none" stroke="currentColor" stroke-width="2"/>
+    <path d="M19 10 A9 9 0 0 1 19 28 Z" style="fill:var(--seal)"/></svg>
+  <div><h1>Style Studio</h1><p>Teach Stable Diffusion to draw in your style, and see it beside the base.</p></div>
+  <button type="button" id="tour-again">Show me around</button>
+  <button type="button" id="theme" aria-label="Change between light and dark">Dark</button>
+</header>
+<section id="tour" aria-label="A short tour" aria-live="polite" hidden>
+  <p></p>
+  <div class="mends"><button type="button" class="mend first" data-tour="on"></button>
+    <button type="button" class="mend" data-tour="end">Close</button></div>
+</section>
+"""
+
+
+class WithHeaders:
+    """Puts the same headers on every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *HEADERS]
+            await send(message)
+
+        await self.app(scope, receive, sending)
+
+
+class WithClocks:
+    """Puts CLOCKS at the head of the page."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "GET" or scope["path"] != "/":
+            await self.app(scope, receive, send)
+            return
+        begun: Message = {}
+        body = bytearray()
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                begun.update(message)
+                return
+            body.extend(message.get("body", b""))
+            if message.get("more_body"):
+                return
+            whole = bytes(body).replace(b"<head>", b"<head>" + CLOCKS, 1)
+            headers = [(name, value) for name, value in begun.get("headers", []) if name.lower() != b"content-length"]
+            await send({**begun, "headers": [*headers, (b"content-length", str(len(whole)).encode())]})
+            await send({"type": "http.response.body", "body": whole})
+
+        await self.app(scope, receive, sending)
+
+
+class Page(gr.Blocks):
+    """Blocks whose pages keep no connection open while nothing happens.
+
+    Gradio 6.31 has every page of them hold one, to learn when it is closed. A browser opens six to one server, for all its tabs together, so that
+    the seventh tab would never open. What is remembered for closed pages is bounded by MOST_SESSIONS instead.
+    """
+
+    def get_config_file(self) -> dict[str, Any]:
+        return {**super().get_config_file(), "connect_heartbeat": False}
+
+
+def build(workspace: Workspace) -> gr.Blocks:
+    """The page over a workspace, not yet served."""
+    with Page(title="Style Studio", analytics_enabled=False, fill_width=True) as page:
+        api.offer(workspace)  # first: a verb keeps its name, a tab's handler of that name gets another
+        gr.HTML(MASTHEAD, js_on_load=None)
+        with gr.Tabs():
+            for label, module in (
+                ("1. Pictures", pictures),
+                ("2. Train", train),
+                ("3. Compare", compare),
+                ("Styles", styles),
+                ("Settings", settings),
+            ):
+                with gr.Tab(label) as tab:
+                    module.layout(workspace, page, tab)
+    page.queue(api_open=False, max_size=LONGEST_QUEUE, default_concurrency_limit=4)
+    page._queue.sleep_when_free = REST
+    return page
+
+
+def theme() -> gr.themes.Base:
+    """Colours and fonts; only fonts the system has. What is special to this page stands in page.css."""
+    seal = gr.themes.Color(
+        "#fdf3ef", "#f9e2d9", "#f3c6b6", "#eba48c", "#ef8260", "#cf5535", "#b3391f", "#942e1a", "#792819", "#652519", "#37100a", name="seal"
+    )
+    paper = gr.themes.Color(
+        "#fbf9f5", "#f3efe7", "#e5dfd3", "#cfc7b8", "#a1998a", "#756e61", "#5a5449", "#433e36", "#2b2823", "#1e1b18", "#141210", name="paper"
+    )
+    made = gr.themes.Base(
+        primary_hue=seal,
+        secondary_hue=seal,
+        neutral_hue=paper,
+        radius_size=gr.themes.sizes.radius_md,
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "Consolas", "monospace"],
+    )
+    return made.set(
+        body_background_fill="#f6f3ec",
+        body_background_fill_dark="#171512",
+        block_background_fill="#fffdf9",
+        block_border_width="1px",
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        block_label_text_color="*neutral_600",
+        input_background_fill="#ffffff",
+        input_border_width="1px",
+        input_border_color="*neutral_300",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+        button_primary_text_color="#ffffff",
+        button_secondary_background_fill="#ffffff",
+        button_secondary_background_fill_dark="*neutral_800",
+        button_secondary_border_color="*neutral_300",
+        button_secondary_border_color_dark="*neutral_600",
+        button_border_width="1px",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        block_info_text_color="*neutral_500",
+        block_info_text_color_dark="*neutral_400",
+        block_title_text_weight="600",
+    )
+
+
+def serve(page: gr.Blocks, *, host: str, port: int, password: str | None = None) -> None:
+    """Serve the page until the process is told to end. Raises OSError when the port cannot be had."""
+    known = Middleware(TrustedHostMiddleware, allowed_hosts=auth.names(host), www_redirect=False)
+    middleware = [known, Middleware(auth.SameOrigin), Middleware(rate_limit.Limits, events=len(page.fns))]
+    middleware += [Middleware(streams.LastWord), Middleware(WithHeaders), Middleware(WithClocks)]
+    settings: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": middleware}
+    page.launch(
+        server_name=host,
+        server_port=port,
+        auth=auth.Lock(password) if password else None,
+        auth_message=f"The name is “{auth.USER}”.",
+        share=False,
+        quiet=True,
+        strict_cors=True,
+        max_file_size=LARGEST_UPLOAD,
+        state_session_capacity=MOST_SESSIONS,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        enable_monitoring=False,
+        run_history=False,
+        footer_links=[],
+        theme=theme(),
+        css_paths=[LOOKS],
+        js=KEYS.read_text(encoding="utf-8"),
+        app_kwargs=settings,
+        prevent_thread_lock=True,
+    )
+    print(f"Style Studio is open at {page.local_url}  (Ctrl+C closes it; trainings go on)", flush=True)
+    while True:
+        time.sleep(3600)

@@ -1,0 +1,163 @@
+"""Settings <-> controls of the page: label, help, unit, range and choices come from the settings' own declaration.
+
+Knows gradio and the settings; knows nothing of tabs, runs or files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from training.config.schema import RunConfig, Setting, settings
+
+EXACT = 2**53  # a browser's numbers are exact up to here: larger settings are written as text
+SECTIONS = {
+    "base": "Base model",
+    "data": "Pictures and captions",
+    "prior": "Prior preservation",
+    "adapter": "Adapter",
+    "optim": "Training",
+    "preview": "Previews",
+    "report": "Style report",
+    "save": "Saving",
+}
+LABELS = {
+    "base.model": "Base model",
+    "base.dtype": "Precision",
+    "data.folder": "Folder of pictures",
+    "data.trigger": "Trigger word",
+    "data.template": "Caption pattern",
+    "data.buckets": "Keep aspect ratios",
+    "data.background": "Background",
+    "data.flip": "Mirror pictures",
+    "prior.folder": "Class pictures",
+    "prior.prompt": "What they show",
+    "prior.images": "How many",
+    "adapter.start": "Style to go on from",
+    "optim.steps": "Length",
+    "optim.batch_size": "Batch size",
+    "optim.accumulate": "Gradient accumulation",
+    "optim.unet_lr": "Learning rate, UNet",
+    "optim.text_encoder_lr": "Learning rate, text encoder",
+    "optim.warmup": "Warm-up",
+    "optim.clip": "Gradient clipping",
+    "optim.min_snr": "Min-SNR gamma",
+    "optim.ema": "EMA decay",
+    "optim.checkpointing": "Gradient checkpointing",
+    "preview.every": "Preview every",
+    "preview.negative": "Negative prompt",
+    "report.minutes": "Longest time",
+    "report.most": "Prompts at most",
+    "report.weakest": "Weakest strength",
+    "report.held_out": "Held-out pictures",
+    "save.name": "Name of the style",
+    "save.folder": "Folder of runs",
+    "save.every": "Checkpoint every",
+    "save.keep": "Checkpoints kept",
+    "save.styles": "Keep a style file of every checkpoint",
+}
+
+
+def label(setting: Setting) -> str:
+    """What the control is called, with its unit: `Length (updates)`."""
+    words = LABELS.get(setting.key) or setting.name.replace("_", " ").capitalize()
+    return f"{words} ({setting.unit})" if setting.unit and setting.unit != "share" else words
+
+
+def explained(setting: Setting) -> str:
+    """The setting's sentence with its range and the reason for its default, as the line under the label."""
+    sentence = in_words(setting.help[0].upper() + setting.help[1:])
+    if setting.kind in (int, float) and setting.high is not None and setting.high < 1000:
+        sentence += f" ({setting.low:g} to {setting.high:g})"
+    return f"{sentence}. Default {_shown(setting.default)}: {in_words(setting.why)}" if setting.why and setting.advanced else sentence
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return ", ".join(map(str, default)) if isinstance(default, list) else f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def control(setting: Setting) -> Component:
+    """The control of one setting, showing its default."""
+    words = {
+        "label": label(setting),
+        "info": explained(setting),
+        "elem_id": setting.key.replace(".", "-"),
+        "interactive": True,
+        "scale": 1,
+        "min_width": 160,
+    }
+    value = shown(setting, setting.default)
+    if setting.kind is bool:
+        return gr.Checkbox(value, **words)
+    if setting.kind is list and setting.choices:
+        return gr.CheckboxGroup(list(setting.choices), value=value, **words)
+    if setting.kind is list:
+        return gr.Textbox(value, lines=3, max_lines=16, placeholder="one a line", **words)
+    if setting.choices:
+        return gr.Dropdown(list(setting.choices), value=value, **words)
+    if setting.kind in (int, float) and not written(setting):
+        # No minimum or maximum here: from_mapping complains of every wrong value at once, and by name.
+        return gr.Number(value, precision=0 if setting.kind is int else None, **words)
+    return gr.Textbox(value, max_lines=1, **words)
+
+
+def controls(chosen: Iterable[Setting]) -> dict[str, Component]:
+    """Controls in the current layout, by the setting's key."""
+    return {setting.key: control(setting) for setting in chosen}
+
+
+def written(setting: Setting) -> bool:
+    """Whether a number is shown as text, because a browser could not hold it exactly."""
+    return setting.kind is int and setting.high is not None and setting.high > EXACT
+
+
+def shown(setting: Setting, value: Any) -> Any:
+    """A setting's value as its control holds it."""
+    if setting.kind is list and not setting.choices:
+        return "\n".join(value)
+    if written(setting):
+        return str(value)
+    return list(value) if setting.kind is list else value
+
+
+def meant(setting: Setting, found: Any) -> Any:
+    """A control's value as the setting wants it; what cannot be understood is passed on for from_mapping to complain about."""
+    if setting.kind is list and not setting.choices:
+        return [line.strip() for line in (found or "").splitlines() if line.strip()]
+    if setting.kind is list:
+        return [choice for choice in setting.choices if choice in (found or ())]
+    if setting.kind is int and isinstance(found, str):
+        digits = found.strip()
+        return int(digits) if digits.isascii() and digits.isdigit() else found
+    if setting.kind is float and type(found) is int:
+        return float(found)
+    return found.strip() if isinstance(found, str) else found
+
+
+def to_mapping(keys: Sequence[str], found: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """The controls' values as the sections that training.config.schema.from_mapping checks."""
+    by_key = {s.key: s for s in settings()}
+    mapping: dict[str, dict[str, Any]] = {}
+    for key, value in zip(keys, found, strict=True):
+        setting = by_key[key]
+        mapping.setdefault(setting.section, {})[setting.name] = meant(setting, value)
+    return mapping
+
+
+def from_config(config: RunConfig, keys: Sequence[str]) -> list[Any]:
+    """The values the controls of these keys show for a config."""
+    by_key = {s.key: s for s in settings()}
+    return [shown(by_key[key], getattr(getattr(config, by_key[key].section), by_key[key].name)) for key in keys]
+
+
+def in_words(complaint: str) -> str:
+    """A complaint with the labels a user sees in place of the settings' keys."""
+    labels = {s.key: f"“{label(s)}”" for s in settings()}
+    complaint = re.sub(r"(?<![\w./])[a-z_]+\.[a-z_]+(?![\w/])", lambda found: labels.get(found[0], found[0]), complaint)
+    return complaint.replace(" is None:", " is empty:")

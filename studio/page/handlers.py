@@ -1,0 +1,111 @@
+"""The page's tabs, one module each, and what they share: how a complaint is told and how a picture is shown."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from html import escape
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+from urllib.parse import quote
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from studio.datasets.store import thumbnail
+from studio.page.forms import in_words
+from training.errors import StudioError
+from training.storage.paths import write_whole
+
+P = ParamSpec("P")
+R = TypeVar("R")
+PRIVATE = {"api_visibility": "private"}  # of an event: only the page itself may call it
+TO_TRAINING = "() => [...document.querySelectorAll('[role=tab]')].find(tab => tab.textContent.includes('Train')).click()"
+LIGHTEN = "const lit = () => window.studio && window.studio.lighten && window.studio.lighten(); watch('value', lit); lit();"  # see page.js
+QUIET = {**PRIVATE, "show_progress": "hidden"}  # and no spinner over what it changes
+
+
+def told(handler: Callable[P, R]) -> Callable[P, R]:
+    """A handler whose StudioError becomes a message on the page instead of a traceback."""
+
+    @functools.wraps(handler)
+    def telling(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _telling():
+            return handler(*args, **kwargs)
+
+    return telling
+
+
+def told_along(handler: Callable[P, Iterator[R]]) -> Callable[P, Iterator[R]]:
+    """The same for a handler that answers again and again while it works."""
+
+    @functools.wraps(handler)
+    def telling(*args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+        with _telling():
+            yield from handler(*args, **kwargs)
+
+    return telling
+
+
+@contextlib.contextmanager
+def _telling() -> Iterator[None]:
+    try:
+        yield
+    except StudioError as error:
+        raise gr.Error(in_html(in_words(str(error))), duration=20, title="That did not go", print_exception=False) from None
+    except OSError as error:  # a full or failing disk, wherever it shows; paths of this machine are nobody's business
+        raise gr.Error(in_html(of_the_disk(error)), duration=20, title="That did not go", print_exception=False) from error
+
+
+def of_the_disk(error: OSError) -> str:
+    what = error.strerror or type(error).__name__
+    return f"The disk, or a file on it, could not be used ({what}). Free some space, look at its permissions, and try again."
+
+
+def in_html(text: str) -> str:
+    """Text for a message on the page, which would take it for HTML."""
+    return escape(text).replace("\n", "<br>")
+
+
+def shown(picture: Path, side: int) -> str:
+    """Where the page may fetch a copy of a picture, at most side px wide and high: files of the workspace are never served themselves."""
+    return str(thumbnail(picture, side=side, into=Path(get_upload_folder()) / "shown"))
+
+
+def address(picture: Path, side: int) -> str:
+    """The same as an address for an <img>."""
+    return f"gradio_api/file={quote(shown(picture, side))}"
+
+
+def offered(file: Path) -> str:
+    """Where the page may fetch a file of ours as it is, for a download: a copy, made once for every state of the file."""
+    stat = file.stat()
+    folder = Path(get_upload_folder()) / "offered" / hashlib.sha256(f"{file}|{stat.st_mtime_ns}|{stat.st_size}".encode()).hexdigest()[:32]
+    if not (folder / file.name).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        half = shutil.copyfile(file, folder / f"{file.name}.half")
+        half.replace(folder / file.name)
+    return str(folder / file.name)
+
+
+def made(name: str, content: bytes) -> str:
+    """The same for a file that lies nowhere yet: its content under that name."""
+    folder = Path(get_upload_folder()) / "offered" / hashlib.sha256(content).hexdigest()[:32]
+    write_whole(folder / name, content)
+    return str(folder / name)
+
+
+def framed(page: Path) -> str:
+    """A style report in a frame of its own, which runs no scripts and asks for nothing; "" where there is none."""
+    if not page.exists():
+        return ""
+    inside = escape(page.read_text(encoding="utf-8"), quote=True)
+    return f'<iframe title="Style report" sandbox srcdoc="{inside}" style="width: 100%; height: 36rem; border: 0"></iframe>'
+
+
+def offered_address(file: Path) -> str:
+    """The same as an address for an <img>."""
+    return f"gradio_api/file={quote(offered(file))}"

@@ -1,0 +1,1 @@
+"""Training processes and the queue they wait in."""

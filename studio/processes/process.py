@@ -1,0 +1,276 @@
+"""Start, stop and find again the processes that train and draw; read what they say. Knows no torch and no gradio.
+
+A job is a folder: `process.json` says which process works there, `terminal.log` holds what it printed, `events.jsonl` what it reported.
+The process has its own session, so it outlives the page; whoever opens the folder later finds it by pid and start time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+import training
+from training import events
+from training.config.schema import RunConfig, changes, from_mapping, read_toml, to_toml
+from training.errors import BusyError, ConfigError, StudioError
+from training.storage import run_lock
+from training.storage.paths import checked_writable, write_whole
+
+State = Literal["new", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"]
+GOING: tuple[State, ...] = ("starting", "running", "stopping")
+RESUMABLE: tuple[State, ...] = ("stopped", "failed", "interrupted")
+TAIL = 65_536  # bytes read from the end of a log
+STALE = 60.0  # seconds after which a start that never came to be is forgotten, or a silent run begun elsewhere counts as gone
+
+
+@dataclass(frozen=True)
+class Process:
+    """Who works in a job's folder. since: bytes of events.jsonl when it started; exit_code: None while it runs or when nobody saw it end."""
+
+    pid: int
+    started: float  # seconds since 1970, as the system counts the process's start
+    command: tuple[str, ...]
+    since: int = 0
+    stop_asked: float = 0.0  # seconds since 1970, 0 = not asked
+    exit_code: int | None = None
+
+
+def training_command(run_toml: Path) -> list[str]:
+    return [sys.executable, "-m", "training.train_style", str(run_toml)]
+
+
+def start_run(config: RunConfig, command: Sequence[str] = ()) -> Path:
+    """Write run.toml and start the training; return the run's folder. command: a stand-in for training_command.
+
+    A run of that name that has something saved is resumed. Raises StudioError when it is going, is finished, or learnt with other settings.
+    """
+    run = config.run_folder
+    check(config)
+    if is_alive(run):
+        raise BusyError(f"“{run.name}” is being trained right now. Wait for it, stop it, or give the new run another name.")
+    checked_writable(run, "the run's folder")
+    write_whole(run / "run.toml", to_toml(config))
+    (run / "events.jsonl").touch()  # where this is, the trainer also writes why it could not begin
+    start(run, command or training_command(run / "run.toml"))
+    return run
+
+
+def check(config: RunConfig) -> None:
+    """Refuse a run that is finished, or that learnt with other settings. Raises StudioError."""
+    run = config.run_folder
+    if state(run) == "finished" and config.save.resume == "exact":
+        raise StudioError(f"“{run.name}” is finished. Give the new run another name.")
+    before = earlier(run)  # the trainer compares run.toml with what it is told; who writes run.toml anew has to compare before
+    if config.save.resume != "exact" or before is None or not any((run / "checkpoints").glob("step-*")):
+        return
+    changed = [f"  - {key} was {then!r}, now it is {now!r}" for key, then, now in changes(before, config)]
+    if changed:
+        head = f"There is a run named “{run.name}” with other settings:"
+        raise StudioError("\n".join([head, *changed, "Give the new run another name, or choose the old one in the list and resume it."]))
+
+
+def earlier(run: Path) -> RunConfig | None:
+    """The settings a run was started with; None when there are none that can be read."""
+    try:
+        return from_mapping(read_toml(run / "run.toml"))
+    except ConfigError:
+        return None
+
+
+def start(folder: Path, command: Sequence[str]) -> Process:
+    """Start command in a session of its own, its words going to terminal.log. Raises StudioError when one is already going."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _starting(folder):
+        if is_alive(folder):
+            raise StudioError(f"“{folder.name}” is already going. Wait for it, or stop it first.")
+        said = folder / "events.jsonl"
+        since = said.stat().st_size if said.exists() else 0
+        with (folder / "terminal.log").open("wb") as log:
+            child = subprocess.Popen(
+                [*command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(), start_new_session=True, close_fds=True
+            )
+        process = Process(child.pid, psutil.Process(child.pid).create_time(), tuple(command), since)
+        _write(folder, process)
+    threading.Thread(target=_see_end, args=(folder, child, process), daemon=True).start()
+    return process
+
+
+def stop(folder: Path, *, at_once: bool = False) -> None:
+    """Ask the job to save and end; at_once ends it and all its children without saving. A job that is gone is no error."""
+    process = read(folder)
+    if process is None or not _runs(process):
+        _stop_elsewhere(folder, at_once)
+        return
+    _write(folder, replace(process, stop_asked=process.stop_asked or time.time()))
+    with contextlib.suppress(ProcessLookupError):
+        if at_once and hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)  # it leads its own group, see start_new_session
+        else:
+            os.kill(process.pid, signal.SIGTERM)
+
+
+def _stop_elsewhere(folder: Path, at_once: bool) -> None:
+    """The same for a run begun in a terminal, which its lock names; it may share its group with other work."""
+    holder = run_lock.holder(folder)
+    if holder is not None and holder.pid != os.getpid():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(holder.pid, signal.SIGKILL if at_once else signal.SIGTERM)
+
+
+def read(folder: Path) -> Process | None:
+    """What process.json says; None when there is none that can be read."""
+    try:
+        found = json.loads((folder / "process.json").read_text(encoding="utf-8"))
+        return Process(**{**found, "command": tuple(found["command"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def is_alive(folder: Path) -> bool:
+    """Whether the process that was started here still runs, or another one that holds the run's lock."""
+    process = read(folder)
+    return (process is not None and _runs(process)) or run_lock.holder(folder) is not None
+
+
+def _runs(process: Process) -> bool:
+    """The same pid and the same start, so that no stranger is taken for it."""
+    return process.exit_code is None and run_lock.Holder(process.pid, process.started).is_alive()
+
+
+def state(folder: Path) -> State:
+    """How a run stands, from its process and the last thing it said."""
+    process, alive = read(folder), is_alive(folder)
+    elsewhere = process is not None and not _runs(process) and alive  # begun here once, and gone on with in a terminal
+    process = None if elsewhere else process
+    said = [e for e in _last_events(folder, process.since if process else 0) if not isinstance(e, events.Noted | events.Warned)]
+    last = said[-1] if said else None
+    if process is None and alive and isinstance(last, events.Finished | events.Failed):
+        return "starting"  # gone on with in a terminal
+    if isinstance(last, events.Finished):
+        return "stopped" if last.stopped else "finished"
+    if isinstance(last, events.Failed):
+        return "failed"
+    if alive:
+        return "stopping" if process is not None and process.stop_asked else "running" if last else "starting"
+    if process is None:
+        return _state_elsewhere(folder, bool(last))
+    if (process.exit_code or 0) > 0:
+        return "failed"
+    if last or process.stop_asked or process.exit_code not in (None, 0):
+        return "interrupted"
+    return "failed" if log_tail(folder) else "interrupted"
+
+
+def _state_elsewhere(folder: Path, spoke: bool) -> State:
+    """A run begun in a terminal has no process.json: it goes on as long as it speaks."""
+    if not spoke:
+        return "new"
+    return "running" if time.time() - (folder / "events.jsonl").stat().st_mtime < STALE else "interrupted"
+
+
+def log_tail(folder: Path, lines: int = 20) -> str:
+    """The last lines a job printed, "" when it printed nothing."""
+    text = _end_of(folder / "terminal.log", 0).decode("utf-8", errors="replace")
+    return "\n".join(text.replace("\r", "\n").rstrip().splitlines()[-lines:])
+
+
+class Tail:
+    """The events of one file, read on from where the last look ended; begins anew when the file was replaced by a shorter one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.events: list[events.Event] = []
+        self._offset = 0
+        self._lock = threading.Lock()
+
+    def read_on(self) -> list[events.Event]:
+        """Every event so far, oldest first. A line that is still being written waits for the next look."""
+        with self._lock:
+            size = self.path.stat().st_size if self.path.exists() else 0
+            if size < self._offset:
+                self.events, self._offset = [], 0
+            if size > self._offset:
+                with self.path.open("rb") as file:
+                    file.seek(self._offset)
+                    whole, end, _ = file.read().rpartition(b"\n")
+                self._offset += len(whole) + len(end)
+                self.events += _parsed(whole)
+            return list(self.events)
+
+
+def _parsed(lines: bytes) -> Iterator[events.Event]:
+    return (e for line in lines.decode("utf-8", errors="replace").splitlines() if (e := events.from_line(line)) is not None)
+
+
+def _last_events(folder: Path, since: int) -> list[events.Event]:
+    return list(_parsed(_end_of(folder / "events.jsonl", since)))
+
+
+def _end_of(path: Path, since: int) -> bytes:
+    """At most TAIL bytes from the end of a file, none of them before since."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - TAIL, since if since <= size else 0))
+            return file.read()
+    except OSError:
+        return b""
+
+
+@contextlib.contextmanager
+def _starting(folder: Path) -> Iterator[None]:
+    """Only one start at a time in a folder, also from two pages."""
+    mark = folder / "process.starting"
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - mark.stat().st_mtime > STALE:
+            mark.unlink()
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        raise StudioError(f"“{folder.name}” is being started already.") from None
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def environment() -> dict[str, str]:
+    """The child's environment: it finds this project also when that is a clone, speaks without delay, and leaves a core to the browser.
+
+    OpenMP's threads wait for each other at every operation: one core taken by a neighbour makes all of them wait, and a step several times as long.
+    """
+    home = str(Path(training.__file__).resolve().parents[1])
+    path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, min(ours, psutil.cpu_count(logical=False) or ours) - 1))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": threads}
+
+
+def write_ended(folder: Path) -> None:
+    """Say of a folder that its job, made elsewhere, has ended well. Raises OSError."""
+    _write(folder, Process(0, 0.0, (), exit_code=0))
+
+
+def _see_end(folder: Path, child: subprocess.Popen[bytes], process: Process) -> None:
+    """Wait for the child (so that no zombie stays) and write down how it ended, unless the folder is gone or another works there."""
+    code = child.wait()
+    now = read(folder)
+    if now is not None and (now.pid, now.started) == (process.pid, process.started):
+        with contextlib.suppress(StudioError):
+            _write(folder, replace(now, exit_code=code))
+
+
+def _write(folder: Path, process: Process) -> None:
+    write_whole(folder / "process.json", json.dumps(asdict(process)))

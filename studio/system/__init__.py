@@ -1,0 +1,1 @@
+"""This machine: what works, what is stored, what it would run on."""

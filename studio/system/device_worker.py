@@ -1,0 +1,44 @@
+"""What a training would run on, as one JSON object: `python -m studio.system.device_worker`. Loads torch, therefore a process of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+
+import psutil
+
+from training.runtime.device import GIB, Place, choose, told_of
+
+
+def _multiplied(place: Place) -> str:
+    """Whether the device can do in its precision what a training asks of it."""
+    import torch
+
+    x = torch.ones(1, 8, 8, 8, device=place.device, dtype=place.dtype)
+    try:
+        convolved = torch.nn.functional.conv2d(x, x.expand(8, -1, -1, -1)[:, :, :3, :3], padding=1)
+        y = torch.nn.functional.scaled_dot_product_attention(convolved, x, x)
+        return "works" if bool(y.isfinite().all()) else "gives figures that are not finite"
+    except RuntimeError as error:
+        return f"fails: {str(error).splitlines()[0]}"
+
+
+def main() -> int:
+    import torch
+
+    place = choose()
+    told = {key: str(value) for key, value in told_of(place).items()}
+    memory = psutil.virtual_memory()
+    told["memory"] = f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f} GiB"
+    told["attention"] = "scaled_dot_product_attention of torch" + (", xformers" if find_spec("xformers") else "")
+    told["a first product"] = _multiplied(place)
+    if place.device.type == "cuda":
+        free, whole = torch.cuda.mem_get_info(place.device)
+        told["memory of the device"] = f"{free / GIB:.1f} GiB free of {whole / GIB:.1f} GiB"
+    sys.stdout.write(json.dumps(told) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""LoRA layers: for training one style, for training several, for drawing."""

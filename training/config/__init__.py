@@ -1,0 +1,1 @@
+"""Every setting, declared once; how they are read from TOML and flags; presets."""

@@ -1,0 +1,1 @@
+"""The noise objective and the sampling loop."""

@@ -1,0 +1,1 @@
+"""How good a style is: metrics and the report."""

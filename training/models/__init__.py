@@ -1,0 +1,1 @@
+"""Model families and how a base is found and loaded."""

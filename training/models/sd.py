@@ -1,0 +1,42 @@
+"""Stable Diffusion 1.x and 2.x, and the built-in mini base: one CLIP text encoder, one UNet with cross-attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from training.models.family import CLIP_GROUPS, UNET_GROUPS, Family, Parts
+from training.models.textual_inversion import Row, spoken
+
+
+def encode_text(parts: Parts, captions: Sequence[str], tokens: Sequence[Row] = ()) -> Tensor:
+    """Return the text encoder's last states [B, tokens, width], layer norm included, as the stock pipeline does."""
+    encoder = parts.networks["text_encoder"]
+    with spoken(encoder, "text_encoder", parts.tokenizers["tokenizer"], captions, tokens) as ids:
+        return encoder(ids)[0]
+
+
+def predict(parts: Parts, noisy: Tensor, timesteps: Tensor, conditioning: Tensor) -> Tensor:
+    return parts.denoiser(noisy, timesteps, conditioning, return_dict=False)[0]
+
+
+SD1 = Family(
+    name="sd1",
+    title="Stable Diffusion 1.x",
+    pipeline="StableDiffusionPipeline",
+    denoiser="unet",
+    text_encoders=("text_encoder",),
+    classes={"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"},
+    tokenizers=("tokenizer",),
+    architecture="stable-diffusion-v1",
+    groups=UNET_GROUPS,
+    text_groups=CLIP_GROUPS,
+    encode_text=encode_text,
+    predict=predict,
+    gather=torch.cat,
+)
+SD2 = replace(SD1, name="sd2", title="Stable Diffusion 2.x", architecture="stable-diffusion-v2")
+MINI = replace(SD1, name="mini", title="the built-in mini base", architecture="style-studio-mini")

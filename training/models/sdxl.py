@@ -1,0 +1,68 @@
+"""Stable Diffusion XL: two CLIP text encoders side by side, a pooled state, and a UNet that is told the picture's size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from training.models.family import CLIP_GROUPS, UNET_GROUPS, Family, Parts
+from training.models.textual_inversion import Row, spoken
+
+
+class Said(NamedTuple):
+    """What a caption says to the UNet."""
+
+    states: Tensor  # [B, tokens, widths of both encoders together]
+    pooled: Tensor  # [B, width of the second's projection]
+
+
+def encode_text(parts: Parts, captions: Sequence[str], tokens: Sequence[Row] = ()) -> Said:
+    """Return the last states but one of both encoders, without their layer norm, and the second's projected summary (Podell et al. 2023, 2.1).
+
+    No caption is zeroed: an empty one is encoded as the empty text, in training and in drawing.
+    """
+    states: list[Tensor] = []
+    for name, tokenizer in zip(parts.family.text_encoders, parts.tokenizers.values(), strict=True):
+        encoder = parts.networks[name]
+        with spoken(encoder, name, tokenizer, captions, tokens) as ids:
+            found = encoder(ids, output_hidden_states=True)
+        states.append(found.hidden_states[-2])
+    return Said(torch.cat(states, -1), found.text_embeds)
+
+
+def predict(parts: Parts, noisy: Tensor, timesteps: Tensor, conditioning: Said) -> Tensor:
+    """The UNet hears that the picture was never larger and is not cropped (Podell et al. 2023, 2.2), in training as in drawing."""
+    height, width = (side * parts.pixel_step for side in noisy.shape[2:])
+    told = noisy.new_zeros(6)  # original size, crop, target size; px. Filled on the device, which a copy from the host would wait for
+    told[0::4], told[1::4] = height, width
+    beside = {"text_embeds": conditioning.pooled, "time_ids": told.expand(len(noisy), -1)}
+    return parts.denoiser(noisy, timesteps, conditioning.states, added_cond_kwargs=beside, return_dict=False)[0]
+
+
+def gather(conditionings: Sequence[Said]) -> Said:
+    return Said(*(torch.cat(tensors) for tensors in zip(*conditionings, strict=True)))
+
+
+SDXL = Family(
+    name="sdxl",
+    title="Stable Diffusion XL",
+    pipeline="StableDiffusionXLPipeline",
+    denoiser="unet",
+    text_encoders=("text_encoder", "text_encoder_2"),
+    classes={
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+        "text_encoder": "CLIPTextModel",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+    },
+    tokenizers=("tokenizer", "tokenizer_2"),
+    architecture="stable-diffusion-xl-v1-base",
+    groups=UNET_GROUPS,
+    text_groups=CLIP_GROUPS,
+    encode_text=encode_text,
+    predict=predict,
+    gather=gather,
+)

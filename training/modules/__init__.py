@@ -1,0 +1,1 @@
+"""Frozen layers made fast."""

@@ -1,0 +1,1 @@
+"""Device, memory, processes and random numbers."""

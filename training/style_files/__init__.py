@@ -1,0 +1,1 @@
+"""Style files and base checkpoints on disk, read with care. No torch."""

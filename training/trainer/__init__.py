@@ -1,0 +1,1 @@
+"""The training itself: steps, checkpoints, resuming, several styles at once."""
