@@ -111,6 +111,6 @@ def test_what_is_wrong_is_told_and_nothing_begins(page: Any, workspace: Path, ve
 
 def test_the_page_in_words_names_every_verb() -> None:
     told = (ROOT / "docs" / "api.md").read_text()
-    code = (ROOT / "studio" / "api.py").read_text()
+    code = (ROOT / "studio" / "page" / "api.py").read_text()
     verbs = re.search(r"for verb in \(([^)]*)\)", code)[1].split(", ")
     assert len(verbs) == 6 and all(f"`/{verb}`" in told for verb in verbs)

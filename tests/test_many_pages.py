@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from studio.processes.queue import Queue
-from tests.test_page import MINUTE, browser, free_port, opened, page_process, sync_api, until
+from tests.test_page import MINUTE, ROOT, browser, free_port, opened, page_process, sync_api, unfolded, until
 from training import events
+from training.cli import style_file
 from training.storage.paths import Workspace
 
+SAMPLE_STYLE = ROOT / "sample_data" / "linocut" / "example" / "run" / "linocut.safetensors"
+LINOCUT = "#shelf .thumb[data-at='file:linocut']"
 pytestmark = pytest.mark.browser
 # A browser of a test calls every page visible and lets none speak; this puts both into the test's hand.
 IN_HAND = """
@@ -154,3 +158,40 @@ def test_two_people_share_what_is_done_and_not_what_is_half_typed(
     expect(ann.locator('#line li:has([data-run="same"])')).to_contain_text("Stopped", timeout=MINUTE)
     ann.context.close()
     ben.context.close()
+
+
+def test_a_card_belongs_to_the_style_that_is_shown(chromium: sync_api.Browser, address: str, workspace: Path, tmp_path: Path) -> None:
+    """Fields of one style are never saved onto another, nor over what a second page has saved."""
+    expect = sync_api.expect
+    second = tmp_path / "woodcut.safetensors"
+    assert style_file.main(["scrub", str(SAMPLE_STYLE), "--out", str(second)]) == 0  # other bytes: a second style
+    context = chromium.new_context()
+    page, other = visited(context, address), visited(context, address)
+    opened(page, "Styles")
+    title, notes = (page.locator(f"#style-{field} input, #style-{field} textarea") for field in ("title", "notes"))
+    for count, file in enumerate((SAMPLE_STYLE, second), start=1):
+        page.locator("#bring-style input[type=file]").set_input_files(str(file))
+        expect(page.locator("#shelf .thumb")).to_have_count(count, timeout=MINUTE)
+    unfolded(page, "#style-words", "Name, licence")
+    title.fill("Woodcut of mine")  # what was brought last is shown
+    page.locator("#save-card").click()
+    expect(page.locator("#shelf .thumb", has_text="Woodcut of mine")).to_have_count(1)
+
+    page.locator(LINOCUT).click()
+    expect(title).to_have_value("linocut")
+    notes.fill("the sample")
+    page.locator(LINOCUT).click()  # the same again: what is being typed stays
+    expect(notes).to_have_value("the sample")
+
+    opened(other, "Styles")
+    other.locator(LINOCUT).click()
+    unfolded(other, "#style-words", "Name, licence")
+    expect(other.locator("#style-title input, #style-title textarea")).to_have_value("linocut")
+    other.locator("#style-title input, #style-title textarea").fill("Lino")
+    other.locator("#save-card").click()
+    expect(other.locator(f"{LINOCUT} .title")).to_have_text("Lino")
+    page.locator("#save-card").click()
+    expect(page.locator("#style")).to_contain_text("the sample")
+    cards = [json.loads(path.read_text()) for path in sorted(workspace.rglob("*.card.json"))]
+    assert sorted((card["title"], card["notes"]) for card in cards) == [("Lino", "the sample"), ("Woodcut of mine", "")]
+    context.close()

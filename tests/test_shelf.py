@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from studio.library import import_export, library
-from studio.library.cards import Card, card, card_file, write_card
+from studio.library.cards import Card, card, card_file, card_of, merged, write_card
 from tests.test_library import finished_run, style_file
 from training.errors import ConfigError, DataError, StudioError
 from training.storage.paths import Workspace
@@ -45,6 +45,18 @@ def test_a_card_with_too_much_is_refused_and_nothing_written(workspace: Workspac
     with pytest.raises(ConfigError):
         write_card(run / "ink.safetensors", bad)
     assert not card_file(run / "ink.safetensors").exists()
+
+
+def test_what_another_page_saved_meanwhile_stays() -> None:
+    shown, saved = Card("Ink", "CC0", "me", ""), Card("Ink wash", "CC0", "me", "on rice paper")
+    assert merged(saved, typed=Card("Ink", "CC-BY-4.0", "me", ""), shown=shown) == Card("Ink wash", "CC-BY-4.0", "me", "on rice paper")
+    assert merged(saved, typed=shown, shown=shown) == saved
+    assert merged(saved, typed=Card("", "CC0", "me", ""), shown=shown).title == ""  # emptied on purpose
+
+
+@pytest.mark.parametrize("text", ["", "null", "[1]", "{", "[" * 100_000, '{"title": {"a": 1}}'])
+def test_a_card_is_read_from_anything(text: str) -> None:
+    assert isinstance(card_of(text), Card)
 
 
 def test_a_mix_is_kept_as_a_style_and_two_of_one_name_beside_each_other(workspace: Workspace) -> None:

@@ -231,8 +231,8 @@ def test_a_style_that_went_back_goes_alone_and_is_resumed_so(
         return loss(run, *given) * (float("nan") if bad else 1)
 
     monkeypatch.setattr(Run, "loss", broken)
-    for module in ("guard", "run"):
-        monkeypatch.setattr(f"training.{module}.LOST_IN_A_ROW", 3)
+    for module in ("divergence", "trainer"):
+        monkeypatch.setattr(f"training.trainer.{module}.LOST_IN_A_ROW", 3)
     configs, again = ([elsewhere(config, folder) for config in configs] for folder in ("back", "back-again"))
     list(recorded(configs))
     with closing(recorded(again)) as events:

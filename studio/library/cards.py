@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from training.errors import ConfigError
@@ -29,10 +29,24 @@ def card_file(style: Path) -> Path:
 def card(style: Path) -> Card:
     """What the user says of a style; an empty card where nothing was said or it cannot be read."""
     try:
-        told = json.loads(card_file(style).read_text(encoding="utf-8"))
-        return Card(**{f.name: str(told.get(f.name, ""))[: LONGEST[f.name]] for f in fields(Card)})
-    except (OSError, ValueError, AttributeError, RecursionError):
+        return card_of(card_file(style).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return Card()
+
+
+def card_of(text: str) -> Card:
+    """Read a card from JSON; an empty card where it is none."""
+    try:
+        found = json.loads(text)
+        return Card(**{f.name: str(found.get(f.name, ""))[: LONGEST[f.name]] for f in fields(Card)})
+    except (ValueError, AttributeError, RecursionError):
+        return Card()
+
+
+def merged(saved: Card, *, typed: Card, shown: Card) -> Card:
+    """Return the saved card with those fields of `typed` that differ from what was shown before the typing."""
+    changed = {name: text for name, text in asdict(typed).items() if text != getattr(shown, name)}
+    return replace(saved, **changed)
 
 
 def write_card(style: Path, said: Card) -> None:

@@ -5,14 +5,16 @@ studio.library.import_export does the work.
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from studio.library import import_export, library, preferences, publishing
-from studio.library.cards import Card, card, write_card
+from studio.library.cards import Card, card, card_of, merged, write_card
 from studio.page.handlers import LIGHTEN, PRIVATE, QUIET, TO_TRAINING, address, framed, made, told
 from studio.page.views import styles as views
 from studio.server import uploads
@@ -24,7 +26,7 @@ from training.style_files.reading import Style, read_style
 THUMBNAIL, EXAMPLE = 256, 320  # px of the longer side
 PLAIN = {"apply_default_css": False, "js_on_load": None}
 HIDDEN = {"visible": False}
-WORDS = slice(2, 6)  # what is typed about a style, among what shows one
+CARD = slice(2, 7)  # the card's fields, among what shows a style
 
 
 def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
@@ -57,19 +59,23 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
                     go_on = gr.Button("Train on from it", size="sm", min_width=150, scale=0, elem_id="go-on-from")
                     remove = gr.Button("Delete", size="sm", variant="stop", min_width=150, scale=0, elem_id="delete-style")
             judged = gr.HTML(elem_id="style-report", **PLAIN | {"js_on_load": LIGHTEN})
-    # Hidden but in the browser: what is written down goes to the style that was shown when it was written.
+    # Hidden but in the browser: what is typed goes to the style that was shown while it was typed,
+    # and only the fields that were changed there, whatever another page has saved meanwhile.
     chosen = gr.Textbox("", visible="hidden", elem_id="style-of")
+    shown_card = gr.Textbox("", visible="hidden", elem_id="style-card")
     words = [title, licence, credit, notes]
-    one = [detail, doing, *words, keep, telling, download, remove, judged]
+    card_fields = [*words, shown_card]
+    one = [detail, doing, *card_fields, keep, telling, download, remove, judged]
     everything = [chosen, stock, undo, *one]
 
     @told
     def open_page(id: str, searched: str) -> list[Any]:
-        return _all(workspace, id, searched)
+        return _all(workspace, id, searched, shown=id)
 
     @told
-    def choose(searched: str, event: gr.EventData) -> list[Any]:
-        return _all(workspace, library.style(workspace, str(event._data.get("at", ""))).id, searched)
+    def choose(shown: str, searched: str, event: gr.EventData) -> list[Any]:
+        id = library.style(workspace, str(event._data.get("at", ""))).id
+        return _all(workspace, id, searched, shown=shown)
 
     @told
     def find(id: str, searched: str) -> str:
@@ -81,11 +87,13 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
         uploads.used(files or [])
         first = done.kept[0][0] if done.kept else id
         names = {style.id: style.name for style in library.styles(workspace)}
-        return [None, views.brought(done, names), "", *_all(workspace, first, "")]
+        return [None, views.brought(done, names), "", *_all(workspace, first, "", shown=id)]
 
     @told
-    def write(id: str, searched: str, *said: str | None) -> list[Any]:
-        write_card(library.style(workspace, id).path, Card(*(text or "" for text in said)))
+    def write(id: str, searched: str, *fields: str | None) -> list[Any]:
+        *typed, before = (text or "" for text in fields)
+        style = library.style(workspace, id)
+        write_card(style.path, merged(card(style.path), typed=Card(*typed), shown=card_of(before)))
         gr.Info("Saved.")
         return _all(workspace, id, searched)
 
@@ -113,13 +121,14 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     @told
     def bring_back(id: str, searched: str) -> list[Any]:
         back = import_export.bring_back(workspace)
-        return _all(workspace, next((s.id for s in library.styles(workspace) if s.name == back), id), searched)
+        found = next((s.id for s in library.styles(workspace) if s.name == back), id)
+        return _all(workspace, found, searched, shown=id)
 
     tab.select(open_page, [chosen, search], everything, **QUIET)  # not also at page.load: a late answer would undo what is being typed
-    stock.select(choose, search, everything, **QUIET)
+    stock.select(choose, [chosen, search], everything, **QUIET)
     search.change(find, [chosen, search], stock, trigger_mode="always_last", **QUIET)
     drop.upload(bring, [drop, chosen], [drop, report, search, *everything], **PRIVATE)
-    save.click(write, [chosen, search, *words], everything, **PRIVATE)
+    save.click(write, [chosen, search, *card_fields], everything, **PRIVATE)
     gr.on([keep.input, form.input], show_published, [chosen, keep], [telling, download], trigger_mode="always_last", **QUIET)
     make.click(publish, [chosen, form, keep], download, **PRIVATE)
     go_on.click(train_on, chosen, None, **PRIVATE).success(None, None, None, js=TO_TRAINING)
@@ -127,16 +136,19 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     undo.click(bring_back, [chosen, search], everything, **PRIVATE)
 
 
-def _all(workspace: Workspace, id: str, searched: str) -> list[Any]:
-    """The shelf and the chosen style, the first one when that is gone."""
+def _all(workspace: Workspace, id: str, searched: str, *, shown: str | None = None) -> list[Any]:
+    """The shelf and the chosen style, the first one when that is gone.
+
+    shown: id of the style whose card the page shows; what is being typed about it stays, while another style's card replaces it.
+    """
     listing = library.styles(workspace)
     style = next((s for s in listing if s.id == id), listing[0] if listing else None)
     taken = import_export.last_taken(workspace)
     undo = gr.Button(f"Bring back “{taken}”" if taken else "Bring back", visible=taken is not None)
     at = style.id if style else ""
     one = _one(workspace, style) if style else _nothing()
-    if at == id:  # it is on the page already, and somebody may be typing about it
-        one[WORDS] = [gr.skip()] * len(one[WORDS])
+    if at and at == shown:
+        one[CARD] = [gr.skip()] * len(one[CARD])
     return [at, _shelf(workspace, at, searched), undo, *one]
 
 
@@ -180,16 +192,24 @@ def _one(workspace: Workspace, style: library.Style) -> list[Any]:
     return [
         views.detail(style.name, _facts(style, read, said), read.warnings, drawn, read.recipe),
         gr.Column(visible=True),
-        said.title or style.name,
-        said.licence or read.metadata.get("modelspec.license", ""),
-        said.credit or read.metadata.get("modelspec.author", ""),
-        said.notes,
+        *_card_fields(style, read, said),
         gr.CheckboxGroup(choices=choices, value=kept),
         views.published(publishing.told_with(read, said, kept)),
         gr.DownloadButton(**HIDDEN),
         gr.Button("Delete it and its run" if run is not None else "Delete it"),
         framed(run / "report" / "report.html") if run is not None else "",
     ]
+
+
+def _card_fields(style: library.Style, read: Style, said: Card) -> list[str]:
+    """The card as the form shows it, filled up from the file's own metadata, and the same once more as JSON."""
+    shown = Card(
+        said.title or style.name,
+        said.licence or read.metadata.get("modelspec.license", ""),
+        said.credit or read.metadata.get("modelspec.author", ""),
+        said.notes,
+    )
+    return [*astuple(shown), json.dumps(asdict(shown))]
 
 
 def _facts(style: library.Style, read: Style, said: Card) -> dict[str, str]:
@@ -214,9 +234,7 @@ def _nothing() -> list[Any]:
     return [
         words,
         gr.Column(visible=False),
-        "",
-        "",
-        "",
+        *astuple(Card()),
         "",
         gr.CheckboxGroup(choices=[], value=[]),
         "",
