@@ -32,12 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="what a new workspace holds (default %(default)s)",
     )
     parser.add_argument("--password-file", type=Path, metavar="FILE", help=f"what to log in with, else the variable {auth.VARIABLE}")
+    parser.add_argument("--public-name", metavar="NAME", default="", help="name browsers use behind a TLS proxy on this machine; needs a password")
     parser.add_argument("--json", action="store_true", help="the doctor's findings as one JSON object")
     given = parser.parse_args(argv)
     if given.do == "doctor":
         return _examine(Workspace(given.workspace), as_json=given.json)
     try:
         password = auth.password(given.host, given.password_file, port=given.port)
+        public_name = auth.checked_public_name(given.public_name)
+        if public_name and password is None:
+            raise ConfigError(
+                f"--public-name {public_name} lets others in, so a password is needed: give --password-file FILE or set {auth.VARIABLE}."
+            )
         _check_place(given.host, given.port)
         workspace = Workspace(given.workspace)
         checked_writable(workspace.root, "--workspace")
@@ -45,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StudioError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    return _open(workspace, given.host, given.port, password)
+    return _open(workspace, given.host, given.port, password, public_name)
 
 
 def _examine(workspace: Workspace, *, as_json: bool) -> int:
@@ -78,7 +84,7 @@ def _no_port(host: str, port: int, error: OSError) -> ConfigError:
     return ConfigError(f"Port {port} on {host} cannot be had ({error.strerror or error}). Is the page open already? Else give another --port.")
 
 
-def _open(workspace: Workspace, host: str, port: int, password: str | None) -> int:
+def _open(workspace: Workspace, host: str, port: int, password: str | None, public_name: str) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="style-studio-", ignore_cleanup_errors=True) as copies:
         # Before gradio is imported: copies for the browser go with the page, nothing is reported to anyone, and this machine is no proxy's affair.
@@ -89,7 +95,7 @@ def _open(workspace: Workspace, host: str, port: int, password: str | None) -> i
         from studio.page import app
 
         try:
-            app.serve(app.build(workspace), host=host, port=port, password=password)
+            app.serve(app.build(workspace), host=host, port=port, password=password, public_name=public_name)
         except KeyboardInterrupt:
             return 0
         except OSError as error:

@@ -57,6 +57,31 @@ def test_the_lock_opens_for_one_pair_and_stays_shut_after_many_errors(monkeypatc
     assert lock(auth.USER, SECRET)
 
 
+def test_a_strangers_guesses_lock_nobody_else_out() -> None:
+    lock = auth.Lock(SECRET)
+
+    def given(client: str, word: str) -> bool:
+        held = auth.CLIENT.set(client)
+        try:
+            return lock(auth.USER, word)
+        finally:
+            auth.CLIENT.reset(held)
+
+    for client in ("192.0.2.1", "127.0.0.1"):
+        for _ in range(auth.MOST_ERRORS + 1):
+            assert not given(client, "wrong")
+    assert not given("192.0.2.1", SECRET)
+    assert given("192.0.2.2", SECRET) and given("127.0.0.1", SECRET)
+
+
+def test_a_public_name_is_a_name() -> None:
+    assert auth.checked_public_name("Studio.example.org") == "studio.example.org" in auth.names("127.0.0.1", "studio.example.org")
+    assert auth.checked_public_name("") == "" and "" not in auth.names("127.0.0.1")
+    for name in ("https://studio.example.org", "studio.example.org:443", "a/b", "*", "-", "*.example.org"):
+        with pytest.raises(ConfigError, match="--public-name"):
+            auth.checked_public_name(name)
+
+
 def test_names_of_a_public_address_hold_this_machine_and_no_other() -> None:
     assert set(auth.names("127.0.0.1")) == {"localhost", "127.0.0.1", "::1", "[::1]"}
     assert "evil.example" not in auth.names("0.0.0.0") and "*" not in auth.names("0.0.0.0")
@@ -129,6 +154,12 @@ def test_other_sites_are_refused(locked: Asked) -> None:
     assert locked("POST", "/login", "", Sec_Fetch_Site="cross-site", **FORM)[0] == 403
     assert locked("POST", "/login", "", Origin=own, **FORM)[0] != 403
     assert locked("GET", "/", Host="evil.example")[0] == 400
+    assert locked("POST", "/login", "", Origin="http://[", **FORM)[0] == 403
+    for path in ("/config", "/gradio_api/info", "/theme.css"):
+        assert locked("GET", path, Origin="http://evil.example")[0] == 403
+        assert locked("GET", path, Sec_Fetch_Site="same-site")[0] == 403
+    assert locked("GET", "/", Sec_Fetch_Site="cross-site")[0] == 403
+    assert locked("GET", "/", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate", Sec_Fetch_Dest="document")[0] == 200
 
 
 # The doctor

@@ -114,6 +114,33 @@ def test_a_length_that_is_not_told_is_counted(monkeypatch: pytest.MonkeyPatch) -
     assert answered(app, "/gradio_api/upload", [b"x" * 500] * 3)[0] == 499
 
 
+def test_unfinished_bodies_are_bounded_in_sum_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limit, "MOST_HELD", 100)
+    app = rate_limit.Limits(echo, events=5)
+    assert answered(app, "/gradio_api/reset", [b"x" * 60, b"x" * 60])[0] == 503
+    assert app._held == 0
+    assert answered(app, "/gradio_api/reset", [b"x" * 60])[0] == 200 and app._held == 0
+    monkeypatch.setattr(rate_limit, "LONGEST_BODY", 0.05)
+    sent: list[dict] = []
+
+    async def receive() -> dict:
+        await asyncio.sleep(60)
+        return {"type": "http.request"}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/reset", "headers": [], "client": ("192.0.2.1", 1)}
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 408 and app._held == 0
+
+
+def test_nothing_is_read_before_the_login() -> None:
+    app = rate_limit.Limits(echo, events=5, is_logged_in=lambda _: False)
+    for path in ("/gradio_api/queue/join", "/gradio_api/upload", "/gradio_api/cancel"):
+        assert answered(app, path, [])[0] == 401
+
+
 def test_a_client_that_asks_too_often_waits_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(rate_limit.time, "monotonic", lambda: now)

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+import base64
+import secrets
 import time
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.page import api
 from studio.page.tabs import compare, pictures, settings, styles, train
-from studio.server import auth, rate_limit, streams
+from studio.server import addresses, auth, gradio_patches, rate_limit, streams
 from training.storage.paths import Workspace
 
 LARGEST_UPLOAD = "512mb"  # of one file
 LONGEST_QUEUE = 100  # events that wait
 REST = 0.02  # seconds between two looks of the server for events: gradio 6.31 looks a thousand times a second, a twentieth of a core for nothing
 MOST_SESSIONS = 128  # open pages whose state is remembered, the least used goes first: half a MiB each, and gradio itself forgets none of 10,000
-# Nothing comes from elsewhere: no fonts, no scripts, no pictures. Gradio's own page needs inline scripts and eval.
+# Nothing comes from elsewhere: no fonts, no scripts, no pictures. Inline scripts need the answer's nonce;
+# eval stays: gradio makes functions of the `js` and `js_on_load` that our own code gives it, and of nothing that a client sends.
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "default-src 'self'; script-src 'self' 'unsafe-eval'{nonce}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "font-src 'self' data:; worker-src 'self' blob:; connect-src 'self' data: blob:; media-src 'self' blob:; object-src 'none'; "
     "base-uri 'self'; frame-ancestors 'self'"
 )
+FILE_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+CSP = b"content-security-policy"
 HEADERS = [
-    (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
 ]
 # Gradio 6.31 counts the time that a part of the page waits sixty times a second, and never ends with that of its first "Loading...": a twentieth of a
 # core for every page that is seen. Four times a second do. It takes the browser's function as it starts, so this has to stand before it.
@@ -57,7 +63,7 @@ MASTHEAD = """
 
 
 class WithHeaders:
-    """Puts the same headers on every answer."""
+    """Puts the same headers on every answer, and a policy where it has none; a file may do nothing at all."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -65,14 +71,18 @@ class WithHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *HEADERS]
+                headers = message.get("headers", [])
+                policy = FILE_POLICY if scope["path"].startswith(addresses.FILE) else POLICY.format(nonce="")
+                if not any(name.lower() == CSP for name, _ in headers) or policy == FILE_POLICY:
+                    headers = [*(pair for pair in headers if pair[0].lower() != CSP), (CSP, policy.encode())]
+                message["headers"] = [*headers, *HEADERS]
             await send(message)
 
         await self.app(scope, receive, sending)
 
 
 class WithClocks:
-    """Puts CLOCKS at the head of the page."""
+    """Puts CLOCKS at the head of the page, and on every script of it a nonce that its policy names."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -91,9 +101,13 @@ class WithClocks:
             body.extend(message.get("body", b""))
             if message.get("more_body"):
                 return
-            whole = bytes(body).replace(b"<head>", b"<head>" + CLOCKS, 1)
+            nonce = base64.b64encode(secrets.token_bytes(18)).decode()
+            # gradio writes its settings into scripts with every < escaped, so that a tag can only be the template's
+            whole = bytes(body).replace(b"<head>", b"<head>" + CLOCKS, 1).replace(b"<script", f'<script nonce="{nonce}"'.encode())
+            policy = POLICY.format(nonce=f" 'nonce-{nonce}'").encode()
             headers = [(name, value) for name, value in begun.get("headers", []) if name.lower() != b"content-length"]
-            await send({**begun, "headers": [*headers, (b"content-length", str(len(whole)).encode())]})
+            headers += [(b"content-length", str(len(whole)).encode()), (CSP, policy), (b"cache-control", b"no-store")]
+            await send({**begun, "headers": headers})
             await send({"type": "http.response.body", "body": whole})
 
         await self.app(scope, receive, sending)
@@ -175,12 +189,20 @@ def theme() -> gr.themes.Base:
     )
 
 
-def serve(page: gr.Blocks, *, host: str, port: int, password: str | None = None) -> None:
+def middleware(page: gr.Blocks, *, host: str, public_name: str = "") -> list[Middleware]:
+    """What a request passes on its way to gradio, outermost first."""
+    folder = Path(get_upload_folder())
+    limits = Middleware(rate_limit.Limits, events=len(page.fns), upload_folder=folder, is_logged_in=gradio_patches.is_logged_in)
+    known = Middleware(TrustedHostMiddleware, allowed_hosts=auth.names(host, public_name), www_redirect=False)
+    same = Middleware(auth.SameOrigin, public_name=public_name)
+    return [Middleware(WithHeaders), known, same, limits, Middleware(streams.LastWord), Middleware(WithClocks)]
+
+
+def serve(page: gr.Blocks, *, host: str, port: int, password: str | None = None, public_name: str = "") -> None:
     """Serve the page until the process is told to end. Raises OSError when the port cannot be had."""
-    known = Middleware(TrustedHostMiddleware, allowed_hosts=auth.names(host), www_redirect=False)
-    middleware = [known, Middleware(auth.SameOrigin), Middleware(rate_limit.Limits, events=len(page.fns))]
-    middleware += [Middleware(streams.LastWord), Middleware(WithHeaders), Middleware(WithClocks)]
-    settings: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": middleware}
+    gradio_patches.apply(behind_proxy=bool(public_name))
+    passed = middleware(page, host=host, public_name=public_name)
+    settings: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": passed}
     page.launch(
         server_name=host,
         server_port=port,

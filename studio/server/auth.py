@@ -8,11 +8,13 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
+import re
 import socket
 import threading
 import time
+from collections import defaultdict
+from contextvars import ContextVar
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 from starlette.responses import PlainTextResponse
@@ -25,7 +27,15 @@ VARIABLE = "STYLE_STUDIO_PASSWORD"
 SHORTEST = 12  # characters of a password
 LONGEST = 1024
 MOST_ERRORS, FORGIVEN = 10, 60.0  # wrong passwords within so many seconds, after which all are refused for as long
+CLIENT: ContextVar[str] = ContextVar("client", default="")  # address of the request that is being answered
 READS = ("GET", "HEAD", "OPTIONS")
+
+
+def checked_public_name(name: str) -> str:
+    """A name as browsers send it in Host, in lower case. Raises ConfigError for an address with a scheme, port or path."""
+    if name and re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name.lower()) is None:
+        raise ConfigError(f"--public-name is {name}, a name such as studio.example.org was expected, with no https://, port or path.")
+    return name.lower()
 
 
 def is_loopback(host: str) -> bool:
@@ -60,27 +70,34 @@ def _from_file(file: Path) -> str:
 
 
 class Lock:
-    """Says whether name and password are right; after MOST_ERRORS wrong ones nobody is let in for FORGIVEN seconds."""
+    """Says whether name and password are right; after MOST_ERRORS wrong ones an address is not let in for FORGIVEN seconds.
+
+    Errors are counted for each address, so that a stranger's guesses lock nobody else out; this machine's own is never
+    locked for who has the right password.
+    """
 
     def __init__(self, secret: str) -> None:
-        self._secret, self._errors, self._turn = secret.encode(), [], threading.Lock()
+        self._secret, self._turn = secret.encode(), threading.Lock()
+        self._errors: defaultdict[str, list[float]] = defaultdict(list)
 
     def __call__(self, user: str, given: str) -> bool:
+        client = CLIENT.get()
         with self._turn:
             now = time.monotonic()
-            self._errors = [then for then in self._errors if now - then < FORGIVEN]
-            if len(self._errors) >= MOST_ERRORS:
+            recent = {name: [then for then in errors if now - then < FORGIVEN] for name, errors in self._errors.items()}
+            self._errors = defaultdict(list, {name: errors for name, errors in recent.items() if errors})
+            if len(self._errors.get(client, ())) >= MOST_ERRORS and not is_loopback(client):
                 return False
             named = hmac.compare_digest(user.encode(), USER.encode())
             right = hmac.compare_digest(given.encode(), self._secret) and named
             if not right:
-                self._errors.append(now)
+                self._errors[client].append(now)
             return right
 
 
-def names(host: str) -> list[str]:
+def names(host: str, public_name: str = "") -> list[str]:
     """What a request may call this page: another name means that a foreign page made its own name lead here (DNS rebinding)."""
-    found = ["localhost", "127.0.0.1", "::1", "[::1]", host]
+    found = ["localhost", "127.0.0.1", "::1", "[::1]", host, *([public_name] if public_name else [])]
     if not is_loopback(host):
         name = socket.gethostname()
         addresses = [a.address.partition("%")[0] for all_of in psutil.net_if_addrs().values() for a in all_of]
@@ -89,19 +106,45 @@ def names(host: str) -> list[str]:
 
 
 class SameOrigin:
-    """Refuses what another site's page sends here in the user's browser: all that changes something has to come from this page itself."""
+    """Refuses what another site's page asks in the user's browser, reading and writing: only following a link to the page itself is allowed.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    public_name: the name behind a TLS proxy on this machine, "" without one; only then is a forwarded protocol believed.
+    """
+
+    def __init__(self, app: ASGIApp, public_name: str = "") -> None:
+        self.app, self.public_name = app, public_name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket"):
-            headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-            origin, host = headers.get(b"origin"), headers.get(b"host", "")
-            writes = scope["type"] == "websocket" or scope["method"] not in READS
-            foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
-            if writes and (foreign or headers.get(b"sec-fetch-site") == "cross-site"):
-                refusal = PlainTextResponse("This request came from another site's page and was refused. Use the page's own address.", 403)
-                await refusal(scope, receive, send)
-                return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        CLIENT.set(scope["client"][0] if scope.get("client") else "")
+        scope = {**scope, "headers": self._believed(scope)}
+        if _is_foreign(scope):
+            words = "This request came from another site's page and was refused. Use the page's own address."
+            await PlainTextResponse(words, 403)(scope, receive, send)
+            return
         await self.app(scope, receive, send)
+
+    def _believed(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """The headers without those by which a client could give this page another name or protocol."""
+        forged = {b"x-forwarded-host", b"x-gradio-server"}
+        if not self.public_name:
+            forged |= {b"x-forwarded-proto", b"x-forwarded-for", b"forwarded"}
+        return [(name, value) for name, value in scope["headers"] if name.lower() not in forged]
+
+
+def _is_foreign(scope: Scope) -> bool:
+    """Whether a browser asks for another site's page. Programs send none of these headers."""
+    headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site", "none")
+    host = headers.get(b"host", "").lower()
+    if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
+        return True
+    if site in ("none", "same-origin"):
+        return False
+    navigates = headers.get(b"sec-fetch-mode") == "navigate" and headers.get(b"sec-fetch-dest") == "document"
+    return not (navigates and scope["method"] in READS and scope["path"] == "/")

@@ -11,25 +11,42 @@ import re
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
+from pathlib import Path
 
+import anyio
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-NEVER_ASKED = "run|api|call|stream|process_recording|dev|mcp|runs|run-history|deep_link|component_server"
-CLOSED = re.compile(rf"(/gradio_api)?/(({NEVER_ASKED})(/|$)|proxy=|openapi|vibe)")
+from studio.server import addresses
+
+LOGIN = re.compile(r"/login/?")
 JOIN = re.compile(r"(/gradio_api)?/queue/join/?")
 UPLOAD = re.compile(r"(/gradio_api)?/upload/?")
 LARGEST_EVENT = 8 * 2**20  # bytes of what is sent with an event: a form and its captions
+LARGEST_LOGIN = 16 * 2**10  # bytes of a name and a password
 LARGEST_UPLOAD = 4 * 2**30  # bytes of one upload, all its files together
 MOST_EVENTS, MINUTE = 3000, 60.0  # events and uploads of one address within so many seconds; a few dozen open pages ask no more
+MOST_HELD = 64 * 2**20  # bytes of unfinished bodies kept at one time, of all clients together
+LONGEST_BODY = 30.0  # seconds in which a body has to come
 LONGEST_HASH = 64  # characters of a session's name
 
 
 class Limits:
     """Refuses what is too large, too often, or no event of a page. events: how many events the page has."""
 
-    def __init__(self, app: ASGIApp, events: int, most: int = MOST_EVENTS) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        events: int,
+        most: int = MOST_EVENTS,
+        *,
+        upload_folder: Path = Path("/nowhere"),
+        is_logged_in: Callable[[Scope], bool] = lambda _: True,
+    ) -> None:
         self.app, self.events, self.most = app, events, most
+        self.upload_folder, self.is_logged_in = upload_folder, is_logged_in
+        self._held = 0  # bytes
         self._asked: defaultdict[str, deque[float]] = defaultdict(deque)
         self._turn = threading.Lock()
 
@@ -38,7 +55,7 @@ class Limits:
             await self.app(scope, receive, send)
             return
         path, writes = scope["path"], scope["method"] not in ("GET", "HEAD", "OPTIONS")
-        if CLOSED.match(path):
+        if not addresses.is_open(path, self.upload_folder):
             await PlainTextResponse("This page has no such address.", 404)(scope, receive, send)
             return
         if not writes:
@@ -48,7 +65,10 @@ class Limits:
             words = f"More than {self.most} requests came from you within a minute. Wait a moment."
             await PlainTextResponse(words, 429, {"retry-after": "10"})(scope, receive, send)
             return
-        most = LARGEST_UPLOAD if UPLOAD.fullmatch(path) else LARGEST_EVENT
+        if not LOGIN.fullmatch(path) and not self.is_logged_in(scope):
+            await PlainTextResponse("Log in first.", 401)(scope, receive, send)
+            return
+        most = LARGEST_UPLOAD if UPLOAD.fullmatch(path) else LARGEST_LOGIN if LOGIN.fullmatch(path) else LARGEST_EVENT
         told = dict(scope["headers"]).get(b"content-length", b"0")
         if not told.isdigit() or len(told) > 15 or int(told) > most:
             await _too_large(most)(scope, receive, send)
@@ -56,12 +76,12 @@ class Limits:
         if UPLOAD.fullmatch(path):
             await self.app(scope, _counted(receive, most), send)
             return
-        body = await _read(receive, most)
-        complaint = _too_large(most) if body is None else self._complaint(path, body)
+        body = await self._read(receive, most)
+        complaint = body if isinstance(body, PlainTextResponse) else self._complaint(path, body, _host(scope))
         if complaint is not None:
             await complaint(scope, receive, send)
             return
-        await self.app(scope, _replayed(body or b"", receive), send)
+        await self.app(scope, _replayed(body, receive), send)
 
     def _too_often(self, client: str) -> bool:
         now = time.monotonic()
@@ -76,7 +96,7 @@ class Limits:
             asked.append(now)
             return False
 
-    def _complaint(self, path: str, body: bytes) -> PlainTextResponse | None:
+    def _complaint(self, path: str, body: bytes, host: str) -> PlainTextResponse | None:
         """What is wrong with an event, None when nothing is."""
         if not JOIN.fullmatch(path):
             return None
@@ -93,23 +113,36 @@ class Limits:
             return PlainTextResponse(f"session_hash is wrong: 1 to {LONGEST_HASH} letters and digits were expected.", 400)
         if not isinstance(data, list):
             return PlainTextResponse("data is wrong: a list was expected.", 400)
-        return None
+        found = addresses.complaint_of_files(event, self.upload_folder, host)
+        return None if found is None else PlainTextResponse(found, 400)
+
+    async def _read(self, receive: Receive, most: int) -> bytes | PlainTextResponse:
+        """The whole body, or why it is not waited for: too large, too slow, or too many unfinished ones are held."""
+        body = bytearray()
+        try:
+            with anyio.move_on_after(LONGEST_BODY):
+                while True:
+                    message = await receive()
+                    piece = message.get("body", b"")
+                    self._held += len(piece)
+                    body += piece
+                    if len(body) > most:
+                        return _too_large(most)
+                    if self._held > MOST_HELD:
+                        return PlainTextResponse("Too much is being sent at once. Try again in a moment.", 503, {"retry-after": "5"})
+                    if message["type"] != "http.request" or not message.get("more_body"):
+                        return bytes(body)
+            return PlainTextResponse(f"The request did not arrive within {LONGEST_BODY:.0f} seconds.", 408, {"connection": "close"})
+        finally:
+            self._held -= len(body)
+
+
+def _host(scope: Scope) -> str:
+    return dict(scope["headers"]).get(b"host", b"").decode("latin-1")
 
 
 def _too_large(most: int) -> PlainTextResponse:
     return PlainTextResponse(f"This is too large: {most / 2**20:,.0f} MiB is the most. Send it in parts.", 413)
-
-
-async def _read(receive: Receive, most: int) -> bytes | None:
-    """The whole body, None when it is too large."""
-    body = bytearray()
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if len(body) > most:
-            return None
-        if message["type"] != "http.request" or not message.get("more_body"):
-            return bytes(body)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

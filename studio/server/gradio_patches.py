@@ -1,0 +1,109 @@
+"""Every change of gradio's own behaviour, each with its reason. Seen with gradio 6.31.0; tests/test_addresses.py holds each."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, NoReturn
+
+import uvicorn
+from gradio import http_server, processing_utils, route_utils, routes, utils
+from gradio_client import utils as client_utils
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from studio.server.errors import FetchRefused
+
+# Functions that fetch an address a client names. `{"path": "http://..."}` in an event, `file=http://...` in a request
+# and a file object's `url` all end in one of them. The page has no use for any.
+FETCHERS: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (
+        processing_utils,
+        (
+            "async_ssrf_protected_get",
+            "async_ssrf_protected_download",
+            "ssrf_protected_download",
+            "save_url_to_cache",
+            "unsafe_download",
+        ),
+    ),
+    (processing_utils.sh, ("get", "async_validate_url", "async_resolve_hostname_google")),
+    (route_utils, ("secure_url_stream_response",)),
+    (routes, ("secure_url_stream_response",)),
+    (utils, ("download_if_url", "validate_url")),
+    (client_utils, ("probe_url", "download_tmp_copy_of_file", "encode_url_to_base64", "download_byte_stream")),
+)
+HEADER_LIMIT = 64 * 1024  # bytes of a request's headers
+KEEP_ALIVE = 15  # seconds an idle connection stays open
+MOST_CONNECTIONS = 1000
+
+
+def apply(*, behind_proxy: bool) -> None:
+    """Make every change. behind_proxy: believe X-Forwarded-For and X-Forwarded-Proto of a proxy on this machine."""
+    refuse_fetching()
+    remove_cors()
+    bound_server(behind_proxy=behind_proxy)
+
+
+def refuse_fetching() -> None:
+    """Replace gradio's fetching functions: a server that fetches what a stranger names is a relay into its own network."""
+    for module, names in FETCHERS:
+        for name in names:
+            if hasattr(module, name):
+                setattr(module, name, _refusing(name))
+
+
+def _refusing(name: str) -> Callable[..., NoReturn]:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise FetchRefused(f"This page fetches no addresses ({name}). Upload the file instead.")
+
+    return refuse
+
+
+class NoCors:
+    """Stands where gradio's CORS layer would, which lets every port of this machine read answers with credentials."""
+
+    def __init__(self, app: ASGIApp, **_: object) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+def remove_cors() -> None:
+    """Send no CORS headers and answer no preflight."""
+    routes.CustomCORSMiddleware = NoCors
+
+
+def bound_server(*, behind_proxy: bool) -> None:
+    """Bound headers and connections; gradio leaves uvicorn's defaults, which believe any X-Forwarded-For from loopback."""
+    configure = functools.partial(
+        uvicorn.Config,
+        http="h11",
+        ws="none",
+        server_header=False,
+        h11_max_incomplete_event_size=HEADER_LIMIT,
+        timeout_keep_alive=KEEP_ALIVE,
+        limit_concurrency=MOST_CONNECTIONS,
+        proxy_headers=behind_proxy,
+        forwarded_allow_ips="127.0.0.1,::1" if behind_proxy else "",
+    )
+    http_server.uvicorn = types.SimpleNamespace(Config=configure, Server=uvicorn.Server)
+
+
+def is_logged_in(scope: Scope) -> bool:
+    """Whether a request may go on to the page: no password is set, or its cookie belongs to a login."""
+    app = scope.get("app")
+    if app is None or getattr(app, "auth", None) is None:
+        return True
+    header = dict(scope["headers"]).get(b"cookie", b"").decode("latin-1")
+    try:
+        cookies = SimpleCookie(header)
+    except CookieError:
+        return False
+    for kind in ("access-token", "access-token-unsecure"):
+        found = cookies.get(f"{kind}-{app.cookie_id}")
+        if found is not None and found.value in app.tokens:
+            return True
+    return False
