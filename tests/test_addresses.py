@@ -10,6 +10,8 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from gradio import http_server, processing_utils, routes
+from gradio.context import LocalContext
+from gradio.exceptions import InvalidPathError
 from gradio.routes import App
 from starlette.routing import Route
 
@@ -84,18 +86,32 @@ def test_a_copy_below_the_upload_folder_is_open(tmp_path: Path) -> None:
     assert not addresses.is_open(f"/gradio_api/file={tmp_path}/link/passwd", tmp_path)
 
 
+LOCAL = ("", "/http://a.invalid", "/etc/passwd", "../x")  # left to gradio, which refuses what was not uploaded
+
+
 def marked(**keys: str) -> dict[str, object]:
     return {**keys, "meta": {"_type": "gradio.FileData"}}
 
 
-def test_events_name_only_uploaded_files(tmp_path: Path) -> None:
+def test_events_name_no_address(tmp_path: Path) -> None:
     good = {"path": str(tmp_path / "a.png"), "url": f"http://here:1/gradio_api/file={tmp_path}/a.png"}
-    assert addresses.complaint_of_files({"data": [good, [marked(**good)]]}, tmp_path, "here:1") is None
-    bad = [marked(path=form) for form in FORMS if form] + [marked(path=good["path"], url=form) for form in FORMS if form]
+    assert addresses.complaint_of_files({"data": [good, [marked(**good)]]}, "here:1") is None
+    bad = [marked(path=form) for form in FORMS if form not in LOCAL] + [marked(path=good["path"], url=form) for form in FORMS if form]
     bad += [marked(path=good["path"], url=f"http://a.invalid/gradio_api/file={tmp_path}/a.png")]
     for one in bad:
         for nested in (one, [one], {"a": [{"b": one}]}):
-            assert addresses.complaint_of_files({"data": [nested]}, tmp_path, "here:1"), one
+            assert addresses.complaint_of_files({"data": [nested]}, "here:1"), one
+
+
+def test_gradio_refuses_a_local_file_that_was_not_uploaded(tmp_path: Path) -> None:
+    with gr.Blocks(analytics_enabled=False) as page:
+        block = gr.File()
+    page.has_launched, page.allowed_paths, page.blocked_paths = True, [], []
+    LocalContext.blocks.set(page)
+    for path in (str(tmp_path / "x"), "/etc/passwd"):
+        with pytest.raises(InvalidPathError):
+            asyncio.run(processing_utils.async_move_files_to_cache(marked(path=path), block, check_in_upload_folder=True))
+    LocalContext.blocks.set(None)
 
 
 def test_gradio_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

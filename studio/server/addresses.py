@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ ADDRESSES = (
 )
 OPEN = re.compile("|".join(f"(?:{address.pattern})" for address in ADDRESSES))
 FILE = "/gradio_api/file="
+MOST_ENCODINGS = 5  # how often a path is decoded before it is looked at
 
 
 def is_open(path: str, upload_folder: Path) -> bool:
@@ -65,20 +67,29 @@ def is_below(name: str, upload_folder: Path) -> bool:
         return False
 
 
-def complaint_of_files(data: Any, upload_folder: Path, host: str) -> str | None:
-    """What is wrong with the file objects in an event's data, at any depth; None when nothing is."""
+def complaint_of_files(data: Any, host: str) -> str | None:
+    """Which file object in an event's data, at any depth, names an address; None when none does.
+
+    Local paths go on: gradio and the verbs refuse those outside the upload folder in words of their own.
+    """
     for found in _objects(data):
         path, url = found.get("path"), found.get("url")
-        if path is not None and not (isinstance(path, str) and is_served_path(path, upload_folder)):
+        if path is not None and (not isinstance(path, str) or is_address(path)):
             return "A file in this event was not uploaded here. Upload it first; addresses are not fetched."
         if url is not None and not (isinstance(url, str) and is_own_url(url, host)):
             return "A file's address in this event is not this page's. Upload the file; addresses are not fetched."
     return None
 
 
-def is_served_path(path: str, upload_folder: Path) -> bool:
-    """Whether the path of a file object is empty or an uploaded file's."""
-    return path == "" or is_served_file(path, upload_folder)
+def is_address(path: str) -> bool:
+    """Whether the path of a file object is an address in any form: a scheme, two slashes, either of them encoded."""
+    for _ in range(MOST_ENCODINGS):
+        decoded = unquote(path)
+        if decoded == path:
+            break
+        path = decoded
+    plain = re.sub(r"[\x00-\x20]", "", path)
+    return re.match(r"[a-z][a-z0-9+.-]+:|[/\\]{2}", plain, re.IGNORECASE) is not None
 
 
 def is_own_url(url: str, host: str) -> bool:

@@ -113,7 +113,7 @@ class Limits:
             return PlainTextResponse(f"session_hash is wrong: 1 to {LONGEST_HASH} letters and digits were expected.", 400)
         if not isinstance(data, list):
             return PlainTextResponse("data is wrong: a list was expected.", 400)
-        found = addresses.complaint_of_files(event, self.upload_folder, host)
+        found = addresses.complaint_of_files(event, host)
         return None if found is None else PlainTextResponse(found, 400)
 
     async def _read(self, receive: Receive, most: int) -> bytes | PlainTextResponse:
