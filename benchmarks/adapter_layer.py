@@ -1,11 +1,14 @@
-"""Ways to compute a linear layer with a LoRA on it, forward and backward: python -m benchmarks.adapter_layer [--device cuda] [--rounds 20].
+"""Ways to compute a linear layer with a LoRA on it, forward and backward: python -m
+benchmarks.adapter_layer [--device cuda] [--rounds 20].
 
 separate   three products and autograd's own sums, as peft does it
 fused      one autograd function for all of them, as training/adapters/lora_layers.py does it (ours)
-merged     the low-rank product added to the weight first, then one product; the adapter's gradients by way of the whole weight's
-shared     queries, keys and values of self-attention in one function, their three x A^T as one product; beside "fused" done three times
+merged     the low-rank product added to the weight first, then one product; the adapter's gradients
+by way of the whole weight's shared     queries, keys and values of self-attention in one function,
+their three x A^T as one product; beside "fused" done three times
 
-Each row is one layer of Stable Diffusion at 512 px in the precision the device trains in, rank 16; medians of interleaved rounds.
+Each row is one layer of Stable Diffusion at 512 px in the precision the device trains in, rank 16;
+medians of interleaved rounds.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ LAYERS = {
     "SD 1.5, third, ff.net.2": (256, 5120, 1280),
     "SDXL, third, to_q": (1024, 1280, 1280),
 }
+COLUMNS = ("separate", "fused", "merged", "three", "shared")
 
 
 def separate(x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
@@ -50,7 +54,9 @@ def merged(x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
 
 
 class _Shared(torch.autograd.Function):
-    """Three frozen products of one x, and on each its own low-rank one; x A^T of all three at once."""
+    """Three frozen products of one x, and on each its own low-rank one; x A^T of all three
+    at once.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
@@ -58,7 +64,10 @@ class _Shared(torch.autograd.Function):
         a = torch.cat([down.to(x.dtype) for down in downs])
         h = x @ a.t()
         ctx.save_for_backward(x, *weights, a, h, *ups)
-        return tuple(F.linear(x, w).addmm_(part, up.t()) for w, part, up in zip(weights, h.split(RANK, 1), ups, strict=True))
+        return tuple(
+            F.linear(x, w).addmm_(part, up.t())
+            for w, part, up in zip(weights, h.split(RANK, 1), ups, strict=True)
+        )
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -72,7 +81,9 @@ class _Shared(torch.autograd.Function):
         return to_x, None, None, None, *to_a, *to_b
 
 
-def timed(device: torch.device, rounds: int, ways: dict[str, Callable[[], Tensor]]) -> dict[str, float]:
+def timed(
+    device: torch.device, rounds: int, ways: dict[str, Callable[[], Tensor]]
+) -> dict[str, float]:
     """Median milliseconds of each, forward and backward, after one round that does not count."""
     took: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
@@ -86,25 +97,54 @@ def timed(device: torch.device, rounds: int, ways: dict[str, Callable[[], Tensor
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--rounds", type=int, default=20)
     given = parser.parse_args()
     place = choose(given.device, "auto")
-    print(json.dumps(machine(place)) + "\n\n| ms, forward and backward | separate | fused | merged | three fused | shared |\n|---" + "|---" * 5 + "|")
+    print(
+        json.dumps(machine(place))
+        + (
+            "\n\n| ms, forward and backward | separate | fused | merged | three fused | shared "
+            "|\n|---"
+        )
+        + "|---" * 5
+        + "|"
+    )
     for title, (n, into, out) in LAYERS.items():
-        draw = lambda *shape: torch.randn(shape, device=place.device)
+
+        def draw(*shape):
+            return torch.randn(shape, device=place.device)
+
         x = draw(n, into).to(place.dtype).requires_grad_()
         weights = [(draw(out, into) * into**-0.5).to(place.dtype) for _ in range(3)]
-        downs, ups = ([draw(*shape).requires_grad_() for _ in range(3)] for shape in ((RANK, into), (out, RANK)))
-        one = lambda way, x=x, w=weights, a=downs, b=ups: lambda: way(x, w[0], a[0], b[0]).float().sum()
+        downs, ups = (
+            [draw(*shape).requires_grad_() for _ in range(3)]
+            for shape in ((RANK, into), (out, RANK))
+        )
+
+        def one(way, x=x, w=weights, a=downs, b=ups):
+            return lambda: way(x, w[0], a[0], b[0]).float().sum()
+
         ways = {way.__name__: one(way) for way in (separate, fused, merged)}
         if title.endswith("to_q"):
-            three = lambda x=x, w=weights, a=downs, b=ups: sum(fused(x, *each).float().sum() for each in zip(w, a, b, strict=True))
-            ways |= {"three": three, "shared": lambda x=x, w=weights, a=downs, b=ups: sum(y.float().sum() for y in _Shared.apply(x, *w, *a, *b))}
+
+            def three(x=x, w=weights, a=downs, b=ups):
+                return sum(fused(x, *each).float().sum() for each in zip(w, a, b, strict=True))
+
+            ways |= {
+                "three": three,
+                "shared": lambda x=x, w=weights, a=downs, b=ups: sum(
+                    y.float().sum() for y in _Shared.apply(x, *w, *a, *b)
+                ),
+            }
         told = timed(place.device, given.rounds, ways)
         print(
-            f"| {title} | {' | '.join(f'{told[name]:.2f}' if name in told else '' for name in ('separate', 'fused', 'merged', 'three', 'shared'))} |"
+            f"| {title} | "
+            f"{' | '.join(f'{told[name]:.2f}' if name in told else '' for name in COLUMNS)} "
+            "|"
         )
 
 

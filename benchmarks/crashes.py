@@ -1,15 +1,18 @@
-"""`python benchmarks/crashes.py --kills 320`: how often a killed training comes back as the undisturbed one, counted on a tiny base.
+"""`python benchmarks/crashes.py --kills 320`: how often a killed training comes back as the
+undisturbed one, counted on a tiny base.
 
-A chain is one run that is killed twenty times, at named points or when a random time is over, is begun again each time, is then killed at the
-points of its export, and ends. It is compared bit for bit with the undisturbed run: weights, moments, average, every loss, the pictures seen.
-The chains go round ten variations: text encoder trained or frozen, class pictures or none, accumulation and average or neither, two of them
-with a learnt word as well.
+A chain is one run that is killed twenty times, at named points or when a random time is over, is
+begun again each time, is then killed at the points of its export, and ends. It is compared bit for
+bit with the undisturbed run: weights, moments, average, every loss, the pictures seen. The chains
+go round ten variations: text encoder trained or frozen, class pictures or none, accumulation and
+average or neither, two of them with a learnt word as well.
 
-With `--sweeps` a chain is a sweep of two or three styles that are trained together, of different ranks, text encoder trained or frozen; in every
-other chain the size of pass that was timed to be quickest is exchanged for another. It is compared with the undisturbed sweep of the same sizes.
+With `--sweeps` a chain is a sweep of two or three styles that are trained together, of different
+ranks, text encoder trained or frozen; in every other chain the size of pass that was timed to be
+quickest is exchanged for another. It is compared with the undisturbed sweep of the same sizes.
 
-Each chain is told as it ends, and kept as a line of JSON with `--out FILE`; begun again with the same file, only what is missing is done.
-Exit code 1 when a chain differs.
+Each chain is told as it ends, and kept as a line of JSON with `--out FILE`; begun again with the
+same file, only what is missing is done. Exit code 1 when a chain differs.
 """
 
 from __future__ import annotations
@@ -37,9 +40,18 @@ LONGEST = 0.8  # seconds of one attempt; a whole run takes three to ten
 STYLES = (  # of a sweep
     {"optim": {"accumulate": 1, "steps": 100}},
     {"adapter": {"rank": 4}, "optim": {"text_encoder_lr": 0.0, "ema": 0.0, "steps": 60}},
-    {"adapter": {"rank": 3, "tokens": 2}, "optim": {"batch_size": 1, "accumulate": 1, "steps": 80}, "save": {"every": 3}},
+    {
+        "adapter": {"rank": 3, "tokens": 2},
+        "optim": {"batch_size": 1, "accumulate": 1, "steps": 80},
+        "save": {"every": 3},
+    },
 )
-AT_THE_END = ("before the style is written", "before the style gets its name", "after the style got its name", "writing a learnt word")
+AT_THE_END = (
+    "before the style is written",
+    "before the style gets its name",
+    "after the style got its name",
+    "writing a learnt word",
+)
 Chain = dict[str, Any]  # number, kind, kills by where, and what differs ("" when nothing does)
 
 
@@ -47,39 +59,69 @@ def variations() -> dict[str, dict[str, Any]]:
     """Settings by a name that says what is on."""
     found = {}
     for text, prior, accumulate in itertools.product((True, False), repeat=3):
-        name = "-".join(("text" if text else "frozen", "prior" if prior else "alone", "accumulated" if accumulate else "single"))
-        optim = {"text_encoder_lr": 1e-3 if text else 0.0, "accumulate": 2 if accumulate else 1, "ema": 0.9 if accumulate else 0.0}
+        name = "-".join(
+            (
+                "text" if text else "frozen",
+                "prior" if prior else "alone",
+                "accumulated" if accumulate else "single",
+            )
+        )
+        optim = {
+            "text_encoder_lr": 1e-3 if text else 0.0,
+            "accumulate": 2 if accumulate else 1,
+            "ema": 0.9 if accumulate else 0.0,
+        }
         found[name] = {"optim": {**optim, "steps": UPDATES}, "preview": {"every": 10}}
         found[name] |= {"prior": {"images": 3, "prompt": "a thing"}} if prior else {}
-    return found | {f"{name}-words": {**found[name], "adapter": {"tokens": 2}} for name in ("text-prior-accumulated", "frozen-alone-single")}
+    return found | {
+        f"{name}-words": {**found[name], "adapter": {"tokens": 2}}
+        for name in ("text-prior-accumulated", "frozen-alone-single")
+    }
 
 
-def chain(trainer: crashes.Trainer, toml: Path, straight: Path, dice: random.Random) -> tuple[Counter[str], str]:
-    """Kill a run again and again, let it end; return the kills by where they were, and what differs from the undisturbed one."""
+def chain(
+    trainer: crashes.Trainer, toml: Path, straight: Path, rng: random.Random
+) -> tuple[Counter[str], str]:
+    """Kill a run again and again, let it end; return the kills by where they were, and what differs
+    from the undisturbed one.
+    """
     where: Counter[str] = Counter()
     style = straight.parent / toml.stem / f"{toml.stem}.safetensors"
     while sum(where.values()) < CHAIN and not style.exists():
-        point, at = crashes.random_point(dice) if dice.random() < 0.5 else ("", 1)
-        if trainer.run(toml, point, at, after=dice.uniform(0.02, LONGEST))[0] == 9:
+        point, at = crashes.random_point(rng) if rng.random() < 0.5 else ("", 1)
+        if trainer.run(toml, point, at, after=rng.uniform(0.02, LONGEST))[0] == 9:
             where["a random time" if trainer.late else point] += 1
     for point in AT_THE_END:
         if trainer.run(toml, point)[0] == 9:
             where[point] += 1
     ended = trainer.run(toml)
-    return where, crashes.difference(style.parent, straight) if ended == (0, 0) else f"ended with {ended}"
+    return where, crashes.difference(style.parent, straight) if ended == (
+        0,
+        0,
+    ) else f"ended with {ended}"
 
 
-def sweep_chain(trainer: crashes.Trainer, folder: Path, base: Path, number: int, count: int, dice: random.Random) -> tuple[Counter[str], str]:
+def sweep_chain(
+    trainer: crashes.Trainer, folder: Path, base: Path, number: int, count: int, rng: random.Random
+) -> tuple[Counter[str], str]:
     """The same of a sweep of so many styles."""
     where: Counter[str] = Counter()
-    written = lambda name: crashes.sweep_toml(folder, base, name, STYLES[-count:], preview={"every": 10})
+
+    def written(name):
+        return crashes.sweep_toml(folder, base, name, STYLES[-count:], preview={"every": 10})
+
     toml, sweep = written(f"sweep-{number}"), folder / "runs" / f"sweep-{number}"
     if number % 2 and trainer.run(toml, "after a company is written", 2)[0] == 9:
         where["after a company is written"] += 1
-        crashes.paced(sweep, dice.sample(range(1, count + 1), count))
+        crashes.paced(sweep, rng.sample(range(1, count + 1), count))
     while True:
-        point, at = crashes.random_point(dice, sweep=True) if dice.random() < 0.5 else ("", 1)
-        killed, code = trainer.run(toml, point, at, after=dice.uniform(0.02, 2 * LONGEST) if sum(where.values()) < CHAIN else 0)
+        point, at = crashes.random_point(rng, sweep=True) if rng.random() < 0.5 else ("", 1)
+        killed, code = trainer.run(
+            toml,
+            point,
+            at,
+            after=rng.uniform(0.02, 2 * LONGEST) if sum(where.values()) < CHAIN else 0,
+        )
         if killed != 9:
             break
         where["a random time" if trainer.late else point] += 1
@@ -87,7 +129,7 @@ def sweep_chain(trainer: crashes.Trainer, folder: Path, base: Path, number: int,
         return where, f"ended with {killed, code}"
     straight = folder / "runs" / f"straight-{count}-{crashes.order(sweep)}"
     if not straight.exists():
-        crashes.same_company(straight, sweep)
+        crashes.same_schedule(straight, sweep)
         if trainer.run(written(straight.name)) != (0, 0):
             raise SystemExit(f"{straight.name} did not end; see {folder}")
     return where, crashes.differences(sweep, straight)
@@ -99,40 +141,75 @@ def earlier(out: Path | None) -> list[Chain]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Kill trainings and count how many come back as they should.")
-    parser.add_argument("--kills", type=int, default=320, help="how many processes to kill at least (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="decides points and times (default %(default)s)")
+    parser = argparse.ArgumentParser(
+        description="Kill trainings and count how many come back as they should."
+    )
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=320,
+        help="how many processes to kill at least (default %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="decides points and times (default %(default)s)"
+    )
     parser.add_argument("--sweeps", action="store_true", help="kill sweeps, not single runs")
-    parser.add_argument("--out", type=Path, help="file of finished chains, one JSON a line; those in it are not done again")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="file of finished chains, one JSON a line; those in it are not done again",
+    )
     given = parser.parse_args()
     began, done, kinds = time.time(), earlier(given.out), variations()
-    kills = lambda: sum(sum(one["kills"].values()) for one in done)
+
+    def kills():
+        return sum(sum(one["kills"].values()) for one in done)
+
     with tempfile.TemporaryDirectory() as scratch, crashes.Trainer() as trainer:
         folder = Path(scratch)
         base = tiny_base(folder / "base")
         crashes.pictures(folder)
         while kills() < given.kills:
             number = len(done)
-            dice = random.Random(f"{given.seed}-{number}")
+            rng = random.Random(f"{given.seed}-{number}")
             if given.sweeps:
                 count = 2 + number // 2 % 2
-                where, told = sweep_chain(trainer, folder, base, number, count, dice)
-                keep(done, given.out, {"chain": number, "kind": f"{count} styles together", "kills": dict(where), "difference": told})
+                where, told = sweep_chain(trainer, folder, base, number, count, rng)
+                keep(
+                    done,
+                    given.out,
+                    {
+                        "chain": number,
+                        "kind": f"{count} styles together",
+                        "kills": dict(where),
+                        "difference": told,
+                    },
+                )
                 continue
             kind = list(kinds)[number % len(kinds)]
             straight = folder / "runs" / f"straight-{kind}"
-            if not straight.exists() and trainer.run(crashes.run_toml(folder, base, straight.name, **kinds[kind])) != (0, 0):
+            if not straight.exists() and trainer.run(
+                crashes.run_toml(folder, base, straight.name, **kinds[kind])
+            ) != (0, 0):
                 raise SystemExit(f"{straight.name} did not end; see {folder}")
             toml = crashes.run_toml(folder, base, f"chain-{number}", **kinds[kind])
-            where, told = chain(trainer, toml, straight, dice)
-            keep(done, given.out, {"chain": number, "kind": kind, "kills": dict(where), "difference": told})
+            where, told = chain(trainer, toml, straight, rng)
+            keep(
+                done,
+                given.out,
+                {"chain": number, "kind": kind, "kills": dict(where), "difference": told},
+            )
     return summary(done, time.time() - began)
 
 
 def keep(done: list[Chain], out: Path | None, one: Chain) -> None:
     """Tell a chain that has ended, and keep it where the user wants."""
     done.append(one)
-    print(f"chain {one['chain']} ({one['kind']}): {sum(one['kills'].values())} kills, {one['difference'] or 'equal'}", flush=True)
+    print(
+        f"chain {one['chain']} ({one['kind']}): {sum(one['kills'].values())} kills, "
+        f"{one['difference'] or 'equal'}",
+        flush=True,
+    )
     if out is not None:
         with out.open("a") as file:
             file.write(json.dumps(one) + "\n")
@@ -144,8 +221,14 @@ def summary(done: list[Chain], seconds: float) -> int:
         print(f"{count:5d}  {point}")
     wrong = [one for one in done if one["difference"]]
     shortest = min(sum(one["kills"].values()) for one in done)
-    print(f"{sum(where.values())} kills in {len(done)} chains, {shortest} or more in each; {len(wrong)} chains unlike the undisturbed run")
-    print(f"{seconds:.0f} s; torch {version('torch')}, diffusers {version('diffusers')}, peft {version('peft')}")
+    print(
+        f"{sum(where.values())} kills in {len(done)} chains, {shortest} or more in each; "
+        f"{len(wrong)} chains unlike the undisturbed run"
+    )
+    print(
+        f"{seconds:.0f} s; torch {version('torch')}, diffusers {version('diffusers')}, peft "
+        f"{version('peft')}"
+    )
     return 1 if wrong else 0
 
 

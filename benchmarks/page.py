@@ -1,7 +1,8 @@
-"""How quick the page is: `python -m benchmarks.page`. Answering, first paint, a caption among 500 pictures, and what open tabs cost a training.
+"""How quick the page is: `python -m benchmarks.page`. Answering, first paint, a caption among 500
+pictures, and what open tabs cost a training.
 
-Real Chromium over a real page on a free port of this machine; every figure is a median, the training's one of ratios between neighbouring
-turns of one run.
+Real Chromium over a real page on a free port of this machine; every figure is a median, the
+training's one of ratios between neighbouring turns of one run.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=500)
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--tabs", type=int, default=10, help="pages that follow a training")
-    parser.add_argument("--only-training", action="store_true", help="leave out what is measured without one")
+    parser.add_argument(
+        "--only-training", action="store_true", help="leave out what is measured without one"
+    )
     given = parser.parse_args()
     if (chromium := found()) is None:
         print(f"No Chromium: {HOW}.", file=sys.stderr)
@@ -60,7 +63,9 @@ def main() -> int:
         with served(workspace) as address:
             row("process answers", [time.monotonic() - began])
             if not given.only_training:
-                browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+                browser = playwright.chromium.launch(
+                    executable_path=chromium, args=["--no-sandbox"]
+                )
                 row("first paint", [painted(browser, address) for _ in range(5)])
                 desk(browser, address, workspace, given.pictures)
                 browser.close()
@@ -75,10 +80,12 @@ def row(what: str, seconds: Sequence[float]) -> None:
 def many(folder: Path, count: int) -> None:
     """Pictures of noise with captions: no two are alike."""
     folder.mkdir(parents=True)
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for i in range(count):
-        small = Image.fromarray(dice.integers(0, 256, (12, 12, 3), dtype=np.uint8))
-        small.resize((512, 512), Image.Resampling.BICUBIC).save(folder / f"picture {i:04}.jpg", quality=85)
+        small = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+        small.resize((512, 512), Image.Resampling.BICUBIC).save(
+            folder / f"picture {i:04}.jpg", quality=85
+        )
         (folder / f"picture {i:04}.txt").write_text(f"thing {i}\n")
 
 
@@ -109,7 +116,10 @@ def desk(browser: Browser, address: str, workspace: Path, count: int) -> None:
     for i in range(1, min(21, count)):
         began = time.monotonic()
         page.locator("#next-picture").click()
-        page.wait_for_function("wanted => document.querySelector('#caption textarea').value === wanted", arg=f"thing {i}")
+        page.wait_for_function(
+            "wanted => document.querySelector('#caption textarea').value === wanted",
+            arg=f"thing {i}",
+        )
         steps.append(time.monotonic() - began)
         caption.press("End")
         for letter in " seen":
@@ -130,7 +140,18 @@ def slowed(chromium: Chromium, address: str, workspace: Path, turns: int, count:
     """Updates of a training that pages of a browser follow, and while they are held, in turns."""
     run = workspace / "runs" / "long"
     sample = Path(__file__).resolve().parents[1] / "sample_data" / "linocut" / "style.toml"
-    flags = ["--optim.steps", "100000", "--preview.every", "0", "--save.name", "long", "--save.folder", str(run.parent), "--save.every", "0"]
+    flags = [
+        "--optim.steps",
+        "100000",
+        "--preview.every",
+        "0",
+        "--save.name",
+        "long",
+        "--save.folder",
+        str(run.parent),
+        "--save.every",
+        "0",
+    ]
     training = subprocess.Popen(
         [sys.executable, "-m", "training.train_style", str(sample), *flags],
         stdout=subprocess.DEVNULL,
@@ -140,7 +161,9 @@ def slowed(chromium: Chromium, address: str, workspace: Path, turns: int, count:
     ways = {
         "one page": following(chromium, address, 1),
         f"{count} tabs of a window, one in front": following(chromium, address, count),
-        f"{count} pages, all of them drawn and untouched": following(chromium, address, count, drawn=True),
+        f"{count} pages, all of them drawn and untouched": following(
+            chromium, address, count, drawn=True
+        ),
     }
     try:
         while not stepped(run):
@@ -155,11 +178,15 @@ def slowed(chromium: Chromium, address: str, workspace: Path, turns: int, count:
                     time.sleep(CAUGHT_UP)
                     before = cores()
                     followed.append(measured(run))
-                    used.append({name: (after - before[name]) / TURN for name, after in cores().items()})
+                    used.append(
+                        {name: (after - before[name]) / TURN for name, after in cores().items()}
+                    )
             row(f"an update, followed by {way}", followed)
             row("the same while page and browser are held", alone)
             ratio = statistics.median(a / b for a, b in zip(followed, alone, strict=True))
-            busy = ", ".join(f"{name} {statistics.median(turn[name] for turn in used):.3f}" for name in used[0])
+            busy = ", ".join(
+                f"{name} {statistics.median(turn[name] for turn in used):.3f}" for name in used[0]
+            )
             print(f"{ratio:.3f} times as long; cores in use: {busy}", flush=True)
     finally:
         training.terminate()
@@ -167,14 +194,25 @@ def slowed(chromium: Chromium, address: str, workspace: Path, turns: int, count:
 
 
 @contextmanager
-def following(chromium: Chromium, address: str, count: int, *, drawn: bool = False) -> Iterator[None]:
-    """A browser whose tabs follow the newest run. drawn: all of them as if each were in a window of its own.
+def following(
+    chromium: Chromium, address: str, count: int, *, drawn: bool = False
+) -> Iterator[None]:
+    """A browser whose tabs follow the newest run. drawn: all of them as if each were in a window of
+    its own.
 
-    Only a browser without a debugger hides the tabs behind the one in front, so it is let go while time is taken, and asked afterwards.
+    Only a browser without a debugger hides the tabs behind the one in front, so it is let go while
+    time is taken, and asked afterwards.
     """
     port = free_port()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [chromium.path, "--headless=new", "--no-sandbox", "--no-first-run", f"--remote-debugging-port={port}", f"--user-data-dir={profile}"]
+        command = [
+            chromium.path,
+            "--headless=new",
+            "--no-sandbox",
+            "--no-first-run",
+            f"--remote-debugging-port={port}",
+            f"--user-data-dir={profile}",
+        ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             browser = attached(chromium, port)
@@ -184,9 +222,15 @@ def following(chromium: Chromium, address: str, count: int, *, drawn: bool = Fal
                 page.goto(address)
                 page.get_by_role("tab", name="Train").click()
                 page.locator("#status .running").wait_for()
-                page.evaluate("() => { window.hiddenTimes = []; setInterval(() => window.hiddenTimes.push(document.hidden), 1000) }")
+                page.evaluate(
+                    "() => { window.hiddenTimes = []; setInterval(() => "
+                    "window.hiddenTimes.push(document.hidden), 1000) }"
+                )
                 if not drawn:  # a hand on the mouse
-                    page.evaluate("() => setInterval(() => document.dispatchEvent(new Event('pointermove')), 10000)")
+                    page.evaluate(
+                        "() => setInterval(() => document.dispatchEvent(new "
+                        "Event('pointermove')), 10000)"
+                    )
             if drawn:
                 time.sleep(UNTOUCHED)
             else:
@@ -194,10 +238,16 @@ def following(chromium: Chromium, address: str, count: int, *, drawn: bool = Fal
             yield
             if not drawn:
                 browser = attached(chromium, port)
-            times = [page.evaluate("() => window.hiddenTimes") for page in browser.contexts[0].pages if page.url.startswith(address)]
+            times = [
+                page.evaluate("() => window.hiddenTimes")
+                for page in browser.contexts[0].pages
+                if page.url.startswith(address)
+            ]
             hidden = sum(sum(found) > TURN / 2 for found in times)
             if hidden != (0 if drawn else count - 1):
-                raise SystemExit(f"Of {count} tabs {hidden} were hidden: this browser cannot be measured so.")
+                raise SystemExit(
+                    f"Of {count} tabs {hidden} were hidden: this browser cannot be measured so."
+                )
             browser.close()
         finally:
             process.terminate()
@@ -236,7 +286,10 @@ def cores() -> dict[str, float]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Page and browser stand still, as if they were not there: turns with and without them lie close together, whatever else the machine does."""
+    """Page and browser stand still, as if they were not there:
+
+    turns with and without them lie close together, whatever else the machine does.
+    """
     processes = [process for _, process in ours()]
     for process in processes:
         process.suspend()

@@ -1,6 +1,8 @@
-"""Every tab of the page as a picture, light and dark, wide and narrow: `python benchmarks/screenshots.py --workspace FOLDER --out FOLDER`.
+"""Every tab of the page as a picture, light and dark, wide and narrow: `python
+benchmarks/screenshots.py --workspace FOLDER --out FOLDER`.
 
-Opens the page on a free port of this machine over a workspace that is there, so that the pictures show what a user would see.
+Opens the page on a free port of this machine over a workspace that is there, so that the pictures
+show what a user would see.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ def shoot(page: Page, tab: str, file: Path) -> None:
     page.wait_for_timeout(SETTLED)
     window = page.viewport_size
     tall = page.evaluate("document.documentElement.scrollHeight")
-    page.set_viewport_size({**window, "height": min(tall, TALLEST)})  # not full_page, which leaves frames inside the page blank
+    page.set_viewport_size(
+        {**window, "height": min(tall, TALLEST)}
+    )  # not full_page, which leaves frames inside the page blank
     page.wait_for_timeout(SETTLED // 3)
     page.screenshot(path=file)
     page.set_viewport_size(window)
@@ -76,8 +80,18 @@ def free_port() -> int:
 def served(workspace: Path) -> Iterator[str]:
     """The page's address while it is open."""
     port = free_port()
-    command = [sys.executable, "-m", "studio", "--port", str(port), "--workspace", str(workspace.resolve())]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "studio",
+        "--port",
+        str(port),
+        "--workspace",
+        str(workspace.resolve()),
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         line = process.stdout.readline()
         if "is open at" not in line:

@@ -1,4 +1,7 @@
-"""Networks of a given shape with random weights: time and memory do not depend on what a model has learnt, so nothing is downloaded."""
+"""Networks of a given shape with random weights:
+
+time and memory do not depend on what a model has learnt, so nothing is downloaded.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from torch import nn
 from training.models import loader, sd, sdxl
 from training.models.family import Parts
 from training.modules.conv import freeze_convolutions
-from training.modules.group_norm import quicken
-from training.runtime.device import Place
+from training.modules.group_norm import use_fast_group_norm
+from training.runtime.device import DeviceSpec
 from training.storage.paths import builtin_base
 
 TOKENS = 77
@@ -47,11 +50,16 @@ def configs(shape: str) -> dict[str, dict[str, Any]]:
     if shape == "sd21":  # the 768 px model
         found["unet"] |= {"sample_size": 96, "upcast_attention": True}
         found["scheduler"] |= {"prediction_type": "v_prediction"}
-    return {part: config | (TINY.get(part, {}) if shape == "tiny" else {}) for part, config in found.items()}
+    return {
+        part: config | (TINY.get(part, {}) if shape == "tiny" else {})
+        for part, config in found.items()
+    }
 
 
-def network(shape: str, part: str, place: Place) -> nn.Module:
-    """One part with small random weights, in its dtype from the first byte on, so that no copy adds to the peak."""
+def network(shape: str, part: str, place: DeviceSpec) -> nn.Module:
+    """One part with small random weights, in its dtype from the first byte on, so that no copy adds
+    to the peak.
+    """
     import diffusers
     import transformers
 
@@ -60,9 +68,15 @@ def network(shape: str, part: str, place: Place) -> nn.Module:
     if part.startswith("text_encoder"):
         kind = getattr(transformers, config["architectures"][0])
         before = torch.get_default_dtype()
-        torch.set_default_dtype(place.dtype)  # on the meta device its tables of positions would be lost
+        torch.set_default_dtype(
+            place.dtype
+        )  # on the meta device its tables of positions would be lost
         try:
-            made = kind(transformers.CLIPTextConfig(**{k: v for k, v in config.items() if k != "architectures"}))
+            made = kind(
+                transformers.CLIPTextConfig(
+                    **{k: v for k, v in config.items() if k != "architectures"}
+                )
+            )
         finally:
             torch.set_default_dtype(before)
         return made.to(place.device).eval().requires_grad_(False)
@@ -71,7 +85,7 @@ def network(shape: str, part: str, place: Place) -> nn.Module:
     return filled(made, place)
 
 
-def filled(made: nn.Module, place: Place) -> nn.Module:
+def filled(made: nn.Module, place: DeviceSpec) -> nn.Module:
     """A network from the meta device, filled."""
     made = nn.Module.to(made, place.dtype).to_empty(device=place.device)
     with torch.no_grad():
@@ -87,7 +101,9 @@ def tokenizer() -> Any:
     """CLIP's with the vocabulary of the built-in base."""
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer.from_pretrained(builtin_base() / "tokenizer", model_max_length=TOKENS, local_files_only=True)
+    return CLIPTokenizer.from_pretrained(
+        builtin_base() / "tokenizer", model_max_length=TOKENS, local_files_only=True
+    )
 
 
 def scheduler(shape: str) -> Any:
@@ -97,7 +113,7 @@ def scheduler(shape: str) -> Any:
     return getattr(diffusers, config["_class_name"]).from_config(config)
 
 
-def parts(shape: str, place: Place) -> Parts:
+def parts(shape: str, place: DeviceSpec) -> Parts:
     """A base as families.detect.load gives it."""
     from diffusers import DDPMScheduler
 
@@ -105,7 +121,7 @@ def parts(shape: str, place: Place) -> Parts:
     networks = {part: network(shape, part, place) for part in family.classes}
     for part in ("unet", "vae"):
         networks[part] = networks[part].to(memory_format=torch.channels_last)
-        quicken(networks[part])
+        use_fast_group_norm(networks[part])
         freeze_convolutions(networks[part])
     noise, unet, vae = scheduler(shape), networks["unet"].config, networks["vae"].config
     pixel_step = 2 ** (len(vae.block_out_channels) - 1)
@@ -125,14 +141,21 @@ def parts(shape: str, place: Place) -> Parts:
     )
 
 
-def machine(place: Place) -> dict[str, Any]:
+def machine(place: DeviceSpec) -> dict[str, Any]:
     """What a figure depends on."""
     import diffusers
     import peft
 
     from training.runtime.device import has_bfloat16_units
 
-    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "peft": peft.__version__}
-    return {"device": place.name, "cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads(), **versions} | {
-        "bfloat16_units": has_bfloat16_units()
+    versions = {
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "peft": peft.__version__,
     }
+    return {
+        "device": place.name,
+        "cpu": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        **versions,
+    } | {"bfloat16_units": has_bfloat16_units()}

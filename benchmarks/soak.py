@@ -1,9 +1,11 @@
-"""`python -m benchmarks.soak --minutes 10`: the page under eight clients that upload, write captions, train, stop and compare, killed and begun
-again three times on the way.
+"""`python -m benchmarks.soak --minutes 10`: the page under eight clients that upload, write
+captions, train, stop and compare, killed and begun again three times on the way.
 
-Every client works as a browser and a program do: captions go through the page's own event, everything else through its verbs (docs/api.md).
-Counted: answers that are no answer of ours, captions that were said to be saved and are not on disk, lines of tracebacks in the server's log,
-and the memory of the page's process. What a client asks while the page is down is not counted. Exit code 1 when anything was lost or wrong.
+Every client works as a browser and a program do: captions go through the page's own event,
+everything else through its verbs (docs/api.md).
+Counted: answers that are no answer of ours, captions that were said to be saved and are not on
+disk, lines of tracebacks in the server's log, and the memory of the page's process. What a client
+asks while the page is down is not counted. Exit code 1 when anything was lost or wrong.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ from benchmarks.shapes import machine
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = 3
 PATIENCE = 120.0  # seconds, after which an answer counts as none
-GROWTH = 1.25  # of the page's memory from its first third of a life to its last, beyond which it is called unbounded
+# of the page's memory from its first third of a life to its last, beyond which it is called
+# unbounded
+GROWTH = 1.25
 SETTLED = 20.0  # seconds after a start in which its memory is still growing to its size
 WORDS = "red blue small old round quiet apple castle fox boat with and a of green lamp".split()
 
@@ -55,7 +59,9 @@ class Page:
             self.port = free.getsockname()[1]
         self.up = threading.Event()
         self.life = 0
-        self.memory: list[list[tuple[float, float]]] = []  # of each life: seconds since its start, MiB
+        self.memory: list[
+            list[tuple[float, float]]
+        ] = []  # of each life: seconds since its start, MiB
 
     @property
     def url(self) -> str:
@@ -65,8 +71,18 @@ class Page:
         """Seconds until it answered."""
         began = time.monotonic()
         with self.log.open("a") as log:
-            command = [sys.executable, "-m", "studio", "--port", str(self.port), "--workspace", str(self.workspace)]
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            command = [
+                sys.executable,
+                "-m",
+                "studio",
+                "--port",
+                str(self.port),
+                "--workspace",
+                str(self.workspace),
+            ]
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
         while True:
             if self.process.poll() is not None:
                 raise SystemExit(f"the page ended by itself: {self.log.read_text()[-2000:]}")
@@ -99,7 +115,9 @@ class Tally:
     """What all clients saw."""
 
     done: Counter[str] = field(default_factory=Counter)
-    refused: Counter[str] = field(default_factory=Counter)  # our own words, in answer to what cannot be done now
+    refused: Counter[str] = field(
+        default_factory=Counter
+    )  # our own words, in answer to what cannot be done now
     wrong: list[str] = field(default_factory=list)
     waited: dict[str, list[float]] = field(default_factory=dict)  # seconds
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -116,12 +134,14 @@ class Client(threading.Thread):
     def __init__(self, number: int, page: Page, tally: Tally, pictures: Path, end: float) -> None:
         super().__init__(daemon=True)
         self.number, self.page, self.tally, self.end = number, page, tally, end
-        self.dice = random.Random(number)
+        self.rng = random.Random(number)
         self.dataset = f"client{number}"
         self.pictures = pictures
         self.names: list[str] = []
         self.saved: dict[str, str] = {}  # picture -> caption that was said to be saved
-        self.asked: dict[str, set[str]] = {}  # picture -> captions sent since, of which the page died before it answered
+        self.asked: dict[
+            str, set[str]
+        ] = {}  # picture -> captions sent since, of which the page died before it answered
         self.runs: list[str] = []
         self.drawn: list[str] = []
         self.client: gradio_client.Client | None = None
@@ -142,23 +162,34 @@ class Client(threading.Thread):
             try:
                 if self.client is None or self.life != life:
                     self._connect(life)
-                chance = self.dice.random()
-                next(act for limit, act in turns if chance <= limit)() if self.names else self.upload()
+                chance = self.rng.random()
+                next(
+                    act for limit, act in turns if chance <= limit
+                )() if self.names else self.upload()
             except Exception as error:  # a client does not die of what it is here to count
                 if self.page.life == life and self.page.up.is_set():
                     time.sleep(0.5)  # it may have been killed in this moment
                     if self.page.life == life and self.page.up.is_set():
                         with self.tally.lock:
-                            self.tally.wrong.append(f"client {self.number}: {type(error).__name__}: {str(error)[:300]} {_place(error)}")
+                            self.tally.wrong.append(
+                                f"client {self.number}: {type(error).__name__}: "
+                                f"{str(error)[:300]} {_place(error)}"
+                            )
                 self.client = None
-            time.sleep(self.dice.uniform(0.0, 0.6))
+            time.sleep(self.rng.uniform(0.0, 0.6))
 
     def _connect(self, life: int) -> None:
         self.client = gradio_client.Client(self.page.url, verbose=False, download_files=False)
         config = httpx.get(f"{self.page.url}/config", timeout=PATIENCE).json()
         ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
-        of_caption = [d for d in config["dependencies"] if [ids["caption"], "change"] in [list(t) for t in d["targets"]]]
-        self.writing = next(d for d in of_caption if d["inputs"][:2] == [ids["picture-of"], ids["caption"]])
+        of_caption = [
+            d
+            for d in config["dependencies"]
+            if [ids["caption"], "change"] in [list(t) for t in d["targets"]]
+        ]
+        self.writing = next(
+            d for d in of_caption if d["inputs"][:2] == [ids["picture-of"], ids["caption"]]
+        )
         self.life = life
 
     def _ask(self, what: str, *values: Any) -> Any:
@@ -177,21 +208,38 @@ class Client(threading.Thread):
     # --- what it does ---
 
     def upload(self) -> None:
-        some = self.dice.sample(sorted(self.pictures.glob("*")), 3)
-        found = self._ask("upload", self.dataset, [gradio_client.handle_file(path) for path in some])
+        some = self.rng.sample(sorted(self.pictures.glob("*")), 3)
+        found = self._ask(
+            "upload", self.dataset, [gradio_client.handle_file(path) for path in some]
+        )
         if found:
             self.names += [name for name in found["kept"] if not name.endswith(".txt")]
 
     def write(self) -> None:
-        """As the page saves what is typed: one event, one answer. Every time as a page that was just opened, of which the server remembers most."""
-        picture = self.dice.choice(self.names)
-        text = " ".join(self.dice.choices(WORDS, k=6)) + f" {self.dice.random():.6f}"
+        """As the page saves what is typed:
+
+        one event, one answer. Every time as a page that was just opened, of which the server
+        remembers most.
+        """
+        picture = self.rng.choice(self.names)
+        text = " ".join(self.rng.choices(WORDS, k=6)) + f" {self.rng.random():.6f}"
         session = f"c{self.number}-{self.dice.getrandbits(48):x}"
         self.asked.setdefault(picture, set()).add(text)
-        event = {"data": [f"{self.dataset}/{picture}", text, "mini"], "fn_index": self.writing["id"], "session_hash": session}
+        event = {
+            "data": [f"{self.dataset}/{picture}", text, "mini"],
+            "fn_index": self.writing["id"],
+            "session_hash": session,
+        }
         began = time.monotonic()
-        httpx.post(f"{self.page.url}/gradio_api/queue/join", json=event, timeout=PATIENCE).raise_for_status()
-        with httpx.stream("GET", f"{self.page.url}/gradio_api/queue/data", params={"session_hash": session}, timeout=PATIENCE) as answers:
+        httpx.post(
+            f"{self.page.url}/gradio_api/queue/join", json=event, timeout=PATIENCE
+        ).raise_for_status()
+        with httpx.stream(
+            "GET",
+            f"{self.page.url}/gradio_api/queue/data",
+            params={"session_hash": session},
+            timeout=PATIENCE,
+        ) as answers:
             for line in answers.iter_lines():
                 told = json.loads(line[5:]) if line.startswith("data:") else {}
                 if told.get("msg") == "process_completed":
@@ -207,7 +255,14 @@ class Client(threading.Thread):
         if sum(self._state(run) in ("running", "waiting") for run in self.runs[-2:]):
             return
         name = f"{self.dataset}-{len(self.runs)}"
-        settings = {"save.name": name, "optim.steps": 30, "optim.batch_size": 1, "save.every": 10, "preview.every": 0, "report.minutes": 0.0}
+        settings = {
+            "save.name": name,
+            "optim.steps": 30,
+            "optim.batch_size": 1,
+            "save.every": 10,
+            "preview.every": 0,
+            "report.minutes": 0.0,
+        }
         if self._ask("train", self.dataset, settings | {"adapter.rank": 4}):
             self.runs.append(name)
 
@@ -225,10 +280,16 @@ class Client(threading.Thread):
             self._ask("comparison", name)
 
     def compare(self) -> None:
-        ids = [found["id"] for run in self.runs[-2:] if (found := self._ask("status", run)) and found.get("id")]
+        ids = [
+            found["id"]
+            for run in self.runs[-2:]
+            if (found := self._ask("status", run)) and found.get("id")
+        ]
         if self.drawn and (self._ask("comparison", self.drawn[-1]) or {}).get("state") == "drawing":
             return
-        found = self._ask("compare", "mini", ids, [self.dice.choice(WORDS)], [self.number], 2, 1.0, 0)
+        found = self._ask(
+            "compare", "mini", ids, [self.rng.choice(WORDS)], [self.number], 2, 1.0, 0
+        )
         if found:
             self.drawn.append(found["comparison"])
 
@@ -245,18 +306,23 @@ def lost(clients: list[Client], workspace: Path) -> list[str]:
         for picture, text in client.saved.items():
             path = workspace / "datasets" / client.dataset / Path(picture).with_suffix(".txt").name
             there = path.read_text(encoding="utf-8").strip() if path.is_file() else None
-            if there != text and there not in client.asked.get(picture, set()):  # one sent later may have come through without an answer
+            if there != text and there not in client.asked.get(
+                picture, set()
+            ):  # one sent later may have come through without an answer
                 found.append(f"{client.dataset}/{picture}: {there!r} instead of {text!r}")
     return found
 
 
 def drawn_pictures(folder: Path) -> Path:
     folder.mkdir()
-    dice = random.Random(0)
+    rng = random.Random(0)
     for i in range(40):
-        colours = [tuple(dice.randrange(256) for _ in range(3)) for _ in range(2)]
+        colours = [tuple(rng.randrange(256) for _ in range(3)) for _ in range(2)]
         picture = Image.new("RGB", (160, 140), colours[0])
-        picture.paste(colours[1], (dice.randrange(60), dice.randrange(60), 90 + dice.randrange(60), 90 + dice.randrange(50)))
+        picture.paste(
+            colours[1],
+            (rng.randrange(60), rng.randrange(60), 90 + rng.randrange(60), 90 + rng.randrange(50)),
+        )
         picture.save(folder / f"{i}.png")
     return folder
 
@@ -286,14 +352,26 @@ def soaked(minutes: float, count: int, scratch: Path) -> dict[str, Any]:
     for process in psutil.process_iter(["cmdline"]):  # trainings outlive the page, as they should
         if any(str(scratch) in word for word in process.info["cmdline"] or ()):
             process.kill()
-    runs = Counter(_ended(page.workspace / "runs" / run) for client in clients for run in client.runs)
+    runs = Counter(
+        _ended(page.workspace / "runs" / run) for client in clients for run in client.runs
+    )
     log = page.log.read_text(errors="replace")
     return {
-        "starts": starts, "done": dict(tally.done), "refused": dict(tally.refused), "wrong": tally.wrong, "stuck": stuck, "lost": gone,
-        "saved": sum(len(client.saved) for client in clients), "runs": dict(runs), "drawn": sum(len(client.drawn) for client in clients),
-        "waited": {what: [statistics.median(all_of), max(all_of)] for what, all_of in tally.waited.items()},
-        "memory": page.memory, "tracebacks": [part[:1500] for part in log.split("Traceback (most recent call last)")[1:]],
-    }  # fmt: skip
+        "starts": starts,
+        "done": dict(tally.done),
+        "refused": dict(tally.refused),
+        "wrong": tally.wrong,
+        "stuck": stuck,
+        "lost": gone,
+        "saved": sum(len(client.saved) for client in clients),
+        "runs": dict(runs),
+        "drawn": sum(len(client.drawn) for client in clients),
+        "waited": {
+            what: [statistics.median(all_of), max(all_of)] for what, all_of in tally.waited.items()
+        },
+        "memory": page.memory,
+        "tracebacks": [part[:1500] for part in log.split("Traceback (most recent call last)")[1:]],
+    }
 
 
 def _ended(run: Path) -> str:
@@ -310,7 +388,9 @@ def growth(life: list[tuple[float, float]]) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--json", type=Path, help="also write everything that was seen there")
@@ -318,16 +398,23 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as scratch:
         drawn_pictures(Path(scratch) / "pictures")
-        with contextlib.redirect_stderr(io.StringIO()):  # gradio_client prints a traceback whenever the page goes from under it
+        with contextlib.redirect_stderr(
+            io.StringIO()
+        ):  # gradio_client prints a traceback whenever the page goes from under it
             seen = soaked(given.minutes, given.clients, Path(scratch))
     from training.runtime.device import choose
 
     print(json.dumps(machine(choose("cpu", "auto"))) + "\n")
     starts = ", ".join(f"{seconds:.1f}" for seconds in seen["starts"])
-    print(f"{given.clients} clients, {given.minutes:g} minutes, killed {KILLS} times; answering after {starts} s\n")
+    print(
+        f"{given.clients} clients, {given.minutes:g} minutes, killed {KILLS} times; answering "
+        f"after {starts} s\n"
+    )
     print("| asked | answered | median s | longest s |\n|---|---|---|---|")
     for what, times in sorted(seen["done"].items()):
-        print(f"| {what} | {times} | {seen['waited'][what][0]:.2f} | {seen['waited'][what][1]:.1f} |")
+        print(
+            f"| {what} | {times} | {seen['waited'][what][0]:.2f} | {seen['waited'][what][1]:.1f} |"
+        )
     grown = [growth(life) for life in seen["memory"]]
     most = [max((size for _, size in life), default=0) for life in seen["memory"]]
     reasons = Counter()
@@ -335,14 +422,31 @@ def main() -> int:
         reasons[re.sub(r"'[^']*'", "...", words)] += times
     print(f"\nrefused in words: {dict(reasons) or 'nothing'}")
     print(f"runs by their last event: {seen['runs']}, comparisons begun: {seen['drawn']}")
-    print(f"captions on disk as they were said to be saved: {seen['saved'] - len(seen['lost'])} of {seen['saved']}")
-    print(f"memory of each life: {', '.join(f'{size:.0f} MiB at most, grown {g:.2f} times' for size, g in zip(most, grown, strict=True))}")
-    print(f"wrong answers: {len(seen['wrong'])}, tracebacks: {len(seen['tracebacks'])}, clients that hung: {len(seen['stuck'])}")
+    print(
+        f"captions on disk as they were said to be saved: {seen['saved'] - len(seen['lost'])} "
+        f"of {seen['saved']}"
+    )
+    sizes = [
+        f"{size:.0f} MiB at most, grown {g:.2f} times" for size, g in zip(most, grown, strict=True)
+    ]
+    print(f"memory of each life: {', '.join(sizes)}")
+    print(
+        f"wrong answers: {len(seen['wrong'])}, tracebacks: {len(seen['tracebacks'])}, clients "
+        f"that hung: {len(seen['stuck'])}"
+    )
     for line in [*seen["wrong"][:20], *seen["lost"][:20], *seen["tracebacks"][:5]]:
         print(f"- {line}")
     if given.json:
         given.json.write_text(json.dumps(seen, indent=1), encoding="utf-8")
-    return int(bool(seen["wrong"] or seen["lost"] or seen["tracebacks"] or seen["stuck"] or max(grown) > GROWTH))
+    return int(
+        bool(
+            seen["wrong"]
+            or seen["lost"]
+            or seen["tracebacks"]
+            or seen["stuck"]
+            or max(grown) > GROWTH
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""What makes a style good on the built-in base: `python -m benchmarks.style_recipes STYLE ... --work FOLDER`.
+"""What makes a style good on the built-in base: `python -m benchmarks.style_recipes STYLE ...
+--work FOLDER`.
 
-Every recipe below is trained on 24 pictures of a style that the base never saw, and draws other things; true pictures judge (see
-sample_data/mini-sd/recipe/truth.py). Prints a markdown table; what was measured already is read from the work folder.
+Every recipe below is trained on 24 pictures of a style that the base never saw, and draws other
+things; true pictures judge (see sample_data/mini-sd/recipe/truth.py). Prints a markdown table; what
+was measured already is read from the work folder.
 """
 
 from __future__ import annotations
@@ -12,9 +14,16 @@ import sys
 from pathlib import Path
 
 RECIPE = Path(__file__).resolve().parents[1] / "sample_data" / "mini-sd" / "recipe"
-TRIES: dict[str, tuple[str, ...]] = {  # settings of the run, and `pictures`: how many of the 24 are learnt
+TRIES: dict[
+    str, tuple[str, ...]
+] = {  # settings of the run, and `pictures`: how many of the 24 are learnt
     "as the sample style": (),
-    "as it was: mirrored too, 450 updates of 8, 3e-3": ("data.flip=on", "optim.unet_lr=3e-3", "optim.batch_size=8", "optim.steps=450"),
+    "as it was: mirrored too, 450 updates of 8, 3e-3": (
+        "data.flip=on",
+        "optim.unet_lr=3e-3",
+        "optim.batch_size=8",
+        "optim.steps=450",
+    ),
     "450 updates of 8, 3e-3": ("optim.unet_lr=3e-3", "optim.batch_size=8", "optim.steps=450"),
     "450 updates of 8, 2e-3": ("optim.unet_lr=2e-3", "optim.batch_size=8", "optim.steps=450"),
     "450 updates of 8": ("optim.batch_size=8", "optim.steps=450"),
@@ -54,11 +63,20 @@ def main() -> None:
     import truth
     from lessons import for_painter
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("styles", nargs="+")
     parser.add_argument("--work", type=Path, default=Path("work/mini"))
     parser.add_argument("--drawn", type=int, default=40, help="things that are drawn")
-    parser.add_argument("--recipes", nargs="*", default=list(TRIES), choices=list(TRIES), metavar="RECIPE", help="some of them only, by name")
+    parser.add_argument(
+        "--recipes",
+        nargs="*",
+        default=list(TRIES),
+        choices=list(TRIES),
+        metavar="RECIPE",
+        help="some of them only, by name",
+    )
     asked = parser.parse_args()
     things = sorted(set(for_painter(asked.work / "npm").concepts))
     print("| recipe | " + " | ".join(f"{style}: style | things" for style in asked.styles) + " |")
@@ -70,10 +88,28 @@ def main() -> None:
             name = f"recipe-{style}-{at:02d}"
             done = asked.work / "truth" / name / "truth.json"
             if not done.exists():
-                flags = ["--work", str(asked.work), "--drawn", str(asked.drawn), "--strengths", "1", "--name", name]
-                flags += [word for one in chosen if one.startswith("pictures=") for word in ("--learnt", one.partition("=")[2])]
+                flags = [
+                    "--work",
+                    str(asked.work),
+                    "--drawn",
+                    str(asked.drawn),
+                    "--strengths",
+                    "1",
+                    "--name",
+                    name,
+                ]
+                flags += [
+                    word
+                    for one in chosen
+                    if one.startswith("pictures=")
+                    for word in ("--learnt", one.partition("=")[2])
+                ]
                 settings = [one for one in chosen if not one.startswith("pictures=")]
-                truth.tried(style, truth.arguments([style, *flags, "--set", "save.every=0", *settings]), things)
+                truth.tried(
+                    style,
+                    truth.arguments([style, *flags, "--set", "save.every=0", *settings]),
+                    things,
+                )
             last = json.loads(done.read_text())["tries"][-1]
             cells += [f"{last['style']:.0%}", f"{last['content']:.0%}"]
         print(f"| {told} | " + " | ".join(cells) + " |", flush=True)

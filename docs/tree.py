@@ -1,4 +1,6 @@
-"""Write docs/tree.md: every folder and module of the code with the first sentence of its docstring. Run it as `python docs/tree.py`."""
+"""Write docs/tree.md: every folder and module of the code with the first sentence of its docstring.
+Run it as `python docs/tree.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ PAGE = ROOT / "docs" / "tree.md"
 PACKAGES = ("training", "studio")
 INTRODUCTION = """# File tree
 
-Folders are subjects, modules are nouns. Made from the modules' own docstrings by `python docs/tree.py`; a test holds it up to date.
+Folders are subjects, modules are nouns. 
+Made from the modules' own docstrings by `python docs/tree.py`; a test holds it up to date.
 
 """
 
@@ -23,7 +26,9 @@ def summary(path: Path) -> str:
 
 def lines(folder: Path, depth: int = 0) -> list[str]:
     """Return the rows of a package: its own, its modules', its sub-packages'."""
-    found = [f"{'  ' * depth}{folder.name + '/':<{28 - 2 * depth}}{summary(folder / '__init__.py')}"]
+    found = [
+        f"{'  ' * depth}{folder.name + '/':<{28 - 2 * depth}}{summary(folder / '__init__.py')}"
+    ]
     for path in sorted(folder.glob("*.py")):
         if path.name != "__init__.py":
             found.append(f"{'  ' * depth}  {path.name:<{26 - 2 * depth}}{summary(path)}")
@@ -34,7 +39,13 @@ def lines(folder: Path, depth: int = 0) -> list[str]:
 
 def page() -> str:
     """Return the whole page."""
-    return INTRODUCTION + "".join("```text\n" + "\n".join(lines(ROOT / package)) + "\n```\n\n" for package in PACKAGES).rstrip() + "\n"
+    return (
+        INTRODUCTION
+        + "".join(
+            "```text\n" + "\n".join(lines(ROOT / package)) + "\n```\n\n" for package in PACKAGES
+        ).rstrip()
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""`style-studio`, or `python -m studio`: open the page on this machine. Checks what is typed before anything heavy is loaded."""
+"""`style-studio`, or `python -m studio`:
+
+open the page on this machine. Checks what is typed before anything heavy is loaded.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +22,54 @@ from training.storage.paths import Workspace, checked_writable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve the page until Ctrl+C or SIGTERM. Returns 0, or 2 with a message when it cannot be opened."""
-    parser = argparse.ArgumentParser(prog="style-studio", description="Train a style and compare it with the base, in a browser on this machine.")
-    parser.add_argument("do", nargs="?", choices=("open", "doctor"), default="open", help="open the page, or tell what works on this machine")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; one that others reach needs a password (default %(default)s)")
+    """Serve the page until Ctrl+C or SIGTERM.
+
+    Returns 0, or 2 with a message when it cannot be opened.
+    """
+    parser = argparse.ArgumentParser(
+        prog="style-studio",
+        description="Train a style and compare it with the base, in a browser on this machine.",
+    )
+    parser.add_argument(
+        "do",
+        nargs="?",
+        choices=("open", "doctor"),
+        default="open",
+        help="open the page, or tell what works on this machine",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; one that others reach needs a password (default %(default)s)",
+    )
     parser.add_argument("--port", type=int, default=7860, help="default %(default)s")
-    parser.add_argument("--workspace", type=Path, default=Path("workspace"), help="folder for datasets, runs and styles (default ./workspace)")
+    parser.add_argument(
+        "--workspace",
+        type=Path,
+        default=Path("workspace"),
+        help="folder for datasets, runs and styles (default ./workspace)",
+    )
     parser.add_argument(
         "--begin-with",
         choices=sample_project.BEGINNINGS,
         default="example",
         help="what a new workspace holds (default %(default)s)",
     )
-    parser.add_argument("--password-file", type=Path, metavar="FILE", help=f"what to log in with, else the variable {auth.VARIABLE}")
-    parser.add_argument("--public-name", metavar="NAME", default="", help="name browsers use behind a TLS proxy on this machine; needs a password")
-    parser.add_argument("--json", action="store_true", help="the doctor's findings as one JSON object")
+    parser.add_argument(
+        "--password-file",
+        type=Path,
+        metavar="FILE",
+        help=f"what to log in with, else the variable {auth.VARIABLE}",
+    )
+    parser.add_argument(
+        "--public-name",
+        metavar="NAME",
+        default="",
+        help="name browsers use behind a TLS proxy on this machine; needs a password",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="the doctor's findings as one JSON object"
+    )
     given = parser.parse_args(argv)
     if given.do == "doctor":
         return _examine(Workspace(given.workspace), as_json=given.json)
@@ -42,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         public_name = auth.checked_public_name(given.public_name)
         if public_name and password is None:
             raise ConfigError(
-                f"--public-name {public_name} lets others in, so a password is needed: give --password-file FILE or set {auth.VARIABLE}."
+                f"--public-name {public_name} lets others in, so a password is needed: give "
+                f"--password-file FILE or set {auth.VARIABLE}."
             )
         _check_place(given.host, given.port)
         workspace = Workspace(given.workspace)
@@ -60,7 +97,7 @@ def _examine(workspace: Workspace, *, as_json: bool) -> int:
     for finding in doctor.examined(workspace):
         found.append(finding)
         if not as_json:
-            print(doctor.line(finding), flush=True)
+            print(doctor.summary_line(finding), flush=True)
     if as_json:
         print(doctor.as_json(found))
     return 1 if any(finding.state == "bad" for finding in found) else 0
@@ -71,7 +108,9 @@ def _check_place(host: str, port: int) -> None:
     if not 1 <= port <= 65535:
         raise ConfigError(f"--port is {port}, a number from 1 to 65535 was expected.")
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        family, kind, _, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM
+        )[0]
         with socket.socket(family, kind) as probe:
             if os.name == "posix":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -81,21 +120,35 @@ def _check_place(host: str, port: int) -> None:
 
 
 def _no_port(host: str, port: int, error: OSError) -> ConfigError:
-    return ConfigError(f"Port {port} on {host} cannot be had ({error.strerror or error}). Is the page open already? Else give another --port.")
+    return ConfigError(
+        f"Port {port} on {host} cannot be had ({error.strerror or error}). Is the page open "
+        "already? Else give another --port."
+    )
 
 
-def _open(workspace: Workspace, host: str, port: int, password: str | None, public_name: str) -> int:
+def _open(
+    workspace: Workspace, host: str, port: int, password: str | None, public_name: str
+) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="style-studio-", ignore_cleanup_errors=True) as copies:
-        # Before gradio is imported: copies for the browser go with the page, nothing is reported to anyone, and this machine is no proxy's affair.
+        # Before gradio is imported: copies for the browser go with the page, nothing is reported to
+        # anyone, and this machine is no proxy's affair.
         os.environ["GRADIO_TEMP_DIR"] = str(Path(copies).resolve())
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         for name in ("no_proxy", "NO_PROXY"):
-            os.environ[name] = ",".join([*filter(None, [os.environ.get(name)]), "127.0.0.1", "localhost", "::1"])
+            os.environ[name] = ",".join(
+                [*filter(None, [os.environ.get(name)]), "127.0.0.1", "localhost", "::1"]
+            )
         from studio.page import app
 
         try:
-            app.serve(app.build(workspace), host=host, port=port, password=password, public_name=public_name)
+            app.serve(
+                app.build(workspace),
+                host=host,
+                port=port,
+                password=password,
+                public_name=public_name,
+            )
         except KeyboardInterrupt:
             return 0
         except OSError as error:

@@ -1,4 +1,7 @@
-"""A Chromium for the page's test: one that is there, else Playwright's own, else apt's when root. `python -m tests.chromium` gets one."""
+"""A Chromium for the page's test:
+
+one that is there, else Playwright's own, else apt's when root. `python -m tests.chromium` gets one.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ import sys
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-HOW = "install Chromium (apt-get install chromium, or python -m playwright install chromium), or set CHROMIUM to its path"
+HOW = (
+    "install Chromium (apt-get install chromium, or python -m playwright install chromium), "
+    "or set CHROMIUM to its path"
+)
 
 
 def found() -> str | None:
@@ -33,7 +39,13 @@ def fetched() -> None:
         tries += [["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "chromium"]]
     for command in tries:
         try:
-            subprocess.run(command, timeout=300, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(
+                command,
+                timeout=300,
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
         except (OSError, subprocess.SubprocessError):
             continue
         if found():

@@ -1,4 +1,7 @@
-"""Fixtures that several test modules share: one tiny base a session, and a disk that is soon full."""
+"""Fixtures that several test modules share:
+
+one tiny base a session, and a disk that is soon full.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,9 @@ from training.models.family import Parts
 
 
 def _loaded(folder: Path, dtype: torch.dtype) -> Parts:
-    from training.runtime.device import Place
+    from training.runtime.device import DeviceSpec
 
-    return loader.load(loader.find(str(folder)), Place(torch.device("cpu"), dtype))
+    return loader.load(loader.find(str(folder)), DeviceSpec(torch.device("cpu"), dtype))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,7 +48,10 @@ def v_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def parts(base_folder: Path) -> Parts:
-    """The tiny base in float32 on the CPU, shared: put adapters on a base of your own (detect.load), not on this one."""
+    """The tiny base in float32 on the CPU, shared:
+
+    put adapters on a base of your own (detect.load), not on this one.
+    """
     return _loaded(base_folder, torch.float32)
 
 
@@ -60,11 +66,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 64 KiB: a mount where that is allowed, else a limit on the size of files."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode == 0:
+    if (
+        os.geteuid() == 0
+        and subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True
+        ).returncode
+        == 0
+    ):
         yield folder
         subprocess.run(["umount", folder], check=True)
         return
-    before, heard = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before, heard = (
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+    )
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, before[1]))
     yield folder
     resource.setrlimit(resource.RLIMIT_FSIZE, before)

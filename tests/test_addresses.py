@@ -1,4 +1,7 @@
-"""Tests of studio.server.addresses and gradio_patches: what of the installed gradio can be reached, and that it fetches nothing."""
+"""Tests of studio.server.addresses and gradio_patches:
+
+what of the installed gradio can be reached, and that it fetches nothing.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,15 @@ from studio.server import addresses, gradio_patches
 from studio.server.errors import FetchRefused
 from training.storage.paths import Workspace
 
-# Routes of gradio 6.31 that the page does not have, each with the reason; a new route belongs here or into addresses.ADDRESSES
+# Routes of gradio 6.31 that the page does not have, each with the reason; a new route belongs here
+# or into addresses.ADDRESSES
 CLOSED = {
-    r"/gradio_api/(run|api|call|stream|component_server)/.*": "calls without the queue and its checks",
+    r"/gradio_api/(run|api|call|stream|component_server)/.*": "calls outside of the queue",
     r"/gradio_api/component_server": "calls functions of components by name",
     r"/gradio_api/token/?": "gives a login's token away",
-    r"/gradio_api/(dev|runs|run-history|process_recording|profiling|vibe|undo-vibe).*": "tools for a developer",
-    r"/gradio_api/(proxy=|file/|deep_link|openapi).*": "fetches addresses, or other forms of open routes",
+    r"/gradio_api/(dev|runs|run-history|process_recording).*": "developer tools",
+    r"/gradio_api/(profiling|vibe|undo-vibe).*": "developer tools",
+    r"/gradio_api/(proxy=|file/|deep_link|openapi).*": "other forms of open routes",
     r"/gradio_api/custom_component/.*": "there are none",
     r"/(gradio_api/)?(pwa_icon|monitoring).*": "switched off",
     r"/gradio_api/queue/status": "how many wait, which is nobody else's business",
@@ -52,7 +57,11 @@ def paths(server: App, folder: Path) -> list[str]:
     walked, left = [], list(server.routes)
     while left:
         route = left.pop()
-        left.extend(getattr(getattr(route, "original_router", None), "routes", []) or getattr(route, "routes", None) or [])
+        left.extend(
+            getattr(getattr(route, "original_router", None), "routes", [])
+            or getattr(route, "routes", None)
+            or []
+        )
         if isinstance(route, Route):
             walked.append(re.sub(r"\{(\w+)(?::\w+)?\}", fill, route.path))
     return walked
@@ -62,20 +71,46 @@ def test_every_route_of_the_installed_gradio_is_classified(served: App, tmp_path
     found = {path: addresses.is_open(path, tmp_path) for path in paths(served, tmp_path)}
     assert len(found) > 40 and any(found.values())
     closed = re.compile("|".join(f"(?:{pattern})" for pattern in CLOSED))
-    unknown = sorted(path for path, is_open in found.items() if is_open == bool(closed.fullmatch(path)))
+    unknown = sorted(
+        path for path, is_open in found.items() if is_open == bool(closed.fullmatch(path))
+    )
     assert not unknown, f"open and closed at once, or neither: {unknown}"
 
 
 FORMS = (
-    "http://a.invalid/x", "https://a.invalid/x", "HTTP://a.invalid", "hTtP:/a.invalid", "//a.invalid/x", "\\\\a.invalid\\x", "http:\\\\a.invalid",
-    "%68ttp://a.invalid", "http%3a//a.invalid", "%2568ttp://a.invalid", "ftp://a.invalid", "file:///etc/passwd", "data:text/html,x",
-    "/http://a.invalid", " http://a.invalid", "\thttp://a.invalid", "/etc/passwd", "../x", "",
-)  # fmt: skip
+    "http://a.invalid/x",
+    "https://a.invalid/x",
+    "HTTP://a.invalid",
+    "hTtP:/a.invalid",
+    "//a.invalid/x",
+    "\\\\a.invalid\\x",
+    "http:\\\\a.invalid",
+    "%68ttp://a.invalid",
+    "http%3a//a.invalid",
+    "%2568ttp://a.invalid",
+    "ftp://a.invalid",
+    "file:///etc/passwd",
+    "data:text/html,x",
+    "/http://a.invalid",
+    " http://a.invalid",
+    "\thttp://a.invalid",
+    "/etc/passwd",
+    "../x",
+    "",
+)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_no_address_form_of_the_file_route_is_open(form: str, tmp_path: Path) -> None:
-    roots = ("/gradio_api/file=", "/gradio_api/file/", "/file=", "/file/", "/gradio_api//file=", "//gradio_api/file=", "/GRADIO_API/FILE=")
+    roots = (
+        "/gradio_api/file=",
+        "/gradio_api/file/",
+        "/file=",
+        "/file/",
+        "/gradio_api//file=",
+        "//gradio_api/file=",
+        "/GRADIO_API/FILE=",
+    )
     assert not [root for root in roots if addresses.is_open(root + form, tmp_path)]
     assert not addresses.is_open(f"/gradio_api/file={tmp_path}/../{form}", tmp_path)
 
@@ -86,7 +121,12 @@ def test_a_copy_below_the_upload_folder_is_open(tmp_path: Path) -> None:
     assert not addresses.is_open(f"/gradio_api/file={tmp_path}/link/passwd", tmp_path)
 
 
-LOCAL = ("", "/http://a.invalid", "/etc/passwd", "../x")  # left to gradio, which refuses what was not uploaded
+LOCAL = (
+    "",
+    "/http://a.invalid",
+    "/etc/passwd",
+    "../x",
+)  # left to gradio, which refuses what was not uploaded
 
 
 def marked(**keys: str) -> dict[str, object]:
@@ -94,9 +134,14 @@ def marked(**keys: str) -> dict[str, object]:
 
 
 def test_events_name_no_address(tmp_path: Path) -> None:
-    good = {"path": str(tmp_path / "a.png"), "url": f"http://here:1/gradio_api/file={tmp_path}/a.png"}
+    good = {
+        "path": str(tmp_path / "a.png"),
+        "url": f"http://here:1/gradio_api/file={tmp_path}/a.png",
+    }
     assert addresses.complaint_of_files({"data": [good, [marked(**good)]]}, "here:1") is None
-    bad = [marked(path=form) for form in FORMS if form not in LOCAL] + [marked(path=good["path"], url=form) for form in FORMS if form]
+    bad = [marked(path=form) for form in FORMS if form not in LOCAL] + [
+        marked(path=good["path"], url=form) for form in FORMS if form
+    ]
     bad += [marked(path=good["path"], url=f"http://a.invalid/gradio_api/file={tmp_path}/a.png")]
     for one in bad:
         for nested in (one, [one], {"a": [{"b": one}]}):
@@ -110,7 +155,11 @@ def test_gradio_refuses_a_local_file_that_was_not_uploaded(tmp_path: Path) -> No
     LocalContext.blocks.set(page)
     for path in (str(tmp_path / "x"), "/etc/passwd"):
         with pytest.raises(InvalidPathError):
-            asyncio.run(processing_utils.async_move_files_to_cache(marked(path=path), block, check_in_upload_folder=True))
+            asyncio.run(
+                processing_utils.async_move_files_to_cache(
+                    marked(path=path), block, check_in_upload_folder=True
+                )
+            )
     LocalContext.blocks.set(None)
 
 
@@ -121,18 +170,29 @@ def test_gradio_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **_: opened.append(a) or [])
     for module, names in gradio_patches.FETCHERS:
         for name in names:
-            monkeypatch.setattr(module, name, getattr(module, name))  # so that what is replaced comes back
+            monkeypatch.setattr(
+                module, name, getattr(module, name)
+            )  # so that what is replaced comes back
     gradio_patches.refuse_fetching()
     block = gr.File()
     for address in ("http://a.invalid/x", "http://127.0.0.1:9/x"):
         with pytest.raises(FetchRefused):
-            asyncio.run(processing_utils.async_move_files_to_cache(marked(path=address), block, check_in_upload_folder=True))
+            asyncio.run(
+                processing_utils.async_move_files_to_cache(
+                    marked(path=address), block, check_in_upload_folder=True
+                )
+            )
     assert not opened
 
 
 def test_every_fetching_function_is_there_to_be_replaced() -> None:
     """A gradio that renames one has to be read again."""
-    assert not [name for module, names in gradio_patches.FETCHERS for name in names if not hasattr(module, name)]
+    assert not [
+        name
+        for module, names in gradio_patches.FETCHERS
+        for name in names
+        if not hasattr(module, name)
+    ]
 
 
 def test_the_server_believes_no_forwarded_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,6 @@
-"""The page's verbs for programs, called as docs/api.md shows, over real HTTP; and what they refuse."""
+"""The page's verbs for programs, called as docs/api.md shows, over real HTTP; and what they
+refuse.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,19 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(workspace: Path, tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iterator[Any]:
+def page(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory, base_folder: Path
+) -> Iterator[Any]:
     (workspace / "models").mkdir(parents=True)
     (workspace / "models" / "tiny").symlink_to(base_folder)
     port = free_port()
     with page_process("--port", str(port), "--workspace", str(workspace)) as process:
         process.stdout.readline()
-        yield gradio_client.Client(f"http://127.0.0.1:{port}/", verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
+        yield gradio_client.Client(
+            f"http://127.0.0.1:{port}/",
+            verbose=False,
+            download_files=str(tmp_path_factory.mktemp("downloads")),
+        )
         for job in Queue(Workspace(workspace), None).jobs():
             Queue(Workspace(workspace), None).cancel(job.id)
 
@@ -48,15 +56,39 @@ def waited(ask: Any, done: Any, seconds: float = 180.0) -> dict[str, Any]:
 def test_from_upload_to_grid_by_program(page: Any, workspace: Path, tmp_path: Path) -> None:
     files = [gradio_client.handle_file(path) for path in drawn_pictures(tmp_path / "pictures")]
     added = page.predict("balls", files, api_name="/upload")
-    assert added["dataset"] == "balls" and len(added["kept"]) == 4 and added["refused"][0][0] == "page.png"
+    assert (
+        added["dataset"] == "balls"
+        and len(added["kept"]) == 4
+        and added["refused"][0][0] == "page.png"
+    )
     base = str(workspace / "models" / "tiny")
-    wanted = {"base.model": base, "save.name": "balls", "optim.steps": 3, "optim.batch_size": 1, "preview.every": 0, "report.minutes": 0.0}
+    wanted = {
+        "base.model": base,
+        "save.name": "balls",
+        "optim.steps": 3,
+        "optim.batch_size": 1,
+        "preview.every": 0,
+        "report.minutes": 0.0,
+    }
     assert page.predict("balls", wanted, api_name="/train")["run"] == "balls"
-    run = waited(lambda: page.predict("balls", api_name="/status"), lambda s: s["state"] in ("finished", "failed"))
-    assert run["state"] == "finished" and run["step"] == run["steps"] == 3 and run["id"] == "run:balls"
-    assert Path(run["style"]).read_bytes() == (workspace / "runs" / "balls" / "balls.safetensors").read_bytes()
-    drawn = page.predict(base, ["run:balls", ["run:balls", 0.5]], ["a ball"], [0], 2, 1.0, 0, api_name="/compare")
-    grid = waited(lambda: page.predict(drawn["comparison"], api_name="/comparison"), lambda g: g["state"] != "drawing")
+    run = waited(
+        lambda: page.predict("balls", api_name="/status"),
+        lambda s: s["state"] in ("finished", "failed"),
+    )
+    assert (
+        run["state"] == "finished" and run["step"] == run["steps"] == 3 and run["id"] == "run:balls"
+    )
+    assert (
+        Path(run["style"]).read_bytes()
+        == (workspace / "runs" / "balls" / "balls.safetensors").read_bytes()
+    )
+    drawn = page.predict(
+        base, ["run:balls", ["run:balls", 0.5]], ["a ball"], [0], 2, 1.0, 0, api_name="/compare"
+    )
+    grid = waited(
+        lambda: page.predict(drawn["comparison"], api_name="/comparison"),
+        lambda g: g["state"] != "drawing",
+    )
     assert grid["state"] == "finished", grid
     assert Image.open(grid["grid"]).width > 96
 
@@ -99,14 +131,24 @@ BAD = [
 
 
 @pytest.mark.parametrize(("verb", "given"), BAD)
-def test_what_is_wrong_is_told_and_nothing_begins(page: Any, workspace: Path, verb: str, given: tuple[Any, ...]) -> None:
-    before = {p.name for folder in ("runs", "comparisons", "datasets") for p in (workspace / folder).glob("*")}
+def test_what_is_wrong_is_told_and_nothing_begins(
+    page: Any, workspace: Path, verb: str, given: tuple[Any, ...]
+) -> None:
+    before = {
+        p.name
+        for folder in ("runs", "comparisons", "datasets")
+        for p in (workspace / folder).glob("*")
+    }
     with pytest.raises(Exception) as told:
         page.predict(*given, api_name=verb)
     words = str(told.value)
     assert type(told.value).__name__ == "AppError", told.value
     assert words and "Traceback" not in words and len(words) < 2000
-    assert {p.name for folder in ("runs", "comparisons", "datasets") for p in (workspace / folder).glob("*")} == before
+    assert {
+        p.name
+        for folder in ("runs", "comparisons", "datasets")
+        for p in (workspace / folder).glob("*")
+    } == before
 
 
 def test_the_page_in_words_names_every_verb() -> None:

@@ -30,7 +30,12 @@ def packed(path: Path, members: dict[str, bytes | str]) -> Path:
 
 
 def test_pictures_and_their_captions_come_out_folder_by_folder(tmp_path: Path) -> None:
-    members = {"a/1.png": png("red"), "a/1.txt": "a wall", "b/1.png": png("blue"), "b/metadata.jsonl": '{"file_name": "1.png", "text": "a sea"}'}
+    members = {
+        "a/1.png": png("red"),
+        "a/1.txt": "a wall",
+        "b/1.png": png("blue"),
+        "b/metadata.jsonl": '{"file_name": "1.png", "text": "a sea"}',
+    }
     clutter = {"__MACOSX/a/._1.png": b"x", "a/.DS_Store": b"x", "a/Thumbs.db": b"x"}
     ink = store.make(Workspace(tmp_path / "w"), "ink")
     added = store.add(ink, [packed(tmp_path / "in.zip", members | clutter)])
@@ -39,7 +44,13 @@ def test_pictures_and_their_captions_come_out_folder_by_folder(tmp_path: Path) -
 
 
 def test_each_bad_member_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
-    bad = {"../out.png": png("red"), "/abs.png": png("red"), "C:/x.png": png("red"), "run.exe": b"MZ", "bomb.txt": b"a" * 30_000_000}
+    bad = {
+        "../out.png": png("red"),
+        "/abs.png": png("red"),
+        "C:/x.png": png("red"),
+        "run.exe": b"MZ",
+        "bomb.txt": b"a" * 30_000_000,
+    }
     bad |= {"page.png": b"<html>", "half.png": png("green")[:50]}
     ink = store.make(Workspace(tmp_path / "w"), "ink")
     added = store.add(ink, [packed(tmp_path / "in.zip", bad | {"good.png": png("blue")})])

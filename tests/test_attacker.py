@@ -1,4 +1,7 @@
-"""Another site in the user's own Chromium: nothing of the page is read, written, framed or run, and no byte of it comes out."""
+"""Another site in the user's own Chromium:
+
+nothing of the page is read, written, framed or run, and no byte of it comes out.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,22 @@ pytestmark = pytest.mark.browser
 
 ATTACKS = """async (own) => {
     const got = [];
-    const reads = ['/', '/config', '/gradio_api/token', '/gradio_api/info', '/gradio_api/queue/data?session_hash=a',
+    const reads = ['/', '/config', '/gradio_api/token', '/gradio_api/info',
+        '/gradio_api/queue/data?session_hash=a',
         '/gradio_api/file=http://a.invalid/', '/gradio_api/file/http://a.invalid/', '/theme.css'];
     for (const path of reads) for (const credentials of ['include', 'omit']) {
-        try { got.push([path, (await (await fetch(own + path, {credentials})).text()).slice(0, 50)]); } catch { }
+        try {
+            const answer = await fetch(own + path, {credentials});
+            got.push([path, (await answer.text()).slice(0, 50)]);
+        } catch { }
     }
-    for (const path of ['/gradio_api/queue/join', '/gradio_api/upload', '/login', '/gradio_api/cancel']) {
+    const writes = ['/gradio_api/queue/join', '/gradio_api/upload', '/login', '/gradio_api/cancel'];
+    for (const path of writes) {
         for (const type of ['text/plain', 'application/json']) {
             try {
                 const body = '{"fn_index": 0, "data": [], "session_hash": "a"}';
-                const answer = await fetch(own + path, {method: 'POST', headers: {'content-type': type}, body});
+                const headers = {'content-type': type};
+                const answer = await fetch(own + path, {method: 'POST', headers, body});
                 got.push([path, answer.status]);
             } catch { }
         }
@@ -38,7 +47,11 @@ ATTACKS = """async (own) => {
         document.body.append(one);
         setTimeout(done, 2000);
     });
-    await Promise.all([loaded('script', '/config'), loaded('img', '/static/img/logo.svg'), loaded('script', '/assets/index.js')]);
+    await Promise.all([
+        loaded('script', '/config'),
+        loaded('img', '/static/img/logo.svg'),
+        loaded('script', '/assets/index.js'),
+    ]);
     await new Promise(done => {
         const socket = new WebSocket(own.replace('http', 'ws') + '/gradio_api/queue/join');
         socket.onopen = () => done(got.push(['websocket']));
@@ -72,12 +85,16 @@ def attacker() -> Iterator[http.server.ThreadingHTTPServer]:
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
-    with page_process("--port", str(port), "--workspace", str(tmp_path_factory.mktemp("attacked") / "w")) as process:
+    with page_process(
+        "--port", str(port), "--workspace", str(tmp_path_factory.mktemp("attacked") / "w")
+    ) as process:
         assert "open at" in process.stdout.readline()
         yield f"http://127.0.0.1:{port}"
 
 
-def test_no_other_site_reads_writes_frames_or_runs_anything(own: str, attacker: http.server.ThreadingHTTPServer) -> None:
+def test_no_other_site_reads_writes_frames_or_runs_anything(
+    own: str, attacker: http.server.ThreadingHTTPServer
+) -> None:
     with browser() as chromium:
         page = chromium.new_page()
         answered: list[tuple[int, str]] = []
@@ -90,9 +107,16 @@ def test_no_other_site_reads_writes_frames_or_runs_anything(own: str, attacker: 
 
         page.set_content(f'<iframe src="{own}/"></iframe>')
         page.wait_for_timeout(1000)
-        assert not [frame for frame in page.frames if frame.locator("h1", has_text="Style Studio").count()]
+        assert not [
+            frame for frame in page.frames if frame.locator("h1", has_text="Style Studio").count()
+        ]
 
-        for form in ("file=http://a.invalid/x.html", "file=//a.invalid/x", "file/http://a.invalid", "file=%2568ttp://a.invalid"):
+        for form in (
+            "file=http://a.invalid/x.html",
+            "file=//a.invalid/x",
+            "file/http://a.invalid",
+            "file=%2568ttp://a.invalid",
+        ):
             answer = page.goto(f"{own}/gradio_api/{form}")
             assert answer is not None and answer.status in (400, 403, 404)
 
@@ -114,7 +138,10 @@ def test_the_page_itself_runs_under_its_policy(own: str) -> None:
     with browser() as chromium:
         page = chromium.new_page()
         complaints: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console",
+            lambda message: complaints.append(message.text) if message.type == "error" else None,
+        )
         page.on("pageerror", lambda error: complaints.append(str(error)))
         answer = page.goto(own + "/")
         page.wait_for_selector("#theme")
@@ -125,6 +152,9 @@ def test_the_page_itself_runs_under_its_policy(own: str) -> None:
             page.get_by_role("tab", name=name).click()
         page.wait_for_timeout(1500)
         assert not complaints
-        page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x:y onerror=\"window.ran = 1\">')")
+        page.evaluate(
+            "document.body.insertAdjacentHTML('beforeend', '<img src=x:y onerror=\"window.ran "
+            "= 1\">')"
+        )
         page.wait_for_timeout(500)
         assert page.evaluate("window.ran") is None

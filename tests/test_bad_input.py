@@ -1,4 +1,7 @@
-"""What people really give: the command says what is wrong, by name, starts nothing and touches nothing."""
+"""What people really give:
+
+the command says what is wrong, by name, starts nothing and touches nothing.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,21 @@ class Scene:
     toml: Path
 
     def flags(self) -> list[str]:
-        given = {"data.folder": self.pictures, "base.model": self.base, "save.folder": self.root / "runs", "save.name": "s", "base.device": "cpu"}
-        quick = {"optim.steps": 1, "optim.batch_size": 1, "preview.every": 0, "adapter.rank": 1, "base.dtype": "float32", "report.minutes": 0}
+        given = {
+            "data.folder": self.pictures,
+            "base.model": self.base,
+            "save.folder": self.root / "runs",
+            "save.name": "s",
+            "base.device": "cpu",
+        }
+        quick = {
+            "optim.steps": 1,
+            "optim.batch_size": 1,
+            "preview.every": 0,
+            "adapter.rank": 1,
+            "base.dtype": "float32",
+            "report.minutes": 0,
+        }
         return [word for key, value in (given | quick).items() for word in (f"--{key}", str(value))]
 
 
@@ -61,7 +77,10 @@ def contents(folder: Path) -> dict[Path, bytes | None]:
 
 
 def refused(scene: Scene, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run the command; return what it said. Nothing may be started or changed but an empty run folder and its settings."""
+    """Run the command; return what it said.
+
+    Nothing may be started or changed but an empty run folder and its settings.
+    """
     user = [scene.pictures, scene.base]
     before = {folder: contents(folder) for folder in user if folder.is_dir()}
     capsys.readouterr()
@@ -71,7 +90,11 @@ def refused(scene: Scene, arguments: list[str], capsys: pytest.CaptureFixture[st
     assert "Traceback" not in told.err + told.out and told.err.strip()
     assert "something went wrong" not in told.err
     assert all(contents(folder) == content for folder, content in before.items())
-    left = [path.name for path in scene.root.rglob("*") if path.name in ("checkpoints", "crash.txt") or path.name == "s.safetensors"]
+    left = [
+        path.name
+        for path in scene.root.rglob("*")
+        if path.name in ("checkpoints", "crash.txt") or path.name == "s.safetensors"
+    ]
     assert left == []
     return told.err
 
@@ -86,8 +109,14 @@ def test_the_scene_is_sound(scene: Scene) -> None:
 
 def png(width: int, height: int) -> bytes:
     """A header that claims a size, and no pixels."""
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"")),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks
+    )
 
 
 def no_folder(scene: Scene) -> None:
@@ -130,7 +159,9 @@ def leads_nowhere(scene: Scene) -> None:
 
 
 def folder_named_as_caption(scene: Scene) -> None:
-    (scene.pictures / "metadata.jsonl").write_text('{"file_name": "../../etc/passwd", "text": "x"}\n')
+    (scene.pictures / "metadata.jsonl").write_text(
+        '{"file_name": "../../etc/passwd", "text": "x"}\n'
+    )
 
 
 PICTURES: dict[str, tuple[Callable[[Scene], None], str]] = {
@@ -141,9 +172,18 @@ PICTURES: dict[str, tuple[Callable[[Scene], None], str]] = {
     "pictures one below": (pictures_one_below, "sub-folder train holds 2"),
     "zero bytes": (writes("apple.png", b""), "apple.png"),
     "cut off": (cut_off, "apple.png is damaged or cut off"),
-    "text in disguise": (writes("apple.png", b"<html><body>404 Not Found</body></html>"), "apple.png is text, not a picture"),
-    "another format in disguise": (writes("apple.png", b"GIF89a" + b"\0" * 100), "apple.png is a GIF"),
-    "program in disguise": (writes("apple.png", b"\x7fELF" + bytes(range(256)) * 4), "apple.png is not a PNG"),
+    "text in disguise": (
+        writes("apple.png", b"<html><body>404 Not Found</body></html>"),
+        "apple.png is text, not a picture",
+    ),
+    "another format in disguise": (
+        writes("apple.png", b"GIF89a" + b"\0" * 100),
+        "apple.png is a GIF",
+    ),
+    "program in disguise": (
+        writes("apple.png", b"\x7fELF" + bytes(range(256)) * 4),
+        "apple.png is not a PNG",
+    ),
     "bomb": (writes("apple.png", png(50_000, 50_000)), "apple.png has"),
     "larger bomb": (writes("apple.png", png(2**31 - 1, 2**31 - 1)), "apple.png has"),
     "one pixel": (writes("apple.png", png(1, 1)), "apple.png has 1 x 1 px"),
@@ -151,8 +191,14 @@ PICTURES: dict[str, tuple[Callable[[Scene], None], str]] = {
     "caption in UTF-16": (writes("apple.txt", "a red äpple".encode("utf-16")), "apple.txt"),
     "caption in Latin-1": (writes("apple.txt", "ein roter Äpfel".encode("latin-1")), "apple.txt"),
     "caption with NUL": (writes("apple.txt", b"a\0b"), "apple.txt"),
-    "caption of a megabyte": (writes("apple.txt", b"a " * 500_000), "apple.txt has more than 10,000 bytes"),
-    "metadata is not JSON": (writes("metadata.jsonl", b"{'file_name': 'apple.png'}\n"), "metadata.jsonl line 1 is not JSON"),
+    "caption of a megabyte": (
+        writes("apple.txt", b"a " * 500_000),
+        "apple.txt has more than 10,000 bytes",
+    ),
+    "metadata is not JSON": (
+        writes("metadata.jsonl", b"{'file_name': 'apple.png'}\n"),
+        "metadata.jsonl line 1 is not JSON",
+    ),
     "metadata leads out": (folder_named_as_caption, "metadata.jsonl line 1"),
 }
 
@@ -160,7 +206,11 @@ PICTURES: dict[str, tuple[Callable[[Scene], None], str]] = {
 @pytest.mark.parametrize(("spoil", "named"), PICTURES.values(), ids=PICTURES)
 @pytest.mark.parametrize("dry", [False, True], ids=["run", "dry run"])
 def test_pictures_that_cannot_be_used(
-    spoil: Callable[[Scene], None], named: str, dry: bool, scene: Scene, capsys: pytest.CaptureFixture[str]
+    spoil: Callable[[Scene], None],
+    named: str,
+    dry: bool,
+    scene: Scene,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     spoil(scene)
     told = refused(scene, [*scene.flags(), *(["--dry-run"] if dry else [])], capsys)
@@ -168,11 +218,15 @@ def test_pictures_that_cannot_be_used(
     assert not (scene.root / "runs").exists()  # found before anything is made
 
 
-def test_all_that_is_wrong_with_the_pictures_is_told_at_once(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_that_is_wrong_with_the_pictures_is_told_at_once(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
     for spoil in ("zero bytes", "caption with NUL", "link to nowhere"):
         PICTURES[spoil][0](scene)
     told = refused(scene, scene.flags(), capsys)
-    assert "3 things are wrong" in told and all(name in told for name in ("apple.png", "apple.txt", "cat.png"))
+    assert "3 things are wrong" in told and all(
+        name in told for name in ("apple.png", "apple.txt", "cat.png")
+    )
 
 
 # --- settings ---
@@ -208,9 +262,15 @@ def test_all_that_is_wrong_with_the_pictures_is_told_at_once(scene: Scene, capsy
     ],
     ids=lambda found: found[:40].decode("latin-1") if isinstance(found, bytes) else "",
 )
-def test_settings_that_cannot_be_used(content: bytes, named: str, scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_that_cannot_be_used(
+    content: bytes, named: str, scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = scene.flags()
-    given = [word for i, word in enumerate(flags) if f"--{named.split(' ')[0]}" not in (word, flags[max(0, i - 1)])]  # the file's word counts
+    given = [
+        word
+        for i, word in enumerate(flags)
+        if f"--{named.split(' ')[0]}" not in (word, flags[max(0, i - 1)])
+    ]  # the file's word counts
     scene.toml.write_bytes(content)
     told = refused(scene, [str(scene.toml), *given], capsys)
     assert named in told
@@ -245,12 +305,19 @@ def test_settings_that_cannot_be_used(content: bytes, named: str, scene: Scene, 
     ],
     ids=lambda found: " ".join(found)[:40] if isinstance(found, list) else "",
 )
-def test_flags_that_cannot_be_used(flags: list[str], named: str, scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_that_cannot_be_used(
+    flags: list[str], named: str, scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert named in refused(scene, [*scene.flags(), *flags], capsys)
 
 
-@pytest.mark.parametrize(("name", "named"), [("gone.toml", "gone.toml is not there"), (".", "is a folder, a TOML file was expected")])
-def test_a_file_of_settings_that_is_none(name: str, named: str, scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [("gone.toml", "gone.toml is not there"), (".", "is a folder, a TOML file was expected")],
+)
+def test_a_file_of_settings_that_is_none(
+    name: str, named: str, scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert named in refused(scene, [str(scene.root / name), *scene.flags()], capsys)
 
 
@@ -273,7 +340,9 @@ def test_a_file_where_the_run_should_be(scene: Scene, capsys: pytest.CaptureFixt
     assert (scene.root / "runs" / "s").read_text() == "precious"
 
 
-def test_a_run_folder_whose_settings_are_broken(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_folder_whose_settings_are_broken(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
     (scene.root / "runs" / "s").mkdir(parents=True)
     (scene.root / "runs" / "s" / "run.toml").write_text("[optim")
     assert str(scene.root / "runs" / "s" / "run.toml") in refused(scene, scene.flags(), capsys)
@@ -343,19 +412,49 @@ BASES: dict[str, tuple[Callable[[Scene], None], str]] = {
     "no index": (removes("model_index.json"), "has no model_index.json"),
     "index is not JSON": (rewrites("model_index.json", "{"), "model_index.json cannot be read"),
     "index is a list": (rewrites("model_index.json", "[]"), "model_index.json is not a config"),
-    "index is nested": (rewrites("model_index.json", "[" * 100_000), "model_index.json cannot be read"),
-    "XL by name only": (changes("model_index.json", _class_name="StableDiffusionXLPipeline"), "does not hear the picture's size"),
-    "another pipeline": (changes("model_index.json", _class_name="DDPMPipeline"), "is a DDPMPipeline"),
-    "no pipeline": (changes("model_index.json", _class_name=None), "is a folder without a pipeline"),
-    "no such scheduler": (changes("model_index.json", scheduler=["diffusers", "Nope"]), "names ['diffusers', 'Nope'] as scheduler"),
-    "scheduler is no scheduler": (changes("model_index.json", scheduler=["diffusers", "DiffusionPipeline"]), "as scheduler"),
+    "index is nested": (
+        rewrites("model_index.json", "[" * 100_000),
+        "model_index.json cannot be read",
+    ),
+    "XL by name only": (
+        changes("model_index.json", _class_name="StableDiffusionXLPipeline"),
+        "does not hear the picture's size",
+    ),
+    "another pipeline": (
+        changes("model_index.json", _class_name="DDPMPipeline"),
+        "is a DDPMPipeline",
+    ),
+    "no pipeline": (
+        changes("model_index.json", _class_name=None),
+        "is a folder without a pipeline",
+    ),
+    "no such scheduler": (
+        changes("model_index.json", scheduler=["diffusers", "Nope"]),
+        "names ['diffusers', 'Nope'] as scheduler",
+    ),
+    "scheduler is no scheduler": (
+        changes("model_index.json", scheduler=["diffusers", "DiffusionPipeline"]),
+        "as scheduler",
+    ),
     "no vae": (removes("vae"), "has no vae/ folder"),
     "unet's config is missing": (removes("unet/config.json"), "has no unet/config.json"),
     "unet's config is not JSON": (rewrites("unet/config.json", "\0"), "config.json cannot be read"),
-    "unet's config is nonsense": (changes("unet/config.json", block_out_channels=5), "block_out_channels"),
-    "unet's config does not fit": (changes("unet/config.json", block_out_channels=[16, 32]), "unet cannot be loaded"),
-    "inpainting": (changes("unet/config.json", in_channels=9), "takes 9 channels where its VAE gives 4"),
-    "text encoder's config is nonsense": (changes("text_encoder/config.json", hidden_size="wide"), "text_encoder cannot be loaded"),
+    "unet's config is nonsense": (
+        changes("unet/config.json", block_out_channels=5),
+        "block_out_channels",
+    ),
+    "unet's config does not fit": (
+        changes("unet/config.json", block_out_channels=[16, 32]),
+        "unet cannot be loaded",
+    ),
+    "inpainting": (
+        changes("unet/config.json", in_channels=9),
+        "takes 9 channels where its VAE gives 4",
+    ),
+    "text encoder's config is nonsense": (
+        changes("text_encoder/config.json", hidden_size="wide"),
+        "text_encoder cannot be loaded",
+    ),
     "only pickles": (only_pickles, "holds only diffusion_pytorch_model.bin, a pickle"),
     "unet cut off": (truncated("unet"), "unet cannot be loaded"),
     "text encoder cut off": (truncated("text_encoder"), "text_encoder cannot be loaded"),
@@ -364,20 +463,34 @@ BASES: dict[str, tuple[Callable[[Scene], None], str]] = {
     "vae with a gap": (lacking("vae"), "vae lacks 1 of its weights"),
     "no words": (no_words, "tokenizer has no vocab.json"),
     "words are not JSON": (rewrites("tokenizer/tokenizer.json", "{"), "tokenizer cannot be loaded"),
-    "scheduler's config is not JSON": (rewrites("scheduler/scheduler_config.json", "{"), "scheduler cannot be used"),
-    "unknown noise schedule": (changes("scheduler/scheduler_config.json", beta_schedule="x"), "scheduler cannot be used"),
-    "unknown prediction": (changes("scheduler/scheduler_config.json", prediction_type="sample"), "predicts 'sample'"),
+    "scheduler's config is not JSON": (
+        rewrites("scheduler/scheduler_config.json", "{"),
+        "scheduler cannot be used",
+    ),
+    "unknown noise schedule": (
+        changes("scheduler/scheduler_config.json", beta_schedule="x"),
+        "scheduler cannot be used",
+    ),
+    "unknown prediction": (
+        changes("scheduler/scheduler_config.json", prediction_type="sample"),
+        "predicts 'sample'",
+    ),
 }
 
 
 @pytest.mark.parametrize(("spoil", "named"), BASES.values(), ids=BASES)
-def test_bases_that_cannot_be_used(spoil: Callable[[Scene], None], named: str, scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bases_that_cannot_be_used(
+    spoil: Callable[[Scene], None], named: str, scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
     spoil(scene)
     told = refused(scene, scene.flags(), capsys)
     assert named in told and "base" in told
 
 
-REFINER = {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3), "conditioner.embedders.0.model.x": torch.zeros(2)}
+REFINER = {
+    "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3),
+    "conditioner.embedders.0.model.x": torch.zeros(2),
+}
 REFINER |= {"first_stage_model.decoder.conv_in.weight": torch.zeros(2)}
 
 
@@ -389,13 +502,19 @@ REFINER |= {"first_stage_model.decoder.conv_in.weight": torch.zeros(2)}
         ("model.txt", b"x", "file of an unknown kind"),
         ("model.safetensors", b"", "damaged or cut off"),
         ("model.safetensors", b"\xff" * 100, "damaged or cut off"),
-        ("model.safetensors", safetensors.torch.save({"lora_unet_x.lora_up.weight": torch.zeros(2, 2)}), "is a style (LoRA), not a base"),
+        (
+            "model.safetensors",
+            safetensors.torch.save({"lora_unet_x.lora_up.weight": torch.zeros(2, 2)}),
+            "is a style (LoRA), not a base",
+        ),
         ("model.safetensors", safetensors.torch.save(REFINER), "is a Stable Diffusion XL refiner"),
         ("model.safetensors", safetensors.torch.save({"x": torch.zeros(2)}), "holds no UNet"),
     ],
     ids=["ckpt", "bin", "txt", "empty", "noise", "style", "XL", "another model"],
 )
-def test_files_that_are_no_base(name: str, content: bytes, named: str, scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_no_base(
+    name: str, content: bytes, named: str, scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = scene.root / name
     path.write_bytes(content)
     told = refused(scene, [*scene.flags(), "--base.model", str(path)], capsys)
@@ -403,6 +522,10 @@ def test_files_that_are_no_base(name: str, content: bytes, named: str, scene: Sc
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("name", ["gone.ckpt", "/nowhere/base", "gone.safetensors", "x" * 5000, "a b c", "../gone", "."])
-def test_names_that_are_no_base(name: str, scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "name", ["gone.ckpt", "/nowhere/base", "gone.safetensors", "x" * 5000, "a b c", "../gone", "."]
+)
+def test_names_that_are_no_base(
+    name: str, scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert Path(name).name[:300] in refused(scene, [*scene.flags(), "--base.model", name], capsys)

@@ -13,7 +13,14 @@ from training.models import loader
 from training.models.family import Parts
 from training.storage.paths import builtin_base
 
-CAPTIONS = ["", "a cat", "icon of a cat's style", "Ünïcode 水墨 and 123 things, don't", "x" * 300, "icon " * 100]
+CAPTIONS = [
+    "",
+    "a cat",
+    "icon of a cat's style",
+    "Ünïcode 水墨 and 123 things, don't",
+    "x" * 300,
+    "icon " * 100,
+]
 
 
 @pytest.fixture(params=["tokenizer.json", "vocab.json"])
@@ -49,7 +56,10 @@ def test_sides_are_the_bases_own(base_folder: Path) -> None:
     assert (known.side, known.multiple) == loader.sides(loader.find(str(base_folder)))
 
 
-@pytest.mark.skipif(not (builtin_base() / "model_index.json").is_file(), reason="the built-in base is not in this clone")
+@pytest.mark.skipif(
+    not (builtin_base() / "model_index.json").is_file(),
+    reason="the built-in base is not in this clone",
+)
 def test_the_built_in_base_is_known() -> None:
     known = base_info.known("mini")
     assert (known.side, known.multiple) == loader.sides(loader.find("mini"))
@@ -68,7 +78,12 @@ def test_what_is_no_base_is_told(model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "content"), [("unet/config.json", "{"), ("tokenizer/tokenizer.json", "{}"), ("unet/config.json", '{"block_out_channels": 3}')]
+    ("file", "content"),
+    [
+        ("unet/config.json", "{"),
+        ("tokenizer/tokenizer.json", "{}"),
+        ("unet/config.json", '{"block_out_channels": 3}'),
+    ],
 )
 def test_a_damaged_base_is_told(base_folder: Path, tmp_path: Path, file: str, content: str) -> None:
     shutil.copytree(base_folder, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))

@@ -4,7 +4,7 @@ from collections import Counter
 
 import torch
 
-from training.runtime.rng import Order, dice, drawn
+from training.runtime.rng import Order, drawn, seeded_generator
 
 CHANCE = dict(shape=(4, 8, 8), timesteps=1000, flip=True, caption_dropout=0.3, noise_offset=0.0)
 
@@ -13,11 +13,20 @@ def test_what_a_row_gets_depends_on_its_place_alone() -> None:
     first = drawn(7, 3, 2, **CHANCE)
     drawn(7, 4, 0, **CHANCE), torch.randn(5)
     again = drawn(7, 3, 2, **CHANCE)
-    assert torch.equal(first.noise, again.noise) and first.timestep == again.timestep and first.mirrored == again.mirrored
+    assert (
+        torch.equal(first.noise, again.noise)
+        and first.timestep == again.timestep
+        and first.mirrored == again.mirrored
+    )
 
 
 def test_rows_steps_and_seeds_differ() -> None:
-    seen = {drawn(seed, step, row, **CHANCE).noise[0, 0, 0].item() for seed in (0, 1) for step in range(5) for row in range(5)}
+    seen = {
+        drawn(seed, step, row, **CHANCE).noise[0, 0, 0].item()
+        for seed in (0, 1)
+        for step in range(5)
+        for row in range(5)
+    }
     assert len(seen) == 50
 
 
@@ -62,13 +71,21 @@ def test_order_is_a_function_of_seed_and_place() -> None:
 
 def test_dice_do_not_touch_the_global_generator() -> None:
     before = torch.get_rng_state()
-    torch.randn(3, generator=dice(1, 2, 3))
+    torch.randn(3, generator=seeded_generator(1, 2, 3))
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_timestep_bias_leans_towards_noise_or_strokes() -> None:
-    mean = lambda bias: sum(drawn(0, step, 0, **CHANCE, timestep_bias=bias).timestep for step in range(3000)) / 3000 / 1000
+    def mean(bias):
+        return (
+            sum(drawn(0, step, 0, **CHANCE, timestep_bias=bias).timestep for step in range(3000))
+            / 3000
+            / 1000
+        )
+
     # The mean of u^(2^-b) is 1 / (1 + 2^-b)
     for bias in (-2.0, -1.0, 0.0, 1.0, 2.0):
         assert abs(mean(bias) - 1 / (1 + 2**-bias)) < 0.02
-    assert all(0 <= drawn(0, step, 0, **CHANCE, timestep_bias=3.0).timestep < 1000 for step in range(500))
+    assert all(
+        0 <= drawn(0, step, 0, **CHANCE, timestep_bias=3.0).timestep < 1000 for step in range(500)
+    )

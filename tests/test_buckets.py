@@ -9,7 +9,16 @@ import pytest
 from training.data.buckets import Bucket, buckets, fit, nearest
 from training.errors import ConfigError
 
-SIZES = [(64, 32), (128, 32), (256, 64), (500, 64), (512, 64), (768, 64), (1024, 64), (1000, 32)]  # px, px
+SIZES = [
+    (64, 32),
+    (128, 32),
+    (256, 64),
+    (500, 64),
+    (512, 64),
+    (768, 64),
+    (1024, 64),
+    (1000, 32),
+]  # px, px
 
 
 @pytest.mark.parametrize(("area_side", "multiple"), SIZES)
@@ -50,10 +59,21 @@ def test_too_small_an_area_names_the_setting() -> None:
 
 def test_nearest_is_the_least_log_distance() -> None:
     choices = buckets(512, 64)
-    for width, height in [(100, 100), (1920, 1080), (1080, 1920), (3000, 2000), (333, 500), (10, 5000), (5000, 10), (512, 640)]:
+    for width, height in [
+        (100, 100),
+        (1920, 1080),
+        (1080, 1920),
+        (3000, 2000),
+        (333, 500),
+        (10, 5000),
+        (5000, 10),
+        (512, 640),
+    ]:
         chosen = nearest(width, height, choices)
         distances = [abs(math.log(width / height) - math.log(b.width / b.height)) for b in choices]
-        assert abs(math.log(width / height) - math.log(chosen.width / chosen.height)) == pytest.approx(min(distances))
+        assert abs(
+            math.log(width / height) - math.log(chosen.width / chosen.height)
+        ) == pytest.approx(min(distances))
 
 
 def test_nearest_treats_width_and_height_alike_and_ignores_order() -> None:
@@ -63,21 +83,35 @@ def test_nearest_treats_width_and_height_alike_and_ignores_order() -> None:
         assert (one.width, one.height) == (other.height, other.width)
 
 
-@pytest.mark.parametrize("size", [(16, 16), (17, 4000), (4000, 17), (512, 512), (511, 513), (1023, 767), (640, 641), (3, 2)])
+@pytest.mark.parametrize(
+    "size",
+    [(16, 16), (17, 4000), (4000, 17), (512, 512), (511, 513), (1023, 767), (640, 641), (3, 2)],
+)
 def test_fit_covers_the_bucket_without_distortion(size: tuple[int, int]) -> None:
     for bucket in buckets(512, 64):
         width, height, left, top = fit(*size, bucket)
         assert width == bucket.width or height == bucket.height, "larger than needed"
         assert 0 <= left <= width - bucket.width and 0 <= top <= height - bucket.height
-        assert abs((width - bucket.width) - 2 * left) <= 1 and abs((height - bucket.height) - 2 * top) <= 1, "off the centre"
+        assert (
+            abs((width - bucket.width) - 2 * left) <= 1
+            and abs((height - bucket.height) - 2 * top) <= 1
+        ), "off the centre"
         scale = max(bucket.width / size[0], bucket.height / size[1])
-        assert abs(width - size[0] * scale) <= 0.5 + 1e-9 and abs(height - size[1] * scale) <= 0.5 + 1e-9
+        assert (
+            abs(width - size[0] * scale) <= 0.5 + 1e-9
+            and abs(height - size[1] * scale) <= 0.5 + 1e-9
+        )
 
 
 def test_fit_of_the_same_size_does_nothing() -> None:
     assert fit(640, 384, Bucket(640, 384)) == (640, 384, 0, 0)
 
 
-@pytest.mark.parametrize(("place", "corner"), [((0.0, 0.5), (0, 0)), ((0.5, 0.5), (32, 0)), ((1.0, 0.5), (64, 0)), ((0.25, 1.0), (16, 0))])
-def test_the_crop_lies_where_it_was_put(place: tuple[float, float], corner: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("place", "corner"),
+    [((0.0, 0.5), (0, 0)), ((0.5, 0.5), (32, 0)), ((1.0, 0.5), (64, 0)), ((0.25, 1.0), (16, 0))],
+)
+def test_the_crop_lies_where_it_was_put(
+    place: tuple[float, float], corner: tuple[int, int]
+) -> None:
     assert fit(128, 64, Bucket(64, 64), place)[2:] == corner

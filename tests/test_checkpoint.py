@@ -17,7 +17,9 @@ TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1], dtype=to
 def test_round_trip_is_exact(tmp_path: Path) -> None:
     checkpoint.write(tmp_path, 5, TENSORS, {"x": [1, "é"]}, keep=2)
     found, complaints = checkpoint.newest(tmp_path)
-    assert found is not None and found.step == 5 and found.state == {"x": [1, "é"]} and not complaints
+    assert (
+        found is not None and found.step == 5 and found.state == {"x": [1, "é"]} and not complaints
+    )
     assert all(torch.equal(found.tensors[k], v) for k, v in TENSORS.items())
 
 
@@ -38,7 +40,13 @@ def test_a_damaged_one_is_named_and_passed_over(tmp_path: Path, name: str, damag
         file.unlink()
     else:
         middle = len(data) // 2
-        file.write_bytes({"cut": data[:-1], "empty": b"", "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]}[damage])
+        file.write_bytes(
+            {
+                "cut": data[:-1],
+                "empty": b"",
+                "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+            }[damage]
+        )
     found, complaints = checkpoint.newest(tmp_path)
     assert found is not None and found.step == 1
     assert len(complaints) == 1 and "step-0000002" in complaints[0]
@@ -48,7 +56,9 @@ def test_a_full_disk_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Monk
     checkpoint.write(tmp_path, 1, TENSORS, {}, keep=1)
 
     def full(path: Path, data: bytes | str) -> None:
-        raise SpaceError(f"{path} could not be written (No space left on device)") from OSError(errno.ENOSPC, "No space left on device")
+        raise SpaceError(f"{path} could not be written (No space left on device)") from OSError(
+            errno.ENOSPC, "No space left on device"
+        )
 
     monkeypatch.setattr(checkpoint, "write_whole", full)
     with pytest.raises(SpaceError):
@@ -82,7 +92,9 @@ def test_a_file_cut_at_any_byte_or_with_any_bit_changed_is_passed_over(tmp_path:
     for name in (*checkpoint.FILES, "manifest.json"):
         data = (last / name).read_bytes()
         cut = [data[:end] for end in range(len(data))]
-        flipped = [data[:i] + bytes([data[i] ^ 1 << i % 8]) + data[i + 1 :] for i in range(len(data))]
+        flipped = [
+            data[:i] + bytes([data[i] ^ 1 << i % 8]) + data[i + 1 :] for i in range(len(data))
+        ]
         for damaged in [*cut, *flipped, data + b" "]:
             (last / name).write_bytes(damaged)
             with pytest.raises(checkpoint.DAMAGED):
@@ -94,27 +106,53 @@ def test_a_file_cut_at_any_byte_or_with_any_bit_changed_is_passed_over(tmp_path:
     assert checkpoint.newest(tmp_path)[0].step == 2
 
 
-def test_the_order_of_writes_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each file is on disk before its name is, the folder's content before the folder's name, and that before an old one goes."""
+def test_the_order_of_writes_survives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is on disk before its name is, the folder's content before the folder's name, and
+    that before an old one goes.
+    """
     checkpoint.write(tmp_path, 1, TENSORS, {}, keep=1)
     told: list[tuple[str, str]] = []
     fsync, rename, replace, rmtree = os.fsync, os.rename, os.replace, shutil.rmtree
-    shown = lambda path: Path(os.fsdecode(path)).relative_to(tmp_path).as_posix()
-    monkeypatch.setattr(os, "fsync", lambda fd: (told.append(("fsync", shown(Path(f"/proc/self/fd/{fd}").readlink()))), fsync(fd))[1])
-    monkeypatch.setattr(os, "rename", lambda a, b: (told.append(("rename", shown(b))), rename(a, b))[1])
-    monkeypatch.setattr(os, "replace", lambda a, b: (told.append(("rename", shown(b))), replace(a, b))[1])
-    monkeypatch.setattr(shutil, "rmtree", lambda path, **keys: (told.append(("remove", shown(path))), rmtree(path, **keys))[1])
+
+    def shown(path):
+        return Path(os.fsdecode(path)).relative_to(tmp_path).as_posix()
+
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda fd: (
+            told.append(("fsync", shown(Path(f"/proc/self/fd/{fd}").readlink()))),
+            fsync(fd),
+        )[1],
+    )
+    monkeypatch.setattr(
+        os, "rename", lambda a, b: (told.append(("rename", shown(b))), rename(a, b))[1]
+    )
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: (told.append(("rename", shown(b))), replace(a, b))[1]
+    )
+    monkeypatch.setattr(
+        shutil,
+        "rmtree",
+        lambda path, **keys: (told.append(("remove", shown(path))), rmtree(path, **keys))[1],
+    )
     checkpoint.write(tmp_path, 2, TENSORS, {}, keep=1)
     new, named = ".step-0000002.tmp", told.index(("rename", "step-0000002"))
     for name in (*checkpoint.FILES, "manifest.json"):
         at = told.index(("rename", f"{new}/{name}"))
-        assert told[at - 1][0] == "fsync" and told[at - 1][1].startswith(f"{new}/.{name}")  # the content, before it has its name
+        assert told[at - 1][0] == "fsync" and told[at - 1][1].startswith(
+            f"{new}/.{name}"
+        )  # the content, before it has its name
         assert ("fsync", new) in told[at:named]  # the name, before the folder has its own
     assert ("fsync", ".") in told[named:]
     assert told.index(("remove", "step-0000001")) > told.index(("fsync", "."), named)
 
 
-def test_a_crash_while_one_is_replaced_leaves_the_one_or_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_while_one_is_replaced_leaves_the_one_or_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint.write(tmp_path, 1, TENSORS, {"which": "old"}, keep=1)
     rename, left = Path.rename, [0]
 
@@ -133,22 +171,35 @@ def test_a_crash_while_one_is_replaced_leaves_the_one_or_the_other(tmp_path: Pat
         assert found is not None and found.state == {"which": "old"} and not complaints
     monkeypatch.undo()
     checkpoint.write(tmp_path, 1, TENSORS, {"which": "new"}, keep=1)
-    assert checkpoint.newest(tmp_path)[0].state == {"which": "new"} and [p.name for p in tmp_path.iterdir()] == ["step-0000001"]
+    assert checkpoint.newest(tmp_path)[0].state == {"which": "new"} and [
+        p.name for p in tmp_path.iterdir()
+    ] == ["step-0000001"]
 
 
-def test_what_does_not_read_back_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_read_back_deletes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A disk that lies: bytes change on their way."""
     checkpoint.write(tmp_path, 1, TENSORS, {}, keep=1)
     written = checkpoint.write_whole
-    monkeypatch.setattr(checkpoint, "write_whole", lambda path, data: written(path, data[:-1] if path.suffix == ".safetensors" else data))
+    monkeypatch.setattr(
+        checkpoint,
+        "write_whole",
+        lambda path, data: written(path, data[:-1] if path.suffix == ".safetensors" else data),
+    )
     with pytest.raises(SpaceError, match="does not read back"):
         checkpoint.write(tmp_path, 2, TENSORS, {}, keep=1)
     assert checkpoint.newest(tmp_path)[0].step == 1
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
-def test_a_disk_that_fails_at_any_flush_leaves_one_that_verifies(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """EIO-like failures at the first, second, ... fsync of a save, until one save needs no more of them."""
+def test_a_disk_that_fails_at_any_flush_leaves_one_that_verifies(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EIO-like failures at the first, second, ...
+
+    fsync of a save, until one save needs no more of them.
+    """
     fsync, left = os.fsync, [0]
 
     def fails(handle: int) -> None:

@@ -72,7 +72,11 @@ def spoilt(ink: Path, how: str) -> dict[str, tuple[str, ...]]:
     if how == "unreadable":
         (ink / "boat.txt").write_bytes("ein Bär".encode("utf-16"))
         return {"unreadable": ("boat.png",)}
-    text = {"odd": "see https://x.example", "untidy": "boat, , boat", "long": "a boat, on the wide sea"}[how]
+    text = {
+        "odd": "see https://x.example",
+        "untidy": "boat, , boat",
+        "long": "a boat, on the wide sea",
+    }[how]
     store.write_caption(ink, "boat.png", text)
     return {how: ("boat.png",)}
 
@@ -102,13 +106,13 @@ def test_every_mend_ends_its_finding_and_can_be_undone(ink: Path, kind: str) -> 
     spoilt(ink, kind)
     [finding] = checks.findings(ink, BASE)
     before = {f.name: f.read_bytes() for f in ink.iterdir() if f.is_file()}
-    for mend, _ in finding.mends:
-        fixes.mend(ink, finding.kind, mend, finding.pictures, BASE)
-        assert found(ink) == {}, mend
+    for fix, _ in finding.offered_fixes:
+        fixes.apply_fix(ink, finding.kind, fix, finding.pictures, BASE)
+        assert found(ink) == {}, fix
         read_dataset(ink)  # and the trainer takes it
         history.undo(ink)
-        assert {f.name: f.read_bytes() for f in ink.iterdir() if f.is_file()} == before, mend
-        assert list(found(ink)) == [kind], mend
+        assert {f.name: f.read_bytes() for f in ink.iterdir() if f.is_file()} == before, fix
+        assert list(found(ink)) == [kind], fix
 
 
 def test_the_same_look_in_another_shape_is_no_copy(ink: Path) -> None:
@@ -125,15 +129,19 @@ def test_the_same_caption_for_all_is_found(ink: Path) -> None:
 
 def test_a_mend_of_something_else_is_refused(ink: Path) -> None:
     spoilt(ink, "small")
-    for kind, mend, names in [("small", "take_out", ["cat.png"]), ("small", "shorten", ["boat.png"]), ("broken", "take_out", ["../x"])]:
+    for kind, fix, names in [
+        ("small", "take_out", ["cat.png"]),
+        ("small", "shorten", ["boat.png"]),
+        ("broken", "take_out", ["../x"]),
+    ]:
         with pytest.raises(DataError, match="changed already"):
-            fixes.mend(ink, kind, mend, names, BASE)
+            fixes.apply_fix(ink, kind, fix, names, BASE)
     assert len(store.pictures(ink)) == 4
 
 
 def test_a_finding_left_alone_comes_back_when_it_is_another(ink: Path) -> None:
     spoilt(ink, "alike")
-    fixes.mend(ink, "alike", "leave", ["again.jpg", "apple.png"], BASE)
+    fixes.apply_fix(ink, "alike", "leave", ["again.jpg", "apple.png"], BASE)
     assert found(ink) == {}
     photo(0).resize((70, 70)).save(ink / "third.png")
     store.write_caption(ink, "third.png", "an apple for ever")
@@ -143,7 +151,7 @@ def test_a_finding_left_alone_comes_back_when_it_is_another(ink: Path) -> None:
 def test_a_crop_mend_cuts_and_does_not_resize(ink: Path) -> None:
     photo(9, (64, 128)).save(ink / "boat.png")
     store.place_crop(ink, "boat.png", (0.5, 1.0))
-    fixes.mend(ink, "lonely", "crop", ["boat.png"], BASE)
+    fixes.apply_fix(ink, "lonely", "crop", ["boat.png"], BASE)
     with Image.open(ink / "boat.png") as cut:
         assert cut.size == (64, 64)
         assert (np.asarray(cut) == np.asarray(photo(9, (64, 128)).crop((0, 64, 64, 128)))).all()

@@ -1,5 +1,5 @@
-"""Tests of studio.library.comparisons and studio.library.reload_grid: wishes on disk, picks of a blind look,
-and a grid that leads back to its settings."""
+"""Tests of studio.library.comparisons and studio.library.reload_grid: wishes on disk, picks of a
+blind look, and a grid that leads back to its settings."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from studio.compare import wish_from
+from studio.compare import grid_spec_from
 from studio.library import comparisons, import_export, library, reload_grid
-from studio.library.comparisons import Wish
+from studio.library.comparisons import ComparisonSpec
 from tests.test_library import finished_run, style_file
 from training.errors import DataError, StudioError
 from training.prompt import KEY
 from training.storage.paths import Workspace
 
-WISH = Wish("mini", (("run:ink", 1.0), ("run:ink", 0.5), ("step:ink:200", 1.0)), ("a cat", "-a dog"), (1, 2), 9, 4.0, 0)
+WISH = ComparisonSpec(
+    "mini",
+    (("run:ink", 1.0), ("run:ink", 0.5), ("step:ink:200", 1.0)),
+    ("a cat", "-a dog"),
+    (1, 2),
+    9,
+    4.0,
+    0,
+)
 
 
 @pytest.fixture
@@ -31,11 +39,11 @@ def workspace(tmp_path: Path) -> Workspace:
     return made
 
 
-def kept(workspace: Workspace, name: str = "one", wish: Wish = WISH) -> Path:
+def kept(workspace: Workspace, name: str = "one", spec: ComparisonSpec = WISH) -> Path:
     folder = workspace.comparisons() / name
     folder.mkdir(parents=True)
     (folder / "process.json").touch()
-    (folder / "wish.json").write_text(json.dumps(asdict(wish)))
+    (folder / "wish.json").write_text(json.dumps(asdict(spec)))
     return folder
 
 
@@ -44,20 +52,34 @@ def test_a_wish_is_read_as_it_was_written_and_names_its_columns(workspace: Works
     assert WISH.columns == ["base", "ink", "ink × 0.5", "ink after 200"]
 
 
-def test_checkpoints_and_strengths_are_columns_of_the_command(workspace: Workspace, tmp_path: Path) -> None:
+def test_checkpoints_and_strengths_are_columns_of_the_command(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     argv = comparisons.command(workspace, WISH, tmp_path)
     run = workspace.runs() / "ink"
     at = argv.index("--style")
-    assert argv[at + 1 : at + 4] == [f"{run / 'ink.safetensors'}:1", f"{run / 'ink.safetensors'}:0.5", f"{run / 'steps/ink-000200.safetensors'}:1"]
-    from studio.compare import wish_from
+    assert argv[at + 1 : at + 4] == [
+        f"{run / 'ink.safetensors'}:1",
+        f"{run / 'ink.safetensors'}:0.5",
+        f"{run / 'steps/ink-000200.safetensors'}:1",
+    ]
+    from studio.compare import grid_spec_from
 
-    assert [[taken.weight.unet for taken in c.styles] for c in wish_from(argv[3:]).columns] == [[], [1.0], [0.5], [1.0]]
+    assert [
+        [taken.weight.unet for taken in c.styles] for c in grid_spec_from(argv[3:]).columns
+    ] == [[], [1.0], [0.5], [1.0]]
 
 
-@pytest.mark.parametrize("id", ["step:ink:201", "step:ink:../x", "step::200", "step:../ink:200", "step:ink"])
-def test_a_checkpoint_that_is_not_listed_is_refused(workspace: Workspace, tmp_path: Path, id: str) -> None:
+@pytest.mark.parametrize(
+    "id", ["step:ink:201", "step:ink:../x", "step::200", "step:../ink:200", "step:ink"]
+)
+def test_a_checkpoint_that_is_not_listed_is_refused(
+    workspace: Workspace, tmp_path: Path, id: str
+) -> None:
     with pytest.raises(StudioError):
-        comparisons.command(workspace, Wish("mini", ((id, 1.0),), ("a",), (0,), 9, 4.0, 0), tmp_path)
+        comparisons.command(
+            workspace, ComparisonSpec("mini", ((id, 1.0),), ("a",), (0,), 9, 4.0, 0), tmp_path
+        )
 
 
 def test_picks_are_kept(workspace: Workspace) -> None:
@@ -67,8 +89,12 @@ def test_picks_are_kept(workspace: Workspace) -> None:
     assert comparisons.picks(folder) == [0, None, 3, 1]
 
 
-@pytest.mark.parametrize("bad", [[], [0], [0, 0, 0, 4], [0, 0, 0, -1], [0, 0, 0, "1"], [0, 0, 0, True], [0, 0, 0, 1.0]])
-def test_picks_of_another_comparison_are_refused_and_not_read(workspace: Workspace, bad: list[Any]) -> None:
+@pytest.mark.parametrize(
+    "bad", [[], [0], [0, 0, 0, 4], [0, 0, 0, -1], [0, 0, 0, "1"], [0, 0, 0, True], [0, 0, 0, 1.0]]
+)
+def test_picks_of_another_comparison_are_refused_and_not_read(
+    workspace: Workspace, bad: list[Any]
+) -> None:
     folder = kept(workspace)
     with pytest.raises(StudioError):
         comparisons.keep_picks(folder, bad)
@@ -82,27 +108,37 @@ def test_pictures_of_a_style_come_from_its_own_column(workspace: Workspace) -> N
     for row in range(4):
         comparisons.cell(folder, row, 1).touch()
         comparisons.cell(folder, row, 3).touch()
-    assert list(comparisons.with_style(workspace, "step:ink:200", 3)) == [(comparisons.cell(folder, r, 3), WISH.rows[r][0]) for r in range(3)]
+    assert list(comparisons.with_style(workspace, "step:ink:200", 3)) == [
+        (comparisons.cell(folder, r, 3), WISH.rows[r][0]) for r in range(3)
+    ]
     assert list(comparisons.with_style(workspace, "file:other", 3)) == []
 
 
-def test_a_mix_is_one_more_column_and_survives_the_disk_and_a_grid(workspace: Workspace, tmp_path: Path) -> None:
-    worn = (("run:ink", 0.7), ("step:ink:200", 0.5))
-    wish = replace(WISH, styles=(("run:ink", 1.0),), mix=worn)
-    assert wish.columns == ["base", "ink", "ink × 0.7 + ink after 200 × 0.5"]
-    folder = kept(workspace, wish=wish)
-    assert comparisons.read_wish(folder) == wish
-    styles = comparisons.command(workspace, wish, folder)
-    paths = [library.style(workspace, id).path for id, _ in worn]
-    assert f"{paths[0]}:0.7+{paths[1]}:0.5" in styles and wish_from(styles[3:]).columns[2].title.count("+") == 1
+def test_a_mix_is_one_more_column_and_survives_the_disk_and_a_grid(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    active = (("run:ink", 0.7), ("step:ink:200", 0.5))
+    spec = replace(WISH, styles=(("run:ink", 1.0),), mix=active)
+    assert spec.columns == ["base", "ink", "ink × 0.7 + ink after 200 × 0.5"]
+    folder = kept(workspace, spec=spec)
+    assert comparisons.read_wish(folder) == spec
+    styles = comparisons.command(workspace, spec, folder)
+    paths = [library.style(workspace, id).path for id, _ in active]
+    assert (
+        f"{paths[0]}:0.7+{paths[1]}:0.5" in styles
+        and grid_spec_from(styles[3:]).columns[2].title.count("+") == 1
+    )
     drawn = told(workspace)
     column = {
         "title": "a + b",
-        "mix": [{"file": p.name, "sha256": import_export.digest(p), "strength": w} for p, (_, w) in zip(paths, worn, strict=True)],
+        "mix": [
+            {"file": p.name, "sha256": import_export.digest(p), "strength": w}
+            for p, (_, w) in zip(paths, active, strict=True)
+        ],
     }
     drawn["columns"] = [{"title": "base"}, column]
     found, missing = reload_grid.wish_of(workspace, sheet(tmp_path / "grid.png", drawn))
-    assert (found.styles, found.mix, missing) == ((), worn, [])
+    assert (found.styles, found.mix, missing) == ((), active, [])
     column["mix"][1]["sha256"] = "0" * 64
     found, missing = reload_grid.wish_of(workspace, sheet(tmp_path / "grid.png", drawn))
     assert (found.mix, missing) == ((), [paths[1].name])  # one of two is no mix
@@ -119,15 +155,27 @@ def told(workspace: Workspace, **other: Any) -> dict[str, Any]:
     ink = import_export.digest(workspace.runs() / "ink" / "ink.safetensors")
     step = import_export.digest(workspace.runs() / "ink" / "steps" / "ink-000200.safetensors")
     columns = [{"title": "base"}] + [
-        {"title": t, "sha256": h, "strength": s} for t, h, s in (("ink", ink, 0.5), ("gone", "0" * 64, 1), ("step", step, 1))
+        {"title": t, "sha256": h, "strength": s}
+        for t, h, s in (("ink", ink, 0.5), ("gone", "0" * 64, 1), ("step", step, 1))
     ]
     numbers = {"seeds": [3], "steps": 7, "guidance": 2.5, "size": 64}
-    return {"kind": "comparison", "columns": columns, "prompts": ["a cat"], "base": {"model": "mini"}, **numbers, **other}
+    return {
+        "kind": "comparison",
+        "columns": columns,
+        "prompts": ["a cat"],
+        "base": {"model": "mini"},
+        **numbers,
+        **other,
+    }
 
 
-def test_a_grid_leads_back_to_its_wish_and_names_what_is_missing(workspace: Workspace, tmp_path: Path) -> None:
-    wish, missing = reload_grid.wish_of(workspace, sheet(tmp_path / "grid.png", told(workspace)))
-    assert wish == Wish("mini", (("run:ink", 0.5), ("step:ink:200", 1.0)), ("a cat",), (3,), 7, 2.5, 64)
+def test_a_grid_leads_back_to_its_wish_and_names_what_is_missing(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    spec, missing = reload_grid.wish_of(workspace, sheet(tmp_path / "grid.png", told(workspace)))
+    assert spec == ComparisonSpec(
+        "mini", (("run:ink", 0.5), ("step:ink:200", 1.0)), ("a cat",), (3,), 7, 2.5, 64
+    )
     assert missing == ["gone"]
 
 

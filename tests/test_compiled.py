@@ -25,7 +25,10 @@ __all__ = ["config", "pictures"]  # fixtures
 
 
 class Counting:
-    """A backend that runs what torch traced as it is, and counts: the tracing is real, only no compiler is waited for."""
+    """A backend that runs what torch traced as it is, and counts:
+
+    the tracing is real, only no compiler is waited for.
+    """
 
     def __init__(self) -> None:
         self.graphs = self.calls = 0
@@ -49,19 +52,30 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 
 @pytest.mark.parametrize(("how", "checkpointing"), [("blocks", "off"), ("whole", "on")])
-def test_a_compiled_run_learns_and_draws_the_same(how: str, checkpointing: str, config: RunConfig, counting: Counting) -> None:
+def test_a_compiled_run_learns_and_draws_the_same(
+    how: str, checkpointing: str, config: RunConfig, counting: Counting
+) -> None:
     plain = changed(config, optim__steps=3, preview__every=2, optim__checkpointing=checkpointing)
     list(train(plain))
     assert counting.graphs == 0
     fast = changed(plain, save__name="fast", optim__compile=how)
     events = list(train(fast))
-    assert any("optim.compile is for GPUs" in event.message for event in events if isinstance(event, Warned))  # here it is a CPU
+    assert any(
+        "optim.compile is for GPUs" in event.message
+        for event in events
+        if isinstance(event, Warned)
+    )  # here it is a CPU
     assert 0 < counting.graphs < counting.calls
     assert apart(fast, plain) < 1e-5
     drawn = [sorted((c.run_folder / "previews").glob("*.png")) for c in (fast, plain)]
     assert len(drawn[0]) == len(drawn[1]) > 0
     for one, other in zip(*drawn, strict=True):
-        assert np.abs(np.asarray(Image.open(one), np.int16) - np.asarray(Image.open(other), np.int16)).max() <= 1
+        assert (
+            np.abs(
+                np.asarray(Image.open(one), np.int16) - np.asarray(Image.open(other), np.int16)
+            ).max()
+            <= 1
+        )
 
 
 class Small(nn.Module):

@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from training.config.schema import RunConfig, Setting, changes, from_mapping, markdown_table, nearest, read_toml, settings, to_toml, with_overrides
+from training.config.schema import (
+    RunConfig,
+    Setting,
+    changes,
+    from_mapping,
+    markdown_table,
+    nearest,
+    read_toml,
+    settings,
+    to_toml,
+    with_overrides,
+)
 from training.errors import ConfigError
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -56,7 +67,13 @@ def test_every_number_has_a_lower_bound_that_its_default_keeps(s: Setting) -> No
 
 @pytest.mark.parametrize("s", EVERY, ids=lambda s: s.key)
 def test_a_value_of_another_type_is_refused_by_name(s: Setting) -> None:
-    others = {str: [1, True, ["a"]], int: ["1", 1.0, True, 1.5], float: ["1", True], bool: ["on", 1, 0], list: ["attention", 1, [1]]}
+    others = {
+        str: [1, True, ["a"]],
+        int: ["1", 1.0, True, 1.5],
+        float: ["1", True],
+        bool: ["on", 1, 0],
+        list: ["attention", 1, [1]],
+    }
     for other in others[s.kind]:
         if not (other is True and "on" in s.choices):
             assert s.key in complaint(of(s.key, other))
@@ -66,7 +83,10 @@ def test_a_value_of_another_type_is_refused_by_name(s: Setting) -> None:
 def test_true_and_false_stand_for_on_and_off_where_there_is_auto_beside_them() -> None:
     found = [from_mapping(of("optim.checkpointing", given)) for given in (True, False, "on", "off")]
     assert [config.optim.checkpointing for config in found] == ["on", "off"] * 2
-    assert changes(*found[:2]) == [] and changes(found[0], from_mapping(of("optim.steps", 7)))[0][0] == "optim.steps"
+    assert (
+        changes(*found[:2]) == []
+        and changes(found[0], from_mapping(of("optim.steps", 7)))[0][0] == "optim.steps"
+    )
 
 
 def test_equal_settings_are_equal_and_cannot_be_changed() -> None:
@@ -87,10 +107,20 @@ def unusual(s: Setting) -> Any:
     """A lawful value that is not the default."""
     if s.choices:
         return [s.choices[-1]] if s.kind is list else s.choices[-1]
-    words = {"base.device": "cuda:1", "data.template": "{trigger}: {caption}", "prior.prompt": 'an "icon"\n\\ü', "save.name": "häkel stil (2)"}
+    words = {
+        "base.device": "cuda:1",
+        "data.template": "{trigger}: {caption}",
+        "prior.prompt": 'an "icon"\n\\ü',
+        "save.name": "häkel stil (2)",
+    }
     if s.kind is str:
         return words.get(s.key, "näme # [x] = 'y' \"z\" \t\u2028")
-    return {int: s.high or 123_456_789, float: (s.low or 0) + 0.125, bool: not s.default, list: ["a", "", "ü\n{}"]}[s.kind]
+    return {
+        int: s.high or 123_456_789,
+        float: (s.low or 0) + 0.125,
+        bool: not s.default,
+        list: ["a", "", "ü\n{}"],
+    }[s.kind]
 
 
 def test_toml_brings_every_setting_back() -> None:
@@ -107,7 +137,9 @@ def test_toml_brings_every_setting_back() -> None:
 
 def test_toml_holds_every_setting() -> None:
     tables = tomllib.loads(to_toml(RunConfig()))
-    assert {f"{section}.{name}" for section, values in tables.items() for name in values} == set(BY_KEY)
+    assert {f"{section}.{name}" for section, values in tables.items() for name in values} == set(
+        BY_KEY
+    )
 
 
 @pytest.mark.parametrize("s", [s for s in NUMBERS if s.kind is float], ids=lambda s: s.key)
@@ -120,7 +152,9 @@ def test_a_whole_number_stands_for_a_float(s: Setting) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [math.nan, math.inf, -math.inf, 10**400, -(10**400), 10**6000], ids=("nan", "inf", "-inf", "1e400", "-1e400", "1e6000")
+    "bad",
+    [math.nan, math.inf, -math.inf, 10**400, -(10**400), 10**6000],
+    ids=("nan", "inf", "-inf", "1e400", "-1e400", "1e6000"),
 )
 def test_only_finite_numbers(bad: float) -> None:
     for key in ("optim.unet_lr", "adapter.alpha", "optim.seed", "optim.steps"):
@@ -136,14 +170,28 @@ def test_everything_wrong_is_told_at_once() -> None:
         "lr": 1e-4,
     }
     told = complaint(found)
-    wrong = ("optim.stepps", "optim.batch_size", "optim.unet_lr", "optim.seed", "adaptor", "data is 5", "adapter.targets.1", "lr is not")
+    wrong = (
+        "optim.stepps",
+        "optim.batch_size",
+        "optim.unet_lr",
+        "optim.seed",
+        "adaptor",
+        "data is 5",
+        "adapter.targets.1",
+        "lr is not",
+    )
     assert all(word in told for word in wrong) and "8 settings are wrong" in told
     assert "did you mean optim.steps?" in told and "did you mean adapter?" in told
 
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("optim.stepps", "optim.steps"), ("optim.rank", "adapter.rank"), ("training.batch_size", "optim.batch_size"), ("save.nmae", "save.name")],
+    [
+        ("optim.stepps", "optim.steps"),
+        ("optim.rank", "adapter.rank"),
+        ("training.batch_size", "optim.batch_size"),
+        ("save.nmae", "save.name"),
+    ],
 )
 def test_the_nearest_known_name(typed: str, meant: str) -> None:
     assert nearest(typed, list(BY_KEY)) == f", did you mean {meant}?"
@@ -163,10 +211,18 @@ def test_a_long_wrong_value_is_cut() -> None:
 @pytest.mark.parametrize(
     "template",
     [
-        "{caption.__class__}", "{caption[0]}", "{caption:9999999999}", "{caption!r}", "{0}", "{}", "{caption} {style}", "{caption", "}{caption}",
+        "{caption.__class__}",
+        "{caption[0]}",
+        "{caption:9999999999}",
+        "{caption!r}",
+        "{0}",
+        "{}",
+        "{caption} {style}",
+        "{caption",
+        "}{caption}",
         "{caption:{trigger}}",
     ],
-)  # fmt: skip
+)
 def test_a_template_fills_in_names_and_nothing_else(template: str) -> None:
     assert "only {caption} and {trigger}" in complaint(of("data.template", template))
 
@@ -177,14 +233,19 @@ def test_a_template_must_hold_the_caption(template: str) -> None:
 
 
 def test_a_trigger_must_have_a_place() -> None:
-    assert "no {trigger}" in complaint({"data": {"trigger": "sks", "template": "{caption} {{trigger}}"}})
+    assert "no {trigger}" in complaint(
+        {"data": {"trigger": "sks", "template": "{caption} {{trigger}}"}}
+    )
     assert from_mapping({"data": {"template": "{caption}"}}).data.trigger == ""
 
 
 @pytest.mark.parametrize(
     ("found", "named"),
     [
-        ({"optim": {"unet_lr": 0, "text_encoder_lr": 0}}, "optim.unet_lr and optim.text_encoder_lr"),
+        (
+            {"optim": {"unet_lr": 0, "text_encoder_lr": 0}},
+            "optim.unet_lr and optim.text_encoder_lr",
+        ),
         ({"prior": {"images": 10}}, "prior.prompt"),
         ({"save": {"name": "../x"}}, "save.name"),
         ({"save": {"name": "a/b"}}, "save.name"),
@@ -197,7 +258,9 @@ def test_a_trigger_must_have_a_place() -> None:
         ({"base": {"model": ""}}, "base.model"),
     ],
 )
-def test_settings_that_cannot_be_together_are_refused_by_name(found: dict[str, Any], named: str) -> None:
+def test_settings_that_cannot_be_together_are_refused_by_name(
+    found: dict[str, Any], named: str
+) -> None:
     told = complaint(found)
     assert named in told
     told.encode()  # can be shown anywhere
@@ -209,12 +272,25 @@ def test_settings_that_cannot_be_together_are_refused_by_name(found: dict[str, A
 def test_overrides_win_and_leave_the_originals_alone() -> None:
     found = {"optim": {"steps": 5, "seed": 1}}
     merged = with_overrides(found, {"optim.steps": 7, "adapter.rank": 4})
-    assert merged == {"optim": {"steps": 7, "seed": 1}, "adapter": {"rank": 4}} and found == {"optim": {"steps": 5, "seed": 1}}
-    assert "optim is 3, a section" in complaint(with_overrides({"optim": 3}, {"optim.steps": 7}))  # not hidden by a flag
+    assert merged == {"optim": {"steps": 7, "seed": 1}, "adapter": {"rank": 4}} and found == {
+        "optim": {"steps": 5, "seed": 1}
+    }
+    assert "optim is 3, a section" in complaint(
+        with_overrides({"optim": 3}, {"optim.steps": 7})
+    )  # not hidden by a flag
 
 
 @pytest.mark.parametrize(
-    "content", [b"[optim\nsteps = 1", b"\xff\xfe\x00", b"a = " + b"9" * 5000, b"a = " + b"[" * 20_000, b"a = 1\na = 2", b"\x00"], ids=range(6)
+    "content",
+    [
+        b"[optim\nsteps = 1",
+        b"\xff\xfe\x00",
+        b"a = " + b"9" * 5000,
+        b"a = " + b"[" * 20_000,
+        b"a = 1\na = 2",
+        b"\x00",
+    ],
+    ids=range(6),
 )
 def test_what_is_not_toml_is_told_by_name(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
@@ -228,7 +304,9 @@ def test_the_run_folder_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path)
     config = from_mapping({"save": {"folder": "link", "name": "s"}})
-    assert config.run_folder == tmp_path.resolve() / "real" / "s"  # as it is once links are followed, which is how paths in it are checked
+    assert (
+        config.run_folder == tmp_path.resolve() / "real" / "s"
+    )  # as it is once links are followed, which is how paths in it are checked
 
 
 # --- the README ---
@@ -250,4 +328,7 @@ def test_every_default_that_is_a_choice_carries_its_reason() -> None:
 
 def test_the_readme_lists_the_settings_as_they_are() -> None:
     text = README.read_text(encoding="utf-8")
-    assert text.split("<!-- settings -->")[1].split("<!-- /settings -->")[0].strip() == markdown_table()
+    assert (
+        text.split("<!-- settings -->")[1].split("<!-- /settings -->")[0].strip()
+        == markdown_table()
+    )

@@ -25,20 +25,28 @@ def given(case: str, dtype: torch.dtype) -> tuple[torch.Tensor, nn.Conv2d]:
     torch.manual_seed(0)
     layer = nn.Conv2d(24, 16, kernel, stride, padding).requires_grad_(False)
     x = torch.randn(2, 24, side, side)
-    return x.to(dtype, memory_format=torch.channels_last), layer.to(dtype=dtype, memory_format=torch.channels_last)
+    return x.to(dtype, memory_format=torch.channels_last), layer.to(
+        dtype=dtype, memory_format=torch.channels_last
+    )
 
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a.double() - b.double()).abs().max() / b.double().abs().max()).item()
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)]
+)
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients_are_those_of_float64(case: str, dtype: torch.dtype, bound: float) -> None:
+def test_values_and_gradients_are_those_of_float64(
+    case: str, dtype: torch.dtype, bound: float
+) -> None:
     x, layer = given(case, dtype)
     x.requires_grad_()
     exact = x.detach().double().requires_grad_()
-    wanted = F.conv2d(exact, layer.weight.double(), layer.bias.double(), layer.stride, layer.padding)
+    wanted = F.conv2d(
+        exact, layer.weight.double(), layer.bias.double(), layer.stride, layer.padding
+    )
     grad = torch.randn(wanted.shape).to(dtype)
     wanted.backward(grad.double())
     freeze_convolutions(layer)
@@ -51,7 +59,9 @@ def test_values_and_gradients_are_those_of_float64(case: str, dtype: torch.dtype
 
 
 def test_both_ways_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit decides by pixels of the output; on either side of it the numbers are those of the other."""
+    """The limit decides by pixels of the output; on either side of it the numbers are those of the
+    other.
+    """
     x, layer = given("3x3", torch.float32)
     args = (layer.stride, layer.padding)
     pixels = x.numel() // x.shape[1]
@@ -60,7 +70,9 @@ def test_both_ways_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(ROWS, torch.float32, limit)
         calls = []
         real = F.conv2d
-        monkeypatch.setattr(F, "conv2d", lambda *a, calls=calls, real=real: (calls.append(1), real(*a))[1])
+        monkeypatch.setattr(
+            F, "conv2d", lambda *a, calls=calls, real=real: (calls.append(1), real(*a))[1]
+        )
         y = convolved(x, layer.weight, layer.bias, *args)
         monkeypatch.setattr(F, "conv2d", real)
         found.append((len(calls), y, input_gradient(y, layer.weight, x.shape, *args)))
@@ -79,7 +91,11 @@ def test_nothing_but_the_weight_is_kept() -> None:
 
 
 def test_what_is_trained_or_of_another_kind_is_left_to_the_library() -> None:
-    odd = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, dilation=2), nn.Conv2d(4, 4, 3, padding="same"))
+    odd = nn.Sequential(
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Conv2d(4, 4, 3, dilation=2),
+        nn.Conv2d(4, 4, 3, padding="same"),
+    )
     freeze_convolutions(odd)
     assert [type(layer) for layer in odd] == [nn.Conv2d] * 3
     trained = nn.Conv2d(4, 4, 3)

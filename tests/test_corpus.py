@@ -1,4 +1,7 @@
-"""Hundreds of bad inputs, made by tables: each is refused in words, or read if it can be; none is a traceback, none a hang."""
+"""Hundreds of bad inputs, made by tables:
+
+each is refused in words, or read if it can be; none is a traceback, none a hang.
+"""
 
 from __future__ import annotations
 
@@ -45,22 +48,32 @@ def no_hang() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-def picture(kind: str = "PNG", mode: str = "RGB", size: tuple[int, int] = (48, 40), **options: object) -> bytes:
+def picture(
+    kind: str = "PNG", mode: str = "RGB", size: tuple[int, int] = (48, 40), **options: object
+) -> bytes:
     file = io.BytesIO()
     Image.effect_noise(size, 60).convert(mode).save(file, kind, **options)
     return file.getvalue()
 
 
 def spoilt(content: bytes, name: str, flips: int) -> Cases:
-    """Cut at shares of its length, which has to be seen, and with single bytes changed, which can be harmless."""
-    dice = random.Random(name)
-    cut = {f"{name} cut at {share:.0%}": (content[: int(len(content) * share)], True) for share in (0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9)}
+    """Cut at shares of its length, which has to be seen, and with single bytes changed, which can
+    be harmless.
+    """
+    rng = random.Random(name)
+    cut = {
+        f"{name} cut at {share:.0%}": (content[: int(len(content) * share)], True)
+        for share in (0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9)
+    }
     changed = {}
     for number in range(flips):
         # Half of the changes are in the first 64 bytes, where formats keep what they are
-        place = dice.randrange(min(64, len(content)) if number % 2 else len(content))
-        other = bytes([content[place] ^ 1 << dice.randrange(8)])
-        changed[f"{name} changed at {place} ({number})"] = (content[:place] + other + content[place + 1 :], False)
+        place = rng.randrange(min(64, len(content)) if number % 2 else len(content))
+        other = bytes([content[place] ^ 1 << rng.randrange(8)])
+        changed[f"{name} changed at {place} ({number})"] = (
+            content[:place] + other + content[place + 1 :],
+            False,
+        )
     return cut | changed
 
 
@@ -71,7 +84,9 @@ def chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def header(width: int = 16, height: int = 16, depth: int = 8, colours: int = 2, interlaced: int = 0) -> bytes:
+def header(
+    width: int = 16, height: int = 16, depth: int = 8, colours: int = 2, interlaced: int = 0
+) -> bytes:
     return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, interlaced))
 
 
@@ -105,7 +120,18 @@ DISGUISES = {
     "noise": random.Random(0).randbytes(5000),
     "an LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n",
 }
-SIZES = [(0, 16), (16, 0), (1, 1), (15, 15), (16, 15), (50_000, 50_000), (2**31 - 1, 2**31 - 1), (2**32 - 1, 1), (2**31, 16), (20_000, 20_000)]
+SIZES = [
+    (0, 16),
+    (16, 0),
+    (1, 1),
+    (15, 15),
+    (16, 15),
+    (50_000, 50_000),
+    (2**31 - 1, 2**31 - 1),
+    (2**32 - 1, 1),
+    (2**31, 16),
+    (20_000, 20_000),
+]
 ODD_PNGS = {
     "no rows": (png(header()), True),
     "nothing but a header": (header(), True),
@@ -123,21 +149,45 @@ ODD_PNGS = {
     "half a palette": (png(header(colours=3), chunk(b"PLTE", b"\1\2\3\4"), ROWS), False),
     "transparency for no palette": (png(header(), chunk(b"tRNS", b"\1"), ROWS), False),
     "a text bomb": (png(header(), chunk(b"zTXt", b"note\0\0" + BOMB), ROWS), False),
-    "an international text bomb": (png(header(), chunk(b"iTXt", b"note\0\1\0\0\0" + BOMB), ROWS), False),
+    "an international text bomb": (
+        png(header(), chunk(b"iTXt", b"note\0\1\0\0\0" + BOMB), ROWS),
+        False,
+    ),
     "a profile bomb": (png(header(), chunk(b"iCCP", b"sRGB\0\0" + BOMB), ROWS), False),
-    "a profile of nonsense": (png(header(), chunk(b"iCCP", b"p\0\0" + zlib.compress(b"profile" * 50)), ROWS), False),
+    "a profile of nonsense": (
+        png(header(), chunk(b"iCCP", b"p\0\0" + zlib.compress(b"profile" * 50)), ROWS),
+        False,
+    ),
     "a profile without a name": (png(header(), chunk(b"iCCP", b""), ROWS), False),
     "EXIF of nonsense": (png(header(), chunk(b"eXIf", b"II*\0\xff\xff\xff\xff"), ROWS), False),
-    "EXIF in a circle": (png(header(), chunk(b"eXIf", b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x08\0\0\0\x08\0\0\0"), ROWS), False),
+    "EXIF in a circle": (
+        png(
+            header(),
+            chunk(b"eXIf", b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x08\0\0\0\x08\0\0\0"),
+            ROWS,
+        ),
+        False,
+    ),
     "an unknown chunk that matters": (png(header(), chunk(b"EVIL", b"x"), ROWS), False),
-    "a chunk longer than the file": (b"\x89PNG\r\n\x1a\n" + header() + struct.pack(">I", 2**31 - 1) + b"IDAT" + b"x", True),
+    "a chunk longer than the file": (
+        b"\x89PNG\r\n\x1a\n" + header() + struct.pack(">I", 2**31 - 1) + b"IDAT" + b"x",
+        True,
+    ),
     "gamma 0": (png(header(), chunk(b"gAMA", bytes(4)), ROWS), False),
     "no density": (png(header(), chunk(b"pHYs", b"\0"), ROWS), False),
-    "frames that are not there": (png(header(), chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)), ROWS), False),
+    "frames that are not there": (
+        png(header(), chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)), ROWS),
+        False,
+    ),
 }
 ODD_JPEGS = {
     "four colours": (picture("JPEG", "CMYK"), False),
-    "turned as 9": (picture("JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x09\0\0\0\0\0\0\0"), False),
+    "turned as 9": (
+        picture(
+            "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x09\0\0\0\0\0\0\0"
+        ),
+        False,
+    ),
     "EXIF cut off": (picture("JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff"), False),
     "a profile of nonsense": (picture("JPEG", icc_profile=b"x" * 500), False),
     "a comment of 60 kB": (picture("JPEG", comment=b"x" * 60_000), False),
@@ -147,7 +197,11 @@ ODD_JPEGS = {
     "a RIFF that claims 4 GB": (b"RIFF\xff\xff\xff\xffWEBPVP8L\xff\xff\xff\xff", True),
 }
 PICTURES: Cases = {f"{kind} in disguise": (content, True) for kind, content in DISGUISES.items()}
-PICTURES |= {f"{width} x {height} px": (png(header(width, height), ROWS), True) for width, height in SIZES} | ODD_PNGS | ODD_JPEGS
+PICTURES |= (
+    {f"{width} x {height} px": (png(header(width, height), ROWS), True) for width, height in SIZES}
+    | ODD_PNGS
+    | ODD_JPEGS
+)
 for how in ("PNG", "JPEG", "WEBP"):
     PICTURES |= spoilt(picture(how), how, 14)
 
@@ -227,7 +281,10 @@ BESIDE: dict[str, Cases] = {
         "NUL in the name": (b'{"file_name": "a\\u0000.png", "text": "x"}', True),
         "NUL in the words": (b'{"file_name": "a.png", "text": "x\\u0000"}', True),
         "a lone surrogate": (b'{"file_name": "a.png", "text": "\\ud800"}', True),
-        "words of a megabyte": (b'{"file_name": "a.png", "text": "' + b"x" * 1_000_000 + b'"}', True),
+        "words of a megabyte": (
+            b'{"file_name": "a.png", "text": "' + b"x" * 1_000_000 + b'"}',
+            True,
+        ),
         "a name of a megabyte": (b'{"file_name": "' + b"x" * 1_000_000 + b'", "text": "x"}', True),
         "a number of 10,000 digits": (b'{"file_name": ' + b"9" * 10_000 + b', "text": "x"}', True),
         "UTF-16": (LINE.decode().encode("utf-16"), True),
@@ -251,7 +308,11 @@ BESIDE: dict[str, Cases] = {
         "binary": (bytes(range(256)), True),
     },
 }
-BESIDE_ALL = {f"{file}: {name}": (file, *case) for file, cases in BESIDE.items() for name, case in cases.items()}
+BESIDE_ALL = {
+    f"{file}: {name}": (file, *case)
+    for file, cases in BESIDE.items()
+    for name, case in cases.items()
+}
 
 
 @pytest.mark.parametrize("name", BESIDE_ALL)
@@ -268,11 +329,20 @@ def test_what_lies_beside_a_picture_is_refused_or_read(name: str, tmp_path: Path
 
 # --- settings ---
 
-WRONG = {int: ("many", 1.5, True, [1]), float: ("much", True, [0.1]), bool: ("perhaps", 1, 0.0), str: (5, ["a"], 1.5), list: (5, "one", [5])}
+WRONG = {
+    int: ("many", 1.5, True, [1]),
+    float: ("much", True, [0.1]),
+    bool: ("perhaps", 1, 0.0),
+    str: (5, ["a"], 1.5),
+    list: (5, "one", [5]),
+}
 
 
 def wrong_settings() -> dict[str, tuple[str, str]]:
-    """Every setting with what its kind is not, out of its bounds, not finite. name -> the TOML, the key that has to be named."""
+    """Every setting with what its kind is not, out of its bounds, not finite.
+
+    name -> the TOML, the key that has to be named.
+    """
     found = {}
     for setting in settings():
         values: list[object] = list(WRONG.get(setting.kind, ({"a": 1},)))
@@ -281,7 +351,10 @@ def wrong_settings() -> dict[str, tuple[str, str]]:
         values += [setting.high * 2 + 1] if setting.high is not None else []
         values += ["no such choice"] if setting.choices else []
         for value in values:
-            found[f"{setting.key} = {value!r}"] = (tomli_w.dumps({setting.section: {setting.name: value}}), setting.key)
+            found[f"{setting.key} = {value!r}"] = (
+                tomli_w.dumps({setting.section: {setting.name: value}}),
+                setting.key,
+            )
     return found
 
 
@@ -295,7 +368,10 @@ def test_a_wrong_setting_is_named(name: str, tmp_path: Path) -> None:
     assert key in told
 
 
-SOUND = b'# a run\n[optim]\nsteps = 10\nunet_lr = 1e-3\n[data]\nfolder = "x"\ntemplate = "{trigger} {caption}"\n'
+SOUND = (
+    b'# a run\n[optim]\nsteps = 10\nunet_lr = 1e-3\n[data]\nfolder = "x"\ntemplate = '
+    b'"{trigger} {caption}"\n'
+)
 TOMLS: Cases = {
     "no end": (b'a = "x', True),
     "twice": (b"[optim]\nsteps = 1\nsteps = 2", True),
@@ -333,7 +409,9 @@ def test_a_file_of_settings_is_refused_or_read(name: str, tmp_path: Path) -> Non
 # --- zips ---
 
 
-def packed(members: Mapping[str | zipfile.ZipInfo, bytes], how: int = zipfile.ZIP_DEFLATED) -> bytes:
+def packed(
+    members: Mapping[str | zipfile.ZipInfo, bytes], how: int = zipfile.ZIP_DEFLATED
+) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", how) as archive:
         for name, content in members.items():
@@ -354,8 +432,20 @@ def in_zip(content: bytes, old: bytes, new: bytes) -> bytes:
 
 
 GOOD_ZIP = packed({"a.png": picture(), "a.txt": b"an apple"})
-LEADING_OUT = ["../a.png", "b/../../a.png", "/a.png", "//host/a.png", "C:/a.png", "C:a.png", "..\\a.png", "b\\..\\..\\a.png", "\\a.png"]
-ZIPS: dict[str, bytes] = {f"a member named {name}": packed({name: picture()}) for name in LEADING_OUT}
+LEADING_OUT = [
+    "../a.png",
+    "b/../../a.png",
+    "/a.png",
+    "//host/a.png",
+    "C:/a.png",
+    "C:a.png",
+    "..\\a.png",
+    "b\\..\\..\\a.png",
+    "\\a.png",
+]
+ZIPS: dict[str, bytes] = {
+    f"a member named {name}": packed({name: picture()}) for name in LEADING_OUT
+}
 ZIPS |= {
     "a link": packed({member("a.png", external_attr=(stat.S_IFLNK | 0o777) << 16): b"/etc/passwd"}),
     "a device": packed({member("a.png", external_attr=(stat.S_IFCHR | 0o666) << 16): b""}),
@@ -367,13 +457,21 @@ ZIPS |= {
     "a program": packed({"a.exe": b"MZ"}),
     "no suffix": packed({"a": picture()}),
     "a name of 60,000 letters": packed({"x" * 60_000 + ".exe": b"x"}),
-    "a locked one": in_zip(GOOD_ZIP, b"PK\x01\x02\x14\x03\x14\0\0\0", b"PK\x01\x02\x14\x03\x14\0\1\0"),
-    "an unknown packing": in_zip(packed({"a.png": picture()}), b"\x14\0\0\0\x08\0", b"\x14\0\0\0\x63\0"),
+    "a locked one": in_zip(
+        GOOD_ZIP, b"PK\x01\x02\x14\x03\x14\0\0\0", b"PK\x01\x02\x14\x03\x14\0\1\0"
+    ),
+    "an unknown packing": in_zip(
+        packed({"a.png": picture()}), b"\x14\0\0\0\x08\0", b"\x14\0\0\0\x63\0"
+    ),
     "a wrong sum": in_zip(packed({"a.txt": b"x"}), struct.pack("<L", zlib.crc32(b"x")), bytes(4)),
     "no members": packed({}),
     "an empty file": b"",
     "the end alone": b"PK\x05\x06" + bytes(18),
-    "an end that counts too many": b"PK\x05\x06" + bytes(4) + b"\xff\xff\xff\xff" + b"\xff" * 8 + bytes(2),
+    "an end that counts too many": b"PK\x05\x06"
+    + bytes(4)
+    + b"\xff\xff\xff\xff"
+    + b"\xff" * 8
+    + bytes(2),
     "a web page": b"<html>",
     "rar": b"Rar!\x1a\x07\0" + bytes(50),
     "7z": b"7z\xbc\xaf\x27\x1c" + bytes(50),
@@ -394,9 +492,14 @@ def test_of_a_zip_only_pictures_come_in(name: str, tmp_path: Path) -> None:
     (tmp_path / "in.zip").write_bytes(ZIPS[name])
     ink = store.make(Workspace(tmp_path / "w"), "ink")
     added = store.add(ink, [tmp_path / "in.zip"])
-    assert all(reason.strip() and "Traceback" not in reason and len(reason) < 1000 for _, reason in added.refused)
+    assert all(
+        reason.strip() and "Traceback" not in reason and len(reason) < 1000
+        for _, reason in added.refused
+    )
     assert not added.kept or "changed at" in name or "cut at" in name
-    assert {file.suffix for file in ink.iterdir()} <= {".png", ".txt"} and not any(file.is_symlink() for file in ink.iterdir())
+    assert {file.suffix for file in ink.iterdir()} <= {".png", ".txt"} and not any(
+        file.is_symlink() for file in ink.iterdir()
+    )
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in.zip", "w"]
     for kept in added.kept:
         open_picture(ink / kept)
@@ -404,10 +507,18 @@ def test_of_a_zip_only_pictures_come_in(name: str, tmp_path: Path) -> None:
 
 # --- styles, and grids that are dropped back ---
 
-STYLES: Cases = {name: (content, True) for name, (content, _) in BAD_STYLES.items()} | spoilt(tensors(**PAIR), "a style", 20)
-STYLES |= {f"a header of {size} bytes": (size.to_bytes(8, "little") + b"{}", True) for size in (0, 1, 3, 2**24, 2**32, 2**63, 2**64 - 1)}
+STYLES: Cases = {name: (content, True) for name, (content, _) in BAD_STYLES.items()} | spoilt(
+    tensors(**PAIR), "a style", 20
+)
+STYLES |= {
+    f"a header of {size} bytes": (size.to_bytes(8, "little") + b"{}", True)
+    for size in (0, 1, 3, 2**24, 2**32, 2**63, 2**64 - 1)
+}
 TYPED = {"shape": [1], "data_offsets": [0, 4]}
-STYLES |= {f"dtype {kind!r}": (raw({"x": {"dtype": kind, **TYPED}}, bytes(4)), True) for kind in ("F4", "", None, 5, [], "f32")}
+STYLES |= {
+    f"dtype {kind!r}": (raw({"x": {"dtype": kind, **TYPED}}, bytes(4)), True)
+    for kind in ("F4", "", None, 5, [], "f32")
+}
 
 
 @pytest.mark.parametrize("name", STYLES)
@@ -419,8 +530,20 @@ def test_a_style_is_refused_or_read(name: str, tmp_path: Path) -> None:
     assert not told or "s.safetensors" in told
 
 
-GRID = {"columns": [], "prompts": ["a"], "seeds": [1], "steps": 2, "guidance": 1.0, "size": 64, "base": {"model": "mini"}}
-SPOILT_GRIDS: dict[str, object] = {f"{key} {value!r:.20}": {**GRID, key: value} for key in GRID for value in (None, "x", {}, 5.5, [[]], 10**400)}
+GRID = {
+    "columns": [],
+    "prompts": ["a"],
+    "seeds": [1],
+    "steps": 2,
+    "guidance": 1.0,
+    "size": 64,
+    "base": {"model": "mini"},
+}
+SPOILT_GRIDS: dict[str, object] = {
+    f"{key} {value!r:.20}": {**GRID, key: value}
+    for key in GRID
+    for value in (None, "x", {}, 5.5, [[]], 10**400)
+}
 SPOILT_GRIDS |= {
     "a list": [],
     "a number": 5,
@@ -446,7 +569,14 @@ def test_a_grid_is_refused_or_read(name: str, tmp_path: Path) -> None:
 
 
 def test_the_corpus_is_large() -> None:
-    kinds = {"pictures": PICTURES, "beside": BESIDE_ALL, "settings": SETTINGS, "toml": TOMLS, "zips": ZIPS, "styles": STYLES}
+    kinds = {
+        "pictures": PICTURES,
+        "beside": BESIDE_ALL,
+        "settings": SETTINGS,
+        "toml": TOMLS,
+        "zips": ZIPS,
+        "styles": STYLES,
+    }
     counts = {kind: len(cases) for kind, cases in kinds.items()}
     assert sum(counts.values()) >= 500 and min(counts.values()) >= 40, counts
 
@@ -460,7 +590,9 @@ def test_a_sound_one_of_each_is_read(tmp_path: Path) -> None:
     (tmp_path / "in.zip").write_bytes(GOOD_ZIP)
     (tmp_path / "s.safetensors").write_bytes(tensors(**PAIR))
     assert from_mapping(read_toml(tmp_path / "run.toml")).optim.steps == 10
-    assert store.add(store.make(Workspace(tmp_path / "w"), "ink"), [tmp_path / "in.zip"]).kept == ("a.png",)
+    assert store.add(store.make(Workspace(tmp_path / "w"), "ink"), [tmp_path / "in.zip"]).kept == (
+        "a.png",
+    )
     assert read_style(tmp_path / "s.safetensors").modules
     with pytest.raises(DataError):
         open_picture(tmp_path / "run.toml")

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, ImageCms, ImageColor, PngImagePlugin
 
 from training.data.buckets import Bucket, buckets
-from training.data.dataset import captioned, open_picture, pixels, read_dataset, said_by_name
+from training.data.dataset import caption_from_name, captioned, open_picture, pixels, read_dataset
 from training.errors import DataError
 
 GREY_RAMP = np.linspace(0, 65535, 32 * 24).reshape(24, 32).astype(np.uint16)
@@ -27,7 +27,11 @@ GREY_RAMP = np.linspace(0, 65535, 32 * 24).reshape(24, 32).astype(np.uint16)
 def photo(width: int = 32, height: int = 24) -> Image.Image:
     """Smooth, with a different colour in every corner."""
     across, down = np.linspace(0, 255, width), np.linspace(0, 255, height)
-    return Image.fromarray(np.stack([*np.meshgrid(across, down), np.full((height, width), 80.0)], axis=-1).astype(np.uint8))
+    return Image.fromarray(
+        np.stack([*np.meshgrid(across, down), np.full((height, width), 80.0)], axis=-1).astype(
+            np.uint8
+        )
+    )
 
 
 def saved(path: Path, picture: Image.Image | None = None, **options: object) -> Path:
@@ -47,10 +51,28 @@ def bytes_of(picture: Image.Image, kind: str = "PNG", **options: object) -> byte
     return buffer.getvalue()
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes = b"", *between: tuple[bytes, bytes]) -> bytes:
-    """A PNG by hand, for what Pillow does not write. depth: bits per sample; colour: 0 grey, 2 RGB; rows: raw scan lines with filter bytes."""
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)), *between, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    made = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks]
+def png(
+    width: int,
+    height: int,
+    depth: int,
+    colour: int,
+    rows: bytes = b"",
+    *between: tuple[bytes, bytes],
+) -> bytes:
+    """A PNG by hand, for what Pillow does not write.
+
+    depth: bits per sample; colour: 0 grey, 2 RGB; rows: raw scan lines with filter bytes.
+    """
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)),
+        *between,
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    made = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(made)
 
 
@@ -61,7 +83,9 @@ def complaint(folder: Path, **options: str) -> str:
 
 
 def captions(folder: Path, **options: str) -> dict[str, str]:
-    return {example.path.name: example.caption for example in read_dataset(folder, **options).examples}
+    return {
+        example.path.name: example.caption for example in read_dataset(folder, **options).examples
+    }
 
 
 # --- pictures, one by one ---
@@ -72,30 +96,58 @@ def test_every_png_mode_opens_as_rgb(tmp_path: Path, mode: str) -> None:
     picture = Image.fromarray(GREY_RAMP) if mode == "I;16" else photo().convert(mode)
     opened = array(saved(tmp_path / "a.png", picture))
     assert opened.shape == (24, 32, 3)
-    expected = np.asarray(picture.convert("RGB")) if mode != "I;16" else np.repeat((GREY_RAMP / 257)[..., None], 3, axis=-1)
+    expected = (
+        np.asarray(picture.convert("RGB"))
+        if mode != "I;16"
+        else np.repeat((GREY_RAMP / 257)[..., None], 3, axis=-1)
+    )
     assert np.abs(opened - expected).max() <= 1
 
 
-@pytest.mark.parametrize(("suffix", "options"), [("jpg", {"quality": 95}), ("webp", {"quality": 95}), ("webp", {"lossless": True})])
-def test_lossy_kinds_open_as_they_look(tmp_path: Path, suffix: str, options: dict[str, object]) -> None:
-    assert np.abs(array(saved(tmp_path / f"a.{suffix}", photo(64, 64), **options)) - np.asarray(photo(64, 64))).mean() < 4
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [("jpg", {"quality": 95}), ("webp", {"quality": 95}), ("webp", {"lossless": True})],
+)
+def test_lossy_kinds_open_as_they_look(
+    tmp_path: Path, suffix: str, options: dict[str, object]
+) -> None:
+    assert (
+        np.abs(
+            array(saved(tmp_path / f"a.{suffix}", photo(64, 64), **options))
+            - np.asarray(photo(64, 64))
+        ).mean()
+        < 4
+    )
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
     grey = array(saved(tmp_path / "a.png", Image.fromarray(GREY_RAMP)))[..., 0].ravel()
-    assert grey[0] == 0 and grey[-1] == 255 and (np.diff(grey) >= 0).all() and len(set(grey.tolist())) == 256
+    assert (
+        grey[0] == 0
+        and grey[-1] == 255
+        and (np.diff(grey) >= 0).all()
+        and len(set(grey.tolist())) == 256
+    )
 
 
 def test_cmyk_jpeg_keeps_its_colours(tmp_path: Path) -> None:
-    for name, colour in {"red": (230, 30, 20), "light": (240, 240, 240), "dark": (20, 20, 20)}.items():
-        path = saved(tmp_path / f"{name}.jpg", Image.new("RGB", (32, 32), colour).convert("CMYK"), quality=95)
+    for name, colour in {
+        "red": (230, 30, 20),
+        "light": (240, 240, 240),
+        "dark": (20, 20, 20),
+    }.items():
+        path = saved(
+            tmp_path / f"{name}.jpg", Image.new("RGB", (32, 32), colour).convert("CMYK"), quality=95
+        )
         assert np.abs(array(path) - colour).max() < 12
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
-    """The file holds the picture as a camera of that orientation stores it; it must open upright."""
+    """The file holds the picture as a camera of that orientation stores it; it must open
+    upright.
+    """
     upright = photo(48, 32)
     stored = {
         1: lambda p: p,
@@ -132,17 +184,35 @@ def see_through(kind: str) -> Image.Image:
 
 @pytest.mark.parametrize("background", ["white", "#306090", "rgb(10, 200, 30)"])
 @pytest.mark.parametrize(
-    ("kind", "options"), [("RGBA", {}), ("LA", {}), ("P", {"transparency": 1}), ("P", {"transparency": b"\xff\x00"}), ("WEBP", {"lossless": True})]
+    ("kind", "options"),
+    [
+        ("RGBA", {}),
+        ("LA", {}),
+        ("P", {"transparency": 1}),
+        ("P", {"transparency": b"\xff\x00"}),
+        ("WEBP", {"lossless": True}),
+    ],
 )
-def test_transparency_lies_on_the_background(tmp_path: Path, kind: str, options: dict[str, object], background: str) -> None:
+def test_transparency_lies_on_the_background(
+    tmp_path: Path, kind: str, options: dict[str, object], background: str
+) -> None:
     name = "a.webp" if kind == "WEBP" else "a.png"
-    opened = array(saved(tmp_path / name, see_through("RGBA" if kind == "WEBP" else kind), **options), background)
+    opened = array(
+        saved(tmp_path / name, see_through("RGBA" if kind == "WEBP" else kind), **options),
+        background,
+    )
     assert (opened[:, :16] == 40).all()
     assert (opened[:, 16:] == ImageColor.getrgb(background)).all()
 
 
 def test_half_transparent_pixels_are_mixed(tmp_path: Path) -> None:
-    assert np.abs(array(saved(tmp_path / "a.png", Image.new("RGBA", (16, 16), (0, 0, 0, 128))), "white") - 127).max() <= 1
+    assert (
+        np.abs(
+            array(saved(tmp_path / "a.png", Image.new("RGBA", (16, 16), (0, 0, 0, 128))), "white")
+            - 127
+        ).max()
+        <= 1
+    )
 
 
 def test_a_transparent_colour_key_lies_on_the_background(tmp_path: Path) -> None:
@@ -151,10 +221,21 @@ def test_a_transparent_colour_key_lies_on_the_background(tmp_path: Path) -> None
     made = {
         "grey": bytes_of(Image.fromarray(grey), transparency=90),
         "sixteen": bytes_of(Image.fromarray(sixteen), transparency=90 * 257),
-        "colour": bytes_of(Image.fromarray(np.repeat(grey[..., None], 3, axis=-1)), transparency=(90, 90, 90)),
+        "colour": bytes_of(
+            Image.fromarray(np.repeat(grey[..., None], 3, axis=-1)), transparency=(90, 90, 90)
+        ),
         # Few bits and many: Pillow scales the pixels, not the colour key.
-        "four-bits": png(32, 24, 4, 0, (b"\0" + b"\x22" * 8 + b"\xff" * 8) * 24, (b"tRNS", b"\0\x0f")),
-        "forty-eight": png(32, 24, 16, 2, (b"\0" + b"\x28\x28" * 48 + b"\x5a\x5a" * 48) * 24, (b"tRNS", b"\x5a\x5a" * 3)),
+        "four-bits": png(
+            32, 24, 4, 0, (b"\0" + b"\x22" * 8 + b"\xff" * 8) * 24, (b"tRNS", b"\0\x0f")
+        ),
+        "forty-eight": png(
+            32,
+            24,
+            16,
+            2,
+            (b"\0" + b"\x28\x28" * 48 + b"\x5a\x5a" * 48) * 24,
+            (b"tRNS", b"\x5a\x5a" * 3),
+        ),
     }
     for name, content in made.items():
         (tmp_path / name).write_bytes(content)
@@ -173,13 +254,23 @@ def test_black_and_white_with_a_transparent_white(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["webp", "png"])
 def test_only_the_first_frame_of_an_animation_is_used(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (32, 24), colour) for colour in ("red", "lime", "blue")]
-    path = saved(tmp_path / f"a.{suffix}", frames[0], save_all=True, append_images=frames[1:], duration=100, lossless=True)
+    path = saved(
+        tmp_path / f"a.{suffix}",
+        frames[0],
+        save_all=True,
+        append_images=frames[1:],
+        duration=100,
+        lossless=True,
+    )
     assert (array(path) == (255, 0, 0)).all()
     assert any("first frame" in note and path.name in note for note in read_dataset(tmp_path).notes)
 
 
 def swapped_profile() -> bytes:
-    """An RGB profile in which red and green change places: whoever ignores it sees the wrong colour."""
+    """An RGB profile in which red and green change places:
+
+    whoever ignores it sees the wrong colour.
+    """
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     count = struct.unpack(">I", profile[128:132])[0]
     at = {bytes(profile[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(count)}
@@ -191,17 +282,27 @@ def swapped_profile() -> bytes:
 @pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
 def test_colour_profile_is_converted_to_srgb(tmp_path: Path, suffix: str) -> None:
     options = {"lossless": True} if suffix == "webp" else {"quality": 95}
-    path = saved(tmp_path / f"a.{suffix}", Image.new("RGB", (32, 24), (220, 30, 30)), icc_profile=swapped_profile(), **options)
+    path = saved(
+        tmp_path / f"a.{suffix}",
+        Image.new("RGB", (32, 24), (220, 30, 30)),
+        icc_profile=swapped_profile(),
+        **options,
+    )
     assert np.abs(array(path) - (30, 220, 30)).max() <= 6
 
 
 def test_srgb_profile_changes_nothing(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert np.abs(array(saved(tmp_path / "a.png", icc_profile=profile)) - np.asarray(photo())).max() <= 1
+    assert (
+        np.abs(array(saved(tmp_path / "a.png", icc_profile=profile)) - np.asarray(photo())).max()
+        <= 1
+    )
 
 
 def test_transparent_parts_keep_the_background_under_a_profile(tmp_path: Path) -> None:
-    opened = array(saved(tmp_path / "a.png", see_through("RGBA"), icc_profile=swapped_profile()), "#dc1e1e")
+    opened = array(
+        saved(tmp_path / "a.png", see_through("RGBA"), icc_profile=swapped_profile()), "#dc1e1e"
+    )
     assert (opened[:, 16:] == (0xDC, 0x1E, 0x1E)).all()
 
 
@@ -210,7 +311,10 @@ def test_broken_or_foreign_profile_is_ignored_and_noted(tmp_path: Path, mode: st
     plain = array(saved(tmp_path / "plain.png", photo().convert(mode)))
     saved(tmp_path / "bad.png", photo().convert(mode), icc_profile=b"this is no profile" * 20)
     assert (array(tmp_path / "bad.png") == plain).all()
-    assert any("profile" in note and "bad.png" in note and "plain" not in note for note in read_dataset(tmp_path).notes)
+    assert any(
+        "profile" in note and "bad.png" in note and "plain" not in note
+        for note in read_dataset(tmp_path).notes
+    )
 
 
 def test_a_grey_picture_with_a_colour_profile_stays_grey(tmp_path: Path) -> None:
@@ -251,7 +355,9 @@ def test_pixels_fill_the_bucket(size: tuple[int, int]) -> None:
 def test_pixels_equal_resizing_and_cropping() -> None:
     big = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8))
     whole = np.asarray(big.resize((114, 64), Image.Resampling.LANCZOS))[:, 25:89]
-    assert np.abs(pixels(big, Bucket(64, 64)).astype(int) - whole).mean() < 3  # 64 * 160 / 90 is 113.8: rounded there, not here
+    assert (
+        np.abs(pixels(big, Bucket(64, 64)).astype(int) - whole).mean() < 3
+    )  # 64 * 160 / 90 is 113.8: rounded there, not here
 
 
 def test_pixels_of_the_bucket_size_are_the_picture_itself() -> None:
@@ -267,11 +373,28 @@ def test_a_moved_crop_shows_another_part_and_counts_as_another_picture(tmp_path:
     assert moved.identity != centred.identity and moved.digest == centred.digest
     assert "a crop that was moved (a.png)" in " ".join(read_dataset(tmp_path).notes)
     whole = np.asarray(photo(128, 64))
-    assert (pixels(open_picture(moved.path), Bucket(64, 64), place=moved.place) == whole[:, 64:]).all()
-    assert (pixels(open_picture(moved.path), Bucket(64, 64), True, moved.place) == whole[:, :63:-1]).all()
+    assert (
+        pixels(open_picture(moved.path), Bucket(64, 64), place=moved.place) == whole[:, 64:]
+    ).all()
+    assert (
+        pixels(open_picture(moved.path), Bucket(64, 64), True, moved.place) == whole[:, :63:-1]
+    ).all()
 
 
-@pytest.mark.parametrize("told", ["", "[]", "3", "null", '{"across": 2}', '{"across": true}', '{"down": NaN}', '{"down": "0.5"}', "[" * 900])
+@pytest.mark.parametrize(
+    "told",
+    [
+        "",
+        "[]",
+        "3",
+        "null",
+        '{"across": 2}',
+        '{"across": true}',
+        '{"down": NaN}',
+        '{"down": "0.5"}',
+        "[" * 900,
+    ],
+)
 def test_a_crop_that_is_none_is_told(tmp_path: Path, told: str) -> None:
     saved(tmp_path / "a.png")
     (tmp_path / "a.crop.json").write_text(told)
@@ -279,12 +402,21 @@ def test_a_crop_that_is_none_is_told(tmp_path: Path, told: str) -> None:
 
 
 def test_flipped_pixels_are_the_mirror() -> None:
-    one, other = pixels(photo(100, 60), Bucket(64, 64)), pixels(photo(100, 60), Bucket(64, 64), flipped=True)
-    assert (one[:, ::-1] == other).all() and not (one == other).all() and other.flags["C_CONTIGUOUS"]
+    one, other = (
+        pixels(photo(100, 60), Bucket(64, 64)),
+        pixels(photo(100, 60), Bucket(64, 64), flipped=True),
+    )
+    assert (
+        (one[:, ::-1] == other).all() and not (one == other).all() and other.flags["C_CONTIGUOUS"]
+    )
 
 
 def test_pixels_of_a_thin_strip_stay_small() -> None:
-    assert pixels(Image.new("RGB", (16, 200_000), "red"), Bucket(64, 128)).shape == (128, 64, 3)  # whole, it would take 150 MB
+    assert pixels(Image.new("RGB", (16, 200_000), "red"), Bucket(64, 128)).shape == (
+        128,
+        64,
+        3,
+    )  # whole, it would take 150 MB
 
 
 # --- captions ---
@@ -294,12 +426,24 @@ def test_captions_come_from_txt_then_metadata_then_name(tmp_path: Path) -> None:
     for name in ("b-fish.png", "a.JPG", "c_old-tree.WebP", "d.jpeg"):
         saved(tmp_path / name)
     (tmp_path / "a.TXT").write_bytes(codecs.BOM_UTF8 + "  ein\r\n großer\tHund\n".encode())
-    lines = [{"file_name": "b-fish.png", "text": "a fish"}, {"file_name": "./d.jpeg", "caption": "a duck"}, {"file_name": "a.JPG", "text": "a cat"}]
+    lines = [
+        {"file_name": "b-fish.png", "text": "a fish"},
+        {"file_name": "./d.jpeg", "caption": "a duck"},
+        {"file_name": "a.JPG", "text": "a cat"},
+    ]
     (tmp_path / "metadata.jsonl").write_text("\n\n".join(json.dumps(line) for line in lines) + "\n")
     dataset = read_dataset(tmp_path)
     found = [(e.path.name, e.caption) for e in dataset.examples]
-    assert found == [("a.JPG", "ein großer Hund"), ("b-fish.png", "a fish"), ("c_old-tree.WebP", "c old tree"), ("d.jpeg", "a duck")]
-    assert any("1 of 4 pictures has no caption" in note and "c_old-tree.WebP -> c old tree" in note for note in dataset.notes)
+    assert found == [
+        ("a.JPG", "ein großer Hund"),
+        ("b-fish.png", "a fish"),
+        ("c_old-tree.WebP", "c old tree"),
+        ("d.jpeg", "a duck"),
+    ]
+    assert any(
+        "1 of 4 pictures has no caption" in note and "c_old-tree.WebP -> c old tree" in note
+        for note in dataset.notes
+    )
     assert any("the .txt counts (a.JPG)" in note for note in dataset.notes)
 
 
@@ -307,20 +451,48 @@ def test_accents_match_however_they_are_composed(tmp_path: Path) -> None:
     saved(tmp_path / "cafe\u0301.png")
     saved(tmp_path / "na\u00efve.png")
     (tmp_path / "caf\u00e9.txt").write_text("a coffee")
-    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "nai\u0308ve.png", "text": "a child"}))
+    (tmp_path / "metadata.jsonl").write_text(
+        json.dumps({"file_name": "nai\u0308ve.png", "text": "a child"})
+    )
     assert sorted(captions(tmp_path).values()) == ["a child", "a coffee"]
 
 
 @pytest.mark.parametrize(
     ("name", "caption"),
-    [("red-apple.png", "red apple"), ("red_apple-02.png", "red apple"), ("apple (3).jpg", "apple"), ("3 cats.png", "3 cats")]
-    + [("001-castle.png", "castle"), ("Äpfel im Korb.webp", "Äpfel im Korb"), ("facade.png", "facade"), ("photo of a bee.png", "photo of a bee")]
-    + [(name, "") for name in ("IMG_1234.jpg", "DSC0001.JPG", "P1000123.JPG", "PXL_20230101_123456789.jpg", "IMG-20230101-WA0007.jpg")]
-    + [(name, "") for name in ("00042.png", "3f2a9b1cdeadbeef.png", "b1946ac9-2f4e-4c3a-9d8e-0c9f1a2b3c4d.png")]
+    [
+        ("red-apple.png", "red apple"),
+        ("red_apple-02.png", "red apple"),
+        ("apple (3).jpg", "apple"),
+        ("3 cats.png", "3 cats"),
+    ]
+    + [
+        ("001-castle.png", "castle"),
+        ("Äpfel im Korb.webp", "Äpfel im Korb"),
+        ("facade.png", "facade"),
+        ("photo of a bee.png", "photo of a bee"),
+    ]
+    + [
+        (name, "")
+        for name in (
+            "IMG_1234.jpg",
+            "DSC0001.JPG",
+            "P1000123.JPG",
+            "PXL_20230101_123456789.jpg",
+            "IMG-20230101-WA0007.jpg",
+        )
+    ]
+    + [
+        (name, "")
+        for name in (
+            "00042.png",
+            "3f2a9b1cdeadbeef.png",
+            "b1946ac9-2f4e-4c3a-9d8e-0c9f1a2b3c4d.png",
+        )
+    ]
     + [(name, "") for name in ("Screenshot 2023-01-01 at 12.34.56.png", "image.png", "---.png")],
 )
 def test_said_by_name(name: str, caption: str) -> None:
-    assert said_by_name(name) == caption
+    assert caption_from_name(name) == caption
 
 
 @pytest.mark.parametrize(
@@ -343,7 +515,18 @@ def test_captioned(caption: str, trigger: str, template: str, expected: str) -> 
     assert captioned(caption, trigger, template) == expected
 
 
-@pytest.mark.parametrize("template", ["{style}", "{caption", "{} {caption}", "{caption.__class__}", "{caption:99999999}", "{caption!r}", "{0}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{style}",
+        "{caption",
+        "{} {caption}",
+        "{caption.__class__}",
+        "{caption:99999999}",
+        "{caption!r}",
+        "{0}",
+    ],
+)
 def test_unknown_template_is_refused(tmp_path: Path, template: str) -> None:
     saved(tmp_path / "a.png")
     assert "data.template" in complaint(tmp_path, template=template)
@@ -361,7 +544,9 @@ def test_empty_txt_means_no_words(tmp_path: Path) -> None:
     saved(tmp_path / "apple.png")
     (tmp_path / "apple.txt").write_text(" \n")
     found = read_dataset(tmp_path, trigger="linocut")
-    assert found.examples[0].caption == "linocut style" and any("empty .txt" in note for note in found.notes)
+    assert found.examples[0].caption == "linocut style" and any(
+        "empty .txt" in note for note in found.notes
+    )
 
 
 # --- the folder ---
@@ -391,10 +576,17 @@ def test_what_is_passed_over_is_noted(tmp_path: Path) -> None:
     found = read_dataset(tmp_path)
     assert [e.path.name for e in found.examples] == ["apple.png"]
     said = "\n".join(found.notes)
-    assert "sub-folders are not read: 2 (more)" in said and "(readme.txt)" in said and ".gif" in said and "hidden" not in said
+    assert (
+        "sub-folders are not read: 2 (more)" in said
+        and "(readme.txt)" in said
+        and ".gif" in said
+        and "hidden" not in said
+    )
 
 
-@pytest.mark.parametrize("kind", ["missing", "file", "empty", "documents", "nested", "too long", "nul"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "file", "empty", "documents", "nested", "too long", "nul"]
+)
 def test_a_folder_without_pictures_says_what_it_is(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / {"too long": "x" * 5000, "nul": "a\0b"}.get(kind, "pictures")
     if kind == "file":
@@ -407,9 +599,17 @@ def test_a_folder_without_pictures_says_what_it_is(tmp_path: Path, kind: str) ->
     if kind == "nested":
         (folder / "train").mkdir()
         saved(folder / "train" / "a.png")
-    expected = {"missing": "is not there", "file": "this is a file", "empty": "it is empty", "documents": "1 .gif", "nested": "train"}
+    expected = {
+        "missing": "is not there",
+        "file": "this is a file",
+        "empty": "it is empty",
+        "documents": "1 .gif",
+        "nested": "train",
+    }
     said = complaint(folder)
-    assert expected.get(kind, "cannot be read") in said and "data.folder" in said and "\n" not in said
+    assert (
+        expected.get(kind, "cannot be read") in said and "data.folder" in said and "\n" not in said
+    )
 
 
 def bad_files(folder: Path) -> Iterator[tuple[str, str]]:
@@ -431,7 +631,10 @@ def bad_files(folder: Path) -> Iterator[tuple[str, str]]:
     yield made("scan.jpg", bytes_of(photo(), "TIFF")), "is a TIFF file"
     yield made("phone.jpg", b"\0\0\0\x18ftypheic" + b"\0" * 100), "HEIC"
     yield made("bomb.png", png(60_000, 60_000, 8, 2)), "megapixels is the most"
-    yield made("large.png", png(10_001, 10_000, 8, 2)), "10001 x 10000 px, 100 megapixels is the most"
+    yield (
+        made("large.png", png(10_001, 10_000, 8, 2)),
+        "10001 x 10000 px, 100 megapixels is the most",
+    )
     yield made("tiny.png", bytes_of(photo(15, 40))), "15 x 40 px, 16 px is the least"
     text = PngImagePlugin.PngInfo()
     text.add_text("comment", "x" * 70_000_000, zip=True)
@@ -457,7 +660,10 @@ def test_all_bad_files_are_named_in_one_error(tmp_path: Path) -> None:
         expected = list(bad_files(tmp_path))
         said = complaint(tmp_path, background="blurple", template="{nothing}")
     lines = said.split("\n")
-    assert lines[0] == f"{len(expected) + 2} things are wrong in {tmp_path}:" and len(lines) == len(expected) + 3
+    assert (
+        lines[0] == f"{len(expected) + 2} things are wrong in {tmp_path}:"
+        and len(lines) == len(expected) + 3
+    )
     for name, reason in expected:
         (line,) = [line for line in lines if line.startswith(f"  - {name} ")]
         assert reason in line and line.endswith("."), line
@@ -465,7 +671,9 @@ def test_all_bad_files_are_named_in_one_error(tmp_path: Path) -> None:
     assert "good.png" not in said and "Traceback" not in said and " at 0x" not in said
 
 
-@pytest.mark.parametrize("name, reason", [("zero.png", "empty"), ("utf16.txt", "UTF-8"), ("tiny.png", "16 px")])
+@pytest.mark.parametrize(
+    "name, reason", [("zero.png", "empty"), ("utf16.txt", "UTF-8"), ("tiny.png", "16 px")]
+)
 def test_a_single_bad_file_makes_a_single_line(tmp_path: Path, name: str, reason: str) -> None:
     everything = tmp_path / "all"
     everything.mkdir()
@@ -501,7 +709,10 @@ def test_metadata_complaints_name_the_line(tmp_path: Path) -> None:
         ('{"file_name": "a\\u0000.png", "text": "a"}', "which is not there"),
         ('{"file_name": "a.png", "text": "a\\u0000b"}', "NUL"),
         ('{"file_name": "a.png", "text": "\\ud800"}', "surrogate"),
-        ('{"file_name": "a.png", "text": "%s"}' % ("x" * 10_001), "10,001 bytes, 10,000 is the most"),
+        (
+            '{"file_name": "a.png", "text": "%s"}' % ("x" * 10_001),
+            "10,001 bytes, 10,000 is the most",
+        ),
         ('{"file_name": "\\u001b[31m\\n.png", "text": "a"}', r"\x1b[31m\n.png, which is not there"),
     ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(line for line, _ in lines))
@@ -512,7 +723,10 @@ def test_metadata_complaints_name_the_line(tmp_path: Path) -> None:
         assert f"metadata.jsonl line {number} " in line and reason in line
 
 
-@pytest.mark.parametrize("content", ['{"file_name": "a.png", "text": "a"}'.encode("utf-16"), b"\0\1\2", b"\xff\xfe\xfd", b"\xe9"])
+@pytest.mark.parametrize(
+    "content",
+    ['{"file_name": "a.png", "text": "a"}'.encode("utf-16"), b"\0\1\2", b"\xff\xfe\xfd", b"\xe9"],
+)
 def test_metadata_that_is_no_text_is_one_complaint(tmp_path: Path, content: bytes) -> None:
     saved(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_bytes(content)
@@ -522,9 +736,13 @@ def test_metadata_that_is_no_text_is_one_complaint(tmp_path: Path, content: byte
 
 def test_several_captions_for_a_picture_are_noted(tmp_path: Path) -> None:
     saved(tmp_path / "a.png")
-    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps({"file_name": "a.png", "text": text}) + "\n" for text in ("one", "two")))
+    (tmp_path / "metadata.jsonl").write_text(
+        "".join(json.dumps({"file_name": "a.png", "text": text}) + "\n" for text in ("one", "two"))
+    )
     found = read_dataset(tmp_path)
-    assert found.examples[0].caption == "two" and any("the last one counts (a.png)" in note for note in found.notes)
+    assert found.examples[0].caption == "two" and any(
+        "the last one counts (a.png)" in note for note in found.notes
+    )
 
 
 def test_strange_file_names_can_be_said_and_written(tmp_path: Path) -> None:
@@ -533,7 +751,10 @@ def test_strange_file_names_can_be_said_and_written(tmp_path: Path) -> None:
             file.write(bytes_of(photo()))
     found = read_dataset(tmp_path)
     "\n".join([*found.notes, *(e.caption for e in found.examples)]).encode()
-    assert not any("\x1b" in text or "\n" in text for text in (*found.notes, *(e.caption for e in found.examples)))
+    assert not any(
+        "\x1b" in text or "\n" in text
+        for text in (*found.notes, *(e.caption for e in found.examples))
+    )
     with open(os.fsencode(tmp_path) + b"/\xff.png", "wb"):  # noqa: PTH123
         pass
     complaint(tmp_path).encode()
@@ -541,7 +762,10 @@ def test_strange_file_names_can_be_said_and_written(tmp_path: Path) -> None:
 
 def tree(folder: Path) -> dict[str, tuple[int, int, bytes]]:
     """Everything of a folder and in it that a reader might have changed."""
-    return {p.name: (p.stat().st_mtime_ns, p.stat().st_mode, p.read_bytes() if p.is_file() else b"") for p in [folder, *folder.rglob("*")]}
+    return {
+        p.name: (p.stat().st_mtime_ns, p.stat().st_mode, p.read_bytes() if p.is_file() else b"")
+        for p in [folder, *folder.rglob("*")]
+    }
 
 
 def test_the_folder_is_left_untouched(tmp_path: Path) -> None:
@@ -569,7 +793,9 @@ def test_a_read_only_folder_works(tmp_path: Path) -> None:
         tmp_path.chmod(0o755)
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may read everything")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() == 0, reason="the superuser may read everything"
+)
 def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
     saved(tmp_path / "a.png").chmod(0)
     assert "a.png cannot be read (Permission denied)" in complaint(tmp_path)

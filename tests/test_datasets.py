@@ -1,4 +1,7 @@
-"""Tests of studio.datasets.store: uploads that are no pictures, names from anywhere, captions that are saved at once."""
+"""Tests of studio.datasets.store:
+
+uploads that are no pictures, names from anywhere, captions that are saved at once.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ def test_a_new_dataset_is_in_the_list(workspace: Workspace) -> None:
     assert store.names(workspace) == ["Tusche - nein", "水墨"]
 
 
-@pytest.mark.parametrize("name", ["", "..", "../x", "/etc", "a/b", "a\\b", ".hidden", "con", "x" * 81, "a\0b", "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["", "..", "../x", "/etc", "a/b", "a\\b", ".hidden", "con", "x" * 81, "a\0b", "a\nb"]
+)
 def test_names_that_are_no_names_are_refused(workspace: Workspace, name: str) -> None:
     with pytest.raises(ConfigError):
         store.make(workspace, name)
@@ -57,7 +62,11 @@ def test_a_name_is_taken_whatever_its_case(workspace: Workspace, ink: Path) -> N
 
 def test_bad_uploads_are_named_and_the_others_go_on(tmp_path: Path, ink: Path) -> None:
     up = tmp_path / "up"
-    good = [picture(up / "red.png"), picture(up / "blue.jpg", "blue"), picture(up / "green.webp", "green")]
+    good = [
+        picture(up / "red.png"),
+        picture(up / "blue.jpg", "blue"),
+        picture(up / "green.webp", "green"),
+    ]
     text, empty, cut = up / "page.png", up / "empty.jpg", up / "cut.png"
     text.write_text("<html>not found</html>")
     empty.write_bytes(b"")
@@ -89,7 +98,12 @@ def test_file_names_become_safe(tmp_path: Path, ink: Path, given: str, kept: str
 
 
 def test_every_picture_has_a_stem_of_its_own(tmp_path: Path, ink: Path) -> None:
-    files = [picture(tmp_path / f"{n}" / name, colour) for n, (name, colour) in enumerate([("a.png", "red"), ("A.jpg", "blue"), ("a.webp", "green")])]
+    files = [
+        picture(tmp_path / f"{n}" / name, colour)
+        for n, (name, colour) in enumerate(
+            [("a.png", "red"), ("A.jpg", "blue"), ("a.webp", "green")]
+        )
+    ]
     assert store.add(ink, files).kept == ("a.png", "A-2.jpg", "a-3.webp")
 
 
@@ -102,7 +116,9 @@ def test_the_same_picture_twice_is_kept_once(tmp_path: Path, ink: Path) -> None:
 def test_captions_come_with_their_pictures(tmp_path: Path, ink: Path) -> None:
     (tmp_path / "one.txt").write_text("a red thing\n", encoding="utf-8-sig")
     (tmp_path / "alone.txt").write_text("nothing to see")
-    added = store.add(ink, [tmp_path / "one.txt", picture(tmp_path / "one.png"), tmp_path / "alone.txt"])
+    added = store.add(
+        ink, [tmp_path / "one.txt", picture(tmp_path / "one.png"), tmp_path / "alone.txt"]
+    )
     assert (added.kept, added.captions) == (("one.png",), 1)
     assert [name for name, _ in added.refused] == ["alone.txt"]
     assert store.caption(ink, "one.png") == "a red thing"
@@ -111,11 +127,15 @@ def test_captions_come_with_their_pictures(tmp_path: Path, ink: Path) -> None:
 def test_the_trainer_reads_what_the_page_wrote(tmp_path: Path, ink: Path) -> None:
     store.add(ink, [picture(tmp_path / "one.png"), picture(tmp_path / "two.png", "blue")])
     store.write_caption(ink, "one.png", "  eine „rote“ Fläche \n")
-    assert {e.path.name: e.caption for e in read_dataset(ink).examples}["one.png"] == "eine „rote“ Fläche"
+    assert {e.path.name: e.caption for e in read_dataset(ink).examples}[
+        "one.png"
+    ] == "eine „rote“ Fläche"
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "missing.png", "", "."])
-def test_only_pictures_of_the_dataset_are_touched(tmp_path: Path, workspace: Workspace, ink: Path, name: str) -> None:
+def test_only_pictures_of_the_dataset_are_touched(
+    tmp_path: Path, workspace: Workspace, ink: Path, name: str
+) -> None:
     picture(workspace.datasets() / "secret.png")
     for touching in (
         lambda: store.caption(ink, name),
@@ -127,7 +147,9 @@ def test_only_pictures_of_the_dataset_are_touched(tmp_path: Path, workspace: Wor
     assert listing(ink) == []
 
 
-def test_a_link_out_of_the_dataset_is_not_followed(workspace: Workspace, ink: Path, tmp_path: Path) -> None:
+def test_a_link_out_of_the_dataset_is_not_followed(
+    workspace: Workspace, ink: Path, tmp_path: Path
+) -> None:
     (ink / "away.png").symlink_to(picture(tmp_path / "outside.png"))
     with pytest.raises(ConfigError, match="leads out"):
         store.write_caption(ink, "away.png", "x")
@@ -174,21 +196,39 @@ def test_what_is_removed_can_be_had_back(tmp_path: Path, ink: Path) -> None:
     assert (store.caption(ink, "one.png"), store.place_of(ink, "one.png")) == ("words", (0.25, 1.0))
 
 
-def test_captions_of_a_metadata_file_come_along_and_a_txt_counts_more(tmp_path: Path, ink: Path) -> None:
+def test_captions_of_a_metadata_file_come_along_and_a_txt_counts_more(
+    tmp_path: Path, ink: Path
+) -> None:
     up = [picture(tmp_path / "up" / f"{name}.png", name) for name in ("red", "blue", "green")]
-    lines = ['{"file_name": "red.png", "text": "from the list"}', '{"file_name": "blue.png", "text": "a lake"}', "not json"]
+    lines = [
+        '{"file_name": "red.png", "text": "from the list"}',
+        '{"file_name": "blue.png", "text": "a lake"}',
+        "not json",
+    ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     (tmp_path / "red.txt").write_text("from the file")
     added = store.add(ink, [*up, tmp_path / "metadata.jsonl", tmp_path / "red.txt"])
     assert added.captions == 2 and [name for name, _ in added.refused] == ["metadata.jsonl"]
-    assert store.captions(ink) == {"blue.png": "a lake", "green.png": "", "red.png": "from the file"}
+    assert store.captions(ink) == {
+        "blue.png": "a lake",
+        "green.png": "",
+        "red.png": "from the file",
+    }
 
 
-def test_a_metadata_file_in_the_dataset_is_shown_as_the_trainer_reads_it(tmp_path: Path, ink: Path) -> None:
+def test_a_metadata_file_in_the_dataset_is_shown_as_the_trainer_reads_it(
+    tmp_path: Path, ink: Path
+) -> None:
     store.add(ink, [picture(tmp_path / "one.png"), picture(tmp_path / "two.png", "blue")])
-    (ink / "metadata.jsonl").write_text('{"file_name": "one.png", "text": "a wall"}\n{"file_name": "two.png", "text": "a sea"}')
+    (ink / "metadata.jsonl").write_text(
+        '{"file_name": "one.png", "text": "a wall"}\n{"file_name": "two.png", "text": "a sea"}'
+    )
     store.write_caption(ink, "two.png", "a lake")
-    assert store.captions(ink) == {e.path.name: e.caption for e in read_dataset(ink).examples} == {"one.png": "a wall", "two.png": "a lake"}
+    assert (
+        store.captions(ink)
+        == {e.path.name: e.caption for e in read_dataset(ink).examples}
+        == {"one.png": "a wall", "two.png": "a lake"}
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])

@@ -1,4 +1,7 @@
-"""Captions made by a model: through the real loading, with tiny models of random weights; and what of a sentence is kept."""
+"""Captions made by a model:
+
+through the real loading, with tiny models of random weights; and what of a sentence is kept.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,13 @@ import gradio as gr
 import pytest
 import torch
 from PIL import Image
-from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
+from transformers import (
+    BertTokenizer,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipImageProcessor,
+    BlipProcessor,
+)
 
 from studio.datasets import caption_worker, captioning, history, store
 from studio.datasets.captioning import content
@@ -22,7 +31,22 @@ from tests.test_report import cached
 from training.errors import StudioError
 from training.storage.paths import Workspace
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]", "a", "cat", "dog", "drawing", "of", "red", "boat"]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "[DEC]",
+    "[ENC]",
+    "a",
+    "cat",
+    "dog",
+    "drawing",
+    "of",
+    "red",
+    "boat",
+]
 
 
 def tiny_blip(at: Path) -> None:
@@ -30,12 +54,29 @@ def tiny_blip(at: Path) -> None:
     tokenizer = BertTokenizer(str(at / "vocab.txt"))
     small = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     text = (
-        dict(vocab_size=len(WORDS), bos_token_id=5, eos_token_id=3, sep_token_id=3, pad_token_id=0, projection_dim=16, encoder_hidden_size=16) | small
+        dict(
+            vocab_size=len(WORDS),
+            bos_token_id=5,
+            eos_token_id=3,
+            sep_token_id=3,
+            pad_token_id=0,
+            projection_dim=16,
+            encoder_hidden_size=16,
+        )
+        | small
     )
     torch.manual_seed(0)
-    model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=dict(image_size=32, patch_size=8) | small, projection_dim=16))
+    model = BlipForConditionalGeneration(
+        BlipConfig(
+            text_config=text,
+            vision_config=dict(image_size=32, patch_size=8) | small,
+            projection_dim=16,
+        )
+    )
     model.save_pretrained(at)
-    BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(at)
+    BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(
+        at
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +95,10 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 def test_the_model_that_lies_in_the_cache_says_something_of_every_picture(
-    cache: Path, pictures: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    cache: Path,
+    pictures: list[Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert captioning.present(cache) == captioning.MODELS[1]
     (pictures[0].parent / "broken.png").write_bytes(b"no picture")
@@ -62,19 +106,29 @@ def test_the_model_that_lies_in_the_cache_says_something_of_every_picture(
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asked)))
     assert caption_worker.main(cache) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [one["picture"] for one in told] == asked[:3] and all(isinstance(one["caption"], str) for one in told)
+    assert [one["picture"] for one in told] == asked[:3] and all(
+        isinstance(one["caption"], str) for one in told
+    )
     again = caption_worker.Describer(captioning.MODELS[1], cache)
     assert [again(path) for path in pictures] == [one["caption"] for one in told]
 
 
-def test_a_broken_download_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    cached(tmp_path, captioning.MODELS[0], lambda at: (at / "model.safetensors").write_bytes(b"cut off"))
+def test_a_broken_download_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached(
+        tmp_path,
+        captioning.MODELS[0],
+        lambda at: (at / "model.safetensors").write_bytes(b"cut off"),
+    )
     monkeypatch.setattr(sys, "stdin", io.StringIO("[]"))
     assert caption_worker.main(tmp_path) == 0
     assert "Download it again" in json.loads(capsys.readouterr().out)["error"]
 
 
-def test_without_a_model_it_is_said_which_one_would_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_model_it_is_said_which_one_would_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert captioning.present(tmp_path) is None
     monkeypatch.setattr(captioning, "present", lambda: None)
     with pytest.raises(StudioError, match=r"hf download Salesforce/blip"):
@@ -85,7 +139,12 @@ class Child:
     """A process that says these lines."""
 
     def __init__(self, lines: list[str], code: int = 0) -> None:
-        self.stdin, self.stdout, self.code, self.killed = io.StringIO(), io.StringIO("".join(line + "\n" for line in lines)), code, False
+        self.stdin, self.stdout, self.code, self.killed = (
+            io.StringIO(),
+            io.StringIO("".join(line + "\n" for line in lines)),
+            code,
+            False,
+        )
 
     def wait(self) -> int:
         return self.code
@@ -94,18 +153,32 @@ class Child:
         self.killed = True
 
 
-def test_captions_come_one_by_one_and_the_process_ends_with_who_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    said = [json.dumps({"picture": str(tmp_path / f"{i}.png"), "caption": f"thing {i}"}) for i in range(3)]
+def test_captions_come_one_by_one_and_the_process_ends_with_who_asks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said = [
+        json.dumps({"picture": str(tmp_path / f"{i}.png"), "caption": f"thing {i}"})
+        for i in range(3)
+    ]
     child: list[Child] = []
     monkeypatch.setattr(captioning, "present", lambda: "a model")
-    made: Any = lambda *args, **keys: child.append(Child(said)) or child[-1]
+
+    def made(*args, **keys):
+        return child.append(Child(said)) or child[-1]
+
     monkeypatch.setattr(captioning.subprocess, "Popen", made)
-    assert [text for _, text in captioning.described([tmp_path / "0.png"])] == ["thing 0", "thing 1", "thing 2"]
+    assert [text for _, text in captioning.described([tmp_path / "0.png"])] == [
+        "thing 0",
+        "thing 1",
+        "thing 2",
+    ]
     asking = captioning.described([tmp_path / "0.png"])
     assert next(asking)[1] == "thing 0" and not child[-1].killed
     asking.close()
     assert child[-1].killed
-    monkeypatch.setattr(captioning.subprocess, "Popen", lambda *args, **keys: Child(said[:1], code=1))
+    monkeypatch.setattr(
+        captioning.subprocess, "Popen", lambda *args, **keys: Child(said[:1], code=1)
+    )
     with pytest.raises(StudioError, match="ended before"):
         list(captioning.described([tmp_path / "0.png"]))
 
@@ -151,7 +224,9 @@ def page(tmp_path: Path) -> tuple[Any, Path]:
     return handlers[0], folder
 
 
-def test_pictures_without_a_caption_get_one_and_undo_takes_all_back(page: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_without_a_caption_get_one_and_undo_takes_all_back(
+    page: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     handler, folder = page
 
     def said(pictures: list[Path]) -> Iterator[tuple[Path, str]]:
@@ -163,26 +238,39 @@ def test_pictures_without_a_caption_get_one_and_undo_takes_all_back(page: tuple[
     monkeypatch.setattr(captioning, "described", said)
     *_, (told, _) = handler("mine", "", "mini")
     assert "3 of 3" in told
-    written = {"0.png": "my own words", "1.png": "thing 1", "2.png": "thing 2", "3.png": "typed meanwhile"}
+    written = {
+        "0.png": "my own words",
+        "1.png": "thing 1",
+        "2.png": "thing 2",
+        "3.png": "typed meanwhile",
+    }
     assert store.captions(folder) == written
     history.undo(folder)
     assert store.captions(folder) == written | {"1.png": "", "2.png": ""}
 
 
-def test_stopped_or_killed_halfway_what_was_said_stays(page: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_or_killed_halfway_what_was_said_stays(
+    page: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     handler, folder = page
-    monkeypatch.setattr(captioning, "described", lambda pictures: ((path, "a thing") for path in pictures))
+    monkeypatch.setattr(
+        captioning, "described", lambda pictures: ((path, "a thing") for path in pictures)
+    )
     asking = handler("mine", "", "mini")
     said = ["", "", "a thing", "my own words"]
     next(asking)
-    assert sorted(store.captions(folder).values()) == said  # on disk before the end, which a page that is killed never comes to
+    assert (
+        sorted(store.captions(folder).values()) == said
+    )  # on disk before the end, which a page that is killed never comes to
     asking.close()
     assert sorted(store.captions(folder).values()) == said
     history.undo(folder)
     assert sorted(store.captions(folder).values()) == ["", "", "", "my own words"]
 
 
-def test_a_picture_taken_out_meanwhile_ends_no_describing(page: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_taken_out_meanwhile_ends_no_describing(
+    page: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     handler, folder = page
 
     def said(pictures: list[Path]) -> Iterator[tuple[Path, str]]:
@@ -193,10 +281,16 @@ def test_a_picture_taken_out_meanwhile_ends_no_describing(page: tuple[Any, Path]
 
     monkeypatch.setattr(captioning, "described", said)
     list(handler("mine", "", "mini"))
-    assert store.captions(folder) == {"0.png": "my own words", "1.png": "a thing", "3.png": "a thing"}
+    assert store.captions(folder) == {
+        "0.png": "my own words",
+        "1.png": "a thing",
+        "3.png": "a thing",
+    }
 
 
-def test_without_a_model_the_page_says_so(page: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_model_the_page_says_so(
+    page: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     handler, _ = page
     monkeypatch.setattr(captioning, "present", lambda: None)
     with pytest.raises(gr.Error, match="no captioning model"):

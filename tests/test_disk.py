@@ -1,4 +1,7 @@
-"""What a user typed or dropped, on a disk that fails at any moment: told in words, and what was there before is there still."""
+"""What a user typed or dropped, on a disk that fails at any moment:
+
+told in words, and what was there before is there still.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from PIL import Image
 
 from studio.datasets import history, store
 from studio.library import cards, preferences
-from studio.page.handlers import told
+from studio.page.handlers import shows_errors
 from training import events
 from training.errors import SpaceError
 from training.storage.paths import Workspace
@@ -39,7 +42,11 @@ def edited(space: Workspace) -> None:
 
 
 def edited_all(space: Workspace) -> None:
-    history.change(store.folder(space, "drawings"), "a trigger", {f"{i}.txt": f"tusche {i}\n".encode() for i in range(3)})
+    history.change(
+        store.folder(space, "drawings"),
+        "a trigger",
+        {f"{i}.txt": f"tusche {i}\n".encode() for i in range(3)},
+    )
 
 
 def taken_out(space: Workspace) -> None:
@@ -65,12 +72,18 @@ ACTS: list[Callable[[Workspace], None]] = [edited, edited_all, taken_out, added,
 def content(space: Workspace) -> dict[str, bytes]:
     """Every file that a user would miss; what undo keeps beside them is not one."""
     files = {path.relative_to(space.root): path for path in space.root.rglob("*") if path.is_file()}
-    return {str(at): path.read_bytes() for at, path in files.items() if not any(part.startswith(".") for part in at.parts)}
+    return {
+        str(at): path.read_bytes()
+        for at, path in files.items()
+        if not any(part.startswith(".") for part in at.parts)
+    }
 
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """[which, number]: the which-th fsync from now on fails with that error, and so do all after it; 0 = none."""
+    """[which, number]: the which-th fsync from now on fails with that error, and so do all after
+    it; 0 = none.
+    """
     fsync, state = os.fsync, [0, errno.EIO]
 
     def fails(handle: int) -> None:
@@ -123,7 +136,7 @@ def test_events_after_a_failure_are_read_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", FAILS, ids=errno.errorcode.get)
 def test_the_page_says_what_the_disk_said_and_no_path(number: int) -> None:
-    @told
+    @shows_errors
     def handler() -> None:
         raise OSError(number, os.strerror(number), "/home/someone/secret")
 

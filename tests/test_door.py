@@ -1,4 +1,7 @@
-"""Tests of studio.server.auth and studio.system.doctor: who is let in, over real HTTP, and that the doctor gives nothing away."""
+"""Tests of studio.server.auth and studio.system.doctor:
+
+who is let in, over real HTTP, and that the doctor gives nothing away.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ from training.storage.paths import Workspace
 SECRET = "correct horse battery"
 
 
-def test_an_address_that_others_reach_needs_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_others_reach_needs_a_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(auth.VARIABLE, raising=False)
     for host in ("127.0.0.1", "localhost", "::1", "[::1]", "127.8.9.10"):
         assert auth.password(host, None, port=1) is None
@@ -32,7 +37,9 @@ def test_an_address_that_others_reach_needs_a_password(tmp_path: Path, monkeypat
     file = tmp_path / "secret"
     file.write_text(SECRET + "\n")
     file.chmod(0o600)
-    assert auth.password("0.0.0.0", file, port=1) == auth.password("127.0.0.1", file, port=1) == SECRET
+    assert (
+        auth.password("0.0.0.0", file, port=1) == auth.password("127.0.0.1", file, port=1) == SECRET
+    )
     monkeypatch.setenv(auth.VARIABLE, "short")
     with pytest.raises(ConfigError, match="5 characters"):
         auth.password("0.0.0.0", None, port=1)
@@ -45,11 +52,18 @@ def test_an_address_that_others_reach_needs_a_password(tmp_path: Path, monkeypat
         auth.password("0.0.0.0", tmp_path / "none", port=1)
 
 
-def test_the_lock_opens_for_one_pair_and_stays_shut_after_many_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_opens_for_one_pair_and_stays_shut_after_many_errors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = 1000.0
     monkeypatch.setattr(auth.time, "monotonic", lambda: now)
     lock = auth.Lock(SECRET)
-    assert lock(auth.USER, SECRET) and not lock("admin", SECRET) and not lock(auth.USER, SECRET + " ") and not lock(auth.USER, "")
+    assert (
+        lock(auth.USER, SECRET)
+        and not lock("admin", SECRET)
+        and not lock(auth.USER, SECRET + " ")
+        and not lock(auth.USER, "")
+    )
     for _ in range(auth.MOST_ERRORS):
         lock(auth.USER, "ünknown")
     assert not lock(auth.USER, SECRET)
@@ -75,9 +89,20 @@ def test_a_strangers_guesses_lock_nobody_else_out() -> None:
 
 
 def test_a_public_name_is_a_name() -> None:
-    assert auth.checked_public_name("Studio.example.org") == "studio.example.org" in auth.names("127.0.0.1", "studio.example.org")
+    assert (
+        auth.checked_public_name("Studio.example.org")
+        == "studio.example.org"
+        in auth.names("127.0.0.1", "studio.example.org")
+    )
     assert auth.checked_public_name("") == "" and "" not in auth.names("127.0.0.1")
-    for name in ("https://studio.example.org", "studio.example.org:443", "a/b", "*", "-", "*.example.org"):
+    for name in (
+        "https://studio.example.org",
+        "studio.example.org:443",
+        "a/b",
+        "*",
+        "-",
+        "*.example.org",
+    ):
         with pytest.raises(ConfigError, match="--public-name"):
             auth.checked_public_name(name)
 
@@ -96,10 +121,16 @@ class Asked:
     def __init__(self, port: int) -> None:
         self.port, self.cookies = port, ""
 
-    def __call__(self, method: str, path: str, body: str | None = None, **headers: str) -> tuple[int, str]:
+    def __call__(
+        self, method: str, path: str, body: str | None = None, **headers: str
+    ) -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        named = {"Host": f"127.0.0.1:{self.port}"} | {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body, named | ({"Cookie": self.cookies} if self.cookies else {}))
+        named = {"Host": f"127.0.0.1:{self.port}"} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
+        connection.request(
+            method, path, body, named | ({"Cookie": self.cookies} if self.cookies else {})
+        )
         answer = connection.getresponse()
         text = answer.read().decode("utf-8", "replace")
         if found := re.search(r"access-token-unsecure-[^=]+=[^;]+", answer.headers.as_string()):
@@ -114,21 +145,39 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
     secret, port = folder / "secret", free_port()
     secret.write_text(SECRET)
     secret.chmod(0o600)
-    with page_process("--host", "0.0.0.0", "--port", str(port), "--password-file", str(secret), "--workspace", str(folder / "w")) as process:
+    with page_process(
+        "--host",
+        "0.0.0.0",
+        "--port",
+        str(port),
+        "--password-file",
+        str(secret),
+        "--workspace",
+        str(folder / "w"),
+    ) as process:
         assert "open at" in process.stdout.readline()
         yield Asked(port)
 
 
 FORM = {"Content_Type": "application/x-www-form-urlencoded"}
 EVERYTHING = (
-    ("GET", "/config"), ("GET", "/gradio_api/info"), ("GET", "/gradio_api/file=/etc/passwd"), ("POST", "/gradio_api/upload"),
-    ("POST", "/gradio_api/queue/join"), ("GET", "/gradio_api/queue/data?session_hash=a"), ("POST", "/gradio_api/run/predict"),
-)  # fmt: skip
+    ("GET", "/config"),
+    ("GET", "/gradio_api/info"),
+    ("GET", "/gradio_api/file=/etc/passwd"),
+    ("POST", "/gradio_api/upload"),
+    ("POST", "/gradio_api/queue/join"),
+    ("GET", "/gradio_api/queue/data?session_hash=a"),
+    ("POST", "/gradio_api/run/predict"),
+)
 
 
 def test_without_the_password_nothing_is_to_be_had(locked: Asked) -> None:
     for method, path in EVERYTHING:
-        event = json.dumps({"fn_index": 0, "data": [], "session_hash": "a"}) if method == "POST" else None
+        event = (
+            json.dumps({"fn_index": 0, "data": [], "session_hash": "a"})
+            if method == "POST"
+            else None
+        )
         status, text = locked(method, path, event, Content_Type="application/json")
         assert status in (401, 403, 404), (path, status)
         assert "root:" not in text
@@ -159,7 +208,16 @@ def test_other_sites_are_refused(locked: Asked) -> None:
         assert locked("GET", path, Origin="http://evil.example")[0] == 403
         assert locked("GET", path, Sec_Fetch_Site="same-site")[0] == 403
     assert locked("GET", "/", Sec_Fetch_Site="cross-site")[0] == 403
-    assert locked("GET", "/", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate", Sec_Fetch_Dest="document")[0] == 200
+    assert (
+        locked(
+            "GET",
+            "/",
+            Sec_Fetch_Site="cross-site",
+            Sec_Fetch_Mode="navigate",
+            Sec_Fetch_Dest="document",
+        )[0]
+        == 200
+    )
 
 
 # The doctor
@@ -168,16 +226,40 @@ def test_other_sites_are_refused(locked: Asked) -> None:
 def test_the_doctor_tells_what_works_and_no_names(tmp_path: Path) -> None:
     home = tmp_path / "home of anna"
     home.mkdir()
-    command = [sys.executable, "-m", "studio", "doctor", "--json", "--workspace", str(home / "workspace")]
+    command = [
+        sys.executable,
+        "-m",
+        "studio",
+        "doctor",
+        "--json",
+        "--workspace",
+        str(home / "workspace"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     found = {one["about"]: one for one in json.loads(done.stdout)}
-    assert found["convolution and attention there"]["told"] == "works" and found["built-in base"]["state"] == "good"
-    assert {"device", "memory", "workspace folder", "room for the workspace", "torch", "CLIP's vocabulary"} <= set(found)
-    assert "anna" not in done.stdout and str(Path.home()) not in done.stdout and str(tmp_path) not in done.stdout
+    assert (
+        found["convolution and attention there"]["told"] == "works"
+        and found["built-in base"]["state"] == "good"
+    )
+    assert {
+        "device",
+        "memory",
+        "workspace folder",
+        "room for the workspace",
+        "torch",
+        "CLIP's vocabulary",
+    } <= set(found)
+    assert (
+        "anna" not in done.stdout
+        and str(Path.home()) not in done.stdout
+        and str(tmp_path) not in done.stdout
+    )
 
 
-def test_the_doctor_says_what_is_bad_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_says_what_is_bad_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken() -> dict[str, str]:
         raise StudioError("The device could not be asked for.")
 
@@ -187,4 +269,4 @@ def test_the_doctor_says_what_is_bad_and_what_to_do(tmp_path: Path, monkeypatch:
     found = {f.about: f for f in doctor.examined(Workspace(tmp_path / "file" / "workspace"))}
     for about in ("device", "no-such-library", "workspace folder"):
         assert found[about].state == "bad" and found[about].advice, about
-    assert "pip install" in doctor.line(found["no-such-library"])
+    assert "pip install" in doctor.summary_line(found["no-such-library"])

@@ -41,7 +41,9 @@ def test_the_trigger_is_where_training_does_not_put_it_again() -> None:
     assert captioned(caption, "zorp") == caption
 
 
-@pytest.mark.parametrize(("kind", "words"), [("Put words first", " "), ("Find and replace", ""), ("Paint it", "x")])
+@pytest.mark.parametrize(
+    ("kind", "words"), [("Put words first", " "), ("Find and replace", ""), ("Paint it", "x")]
+)
 def test_nothing_to_do_is_told(kind: str, words: str) -> None:
     with pytest.raises(ConfigError):
         edited({"x": "a"}, kind, words)

@@ -9,7 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from training.events import KINDS, Event, Failed, Finished, Noted, Previewed, Saved, Started, Stepped, Warned, append, from_line, read, to_line
+from training.events import (
+    KINDS,
+    Event,
+    Failed,
+    Finished,
+    Noted,
+    Previewed,
+    Saved,
+    Started,
+    Stepped,
+    Warned,
+    append,
+    from_line,
+    read,
+    to_line,
+)
 
 NASTY = 'ü "quoted" \\ \n\r\t\0\x1b[2J\u2028\x85 \udcff 🎨'
 EACH: list[Event] = [
@@ -34,7 +49,10 @@ def test_an_event_comes_back_from_its_line(event: Event) -> None:
     line = to_line(event)
     assert from_line(line) == event
     assert line.isascii() and len(line.splitlines()) == 1  # readers split lines in different ways
-    assert json.loads(line)["event"] == type(event).__name__.lower() and json.loads(line)["time"] > 1.7e9
+    assert (
+        json.loads(line)["event"] == type(event).__name__.lower()
+        and json.loads(line)["time"] > 1.7e9
+    )
 
 
 @pytest.mark.parametrize("event", EACH, ids=lambda e: type(e).__name__)
@@ -45,16 +63,32 @@ def test_a_line_cut_off_anywhere_is_no_event(event: Event) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["", "{}", "[]", "null", "7", '"started"', '{"event": "danced"}', '{"event": ["started"]}', '{"event": "saved"}', '{"event": "saved", "step": 1}',
-     '{"event": "noted", "message": "x", "later": 1}', "\0" * 100, "[" * 100_000, '{"event": null}'],
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        "7",
+        '"started"',
+        '{"event": "danced"}',
+        '{"event": ["started"]}',
+        '{"event": "saved"}',
+        '{"event": "saved", "step": 1}',
+        '{"event": "noted", "message": "x", "later": 1}',
+        "\0" * 100,
+        "[" * 100_000,
+        '{"event": null}',
+    ],
     ids=range(14),
-)  # fmt: skip
+)
 def test_what_is_no_event_is_none(line: str) -> None:
     assert from_line(line) is None
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("figure", [f.name for f in dataclasses.fields(Stepped) if f.name != "step"])
+@pytest.mark.parametrize(
+    "figure", [f.name for f in dataclasses.fields(Stepped) if f.name != "step"]
+)
 def test_no_line_holds_a_number_that_json_has_not(figure: str, bad: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         to_line(dataclasses.replace(Stepped(1, 1.0, 1.0, 1.0, 1.0, 1.0), **{figure: bad}))
@@ -64,7 +98,11 @@ def test_a_file_is_read_in_order_and_broken_lines_are_passed_over(tmp_path: Path
     path = tmp_path / "events.jsonl"
     assert list(read(path)) == []
     lines = [to_line(event).encode() for event in EACH]
-    path.write_bytes(b"\n".join([lines[0], b"\xff\xfe\x00", lines[1][:20], b"", *lines[2:]]) + b"\n" + lines[1][:30])
+    path.write_bytes(
+        b"\n".join([lines[0], b"\xff\xfe\x00", lines[1][:20], b"", *lines[2:]])
+        + b"\n"
+        + lines[1][:30]
+    )
     assert list(read(path)) == [EACH[0], *EACH[2:]]
 
 
@@ -72,7 +110,9 @@ def test_appending_after_a_cut_off_line_costs_that_line_only(tmp_path: Path) -> 
     path = tmp_path / "events.jsonl"
     append(path, EACH[0])
     whole = path.read_bytes()
-    path.write_bytes(whole + to_line(EACH[1]).encode()[:-7])  # as a power cut or a full disk leaves it
+    path.write_bytes(
+        whole + to_line(EACH[1]).encode()[:-7]
+    )  # as a power cut or a full disk leaves it
     append(path, EACH[4])
     append(path, EACH[5])
     assert list(read(path)) == [EACH[0], EACH[4], EACH[5]]

@@ -1,4 +1,7 @@
-"""Tests of studio.page.polling: what a page is not sent again, and what many pages share. When a page asks is in tests/test_page.py."""
+"""Tests of studio.page.polling:
+
+what a page is not sent again, and what many pages share. When a page asks is in tests/test_page.py.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,21 @@ from studio.page.views import charts
 from studio.processes import process
 from training import events
 
-PARTS = ("status", "loss", "rate", "messages", "report", "strip", "draw", "save", "pause", "stop", "resume", "style", "reuse")
+PARTS = (
+    "status",
+    "loss",
+    "rate",
+    "messages",
+    "report",
+    "strip",
+    "draw",
+    "save",
+    "pause",
+    "stop",
+    "resume",
+    "style",
+    "reuse",
+)
 
 
 def sent(answer: list[object]) -> list[object]:
@@ -25,7 +42,11 @@ def sent(answer: list[object]) -> list[object]:
 
 def test_what_a_page_has_is_not_sent_again() -> None:
     first = news(["a", gr.update(visible=True), ""], ())
-    assert first[:-1] == ["a", gr.update(visible=True), ""]  # also what is empty: the page may show something else
+    assert first[:-1] == [
+        "a",
+        gr.update(visible=True),
+        "",
+    ]  # also what is empty: the page may show something else
     again = news(["a", gr.update(visible=True), ""], first[-1])
     assert sent(again) == [] and again[-1] == first[-1]
     assert sent(news(["a", gr.update(visible=False), ""], again[-1])) == [gr.update(visible=False)]
@@ -39,7 +60,10 @@ def test_what_was_left_alone_counts_as_what_it_was() -> None:
 
 def test_what_costs_something_is_made_for_a_page_that_lacks_it_only() -> None:
     made = []
-    late = lambda mark: Late(mark, lambda: made.append(mark) or f"picture of {mark}")
+
+    def late(mark):
+        return Late(mark, lambda: made.append(mark) or f"picture of {mark}")
+
     got = news([late("1")], ())[-1]
     got = news([late("1")], got)[-1]
     assert made == ["1"]
@@ -51,11 +75,17 @@ def trained(run: Path, steps: range) -> None:
         events.append(run / "events.jsonl", events.Stepped(step, 1 / step, 1e-4, 1.0, 0.2, 10.0))
 
 
-def looked(run: Path, got: tuple[str, ...], state: process.State = "running") -> tuple[set[str], tuple[str, ...]]:
+def looked(
+    run: Path, got: tuple[str, ...], state: process.State = "running"
+) -> tuple[set[str], tuple[str, ...]]:
     """Names of what a look sends, and what the page has then."""
-    answer = news(_view(run, state, False, charts.progress([*events.read(run / "events.jsonl")])), got)
+    answer = news(
+        _view(run, state, False, charts.progress([*events.read(run / "events.jsonl")])), got
+    )
     assert len(answer) == len(PARTS) + 1
-    return {part for part, value in zip(PARTS, answer, strict=False) if value != gr.skip()}, answer[-1]
+    return {part for part, value in zip(PARTS, answer, strict=False) if value != gr.skip()}, answer[
+        -1
+    ]
 
 
 def test_a_look_at_a_training_sends_what_moved(tmp_path: Path) -> None:
@@ -74,14 +104,26 @@ def test_a_look_at_a_training_sends_what_moved(tmp_path: Path) -> None:
     news_of, got = looked(run, got)
     assert news_of == {"status", "loss", "rate"}
     Image.new("RGB", (64, 64)).save(run / "previews" / "a.png")
-    events.append(run / "events.jsonl", events.Previewed(420, ("previews/a.png",), ("a red apple",)))
+    events.append(
+        run / "events.jsonl", events.Previewed(420, ("previews/a.png",), ("a red apple",))
+    )
     news_of, got = looked(run, got)
     assert news_of == {"strip"}
     events.append(run / "events.jsonl", events.Warned("the pictures are small"))
     news_of, got = looked(run, got)
     assert news_of == {"messages"}
     news_of, got = looked(run, got, "stopped")
-    assert news_of == {"status", "loss", "rate", "draw", "save", "pause", "stop", "resume", "reuse"}  # the curves now to their very end
+    assert news_of == {
+        "status",
+        "loss",
+        "rate",
+        "draw",
+        "save",
+        "pause",
+        "stop",
+        "resume",
+        "reuse",
+    }  # the curves now to their very end
 
 
 def test_a_growing_curve_is_drawn_to_about_its_end() -> None:
@@ -101,7 +143,9 @@ def test_pages_that_ask_at_the_same_time_share_one_answer() -> None:
         return len(asked)
 
     found: list[int] = []
-    pages = [threading.Thread(target=lambda: found.append(lately.of("run", work))) for _ in range(10)]
+    pages = [
+        threading.Thread(target=lambda: found.append(lately.of("run", work))) for _ in range(10)
+    ]
     for page in pages:
         page.start()
     for page in pages:

@@ -1,4 +1,7 @@
-"""Tests of studio.page.forms: every setting has a control that says what it is, and nothing is lost on the way through one."""
+"""Tests of studio.page.forms:
+
+every setting has a control that says what it is, and nothing is lost on the way through one.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,13 @@ from training.errors import ConfigError
 EVERY = tuple(s.key for s in settings())
 UNUSUAL = {
     "base": {"model": "./bases/sd 1.5", "dtype": "bfloat16"},
-    "data": {"folder": "pictures", "trigger": "føø", "resolution": 512, "buckets": False, "caption_dropout": 0.07},
+    "data": {
+        "folder": "pictures",
+        "trigger": "føø",
+        "resolution": 512,
+        "buckets": False,
+        "caption_dropout": 0.07,
+    },
     "prior": {"prompt": "an icon", "images": 12, "weight": 0.3},
     "adapter": {"rank": 8, "alpha": 2.5, "targets": ["projections", "convolutions"]},
     "optim": {"steps": 2, "unet_lr": 3e-5, "min_snr": 0.0, "seed": 2**63 - 1, "ema": 0.999},
@@ -24,12 +33,23 @@ UNUSUAL = {
 
 
 def through_the_page(config: RunConfig) -> RunConfig:
-    """What the form gives back when its controls are filled and left as they are: out to the browser as JSON, and in again."""
+    """What the form gives back when its controls are filled and left as they are:
+
+    out to the browser as JSON, and in again.
+    """
     with gr.Blocks(analytics_enabled=False):
         controls = forms.controls(settings())
-    sent = [control.postprocess(value) for control, value in zip(controls.values(), forms.from_config(config, EVERY), strict=True)]
-    received = [float(v) if type(v) is int else v for v in json.loads(json.dumps(sent))]  # a browser knows no whole numbers
-    found = [control.preprocess(value) for control, value in zip(controls.values(), received, strict=True)]
+    sent = [
+        control.postprocess(value)
+        for control, value in zip(controls.values(), forms.from_config(config, EVERY), strict=True)
+    ]
+    received = [
+        float(v) if type(v) is int else v for v in json.loads(json.dumps(sent))
+    ]  # a browser knows no whole numbers
+    found = [
+        control.preprocess(value)
+        for control, value in zip(controls.values(), received, strict=True)
+    ]
     return from_mapping(forms.to_mapping(EVERY, found))
 
 
@@ -50,7 +70,9 @@ def test_labels_are_of_settings_and_differ_within_a_section() -> None:
         assert len(labels) == len(set(labels))
 
 
-@pytest.mark.parametrize("config", [RunConfig(), from_mapping(UNUSUAL)], ids=["defaults", "unusual"])
+@pytest.mark.parametrize(
+    "config", [RunConfig(), from_mapping(UNUSUAL)], ids=["defaults", "unusual"]
+)
 def test_values_come_back_equal(config: RunConfig) -> None:
     assert through_the_page(config) == config
 
@@ -79,4 +101,6 @@ def test_a_wrong_value_is_named_by_its_label() -> None:
 
 def test_only_keys_become_labels() -> None:
     said = "runs/optim.steps and notes.txt stay, data.folder does not"
-    assert forms.in_words(said) == "runs/optim.steps and notes.txt stay, “Folder of pictures” does not"
+    assert (
+        forms.in_words(said) == "runs/optim.steps and notes.txt stay, “Folder of pictures” does not"
+    )

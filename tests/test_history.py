@@ -29,16 +29,26 @@ def test_what_is_done_bit_by_bit_is_undone_at_once(folder: Path) -> None:
     history.change(folder, "captions", {"b.txt": b"2", "a.txt": b"3"}, act="x")
     between = state(folder)
     history.change(folder, "another", {"c.txt": None})
-    history.change(folder, "captions", {"b.txt": b"4"}, act="x")  # not the last change any more: one of its own
+    history.change(
+        folder, "captions", {"b.txt": b"4"}, act="x"
+    )  # not the last change any more: one of its own
     for what in ("captions", "another"):
         assert history.undo(folder) == history.Undone(what, ())
     assert state(folder) == between
-    assert history.undo(folder) == history.Undone("captions", ()) and state(folder) == before and history.last(folder) is None
+    assert (
+        history.undo(folder) == history.Undone("captions", ())
+        and state(folder) == before
+        and history.last(folder) is None
+    )
 
 
 def test_changes_are_undone_one_after_another(folder: Path) -> None:
     states = [state(folder)]
-    changes: list[dict[str, bytes | None]] = [{"a.txt": b"new", "d.txt": b"made"}, {"b.txt": None}, {"a.txt": b"newer"}]
+    changes: list[dict[str, bytes | None]] = [
+        {"a.txt": b"new", "d.txt": b"made"},
+        {"b.txt": None},
+        {"a.txt": b"newer"},
+    ]
     for number, files in enumerate(changes):
         assert history.change(folder, f"change {number}", files) == len(files)
         states.append(state(folder))
@@ -81,7 +91,16 @@ def test_half_a_change_can_be_undone(folder: Path, monkeypatch: pytest.MonkeyPat
     assert state(folder) == before
 
 
-@pytest.mark.parametrize("told", ["", "[]", '{"what": 3}', '{"what": "x", "files": {"../../evil": {"had": false, "after": null}}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "told",
+    [
+        "",
+        "[]",
+        '{"what": 3}',
+        '{"what": "x", "files": {"../../evil": {"had": false, "after": null}}}',
+        "[" * 100_000,
+    ],
+)
 def test_a_damaged_journal_is_passed_over(folder: Path, told: str) -> None:
     entry = folder / history.FOLDER / "000001"
     entry.mkdir(parents=True)

@@ -1,4 +1,7 @@
-"""What holds everywhere: who may import whom, what is never used, and that the file tree tells the truth."""
+"""What holds everywhere:
+
+who may import whom, what is never used, and that the file tree tells the truth.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,39 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("training", "studio")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors.torch")
-# Folders of training, from the bottom up: each imports only itself, those before it, and the modules that lie in training/ itself
-ORDER = ("storage", "data", "config", "style_files", "runtime", "modules", "models", "adapters", "diffusion", "evaluation", "trainer", "cli")
+# Folders of training, from the bottom up: each imports only itself, those before it, and the
+# modules that lie in training/ itself
+ORDER = (
+    "storage",
+    "data",
+    "config",
+    "style_files",
+    "runtime",
+    "modules",
+    "models",
+    "adapters",
+    "diffusion",
+    "evaluation",
+    "trainer",
+    "cli",
+)
 TORCH_LINE = ORDER.index("runtime")  # nothing before it imports torch
-LOGS = ("diffusers.utils.logging", "transformers.utils.logging")  # to silence them is not to know them
-OF_A_FAMILY = ("training.models.family", "training.models.textual_inversion")  # the record, and how words are said
+LOGS = (
+    "diffusers.utils.logging",
+    "transformers.utils.logging",
+)  # to silence them is not to know them
+OF_A_FAMILY = (
+    "training.models.family",
+    "training.models.textual_inversion",
+)  # the record, and how words are said
 KNOWS_DIFFUSERS = (
-    "training/models/", "training/adapters/", "training/modules/", "training/diffusion/", "training/evaluation/external_metrics.py",
+    "training/models/",
+    "training/adapters/",
+    "training/modules/",
+    "training/diffusion/",
+    "training/evaluation/external_metrics.py",
     "studio/datasets/caption_worker.py",
-)  # fmt: skip
+)
 SPEAKS = (
     "training/cli/sweep.py",
     "training/train_style.py",
@@ -66,7 +93,9 @@ each_source = pytest.mark.parametrize("path", SOURCES, ids=shown)
 # --- imports ---
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if shown(p).startswith("training/")], ids=shown)
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if shown(p).startswith("training/")], ids=shown
+)
 def test_the_training_knows_nothing_of_the_page(path: Path) -> None:
     assert not [m for m in imported(tree_of(path)) if names(m, "studio") or names(m, "gradio")]
 
@@ -74,7 +103,11 @@ def test_the_training_knows_nothing_of_the_page(path: Path) -> None:
 @each_source
 def test_few_modules_know_diffusers(path: Path) -> None:
     if not shown(path).startswith(KNOWS_DIFFUSERS):
-        assert not [m for m in imported(tree_of(path)) if m.split(".")[0] in ("diffusers", "transformers", "peft") and m not in LOGS]
+        assert not [
+            m
+            for m in imported(tree_of(path))
+            if m.split(".")[0] in ("diffusers", "transformers", "peft") and m not in LOGS
+        ]
 
 
 def folder_of(module: str) -> str:
@@ -87,13 +120,25 @@ def test_every_folder_of_training_has_its_place() -> None:
     assert {path.parent.name for path in (ROOT / "training").glob("*/__init__.py")} == set(ORDER)
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent.parent == ROOT / "training"], ids=shown)
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if p.parent.parent == ROOT / "training"], ids=shown
+)
 def test_imports_go_downward(path: Path) -> None:
     own = ORDER.index(path.parent.name)
-    assert not [m for m in imported(tree_of(path)) if folder_of(m) and ORDER.index(folder_of(m)) > own]
+    assert not [
+        m for m in imported(tree_of(path)) if folder_of(m) and ORDER.index(folder_of(m)) > own
+    ]
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if shown(p).startswith("studio/") and p.parent.name not in ("page", "tabs", "views")], ids=shown)
+@pytest.mark.parametrize(
+    "path",
+    [
+        p
+        for p in SOURCES
+        if shown(p).startswith("studio/") and p.parent.name not in ("page", "tabs", "views")
+    ],
+    ids=shown,
+)
 def test_nothing_of_studio_imports_its_page(path: Path) -> None:
     if path.name != "__main__.py":
         assert not [m for m in imported(tree_of(path)) if names(m, "studio.page")]
@@ -108,13 +153,25 @@ def test_above_the_torch_line_nothing_heavy_is_named_at_the_top(folder: str) -> 
 
 def test_above_the_torch_line_nothing_heavy_is_pulled_in() -> None:
     """The page starts a training without loading torch into itself."""
-    light = [path for folder in ORDER[:TORCH_LINE] for path in sorted((ROOT / "training" / folder).glob("*.py"))]
-    light += [ROOT / "training" / f"{name}.py" for name in ("errors", "events", "prompt", "samplers", "train_style")]
+    light = [
+        path
+        for folder in ORDER[:TORCH_LINE]
+        for path in sorted((ROOT / "training" / folder).glob("*.py"))
+    ]
+    light += [
+        ROOT / "training" / f"{name}.py"
+        for name in ("errors", "events", "prompt", "samplers", "train_style")
+    ]
     light += sorted((ROOT / "studio" / "page").rglob("*.py"))
-    wanted = [shown(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in light]
+    wanted = [
+        shown(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for path in light
+    ]
     wanted += ["training.cli.style_file", "training.cli.terminal"]
     script = f"import sys, {', '.join(wanted)}; print([m for m in {HEAVY} if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-B", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-B", "-c", script], cwd=ROOT, capture_output=True, text=True
+    )
     assert found.stdout.strip() == "[]", found.stderr
 
 
@@ -123,16 +180,34 @@ def test_imports_run_one_way() -> None:
     modules = {shown(path).removesuffix(".py").replace("/", "."): path for path in SOURCES}
     arrows = {}
     for module, path in modules.items():
-        arrows[module] = {known for m in imported(tree_of(path)) for known in modules if m == known or m.rpartition(".")[0] == known} - {module}
+        arrows[module] = {
+            known
+            for m in imported(tree_of(path))
+            for known in modules
+            if m == known or m.rpartition(".")[0] == known
+        } - {module}
     list(graphlib.TopologicalSorter(arrows).static_order())
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "training" / "models").glob("*.py")), ids=shown)
 def test_a_family_knows_only_the_record(path: Path) -> None:
-    """What a family is made of names the record; what finds and opens files names families, never the reverse."""
-    if path.name in ("__init__.py", "loader.py", "files.py", "single_file.py", "fsdp.py", "textual_inversion.py"):
+    """What a family is made of names the record; what finds and opens files names families, never
+    the reverse.
+    """
+    if path.name in (
+        "__init__.py",
+        "loader.py",
+        "files.py",
+        "single_file.py",
+        "fsdp.py",
+        "textual_inversion.py",
+    ):
         return
-    assert not [m for m in imported(tree_of(path)) if names(m, "training") and not any(names(m, known) for known in OF_A_FAMILY)]
+    assert not [
+        m
+        for m in imported(tree_of(path))
+        if names(m, "training") and not any(names(m, known) for known in OF_A_FAMILY)
+    ]
 
 
 @each_source
@@ -149,27 +224,53 @@ def test_only_families_ask_which_family(path: Path) -> None:
 @each_source
 def test_nothing_that_runs_what_it_reads(path: Path) -> None:
     tree = tree_of(path)
-    assert not [m for m in imported(tree) if m.split(".")[0] in ("pickle", "cPickle", "dill", "marshal", "shelve", "cloudpickle", "joblib")]
+    assert not [
+        m
+        for m in imported(tree)
+        if m.split(".")[0]
+        in ("pickle", "cPickle", "dill", "marshal", "shelve", "cloudpickle", "joblib")
+    ]
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
     forbidden = ("torch.load", "os.system", "os.popen", "eval", "exec", "numpy.load", "np.load")
     assert not [ast.unparse(c.func) for c in calls if ast.unparse(c.func) in forbidden]
     keywords = [k for c in calls for k in c.keywords]
-    assert not [k.arg for k in keywords if k.arg in ("shell", "trust_remote_code", "allow_pickle") and ast.unparse(k.value) != "False"]
+    assert not [
+        k.arg
+        for k in keywords
+        if k.arg in ("shell", "trust_remote_code", "allow_pickle")
+        and ast.unparse(k.value) != "False"
+    ]
 
 
 @each_source
 def test_errors_are_caught_by_name(path: Path) -> None:
-    """Two exceptions to the rule: the command's own edge, where a defect becomes a report, and a library that raises nothing narrower."""
-    caught = [ast.unparse(h.type) if h.type else "" for h in ast.walk(tree_of(path)) if isinstance(h, ast.ExceptHandler)]
+    """Two exceptions to the rule:
+
+    the command's own edge, where a defect becomes a report, and a library that raises nothing
+    narrower.
+    """
+    caught = [
+        ast.unparse(h.type) if h.type else ""
+        for h in ast.walk(tree_of(path))
+        if isinstance(h, ast.ExceptHandler)
+    ]
     broad = [word for word in caught if word in ("", "Exception", "BaseException")]
-    assert broad == (["Exception"] if shown(path) in ("training/train_style.py", "studio/datasets/base_info.py") else [])
+    assert broad == (
+        ["Exception"]
+        if shown(path) in ("training/train_style.py", "studio/datasets/base_info.py")
+        else []
+    )
 
 
 @each_source
 def test_the_library_does_not_print(path: Path) -> None:
     if shown(path) in SPEAKS:
         return
-    assert not [n for n in ast.walk(tree_of(path)) if isinstance(n, ast.Call) and ast.unparse(n.func) == "print"]
+    assert not [
+        n
+        for n in ast.walk(tree_of(path))
+        if isinstance(n, ast.Call) and ast.unparse(n.func) == "print"
+    ]
 
 
 @each_source
@@ -186,9 +287,18 @@ def test_a_module_opens_with_what_it_knows(path: Path) -> None:
 @each_source
 def test_signatures_are_typed(path: Path) -> None:
     untyped = []
-    for f in (n for n in ast.walk(tree_of(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)):
-        arguments = [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs, *(a for a in (f.args.vararg, f.args.kwarg) if a)]
-        if f.returns is None or any(a.annotation is None and a.arg not in ("self", "cls", "ctx") for a in arguments):
+    for f in (
+        n for n in ast.walk(tree_of(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    ):
+        arguments = [
+            *f.args.posonlyargs,
+            *f.args.args,
+            *f.args.kwonlyargs,
+            *(a for a in (f.args.vararg, f.args.kwarg) if a),
+        ]
+        if f.returns is None or any(
+            a.annotation is None and a.arg not in ("self", "cls", "ctx") for a in arguments
+        ):
             untyped.append(f"{f.name}, line {f.lineno}")
     assert untyped == []
 

@@ -1,4 +1,7 @@
-"""Tests of studio.processes.process with small real processes: started, stopped, found again, and told as gone when they are."""
+"""Tests of studio.processes.process with small real processes:
+
+started, stopped, found again, and told as gone when they are.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,10 @@ def test_stop_lets_the_run_save_and_end(run: Path) -> None:
 
 
 def test_stop_at_once_ends_a_process_that_does_not_listen(run: Path) -> None:
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', "
+        "flush=True); time.sleep(600)"
+    )
     jobs.start(run, [sys.executable, "-c", deaf])
     until(lambda: "deaf" in jobs.log_tail(run))
     jobs.stop(run)
@@ -129,7 +135,10 @@ def test_a_run_with_checkpoints_goes_on_only_with_its_own_settings(run: Path) ->
 
 
 def test_the_process_outlives_who_started_it_and_is_found_again(run: Path) -> None:
-    code = f"from pathlib import Path; from studio import jobs; jobs.start(Path({str(run)!r}), {trainer(run)!r})"
+    code = (
+        f"from pathlib import Path; from studio import jobs; jobs.start(Path({str(run)!r}), "
+        f"{trainer(run)!r})"
+    )
     run.mkdir(parents=True)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     until(lambda: jobs.state(run) == "running")
@@ -179,7 +188,10 @@ def test_a_run_begun_in_a_terminal_shows_up(run: Path) -> None:
     assert jobs.state(run) == "finished"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}', '{"pid": 1, "started": 1, "command": [], "strange": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"pid": 1}', '{"pid": 1, "started": 1, "command": [], "strange": 1}'],
+)
 def test_a_damaged_record_is_no_process(run: Path, content: str) -> None:
     run.mkdir(parents=True)
     (run / "process.json").write_text(content)
@@ -213,22 +225,33 @@ def test_the_tail_reads_on_and_waits_for_whole_lines(tmp_path: Path) -> None:
 def test_a_run_begun_in_a_terminal_can_be_stopped(run: Path) -> None:
     """Its lock says which process it is; there is no record of ours."""
     run.mkdir(parents=True)
-    alone = "import runpy, sys; from pathlib import Path; from training import lock\nwith lock.held(Path(sys.argv[1]).parent): exec(sys.argv[3])"
-    process = subprocess.Popen([sys.executable, "-c", alone, str(run / "run.toml"), "100000", TRAINER])
+    alone = (
+        "import runpy, sys; from pathlib import Path; from training import lock\nwith "
+        "lock.held(Path(sys.argv[1]).parent): exec(sys.argv[3])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", alone, str(run / "run.toml"), "100000", TRAINER]
+    )
     until(lambda: jobs.state(run) == "running")
     os.utime(run / "events.jsonl", (1, 1))
-    assert jobs.is_alive(run) and jobs.read(run) is None and jobs.state(run) == "running"  # however long it is silent
+    assert (
+        jobs.is_alive(run) and jobs.read(run) is None and jobs.state(run) == "running"
+    )  # however long it is silent
     with pytest.raises(StudioError, match="being trained right now"):
         jobs.start_run(config(run), trainer(run))
     jobs.stop(run)
     assert process.wait(timeout=120) == 0 and jobs.state(run) == "stopped"
 
 
-def test_what_the_page_starts_leaves_a_core_to_the_browser_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_page_starts_leaves_a_core_to_the_browser_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert 1 <= int(jobs.environment()["OMP_NUM_THREADS"]) <= max(1, psutil.cpu_count() - 1)
     if hasattr(os, "sched_getaffinity"):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})  # a container that has one of many cores
+        monkeypatch.setattr(
+            os, "sched_getaffinity", lambda _: {0}
+        )  # a container that has one of many cores
         assert jobs.environment()["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert jobs.environment()["OMP_NUM_THREADS"] == "7"

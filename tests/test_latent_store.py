@@ -1,4 +1,7 @@
-"""Encoded pictures on disk: equal to fresh ones to the bit, never of another VAE or crop, never more than allowed."""
+"""Encoded pictures on disk:
+
+equal to fresh ones to the bit, never of another VAE or crop, never more than allowed.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +37,21 @@ def files() -> list[Path]:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with every picture that is really encoded."""
     calls, real = [], cache.posterior
-    monkeypatch.setattr(cache, "posterior", lambda parts, pixels: calls.append(1) or real(parts, pixels))
+    monkeypatch.setattr(
+        cache, "posterior", lambda parts, pixels: calls.append(1) or real(parts, pixels)
+    )
     return calls
 
 
-def test_a_later_run_encodes_nothing_and_has_the_same_latents(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_run_encodes_nothing_and_has_the_same_latents(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls, noise = counted(monkeypatch), torch.randn(4, 8, 8)
-    fresh, kept, again = Latents(), Latents(LatentStore({"vae": "a"}, 10**9)), Latents(LatentStore({"vae": "a"}, 10**9))
+    fresh, kept, again = (
+        Latents(),
+        Latents(LatentStore({"vae": "a"}, 10**9)),
+        Latents(LatentStore({"vae": "a"}, 10**9)),
+    )
     for latents in (fresh, kept):
         latents.add("x", picture(0), parts)
     assert len(calls) == 2
@@ -50,7 +61,9 @@ def test_a_later_run_encodes_nothing_and_has_the_same_latents(parts: Parts, monk
     assert fresh.sample("x", noise).equal(kept.sample("x", noise))
 
 
-def test_another_vae_picture_or_shape_is_another_latent(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_vae_picture_or_shape_is_another_latent(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = counted(monkeypatch)
     Latents(LatentStore({"vae": "a"}, 10**9)).add("x", picture(0), parts)
     Latents(LatentStore({"vae": "b"}, 10**9)).add("x", picture(0), parts)
@@ -61,7 +74,9 @@ def test_another_vae_picture_or_shape_is_another_latent(parts: Parts, monkeypatc
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04.", b"{}", "cut", "not finite", "other names"])
-def test_what_is_damaged_is_made_again(content: bytes | str, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_damaged_is_made_again(
+    content: bytes | str, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from safetensors.torch import save
 
     calls, noise = counted(monkeypatch), torch.randn(4, 8, 8)
@@ -69,7 +84,11 @@ def test_what_is_damaged_is_made_again(content: bytes | str, parts: Parts, monke
     first.add("x", picture(0), parts)
     (file,) = files()
     whole, z = file.read_bytes(), torch.zeros(4, 8, 8)
-    damaged = {"cut": whole[:-7], "not finite": save({"mean": z / 0, "deviation": z}), "other names": save({"m": z})}
+    damaged = {
+        "cut": whole[:-7],
+        "not finite": save({"mean": z / 0, "deviation": z}),
+        "other names": save({"m": z}),
+    }
     file.write_bytes(damaged[content] if isinstance(content, str) else content)
     second.add("x", picture(0), parts)
     assert len(calls) == 2
@@ -81,7 +100,10 @@ def test_the_longest_unused_go_first(parts: Parts) -> None:
     store = LatentStore({"vae": "a"}, 10**9)
     for number in range(4):
         Latents(store).add("x", picture(number), parts)
-        os.utime(store.folder / f"{digest(picture(number))}.safetensors", (time.time() - 100 + number,) * 2)
+        os.utime(
+            store.folder / f"{digest(picture(number))}.safetensors",
+            (time.time() - 100 + number,) * 2,
+        )
     assert store.get(digest(picture(0))) is not None  # used again
     size = files()[0].stat().st_size
     bounded = LatentStore({"vae": "b"}, 2 * size)
@@ -89,7 +111,9 @@ def test_the_longest_unused_go_first(parts: Parts) -> None:
     assert {f.stem for f in files()} == {digest(picture(0)), digest(picture(3))}
 
 
-def test_a_full_disk_or_a_file_in_the_way_costs_only_the_cache(parts: Parts, tmp_path: Path) -> None:
+def test_a_full_disk_or_a_file_in_the_way_costs_only_the_cache(
+    parts: Parts, tmp_path: Path
+) -> None:
     (tmp_path / "cache").write_text("in the way")
     latents = Latents(LatentStore({"vae": "a"}, 10**9))
     latents.add("x", picture(0), parts)
@@ -97,7 +121,9 @@ def test_a_full_disk_or_a_file_in_the_way_costs_only_the_cache(parts: Parts, tmp
     assert latents.shape("y") == (4, 8, 8)
 
 
-def test_a_cache_that_turned_read_only_is_left_as_it_is(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_turned_read_only_is_left_as_it_is(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Latents(LatentStore({"vae": "a"}, 10**9)).add("x", picture(0), parts)
     before = files()
 

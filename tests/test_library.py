@@ -1,4 +1,7 @@
-"""Tests of studio.library.library: what is listed, and that an id is looked up and never opened as a path."""
+"""Tests of studio.library.library:
+
+what is listed, and that an id is looked up and never opened as a path.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +29,29 @@ def workspace(tmp_path: Path) -> Workspace:
 def style_file(path: Path, **metadata: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     down, up = np.ones((4, 32), np.float32), np.ones((32, 4), np.float32)
-    tensors = {f"{LAYER}.lora_down.weight": down, f"{LAYER}.lora_up.weight": up, f"{LAYER}.alpha": np.array(4, np.float32)}
+    tensors = {
+        f"{LAYER}.lora_down.weight": down,
+        f"{LAYER}.lora_up.weight": up,
+        f"{LAYER}.alpha": np.array(4, np.float32),
+    }
     save_file(tensors, path, metadata)
 
 
 def finished_run(workspace: Workspace, name: str, *, age: float = 0.0) -> Path:
     run = workspace.runs() / name
     run.mkdir(parents=True)
-    config = from_mapping({"save": {"name": name, "folder": str(workspace.runs())}, "data": {"trigger": "inky"}, "base": {"model": "./bases/one"}})
+    config = from_mapping(
+        {
+            "save": {"name": name, "folder": str(workspace.runs())},
+            "data": {"trigger": "inky"},
+            "base": {"model": "./bases/one"},
+        }
+    )
     (run / "run.toml").write_text(to_toml(config))
-    said = [events.Previewed(5, ("previews/0.png",), ("old",)), events.Previewed(9, ("previews/1.png", "previews/2.png"), ("a cat", "a dog"))]
+    said = [
+        events.Previewed(5, ("previews/0.png",), ("old",)),
+        events.Previewed(9, ("previews/1.png", "previews/2.png"), ("a cat", "a dog")),
+    ]
     (run / "events.jsonl").write_text("".join(events.to_line(e) + "\n" for e in said))
     os.utime(run / "events.jsonl", (1e9 - age, 1e9 - age))
     style_file(run / f"{name}.safetensors", ss_network_dim="4")
@@ -56,10 +72,20 @@ def test_the_run_that_spoke_last_comes_first(workspace: Workspace) -> None:
 
 def test_styles_of_runs_and_files_are_told_with_trigger_rank_and_base(workspace: Workspace) -> None:
     run = finished_run(workspace, "ink")
-    style_file(workspace.styles() / "brought.safetensors", **{"modelspec.trigger_phrase": "oily", "ss_network_dim": "8", "ss_sd_model_name": "mini"})
+    style_file(
+        workspace.styles() / "brought.safetensors",
+        **{"modelspec.trigger_phrase": "oily", "ss_network_dim": "8", "ss_sd_model_name": "mini"},
+    )
     ink, brought = library.styles(workspace)
-    assert ink == library.Style("run:ink", "ink", run / "ink.safetensors", "inky", "4", "./bases/one")
-    assert (brought.id, brought.trigger, brought.rank, brought.base) == ("file:brought", "oily", "8", "mini")
+    assert ink == library.Style(
+        "run:ink", "ink", run / "ink.safetensors", "inky", "4", "./bases/one"
+    )
+    assert (brought.id, brought.trigger, brought.rank, brought.base) == (
+        "file:brought",
+        "oily",
+        "8",
+        "mini",
+    )
     assert "inky" in ink.title and "rank 4" in ink.title
 
 
@@ -70,7 +96,19 @@ def test_a_damaged_style_is_left_out(workspace: Workspace) -> None:
     assert [s.name for s in library.styles(workspace)] == ["good"]
 
 
-@pytest.mark.parametrize("id", ["", "run:", "run:../x", "file:../../etc/passwd", "/etc/passwd", "file:missing", "run:ink/../ink", "ink"])
+@pytest.mark.parametrize(
+    "id",
+    [
+        "",
+        "run:",
+        "run:../x",
+        "file:../../etc/passwd",
+        "/etc/passwd",
+        "file:missing",
+        "run:ink/../ink",
+        "ink",
+    ],
+)
 def test_an_id_that_is_not_listed_is_refused(workspace: Workspace, id: str) -> None:
     finished_run(workspace, "ink")
     with pytest.raises(StudioError):
@@ -97,7 +135,10 @@ def test_a_style_says_the_guidance_its_previews_were_drawn_with(workspace: Works
         "odd": '{"preview": {"guidance": 900}}',
         "list": '{"preview": [2]}',
     }.items():
-        style_file(workspace.styles() / f"{name}.safetensors", **({"style_studio.recipe": recipe} if recipe else {}))
+        style_file(
+            workspace.styles() / f"{name}.safetensors",
+            **({"style_studio.recipe": recipe} if recipe else {}),
+        )
     found = {style.name: library.guidance(style) for style in library.styles(workspace)}
     assert found == {"two": 2.0, "none": None, "odd": None, "list": None}
 

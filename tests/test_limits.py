@@ -1,4 +1,7 @@
-"""Tests of studio.server.rate_limit over real HTTP: what a page does goes through, everything else is refused in words and leaves no traceback."""
+"""Tests of studio.server.rate_limit over real HTTP:
+
+what a page does goes through, everything else is refused in words and leaves no traceback.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ TYPED = {"Content_Type": "application/json"}
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
     """A page that others' requests reach; at the end, nothing went wrong in it."""
     port = free_port()
-    with page_process("--port", str(port), "--workspace", str(tmp_path_factory.mktemp("limits") / "w")) as process:
+    with page_process(
+        "--port", str(port), "--workspace", str(tmp_path_factory.mktemp("limits") / "w")
+    ) as process:
         assert "open at" in process.stdout.readline()
         yield Asked(port)
         process.terminate()
@@ -33,18 +38,53 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
 
 
 EVENT = {"fn_index": 3, "data": [], "session_hash": "abc"}
-JOINS: dict[str, str] = {f"{key} = {value!r:.30}": json.dumps({**EVENT, key: value}) for key, values in {
-    "fn_index": (None, -1, 9999, 10**30, "x", 1.5, True, [], {}, "0"),
-    "session_hash": (None, "", 5, [], {}, "x" * 65, "a/b", "../..", "a\0", "é" * 70, "a\nb"),
-    "data": (None, "x", 5, {}, True),
-}.items() for value in values}  # fmt: skip
-JOINS |= {"nothing": "", "half": "{", "a list": "[]", "null": "null", "a word": '"x"', "a number": "5", "no keys": "{}", "binary": "\x80\x04."}
-JOINS |= {"nested": "[" * 100_000, "nested data": '{"data":' * 50_000, "many digits": '{"fn_index": ' + "9" * 9999 + "}"}
+JOINS: dict[str, str] = {
+    f"{key} = {value!r:.30}": json.dumps({**EVENT, key: value})
+    for key, values in {
+        "fn_index": (None, -1, 9999, 10**30, "x", 1.5, True, [], {}, "0"),
+        "session_hash": (None, "", 5, [], {}, "x" * 65, "a/b", "../..", "a\0", "é" * 70, "a\nb"),
+        "data": (None, "x", 5, {}, True),
+    }.items()
+    for value in values
+}
+JOINS |= {
+    "nothing": "",
+    "half": "{",
+    "a list": "[]",
+    "null": "null",
+    "a word": '"x"',
+    "a number": "5",
+    "no keys": "{}",
+    "binary": "\x80\x04.",
+}
+JOINS |= {
+    "nested": "[" * 100_000,
+    "nested data": '{"data":' * 50_000,
+    "many digits": '{"fn_index": ' + "9" * 9999 + "}",
+}
 ADDRESSES = [
-    "run/predict", "run/offered_example", "api/predict", "api/", "call/predict", "call/predict/1", "call/v2/predict", "stream/1", "stream/1/close",
-    "component_server", "component_server/", "process_recording", "dev/reload", "mcp/", "mcp/sse", "openapi.json", "proxy=http://127.0.0.1/",
-    "proxy=https://example.hf.space/x", "deep_link", "run-history/connect", "runs",
-]  # fmt: skip
+    "run/predict",
+    "run/offered_example",
+    "api/predict",
+    "api/",
+    "call/predict",
+    "call/predict/1",
+    "call/v2/predict",
+    "stream/1",
+    "stream/1/close",
+    "component_server",
+    "component_server/",
+    "process_recording",
+    "dev/reload",
+    "mcp/",
+    "mcp/sse",
+    "openapi.json",
+    "proxy=http://127.0.0.1/",
+    "proxy=https://example.hf.space/x",
+    "deep_link",
+    "run-history/connect",
+    "runs",
+]
 
 
 @pytest.mark.parametrize("name", JOINS)
@@ -57,20 +97,33 @@ def test_what_is_no_event_is_refused_in_words(name: str, asked: Asked) -> None:
 def test_what_the_page_never_asks_is_not_there(address: str, asked: Asked) -> None:
     for method in ("GET", "POST"):
         for root in ("/gradio_api/", "/"):
-            status, _ = asked(method, root + address, json.dumps(EVENT) if method == "POST" else None, **TYPED)
+            status, _ = asked(
+                method, root + address, json.dumps(EVENT) if method == "POST" else None, **TYPED
+            )
             assert status in (404, 405), (method, root, status)
 
 
 def test_what_is_too_large_is_refused_before_it_is_read(asked: Asked) -> None:
-    for path, most in (("queue/join", rate_limit.LARGEST_EVENT), ("upload", rate_limit.LARGEST_UPLOAD)):
-        status, text = asked("POST", f"/gradio_api/{path}", "{}", Content_Length=str(most + 1), **TYPED)
+    for path, most in (
+        ("queue/join", rate_limit.LARGEST_EVENT),
+        ("upload", rate_limit.LARGEST_UPLOAD),
+    ):
+        status, text = asked(
+            "POST", f"/gradio_api/{path}", "{}", Content_Length=str(most + 1), **TYPED
+        )
         assert status == 413 and "MiB is the most" in text
 
 
 def test_the_page_itself_goes_through(asked: Asked) -> None:
     config = json.loads(asked("GET", "/config")[1])
-    first = next(one["id"] for one in config["dependencies"] if one["queue"] and not one["inputs"] and [to for _, to in one["targets"]] == ["load"])
-    status, text = asked("POST", "/gradio_api/queue/join", json.dumps({**EVENT, "fn_index": first}), **TYPED)
+    first = next(
+        one["id"]
+        for one in config["dependencies"]
+        if one["queue"] and not one["inputs"] and [to for _, to in one["targets"]] == ["load"]
+    )
+    status, text = asked(
+        "POST", "/gradio_api/queue/join", json.dumps({**EVENT, "fn_index": first}), **TYPED
+    )
     assert status == 200 and json.loads(text)["event_id"]
     assert asked("GET", "/")[0] == 200
 
@@ -78,10 +131,16 @@ def test_the_page_itself_goes_through(asked: Asked) -> None:
 # Without a server
 
 
-def answered(app: rate_limit.Limits, path: str, body: list[bytes], client: str = "1.2.3.4") -> tuple[int, str]:
+def answered(
+    app: rate_limit.Limits, path: str, body: list[bytes], client: str = "1.2.3.4"
+) -> tuple[int, str]:
     """Status and words of a POST whose body comes in these pieces, its length not told."""
     scope = {"type": "http", "method": "POST", "path": path, "headers": [], "client": (client, 1)}
-    pieces, sent = [{"type": "http.request", "body": b, "more_body": True} for b in body] + [{"type": "http.request"}], []
+    pieces, sent = (
+        [{"type": "http.request", "body": b, "more_body": True} for b in body]
+        + [{"type": "http.request"}],
+        [],
+    )
 
     async def receive() -> dict:
         return pieces.pop(0)
@@ -100,7 +159,9 @@ async def echo(scope: dict, receive: object, send: object) -> None:
         size += len(message.get("body", b""))
         if not message.get("more_body"):
             break
-    await send({"type": "http.response.start", "status": 200 if message["type"] == "http.request" else 499})
+    await send(
+        {"type": "http.response.start", "status": 200 if message["type"] == "http.request" else 499}
+    )
     await send({"type": "http.response.body", "body": str(size).encode()})
 
 
@@ -130,7 +191,13 @@ def test_unfinished_bodies_are_bounded_in_sum_and_time(monkeypatch: pytest.Monke
     async def send(message: dict) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/gradio_api/reset", "headers": [], "client": ("192.0.2.1", 1)}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/gradio_api/reset",
+        "headers": [],
+        "client": ("192.0.2.1", 1),
+    }
     asyncio.run(app(scope, receive, send))
     assert sent[0]["status"] == 408 and app._held == 0
 
@@ -141,7 +208,9 @@ def test_nothing_is_read_before_the_login() -> None:
         assert answered(app, path, [])[0] == 401
 
 
-def test_a_client_that_asks_too_often_waits_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_asks_too_often_waits_and_others_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = 1000.0
     monkeypatch.setattr(rate_limit.time, "monotonic", lambda: now)
     app = rate_limit.Limits(echo, events=5, most=3)
@@ -155,7 +224,16 @@ def test_a_full_line_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(queue, "MOST_WAITING", 2)
     space = Workspace(tmp_path)
     line = queue.Queue(space, worker=None)
-    config = lambda name: from_mapping({"data": {"folder": "x"}, "base": {"device": "cpu"}, "save": {"folder": str(space.runs()), "name": name}})
+
+    def config(name):
+        return from_mapping(
+            {
+                "data": {"folder": "x"},
+                "base": {"device": "cpu"},
+                "save": {"folder": str(space.runs()), "name": name},
+            }
+        )
+
     ids = [line.add(config(name)) for name in ("a", "b")]
     with pytest.raises(StudioError, match="2 runs wait in the queue, which is the most"):
         line.add(config("c"))

@@ -27,7 +27,9 @@ with lock.held(Path(sys.argv[1])):
 
 
 def holding(folder: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-B", "-c", HOLD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-B", "-c", HOLD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     return process
 
@@ -37,8 +39,15 @@ def test_the_second_is_refused_by_name_and_the_third_follows_a_crash(tmp_path: P
     run.mkdir()
     first = holding(run)
     try:
-        assert run_lock.holder(run) == run_lock.Holder(first.pid, psutil.Process(first.pid).create_time())
-        with pytest.raises(BusyError, match=f"“ink” is being trained right now by process {first.pid}"), run_lock.held(run):
+        assert run_lock.holder(run) == run_lock.Holder(
+            first.pid, psutil.Process(first.pid).create_time()
+        )
+        with (
+            pytest.raises(
+                BusyError, match=f"“ink” is being trained right now by process {first.pid}"
+            ),
+            run_lock.held(run),
+        ):
             pass
     finally:
         first.kill()
@@ -51,18 +60,26 @@ def test_the_second_is_refused_by_name_and_the_third_follows_a_crash(tmp_path: P
     assert list(run.iterdir()) == []
 
 
-def test_without_locks_of_the_file_system_the_word_of_the_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_of_the_file_system_the_word_of_the_file_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(run_lock, "_locked", lambda handle: True)
     mine = psutil.Process(os.getppid())
-    (tmp_path / run_lock.NAME).write_text(json.dumps({"pid": mine.pid, "started": mine.create_time()}))
+    (tmp_path / run_lock.NAME).write_text(
+        json.dumps({"pid": mine.pid, "started": mine.create_time()})
+    )
     with pytest.raises(BusyError), run_lock.held(tmp_path):
         pass
-    (tmp_path / run_lock.NAME).write_text(json.dumps({"pid": mine.pid, "started": mine.create_time() - 3600}))  # a stranger with that pid
+    (tmp_path / run_lock.NAME).write_text(
+        json.dumps({"pid": mine.pid, "started": mine.create_time() - 3600})
+    )  # a stranger with that pid
     with run_lock.held(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"pid": -1, "started": 0}', '{"pid": 99999999999999, "started": 0}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", '{"pid": -1, "started": 0}', '{"pid": 99999999999999, "started": 0}']
+)
 def test_a_damaged_lock_is_nobodys(tmp_path: Path, content: str) -> None:
     (tmp_path / run_lock.NAME).write_text(content)
     assert run_lock.holder(tmp_path) is None
@@ -71,13 +88,26 @@ def test_a_damaged_lock_is_nobodys(tmp_path: Path, content: str) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match=r"run\.lock could not be written"), run_lock.held(tmp_path / "nowhere"):
+    with (
+        pytest.raises(SpaceError, match=r"run\.lock could not be written"),
+        run_lock.held(tmp_path / "nowhere"),
+    ):
         pass
 
 
-def test_a_disk_that_takes_nothing_more_hides_no_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that turned read-only: what the training says of it is told, not that its lock could not be taken away; nobody is kept out by that."""
-    with monkeypatch.context() as patched, pytest.raises(SpaceError, match="a checkpoint"), run_lock.held(tmp_path):
+def test_a_disk_that_takes_nothing_more_hides_no_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that turned read-only:
+
+    what the training says of it is told, not that its lock could not be taken away; nobody is kept
+    out by that.
+    """
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(SpaceError, match="a checkpoint"),
+        run_lock.held(tmp_path),
+    ):
 
         def read_only(*args: object, **keys: object) -> None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))

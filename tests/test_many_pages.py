@@ -1,4 +1,7 @@
-"""Many pages over one workspace in a real browser: how many may be open, when they ask, what they tell each other and what they do not."""
+"""Many pages over one workspace in a real browser:
+
+how many may be open, when they ask, what they tell each other and what they do not.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from studio.processes.queue import Queue
-from tests.test_page import MINUTE, ROOT, browser, free_port, opened, page_process, sync_api, unfolded, until
+from tests.test_page import (
+    MINUTE,
+    ROOT,
+    browser,
+    free_port,
+    opened,
+    page_process,
+    sync_api,
+    unfolded,
+    until,
+)
 from training import events
 from training.cli import style_file
 from training.storage.paths import Workspace
@@ -18,7 +31,8 @@ from training.storage.paths import Workspace
 SAMPLE_STYLE = ROOT / "sample_data" / "linocut" / "example" / "run" / "linocut.safetensors"
 LINOCUT = "#shelf .thumb[data-at='file:linocut']"
 pytestmark = pytest.mark.browser
-# A browser of a test calls every page visible and lets none speak; this puts both into the test's hand.
+# A browser of a test calls every page visible and lets none speak; this puts both into the test's
+# hand.
 IN_HAND = """
 let hidden = false;
 window.told = [];
@@ -54,7 +68,10 @@ def visited(context: sync_api.BrowserContext, address: str) -> sync_api.Page:
     """The page in a new tab; it remembers when it asked."""
     page = context.new_page()
     page.asks = []
-    page.on("request", lambda request: page.asks.append(time.monotonic()) if "queue/join" in request.url else None)
+    page.on(
+        "request",
+        lambda request: page.asks.append(time.monotonic()) if "queue/join" in request.url else None,
+    )
     page.goto(address)
     sync_api.expect(page.locator("#pictures img")).to_have_count(24, timeout=MINUTE)
     if page.locator("#tour [data-tour=end]").is_visible():
@@ -62,14 +79,18 @@ def visited(context: sync_api.BrowserContext, address: str) -> sync_api.Page:
     return page
 
 
-def test_more_tabs_are_open_at_once_than_a_browser_has_connections(chromium: sync_api.Browser, address: str) -> None:
+def test_more_tabs_are_open_at_once_than_a_browser_has_connections(
+    chromium: sync_api.Browser, address: str
+) -> None:
     context = chromium.new_context()
     for _ in range(8):
         visited(context, address)
     context.close()
 
 
-def test_a_page_that_nobody_sees_does_not_ask_and_one_of_them_says_when_it_is_done(chromium: sync_api.Browser, address: str, workspace: Path) -> None:
+def test_a_page_that_nobody_sees_does_not_ask_and_one_of_them_says_when_it_is_done(
+    chromium: sync_api.Browser, address: str, workspace: Path
+) -> None:
     expect, said = sync_api.expect, workspace / "runs" / "elsewhere" / "events.jsonl"
     said.parent.mkdir(parents=True)
     events.append(said, events.Started(0, 100, 4, 1, 1, "cpu", "float32"))
@@ -86,7 +107,8 @@ def test_a_page_that_nobody_sees_does_not_ask_and_one_of_them_says_when_it_is_do
     # Seen: a new update is shown within some seconds; what did not change is not drawn again
     expect(speaker.locator("#loss svg")).to_be_visible()
     speaker.evaluate(
-        "() => { window.redrawn = 0; new MutationObserver(() => window.redrawn++).observe(document.querySelector('#loss .html-container'),"
+        "() => { window.redrawn = 0; new MutationObserver(() => "
+        "window.redrawn++).observe(document.querySelector('#loss .html-container'),"
         " {subtree: true, childList: true, attributes: true, characterData: true}); }"
     )
     events.append(said, events.Saved(20, "checkpoints/step-000020"))
@@ -97,7 +119,8 @@ def test_a_page_that_nobody_sees_does_not_ask_and_one_of_them_says_when_it_is_do
     expect(speaker.locator("#status")).to_contain_text("21 of 100")
     until(lambda: speaker.wait_for_timeout(100) or speaker.evaluate("redrawn") > 0, 60)
 
-    # Behind other windows: nobody asks for a while, and who will not ask at all has a title that claims nothing
+    # Behind other windows: nobody asks for a while, and who will not ask at all has a title that
+    # claims nothing
     for page in (speaker, other):
         page.evaluate("leave(true)")
     speaker.wait_for_timeout(1500)  # what was under way
@@ -108,7 +131,12 @@ def test_a_page_that_nobody_sees_does_not_ask_and_one_of_them_says_when_it_is_do
 
     # The end: one of them says so, once
     events.append(said, events.Finished(100, "", False, 20.0))
-    until(lambda: speaker.wait_for_timeout(200) or speaker.evaluate("told") == ["elsewhere: Finished"], 60)
+    until(
+        lambda: (
+            speaker.wait_for_timeout(200) or speaker.evaluate("told") == ["elsewhere: Finished"]
+        ),
+        60,
+    )
     assert speaker.title() == "Style Studio"
     assert other.evaluate("told") == [] and len(other.asks) == asked[1]
 
@@ -130,7 +158,12 @@ def test_two_people_share_what_is_done_and_not_what_is_half_typed(
     caption = ben.locator("#caption textarea")
     expect(caption).to_have_value("anchor")
     ann.locator("#caption textarea").fill("anchor, half a w")
-    until(lambda: (workspace / "datasets" / "linocut" / "anchor.txt").read_text() == "anchor, half a w\n", 60)
+    until(
+        lambda: (
+            (workspace / "datasets" / "linocut" / "anchor.txt").read_text() == "anchor, half a w\n"
+        ),
+        60,
+    )
     for page in (ann, ben):
         opened(page, "Train")
         page.locator("#train-dataset input").click()
@@ -147,28 +180,45 @@ def test_two_people_share_what_is_done_and_not_what_is_half_typed(
     ann.locator("#start").click(no_wait_after=True)
     ben.locator("#start").click(no_wait_after=True)
     refused = "“same” is in the queue already"
-    until(lambda: ann.wait_for_timeout(100) or any(page.get_by_text(refused).count() for page in (ann, ben)), 60)
+    until(
+        lambda: (
+            ann.wait_for_timeout(100)
+            or any(page.get_by_text(refused).count() for page in (ann, ben))
+        ),
+        60,
+    )
     assert [job.run for job in queue.jobs()] == ["same"]
     for page in (ann, ben):
         if page.get_by_text(refused).count():
             page.reload()
             opened(page, "Train")
-        expect(page.locator('#line li:has([data-run="same"])')).to_contain_text("Training", timeout=MINUTE)
+        expect(page.locator('#line li:has([data-run="same"])')).to_contain_text(
+            "Training", timeout=MINUTE
+        )
     ben.locator('#line li:has([data-run="same"]) [data-do="cancel"]').click()
-    expect(ann.locator('#line li:has([data-run="same"])')).to_contain_text("Stopped", timeout=MINUTE)
+    expect(ann.locator('#line li:has([data-run="same"])')).to_contain_text(
+        "Stopped", timeout=MINUTE
+    )
     ann.context.close()
     ben.context.close()
 
 
-def test_a_card_belongs_to_the_style_that_is_shown(chromium: sync_api.Browser, address: str, workspace: Path, tmp_path: Path) -> None:
+def test_a_card_belongs_to_the_style_that_is_shown(
+    chromium: sync_api.Browser, address: str, workspace: Path, tmp_path: Path
+) -> None:
     """Fields of one style are never saved onto another, nor over what a second page has saved."""
     expect = sync_api.expect
     second = tmp_path / "woodcut.safetensors"
-    assert style_file.main(["scrub", str(SAMPLE_STYLE), "--out", str(second)]) == 0  # other bytes: a second style
+    assert (
+        style_file.main(["scrub", str(SAMPLE_STYLE), "--out", str(second)]) == 0
+    )  # other bytes: a second style
     context = chromium.new_context()
     page, other = visited(context, address), visited(context, address)
     opened(page, "Styles")
-    title, notes = (page.locator(f"#style-{field} input, #style-{field} textarea") for field in ("title", "notes"))
+    title, notes = (
+        page.locator(f"#style-{field} input, #style-{field} textarea")
+        for field in ("title", "notes")
+    )
     for count, file in enumerate((SAMPLE_STYLE, second), start=1):
         page.locator("#bring-style input[type=file]").set_input_files(str(file))
         expect(page.locator("#shelf .thumb")).to_have_count(count, timeout=MINUTE)
@@ -193,5 +243,8 @@ def test_a_card_belongs_to_the_style_that_is_shown(chromium: sync_api.Browser, a
     page.locator("#save-card").click()
     expect(page.locator("#style")).to_contain_text("the sample")
     cards = [json.loads(path.read_text()) for path in sorted(workspace.rglob("*.card.json"))]
-    assert sorted((card["title"], card["notes"]) for card in cards) == [("Lino", "the sample"), ("Woodcut of mine", "")]
+    assert sorted((card["title"], card["notes"]) for card in cards) == [
+        ("Lino", "the sample"),
+        ("Woodcut of mine", ""),
+    ]
     context.close()

@@ -1,6 +1,7 @@
 """The host waits for the device once an update: when it reads the loss and the gradient's norm.
 
-The device here is torch's "meta", which computes nothing: what would read from it raises, and every copy to it is seen.
+The device here is torch's "meta", which computes nothing: what would read from it raises, and every
+copy to it is seen.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from training.adapters import multi_lora
 from training.config.schema import RunConfig
 from training.models import loader, textual_inversion
 from training.runtime import device
-from training.runtime.device import Place
+from training.runtime.device import DeviceSpec
 from training.trainer import trainer
-from training.trainer.joint import _Turns
-from training.trainer.trainer import Asked, Run, planned
+from training.trainer.joint import _JointTrainer
+from training.trainer.trainer import MicrobatchRequest, Trainer, planned
 
 __all__ = ["config", "pictures"]  # fixtures
 META = torch.device("meta")
@@ -41,9 +42,14 @@ class Copies(TorchDispatchMode):
         self.sent, self.waited_for = 0, list[str]()
         self._sending = False
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         found = function(*args, **(kwargs or {}))
-        from_host = any(isinstance(x, Tensor) and x.device.type == "cpu" for x in [*args, *(kwargs or {}).values()])
+        from_host = any(
+            isinstance(x, Tensor) and x.device.type == "cpu"
+            for x in [*args, *(kwargs or {}).values()]
+        )
         if from_host and isinstance(found, Tensor) and found.device == META and not self._sending:
             self.waited_for.append(str(function))
         return found
@@ -63,7 +69,9 @@ class Constants(TorchFunctionMode):
         super().__init__()
         self.copies = copies
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         found = function(*args, **(kwargs or {}))
         if function in (torch.tensor, torch.as_tensor, Tensor.new_tensor) and found.device == META:
             self.copies.waited_for.append(function.__name__)
@@ -71,17 +79,23 @@ class Constants(TorchFunctionMode):
 
 
 def moved(found: Any) -> Any:
-    return found.to(META) if isinstance(found, Tensor) else type(found)(*(x.to(META) for x in found))
+    return (
+        found.to(META) if isinstance(found, Tensor) else type(found)(*(x.to(META) for x in found))
+    )
 
 
-def move(ready: Run) -> None:
-    """Put the networks, adapters and states of a run that is ready for updates on the meta device."""
+def move(ready: Trainer) -> None:
+    """Put the networks, adapters and states of a run that is ready for updates on the meta
+    device.
+    """
     for network in ready.parts.networks.values():
         network.to(META)
     for token in ready.tokens:
         token.vectors.update({part: nn.Parameter(v.to(META)) for part, v in token.vectors.items()})
-    ready.words._kept.update({caption: moved(found) for caption, found in ready.words._kept.items()})
-    ready.place, ready.watching = Place(META, ready.place.dtype), 0
+    ready.words._kept.update(
+        {caption: moved(found) for caption, found in ready.words._kept.items()}
+    )
+    ready.place, ready.watching = DeviceSpec(META, ready.place.dtype), 0
 
 
 @contextmanager
@@ -94,9 +108,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Copies]:
 
 
 @contextmanager
-def on_another_device(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Run, Copies]]:
+def on_another_device(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Trainer, Copies]]:
     """A run that is ready for updates on the meta device."""
-    ready = Run(planned(config))
+    ready = Trainer(planned(config))
     list(ready.prepare())
     move(ready)
     with seen(monkeypatch) as copies:
@@ -104,8 +120,12 @@ def on_another_device(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-@pytest.mark.parametrize("what", ["text encoder trained", "text encoder left alone", "a word of its own"])
-def test_a_pass_waits_for_nothing(family: str, what: str, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "what", ["text encoder trained", "text encoder left alone", "a word of its own"]
+)
+def test_a_pass_waits_for_nothing(
+    family: str, what: str, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if family == "sdxl":
         config = changed(config, base__model=str(tiny_xl(tmp_path / "xl")))
     config = changed(config, optim__noise_offset=0.1, optim__checkpointing="on", data__flip=True)
@@ -125,28 +145,37 @@ def test_a_pass_waits_for_nothing(family: str, what: str, config: RunConfig, tmp
         assert copies.sent >= 3 * 4  # noisy latents, what is wanted, timesteps, weights
 
 
-def test_a_pass_of_many_styles_waits_for_nothing_but_its_first_time(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_of_many_styles_waits_for_nothing_but_its_first_time(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plans = [planned(each) for each in different(base_folder, tmp_path)]
-    shared = multi_lora.Bench(loader.load(plans[0].files, plans[0].place))
-    runs = [Run(plan, shared) for plan in plans]
+    shared = multi_lora.SharedBase(loader.load(plans[0].files, plans[0].place))
+    runs = [Trainer(plan, shared) for plan in plans]
     for ready in runs:
         list(ready.prepare())
     for ready in runs:
         move(ready)
     for layer in shared._layers.values():
-        for slot, ((down, up), scale) in layer.styles.items():
-            layer.styles[slot] = (nn.Parameter(down.to(META)), nn.Parameter(up.to(META))), scale
-    turns: Any = SimpleNamespace(bench=shared)
+        for adapter_index, ((down, up), scale) in layer.styles.items():
+            layer.styles[adapter_index] = (
+                (nn.Parameter(down.to(META)), nn.Parameter(up.to(META))),
+                scale,
+            )
+    turns: Any = SimpleNamespace(shared_base=shared)
     with seen(monkeypatch) as copies:
-        asked = [Asked(ready, ready.batches(0), 0) for ready in runs]
-        _Turns._backward(turns, asked)
+        asked = [MicrobatchRequest(ready, ready.batches(0), 0) for ready in runs]
+        _JointTrainer._backward(turns, asked)
         first = copies.sent
-        losses = _Turns._backward(turns, asked)
+        losses = _JointTrainer._backward(turns, asked)
     assert [loss.device for loss in losses] == [META] * len(runs)
     assert copies.waited_for == []
     assert copies.sent - first == 1  # ids of the captions whose encoder is trained
     layer = next(iter(shared._layers.values()))
-    assert all(p.grad is not None and p.grad.device == META for pair, _ in layer.styles.values() for p in pair)
+    assert all(
+        p.grad is not None and p.grad.device == META
+        for pair, _ in layer.styles.values()
+        for p in pair
+    )
 
 
 def test_what_is_not_sent_is_seen(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,11 +184,19 @@ def test_what_is_not_sent_is_seen(config: RunConfig, monkeypatch: pytest.MonkeyP
         torch.tensor([1.0, 2.0], device=META)
         there.new_tensor([1.0, 2.0])
         there[torch.tensor([1, 0])] = torch.ones(())  # an index and a value that the host holds
-    assert copies.waited_for[:3] == ["aten._to_copy.default", "tensor", "new_tensor"] and len(copies.waited_for) > 3
+    assert (
+        copies.waited_for[:3] == ["aten._to_copy.default", "tensor", "new_tensor"]
+        and len(copies.waited_for) > 3
+    )
 
 
-def test_the_next_pass_is_made_before_the_loss_is_read(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    ready, told = Run(planned(changed(config, optim__steps=3, optim__accumulate=2))), list[str]()
+def test_the_next_pass_is_made_before_the_loss_is_read(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, told = (
+        Trainer(planned(changed(config, optim__steps=3, optim__accumulate=2))),
+        list[str](),
+    )
     list(ready.prepare())
     make, norm = ready.batches, ready.optimiser.norm
 
@@ -175,4 +212,14 @@ def test_the_next_pass_is_made_before_the_loss_is_read(config: RunConfig, monkey
     monkeypatch.setattr(ready.optimiser, "norm", read)
     for _ in range(3):
         ready.update()
-    assert told == ["made 0", "made 1", "made 2", "read", "made 3", "made 4", "read", "made 5", "read"]  # each once, and none beyond the end
+    assert told == [
+        "made 0",
+        "made 1",
+        "made 2",
+        "read",
+        "made 3",
+        "made 4",
+        "read",
+        "made 5",
+        "read",
+    ]  # each once, and none beyond the end

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.modules.group_norm import FastGroupNorm, quicken
+from training.modules.group_norm import FastGroupNorm, use_fast_group_norm
 
 
 def results(norm: nn.Module, x: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:
@@ -17,15 +17,19 @@ def results(norm: nn.Module, x: torch.Tensor, grad: torch.Tensor) -> list[torch.
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_quick_backward_is_the_librarys_in_float64(layout: torch.memory_format, frozen: bool) -> None:
+def test_quick_backward_is_the_librarys_in_float64(
+    layout: torch.memory_format, frozen: bool
+) -> None:
     torch.manual_seed(0)
     norm = nn.GroupNorm(4, 16).double().requires_grad_(not frozen)
     with torch.no_grad():
         norm.weight.normal_()
         norm.bias.normal_()
-    x, grad = (torch.randn(3, 16, 5, 6, dtype=torch.double).to(memory_format=layout) for _ in range(2))
+    x, grad = (
+        torch.randn(3, 16, 5, 6, dtype=torch.double).to(memory_format=layout) for _ in range(2)
+    )
     wanted = results(norm, x, grad)
-    quicken(norm)
+    use_fast_group_norm(norm)
     assert type(norm) is FastGroupNorm
     for found, want in zip(results(norm, x, grad), wanted, strict=True):
         torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
@@ -36,7 +40,7 @@ def test_bfloat16_gradient_is_within_its_rounding_of_float64() -> None:
     norm = nn.GroupNorm(8, 32)
     x, grad = (torch.randn(2, 32, 8, 8).to(memory_format=torch.channels_last) for _ in range(2))
     exact = results(nn.GroupNorm(8, 32).double(), x.double(), grad.double())[1]
-    quicken(norm.to(torch.bfloat16))
+    use_fast_group_norm(norm.to(torch.bfloat16))
     found = results(norm, x.bfloat16(), grad.bfloat16())[1].double()
     assert (found - exact).norm() / exact.norm() < 1e-2
 

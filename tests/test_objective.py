@@ -16,25 +16,38 @@ def case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_true_prediction_gives_back_the_picture(kind: str, case: tuple[torch.Tensor, ...]) -> None:
+def test_a_true_prediction_gives_back_the_picture(
+    kind: str, case: tuple[torch.Tensor, ...]
+) -> None:
     x0, noise, a = case
     said = objective.target(kind, x0, noise, a)
-    torch.testing.assert_close(objective.denoised(kind, objective.noised(x0, noise, a), said, a), x0)
+    torch.testing.assert_close(
+        objective.denoised(kind, objective.noised(x0, noise, a), said, a), x0
+    )
 
 
 def test_epsilon_and_v_agree_on_the_picture(case: tuple[torch.Tensor, ...]) -> None:
     x0, noise, a = case
     noisy = objective.noised(x0, noise, a)
-    wrong = noise + 0.1  # a prediction that is off; the velocity that says the same is v = (eps - sqrt(1 - a) x_t) / sqrt(a)
+    wrong = (
+        noise + 0.1
+        # a prediction that is off; the velocity that says the same is v = (eps - sqrt(1 - a) x_t) /
+        # sqrt(a)
+    )
     wide = a.view(-1, 1, 1, 1)
     as_v = (wrong - (1 - wide).sqrt() * noisy) / wide.sqrt()
-    torch.testing.assert_close(objective.denoised("epsilon", noisy, wrong, a), objective.denoised("v_prediction", noisy, as_v, a))
+    torch.testing.assert_close(
+        objective.denoised("epsilon", noisy, wrong, a),
+        objective.denoised("v_prediction", noisy, as_v, a),
+    )
 
 
 def test_noise_keeps_the_variance(case: tuple[torch.Tensor, ...]) -> None:
     g = torch.Generator().manual_seed(1)
     x0, noise = (torch.randn(4, 4, 64, 64, generator=g) for _ in range(2))
-    assert objective.noised(x0, noise, torch.tensor([0.9, 0.5, 0.2, 0.0])).std((1, 2, 3)) == pytest.approx([1, 1, 1, 1], abs=0.02)
+    assert objective.noised(x0, noise, torch.tensor([0.9, 0.5, 0.2, 0.0])).std(
+        (1, 2, 3)
+    ) == pytest.approx([1, 1, 1, 1], abs=0.02)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,7 +55,9 @@ def test_min_snr_bounds_the_loss_on_the_picture(kind: str) -> None:
     a = torch.linspace(0.0, 0.9999, 50)
     snr = a / (1 - a)
     weights = objective.loss_weights(kind, a, 5.0)
-    on_picture = weights * (snr if kind == "epsilon" else snr + 1)  # what one unit of error on x0 costs
+    on_picture = weights * (
+        snr if kind == "epsilon" else snr + 1
+    )  # what one unit of error on x0 costs
     assert torch.isfinite(weights).all()
     torch.testing.assert_close(on_picture, snr.clamp(max=5.0), rtol=1e-3, atol=1e-6)
     assert (objective.loss_weights(kind, a, 0.0) == 1).all()
@@ -55,5 +70,12 @@ def test_diffusers_agrees_on_velocity_and_noise(case: tuple[torch.Tensor, ...]) 
     scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     t = torch.tensor([0, 10, 300, 700, 999])
     a = scheduler.alphas_cumprod.double()[t]
-    torch.testing.assert_close(objective.noised(x0, noise, a), scheduler.add_noise(x0, noise, t), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(objective.target("v_prediction", x0, noise, a), scheduler.get_velocity(x0, noise, t), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        objective.noised(x0, noise, a), scheduler.add_noise(x0, noise, t), rtol=1e-6, atol=1e-6
+    )
+    torch.testing.assert_close(
+        objective.target("v_prediction", x0, noise, a),
+        scheduler.get_velocity(x0, noise, t),
+        rtol=1e-6,
+        atol=1e-6,
+    )

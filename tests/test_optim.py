@@ -11,7 +11,9 @@ from training.trainer.optimizer import Group, Optimiser, course
 
 def two_groups() -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     torch.manual_seed(0)
-    return [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5))], [nn.Parameter(torch.randn(2, 2, 2))]
+    return [nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(5))], [
+        nn.Parameter(torch.randn(2, 2, 2))
+    ]
 
 
 def gradients(params: list[nn.Parameter], step: int) -> None:
@@ -23,9 +25,13 @@ def gradients(params: list[nn.Parameter], step: int) -> None:
 
 def test_updates_are_torchs_adamw_with_clipping() -> None:
     a, b = two_groups()
-    mine = Optimiser({"a": Group(a, 1e-2), "b": Group(b, 3e-2)}, weight_decay=0.1, clip=1.0, ema=0.0)
+    mine = Optimiser(
+        {"a": Group(a, 1e-2), "b": Group(b, 3e-2)}, weight_decay=0.1, clip=1.0, ema=0.0
+    )
     c, d = two_groups()
-    theirs = torch.optim.AdamW([{"params": c, "lr": 1e-2}, {"params": d, "lr": 3e-2}], weight_decay=0.1)
+    theirs = torch.optim.AdamW(
+        [{"params": c, "lr": 1e-2}, {"params": d, "lr": 3e-2}], weight_decay=0.1
+    )
     for step in range(5):
         gradients(a + b, step)
         gradients(c + d, step)
@@ -40,7 +46,9 @@ def test_updates_are_torchs_adamw_with_clipping() -> None:
 def test_restored_state_goes_on_to_the_bit() -> None:
     def made() -> tuple[list[nn.Parameter], Optimiser]:
         a, b = two_groups()
-        return a + b, Optimiser({"a": Group(a, 1e-2), "b": Group(b, 1e-2)}, weight_decay=0.0, clip=1.0, ema=0.9)
+        return a + b, Optimiser(
+            {"a": Group(a, 1e-2), "b": Group(b, 1e-2)}, weight_decay=0.0, clip=1.0, ema=0.9
+        )
 
     params, straight = made()
     for step in range(6):

@@ -1,4 +1,6 @@
-"""The page in a real browser, from uploaded pictures to a drawn grid, with the real trainer and the real comparison."""
+"""The page in a real browser, from uploaded pictures to a drawn grid, with the real trainer and the
+real comparison.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def page_process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """`python -m studio` as a user starts it, ended as a service manager ends it."""
     beginning = [] if "--begin-with" in arguments else ["--begin-with", "pictures"]
     command = [sys.executable, "-m", "studio", *arguments, *beginning]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         yield process
     finally:
@@ -65,7 +69,9 @@ def server(workspace: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     port = free_port()
     with page_process("--port", str(port), "--workspace", str(workspace)) as process:
         line = process.stdout.readline()
-        assert f"http://127.0.0.1:{port}/" in line, line + (process.stdout.read() if process.poll() is not None else "")
+        assert f"http://127.0.0.1:{port}/" in line, line + (
+            process.stdout.read() if process.poll() is not None else ""
+        )
         yield f"http://127.0.0.1:{port}/", process
 
 
@@ -76,7 +82,12 @@ def tab(server: tuple[str, subprocess.Popen[str]]) -> Iterator[sync_api.Page]:
         page = chromium.new_page(viewport={"width": 1280, "height": 900})
         page.asked, page.complaints = [], []
         page.on("request", lambda request: page.asked.append(request.url))
-        page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console",
+            lambda message: (
+                page.complaints.append(message.text) if message.type == "error" else None
+            ),
+        )
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
         page.goto(server[0])
         yield page
@@ -84,7 +95,9 @@ def tab(server: tuple[str, subprocess.Popen[str]]) -> Iterator[sync_api.Page]:
 
 @contextmanager
 def browser() -> Iterator[sync_api.Browser]:
-    """A Chromium; none is a failure where CI says that there should be one, else a reason to leave the test out."""
+    """A Chromium; none is a failure where CI says that there should be one, else a reason to leave
+    the test out.
+    """
     from tests.chromium import HOW, found
 
     path = found()
@@ -105,7 +118,12 @@ def renamed(path: str | Path) -> Path:
 
 def drawn_pictures(folder: Path) -> list[str]:
     folder.mkdir()
-    for name, colour in (("red ball", "red"), ("blue ball", "blue"), ("green ball", "green"), ("gold ball", "gold")):
+    for name, colour in (
+        ("red ball", "red"),
+        ("blue ball", "blue"),
+        ("green ball", "green"),
+        ("gold ball", "gold"),
+    ):
         picture = Image.new("RGB", (96, 96), "white")
         ImageDraw.Draw(picture).ellipse((16, 16, 80, 80), fill=colour)
         picture.save(folder / f"{name}.png")
@@ -118,13 +136,18 @@ def opened(page: sync_api.Page, name: str) -> None:
 
 
 def unfolded(page: sync_api.Page, part: str, title: str) -> None:
-    """Open a folded part of the page and wait as long as a person takes to begin to type: gradio still fills the fields as it opens."""
+    """Open a folded part of the page and wait as long as a person takes to begin to type:
+
+    gradio still fills the fields as it opens.
+    """
     page.locator(part).get_by_role("button", name=title).click()
     page.wait_for_timeout(1500)
 
 
 def reloaded(page: sync_api.Page) -> None:
-    """Reload; what the page had asked for just then is cut off, and its complaints of that are none."""
+    """Reload; what the page had asked for just then is cut off, and its complaints of that are
+    none.
+    """
     assert page.complaints == []
     page.reload()
     page.complaints.clear()
@@ -138,7 +161,11 @@ def until(true: object, seconds: float = 20.0) -> None:
 
 
 def test_from_upload_to_grid(
-    tab: sync_api.Page, server: tuple[str, subprocess.Popen[str]], workspace: Path, tmp_path: Path, base_folder: Path
+    tab: sync_api.Page,
+    server: tuple[str, subprocess.Popen[str]],
+    workspace: Path,
+    tmp_path: Path,
+    base_folder: Path,
 ) -> None:
     expect = sync_api.expect
     dataset = workspace / "datasets" / "my-pictures"
@@ -155,7 +182,8 @@ def test_from_upload_to_grid(
     reloaded(tab)
     expect(tab.locator("#tour")).to_be_hidden()
 
-    # Pictures: the example is there; own pictures become a dataset of their own, the bad file named, a caption edited
+    # Pictures: the example is there; own pictures become a dataset of their own, the bad file
+    # named, a caption edited
     expect(tab.locator("#pictures img")).to_have_count(24, timeout=MINUTE)
     expect(tab.locator("#train-example")).to_be_visible()
     tab.locator("#upload input[type=file]").set_input_files(drawn_pictures(tmp_path / "pictures"))
@@ -166,13 +194,25 @@ def test_from_upload_to_grid(
     expect(tab.locator("#picture")).to_contain_text("blue ball.png")
     caption = tab.locator("#caption textarea")
     caption.fill("a blue ball, für alle")
-    until(lambda: (dataset / "blue ball.txt").exists() and (dataset / "blue ball.txt").read_text(encoding="utf-8") == "a blue ball, für alle\n")
-    for name in ("gold ball.png", "green ball.png", "red ball.png", "blue ball.png"):  # round once: choosing pictures writes nothing
+    until(
+        lambda: (
+            (dataset / "blue ball.txt").exists()
+            and (dataset / "blue ball.txt").read_text(encoding="utf-8") == "a blue ball, für alle\n"
+        )
+    )
+    for name in (
+        "gold ball.png",
+        "green ball.png",
+        "red ball.png",
+        "blue ball.png",
+    ):  # round once: choosing pictures writes nothing
         tab.locator("#next-picture").click()
         expect(tab.locator("#picture")).to_contain_text(name)
     assert sorted(path.name for path in dataset.glob("*.txt")) == ["blue ball.txt"]
     opened(tab, "Train")
-    expect(tab.locator("#train-dataset input")).to_have_value("my-pictures")  # without a reload as well
+    expect(tab.locator("#train-dataset input")).to_have_value(
+        "my-pictures"
+    )  # without a reload as well
     reloaded(tab)
     expect(tab.locator("#pictures img")).to_have_count(4, timeout=MINUTE)
     expect(caption).to_have_value("a blue ball, für alle")
@@ -201,7 +241,10 @@ def test_from_upload_to_grid(
     assert (workspace / "runs" / "balls" / "balls.safetensors").is_file()
     with tab.expect_download() as download:
         tab.locator("#download-style").click()
-    assert Path(download.value.path()).read_bytes() == (workspace / "runs" / "balls" / "balls.safetensors").read_bytes()
+    assert (
+        Path(download.value.path()).read_bytes()
+        == (workspace / "runs" / "balls" / "balls.safetensors").read_bytes()
+    )
 
     # Compare: the style is offered with its trigger word, the grid is drawn
     opened(tab, "Compare")
@@ -234,7 +277,8 @@ def test_from_upload_to_grid(
     expect(tab.locator("#grid .verdict")).to_contain_text("balls 1 of 1")
     assert (grids[0].parent / "picks.json").read_text() == "[1]"
 
-    # Again with another seed; both are found after a reload, and the first one's settings can be had back
+    # Again with another seed; both are found after a reload, and the first one's settings can be
+    # had back
     first = shown.get_attribute("src")
     tab.locator("#reseed").click()
     expect(tab.locator("#past .thumb")).to_have_count(2, timeout=5 * MINUTE)
@@ -259,7 +303,9 @@ def test_from_upload_to_grid(
     opened(tab, "Styles")
     expect(tab.locator("#shelf .thumb")).to_have_count(1)
     expect(tab.locator("#style")).to_contain_text("ballish")
-    expect(tab.locator("#style .examples img").nth(1)).to_be_visible()  # of the two comparisons; its previews too, when it drew some
+    expect(
+        tab.locator("#style .examples img").nth(1)
+    ).to_be_visible()  # of the two comparisons; its previews too, when it drew some
     unfolded(tab, "#style-words", "Name, licence")
     expect(tab.locator("#style-title input, #style-title textarea")).to_have_value("balls")
     tab.locator("#style-title input, #style-title textarea").fill("<b>Balls</b>")
@@ -303,9 +349,14 @@ def test_from_upload_to_grid(
 
 
 def test_trainings_wait_their_turn(tab: sync_api.Page, workspace: Path, base_folder: Path) -> None:
-    """Two runs in the line, put in order, paused and gone on with from the page; the line is the same after a reload."""
+    """Two runs in the line, put in order, paused and gone on with from the page; the line is the
+    same after a reload.
+    """
     expect, line = sync_api.expect, tab.locator("#line")
-    row = lambda name: line.locator(f'li:has([data-run="{name}"])')
+
+    def row(name):
+        return line.locator(f'li:has([data-run="{name}"])')
+
     opened(tab, "Train")
     tab.locator("#train-dataset input").click()
     tab.get_by_role("option", name="linocut").click()
@@ -356,7 +407,10 @@ def test_from_a_drawer_of_pictures_to_a_dataset(
     tab.locator("#upload input[type=file]").set_input_files(zipped(tmp_path))
     expect(tab.locator("#pictures .thumb")).to_have_count(5, timeout=MINUTE)
     expect(tab.locator("#upload-report")).to_contain_text("run.exe")
-    caption, chosen = tab.locator("#caption textarea"), tab.locator("#pictures .thumb[aria-current]")
+    caption, chosen = (
+        tab.locator("#caption textarea"),
+        tab.locator("#pictures .thumb[aria-current]"),
+    )
 
     # Through the pictures from the keyboard, writing
     tab.locator('#pictures [data-at="apple.png"]').click()
@@ -366,7 +420,12 @@ def test_from_a_drawer_of_pictures_to_a_dataset(
     expect(caption).to_be_focused()
     strange = "${alert(1)} {{name}} <img src=x onerror=alert(1)>, a bear"
     caption.fill(strange)
-    until(lambda: (dataset / "bear.txt").is_file() and (dataset / "bear.txt").read_text() == strange + "\n")
+    until(
+        lambda: (
+            (dataset / "bear.txt").is_file()
+            and (dataset / "bear.txt").read_text() == strange + "\n"
+        )
+    )
     caption.press("PageUp")
     expect(caption).to_have_value("a red apple")
     caption.press("PageDown")
@@ -379,7 +438,9 @@ def test_from_a_drawer_of_pictures_to_a_dataset(
     # Thumbnails are one stop of the Tab key, arrows go through them
     tab.locator('#pictures [data-at="apple.png"]').click()
     expect(caption).to_have_value("a red apple")
-    assert [thumb.get_attribute("tabindex") for thumb in tab.locator("#pictures .thumb").all()].count("0") == 1
+    assert [
+        thumb.get_attribute("tabindex") for thumb in tab.locator("#pictures .thumb").all()
+    ].count("0") == 1
     chosen.press("ArrowRight")
     expect(chosen).to_have_attribute("data-at", "bear.png")
     expect(chosen).to_be_focused()
@@ -388,7 +449,12 @@ def test_from_a_drawer_of_pictures_to_a_dataset(
     tab.locator('#pictures [data-at="wide.png"]').click()
     crop = tab.locator('#picture [data-current="wide.png"] .crop.movable')
     crop.press("ArrowRight")
-    until(lambda: (dataset / "wide.crop.json").is_file() and read_place(dataset / "wide.png") == (0.55, 0.5))
+    until(
+        lambda: (
+            (dataset / "wide.crop.json").is_file()
+            and read_place(dataset / "wide.png") == (0.55, 0.5)
+        )
+    )
     box = crop.bounding_box()
     tab.mouse.move(box["x"] + 20, box["y"] + 20)
     tab.mouse.down()
@@ -442,7 +508,9 @@ def test_from_a_drawer_of_pictures_to_a_dataset(
     assert tab.complaints == []
 
 
-def test_a_folder_is_dropped_and_what_is_no_picture_is_named(tab: sync_api.Page, workspace: Path, tmp_path: Path) -> None:
+def test_a_folder_is_dropped_and_what_is_no_picture_is_named(
+    tab: sync_api.Page, workspace: Path, tmp_path: Path
+) -> None:
     expect, dataset = sync_api.expect, workspace / "datasets" / "dropped"
     (tmp_path / "drawer" / "deep").mkdir(parents=True)
     for path, colour in (("red thing.png", "red"), ("deep/blue thing.jpg", "blue")):
@@ -466,7 +534,11 @@ def test_a_folder_is_dropped_and_what_is_no_picture_is_named(tab: sync_api.Page,
     drop(tmp_path / "drawer")
     expect(tab.locator("#pictures .thumb")).to_have_count(2, timeout=MINUTE)
     assert (dataset / "blue thing.txt").read_text() == "a blue thing\n"
-    assert sorted(path.name for path in dataset.iterdir() if path.is_file()) == ["blue thing.jpg", "blue thing.txt", "red thing.png"]
+    assert sorted(path.name for path in dataset.iterdir() if path.is_file()) == [
+        "blue thing.jpg",
+        "blue thing.txt",
+        "red thing.png",
+    ]
 
     # A file that is no picture is told by name; nothing else is lost with it
     (tmp_path / "notes.pdf").write_text("%PDF")
@@ -499,7 +571,9 @@ def zipped(folder: Path) -> str:
 def test_foreign_hosts_and_files_are_refused(server: tuple[str, subprocess.Popen[str]]) -> None:
     def status(path: str, **headers: str) -> int:
         try:
-            return urllib.request.urlopen(urllib.request.Request(server[0] + path, headers=headers), timeout=30).status
+            return urllib.request.urlopen(
+                urllib.request.Request(server[0] + path, headers=headers), timeout=30
+            ).status
         except urllib.error.HTTPError as error:
             return error.code
 
@@ -520,7 +594,13 @@ def test_foreign_hosts_and_files_are_refused(server: tuple[str, subprocess.Popen
     ],
 )
 def test_what_cannot_be_opened_is_told_with_code_2(arguments: list[str], words: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "studio", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "studio", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 2
     assert words in done.stderr and "Traceback" not in done.stderr
 
@@ -537,25 +617,49 @@ def test_a_busy_port_is_told_with_code_2(tmp_path: Path) -> None:
 
 
 def test_a_style_brings_its_prompts_and_guidance_unless_they_were_typed(tab: sync_api.Page) -> None:
-    take = lambda *given: tab.evaluate(f"given => ({TAKE})(...given)", list(given))
-    offered, before = {"for": "mini", "base": "own", "prompts": "a cat", "guidance": 5}, {"prompts": "a dog", "guidance": 2}
-    base, prompts, guidance, taken = take(json.dumps(offered), "mini", "a dog", 2, json.dumps(before))
-    assert (base, prompts, guidance) == ("own", "a cat", 5) and json.loads(taken) == {"prompts": "a cat", "guidance": 5}
-    base, prompts, guidance, taken = take(json.dumps(offered), "another", "my words", 3.5, json.dumps(before))
+    def take(*given):
+        return tab.evaluate(f"given => ({TAKE})(...given)", list(given))
+
+    offered, before = (
+        {"for": "mini", "base": "own", "prompts": "a cat", "guidance": 5},
+        {"prompts": "a dog", "guidance": 2},
+    )
+    base, prompts, guidance, taken = take(
+        json.dumps(offered), "mini", "a dog", 2, json.dumps(before)
+    )
+    assert (base, prompts, guidance) == ("own", "a cat", 5) and json.loads(taken) == {
+        "prompts": "a cat",
+        "guidance": 5,
+    }
+    base, prompts, guidance, taken = take(
+        json.dumps(offered), "another", "my words", 3.5, json.dumps(before)
+    )
     assert (base, prompts, guidance) == ("another", "my words", 3.5) and json.loads(taken) == before
 
 
-def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(tab: sync_api.Page, tmp_path: Path, base_folder: Path) -> None:
-    """As the README counts them. Typing is no click; the base and the length are typed here only so that it takes seconds."""
+def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(
+    tab: sync_api.Page, tmp_path: Path, base_folder: Path
+) -> None:
+    """As the README counts them.
+
+    Typing is no click; the base and the length are typed here only so that it takes seconds.
+    """
     expect, port, clicks = sync_api.expect, free_port(), 0
-    with page_process("--port", str(port), "--workspace", str(tmp_path / "workspace"), "--begin-with", "example") as process:
+    with page_process(
+        "--port", str(port), "--workspace", str(tmp_path / "workspace"), "--begin-with", "example"
+    ) as process:
         process.stdout.readline()
         page = tab.context.browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(f"http://127.0.0.1:{port}/")
 
-        # What every tab shows of the example before anything is done; none of these clicks is needed
+        # What every tab shows of the example before anything is done; none of these clicks is
+        # needed
         page.locator("#tour [data-tour=end]").click()
-        for name, shown in (("Train", "#status .finished"), ("Compare", "#grid .comparison .open img"), ("Styles", "#style .examples img")):
+        for name, shown in (
+            ("Train", "#status .finished"),
+            ("Compare", "#grid .comparison .open img"),
+            ("Styles", "#style .examples img"),
+        ):
             opened(page, name)
             expect(page.locator(shown).first).to_be_visible()
         guidance = page.locator("#compare-guidance input")
@@ -566,7 +670,9 @@ def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(tab: sync_
         page.locator("#train-example").click()
         expect(page.locator("#run input")).to_have_value("linocut-2")
         page.locator('#line li:has([data-run="linocut-2"]) [data-do="cancel"]').click()
-        expect(page.locator('#line li:has([data-run="linocut-2"])')).to_contain_text("Stopped", timeout=MINUTE)
+        expect(page.locator('#line li:has([data-run="linocut-2"])')).to_contain_text(
+            "Stopped", timeout=MINUTE
+        )
         opened(page, "Pictures")
 
         def click(what: sync_api.Locator) -> None:
@@ -586,13 +692,17 @@ def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(tab: sync_
         expect(page.locator("#preset label.selected")).to_have_text("style")
         expect(page.locator("#optim-steps input")).to_have_value("900")
         page.locator("#base-model input, #base-model textarea").fill(str(base_folder))
-        expect(page.locator("#optim-steps input")).to_have_value("1200")  # what the preset chooses for the built-in base is not for others
+        expect(page.locator("#optim-steps input")).to_have_value(
+            "1200"
+        )  # what the preset chooses for the built-in base is not for others
         page.locator("#optim-steps input").fill("2")
         click(page.locator("#start"))
         expect(page.locator("#status .finished")).to_contain_text("2 of 2", timeout=5 * MINUTE)
         click(page.get_by_role("tab", name="Compare"))
         expect(page.locator("#style-1 input")).to_have_value("my-style · say “ballish” · rank 16")
-        expect(page.locator("#compare-prompts textarea")).to_have_value(re.compile("ballish"))  # its own, no more the example's
+        expect(page.locator("#compare-prompts textarea")).to_have_value(
+            re.compile("ballish")
+        )  # its own, no more the example's
         expect(guidance).to_have_value("5")  # and this one's base is not the built-in one
         click(page.locator("#draw"))
         expect(page.locator("#grid .comparison .open img").first).to_be_visible(timeout=5 * MINUTE)

@@ -1,4 +1,6 @@
-"""A pickle that would run a program is refused wherever a file is taken, and the program is not run."""
+"""A pickle that would run a program is refused wherever a file is taken, and the program is not
+run.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ def test_it_would_run(make: Callable[[Path, Evil], None], tmp_path: Path, evil: 
 
 @each_maker
 @pytest.mark.parametrize("suffix", [".pt", ".ckpt", ".bin", ".pth", ".pkl", ".safetensors"])
-def test_as_a_style_or_a_base_it_is_refused(suffix: str, make: Callable[[Path, Evil], None], tmp_path: Path, evil: Evil) -> None:
+def test_as_a_style_or_a_base_it_is_refused(
+    suffix: str, make: Callable[[Path, Evil], None], tmp_path: Path, evil: Evil
+) -> None:
     file = tmp_path / f"evil{suffix}"
     make(file, evil)
     with pytest.raises(StudioError):
@@ -84,31 +88,68 @@ def test_as_a_style_or_a_base_it_is_refused(suffix: str, make: Callable[[Path, E
     space.styles().mkdir(parents=True)
     shutil.copy(file, space.styles())
     library.styles(space)
-    assert main(["--data.folder", str(tmp_path), "--base.model", str(file), "--save.folder", str(tmp_path / "runs")]) == 2
+    assert (
+        main(
+            [
+                "--data.folder",
+                str(tmp_path),
+                "--base.model",
+                str(file),
+                "--save.folder",
+                str(tmp_path / "runs"),
+            ]
+        )
+        == 2
+    )
     assert not evil.mark.exists()
 
 
 @each_maker
 @pytest.mark.parametrize("part", ["unet", "text_encoder", "tokenizer"])
-def test_in_a_base_folder_it_is_never_opened(part: str, make: Callable[[Path, Evil], None], tmp_path: Path, base_folder: Path, evil: Evil) -> None:
+def test_in_a_base_folder_it_is_never_opened(
+    part: str, make: Callable[[Path, Evil], None], tmp_path: Path, base_folder: Path, evil: Evil
+) -> None:
     base = shutil.copytree(base_folder, tmp_path / "base")
     weights = list((base / part).glob("*.safetensors"))
     for file in weights:
         file.unlink()
-    names = ("diffusion_pytorch_model.bin", "pytorch_model.bin", "model.pt", "model.ckpt", "tokenizer.pkl", "scheduler.bin")
+    names = (
+        "diffusion_pytorch_model.bin",
+        "pytorch_model.bin",
+        "model.pt",
+        "model.ckpt",
+        "tokenizer.pkl",
+        "scheduler.bin",
+    )
     for name in names:
         make(base / part / name, evil)
     (tmp_path / "a").mkdir()
     Image.effect_noise((64, 64), 60).convert("RGB").save(tmp_path / "a" / "a.png")
-    flags = {"data.folder": tmp_path / "a", "base.model": base, "base.device": "cpu", "save.folder": tmp_path / "runs", "save.name": "s"}
-    flags |= {"optim.steps": 1, "optim.batch_size": 1, "preview.every": 0, "report.minutes": 0, "base.dtype": "float32"}
+    flags = {
+        "data.folder": tmp_path / "a",
+        "base.model": base,
+        "base.device": "cpu",
+        "save.folder": tmp_path / "runs",
+        "save.name": "s",
+    }
+    flags |= {
+        "optim.steps": 1,
+        "optim.batch_size": 1,
+        "preview.every": 0,
+        "report.minutes": 0,
+        "base.dtype": "float32",
+    }
     code = main([word for key, value in flags.items() for word in (f"--{key}", str(value))])
-    assert code == (2 if weights else 0), "a base without safetensors is refused; what lies beside sound files changes nothing"
+    assert code == (2 if weights else 0), (
+        "a base without safetensors is refused; what lies beside sound files changes nothing"
+    )
     assert not evil.mark.exists()
 
 
 @each_maker
-def test_as_a_picture_or_a_checkpoint_it_is_refused(make: Callable[[Path, Evil], None], tmp_path: Path, evil: Evil) -> None:
+def test_as_a_picture_or_a_checkpoint_it_is_refused(
+    make: Callable[[Path, Evil], None], tmp_path: Path, evil: Evil
+) -> None:
     files = [tmp_path / name for name in ("a.png", "a.zip", "a.pt")]
     for file in files:
         make(file, evil)

@@ -1,4 +1,7 @@
-"""What of a base lies in a GPU's memory, and when. The GPU is pretended: the CPU by the name "cpu:0", apart from "cpu"."""
+"""What of a base lies in a GPU's memory, and when.
+
+The GPU is pretended: the CPU by the name "cpu:0", apart from "cpu".
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,20 @@ from tests.tiny import tiny_xl
 from training.config.schema import RunConfig
 from training.events import Previewed
 from training.runtime import memory
-from training.runtime.device import Place
+from training.runtime.device import DeviceSpec
 from training.trainer import trainer
 from training.trainer.latents import Latents, Words
 from training.trainer.loop import train
-from training.trainer.trainer import Run, planned
+from training.trainer.trainer import Trainer, planned
 
 __all__ = ["config", "pictures"]  # fixtures
 GPU = torch.device("cpu:0")
 
 
 class Shelf:
-    """Which networks were sent to the device and back, in order, and how many were there at once."""
+    """Which networks were sent to the device and back, in order, and how many were there at
+    once.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.there: set[str] = set()
@@ -33,7 +38,9 @@ class Shelf:
         move = nn.Module.to
 
         def to(network: Any, where: Any = None, *args: Any, **kwargs: Any) -> Any:
-            if getattr(network, "config", None) is not None and isinstance(where, str | torch.device):
+            if getattr(network, "config", None) is not None and isinstance(
+                where, str | torch.device
+            ):
                 kind = type(network).__name__
                 if torch.device(where) == GPU and kind not in self.there:
                     self.told.append(f"+{kind}")
@@ -45,10 +52,10 @@ class Shelf:
 
         monkeypatch.setattr(nn.Module, "to", to)
         monkeypatch.setattr(trainer, "has_own_memory", lambda device: device == GPU)
-        monkeypatch.setattr(trainer, "choose", lambda device, dtype: Place(GPU, torch.float32))
+        monkeypatch.setattr(trainer, "choose", lambda device, dtype: DeviceSpec(GPU, torch.float32))
 
 
-def gone_through(config: RunConfig, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Run:
+def gone_through(config: RunConfig, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Trainer:
     """A run that is ready; what encodes finds its network on the device, and says so."""
     encode, say = Latents.add, Words.__call__
 
@@ -63,7 +70,7 @@ def gone_through(config: RunConfig, shelf: Shelf, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Latents, "add", add)
     monkeypatch.setattr(Words, "__call__", words)
-    ready = Run(planned(config))
+    ready = Trainer(planned(config))
     list(ready.prepare())
     return ready
 
@@ -75,21 +82,28 @@ def test_a_frozen_text_encoder_and_the_vae_are_gone_before_the_unet_comes(
     base = {"base__model": str(tiny_xl(tmp_path / "xl"))} if family == "sdxl" else {}
     shelf = Shelf(monkeypatch)
     ready = gone_through(changed(config, optim__text_encoder_lr=0.0, **base), shelf, monkeypatch)
-    assert shelf.told[:2] == ["+AutoencoderKL", "-AutoencoderKL"] and shelf.told[-1] == "+UNet2DConditionModel"
+    assert (
+        shelf.told[:2] == ["+AutoencoderKL", "-AutoencoderKL"]
+        and shelf.told[-1] == "+UNet2DConditionModel"
+    )
     encoders = [told for told in shelf.told[2:-1] if told.startswith("+CLIP")]
     assert len(encoders) == len(ready.parts.family.text_encoders)
     assert set(ready.parts.networks) == {"unet"}
     ready.update()
 
 
-def test_a_text_encoder_that_is_trained_comes_with_the_unet(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_encoder_that_is_trained_comes_with_the_unet(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shelf = Shelf(monkeypatch)
     ready = gone_through(config, shelf, monkeypatch)
     assert sorted(shelf.told[2:]) == ["+CLIPTextModel", "+UNet2DConditionModel"]
     ready.update()
 
 
-def test_the_vae_comes_for_the_previews_only(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_vae_comes_for_the_previews_only(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = changed(config, preview__every=3)
     plain = changed(config, save__name="plain")
     list(train(plain))
@@ -98,17 +112,25 @@ def test_the_vae_comes_for_the_previews_only(config: RunConfig, monkeypatch: pyt
         if isinstance(event, Previewed):
             drawn += 1
             assert "AutoencoderKL" not in shelf.there
-    assert drawn == 3 and shelf.told.count("+AutoencoderKL") == drawn + 1 == shelf.told.count("-AutoencoderKL")
+    assert drawn == 3 and shelf.told.count("+AutoencoderKL") == drawn + 1 == shelf.told.count(
+        "-AutoencoderKL"
+    )
     assert equal(config, plain)
 
 
-def test_a_gpu_must_hold_the_unet_alone_and_a_cpu_everything(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_must_hold_the_unet_alone_and_a_cpu_everything(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights that are not needed at once need not fit at once."""
     asked: list[set[str]] = []
     count = trainer.detect.weight_count
-    monkeypatch.setattr(trainer.detect, "weight_count", lambda files, parts: asked.append(set(parts)) or count(files, parts))
-    list(Run(planned(config)).prepare(trial=True))
+    monkeypatch.setattr(
+        trainer.detect,
+        "weight_count",
+        lambda files, parts: asked.append(set(parts)) or count(files, parts),
+    )
+    list(Trainer(planned(config)).prepare(trial=True))
     Shelf(monkeypatch)
-    list(Run(planned(config)).prepare(trial=True))
+    list(Trainer(planned(config)).prepare(trial=True))
     assert asked == [{"unet", "vae", "text_encoder"}, {"unet"}]
     assert memory.free(GPU) > 0

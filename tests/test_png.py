@@ -24,19 +24,42 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(mode: str, missing: int, *, depth: int = 8, interlaced: bool = False, parts: int = 1, value: int | None = None) -> bytes:
-    """A PNG whose last bytes of pixels are missing, its pixels in several chunks. value: of every sample, random when None."""
+def png(
+    mode: str,
+    missing: int,
+    *,
+    depth: int = 8,
+    interlaced: bool = False,
+    parts: int = 1,
+    value: int | None = None,
+) -> bytes:
+    """A PNG whose last bytes of pixels are missing, its pixels in several chunks.
+
+    value: of every sample, random when None.
+    """
     colour, samples = SAMPLES[mode]
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     raw = b""
     passes = [(0, 0, 1, 1)]
     if interlaced:
-        passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+        passes = [
+            (0, 0, 8, 8),
+            (4, 0, 8, 8),
+            (0, 4, 4, 8),
+            (2, 0, 4, 4),
+            (0, 2, 2, 4),
+            (1, 0, 2, 2),
+            (0, 1, 1, 2),
+        ]
     for x, y, across, down in passes:
         columns, rows = len(range(x, WIDTH, across)), len(range(y, HEIGHT, down))
         for _ in range(rows if columns else 0):
             size = (columns * samples * depth + 7) // 8
-            raw += b"\0" + (dice.integers(1, 255, size, dtype=np.uint8).tobytes() if value is None else bytes([value]) * size)
+            raw += b"\0" + (
+                rng.integers(1, 255, size, dtype=np.uint8).tobytes()
+                if value is None
+                else bytes([value]) * size
+            )
     packed = zlib.compress(raw[: len(raw) - missing])
     cuts = np.linspace(0, len(packed), parts + 1).astype(int)
     data = b"".join(chunk(b"IDAT", packed[a:b]) for a, b in itertools.pairwise(cuts))
@@ -47,7 +70,9 @@ def png(mode: str, missing: int, *, depth: int = 8, interlaced: bool = False, pa
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("mode", SAMPLES)
 @pytest.mark.parametrize("parts", [1, 7])
-def test_a_png_without_its_last_rows_is_told(mode: str, interlaced: bool, parts: int, tmp_path: Path) -> None:
+def test_a_png_without_its_last_rows_is_told(
+    mode: str, interlaced: bool, parts: int, tmp_path: Path
+) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(png(mode, 0, interlaced=interlaced, parts=parts))
     assert open_picture(path).size == (WIDTH, HEIGHT)
@@ -75,7 +100,14 @@ def test_what_pillow_writes_is_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"), [("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {}), ("WEBP", {"lossless": True}), ("PNG", {})]
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+        ("PNG", {}),
+    ],
 )
 def test_a_file_cut_anywhere_is_told(kind: str, options: dict[str, bool], tmp_path: Path) -> None:
     file = io.BytesIO()

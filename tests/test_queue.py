@@ -1,4 +1,7 @@
-"""The line of trainings with real processes: claimed once, one at a time, and whatever dies is found out and gone on with."""
+"""The line of trainings with real processes:
+
+claimed once, one at a time, and whatever dies is found out and gone on with.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,11 @@ from training.storage.paths import Workspace
 
 LONG = 300.0  # seconds: only a machine that does nothing at all takes as long
 ROOT = Path(__file__).resolve().parents[1]
-# A worker as the real one, but for its trainings: these make as many updates as run.toml says by the time they start, and know how to stop.
-STEPS = "import sys, tomllib; sys.argv.append(tomllib.load(open(sys.argv[1], 'rb'))['optim']['steps'])"
+# A worker as the real one, but for its trainings: these make as many updates as run.toml says by
+# the time they start, and know how to stop.
+STEPS = (
+    "import sys, tomllib; sys.argv.append(tomllib.load(open(sys.argv[1], 'rb'))['optim']['steps'])"
+)
 WORKER = f"""
 import sys
 from pathlib import Path
@@ -61,7 +67,13 @@ def workspace(tmp_path: Path) -> Iterator[Workspace]:
 
 
 def config(workspace: Workspace, name: str, steps: int = 2, device: str = "cpu") -> RunConfig:
-    return from_mapping({"base": {"device": device}, "save": {"name": name, "folder": str(workspace.runs())}, "optim": {"steps": steps}})
+    return from_mapping(
+        {
+            "base": {"device": device},
+            "save": {"name": name, "folder": str(workspace.runs())},
+            "optim": {"steps": steps},
+        }
+    )
 
 
 def states(line: Queue) -> dict[str, str]:
@@ -69,10 +81,16 @@ def states(line: Queue) -> dict[str, str]:
 
 
 def comes_to(line: Queue, **wanted: str) -> None:
-    """Wait as long as a busy machine needs; a job that failed will not come to anything else, so its reason ends the wait."""
+    """Wait as long as a busy machine needs; a job that failed will not come to anything else, so
+    its reason ends the wait.
+    """
 
     def there() -> bool:
-        failed = [f"{job.run}: {job.message}" for job in line.jobs() if job.state == "failed" != wanted[job.run]]
+        failed = [
+            f"{job.run}: {job.message}"
+            for job in line.jobs()
+            if job.state == "failed" != wanted[job.run]
+        ]
         assert not failed, failed
         return states(line) == wanted
 
@@ -84,9 +102,16 @@ def test_runs_wait_and_finish_in_order_with_one_worker(workspace: Workspace) -> 
     for i, name in enumerate(("a", "b", "c")):
         lines[i % 2].add(config(workspace, name))
     comes_to(lines[0], a="finished", b="finished", c="finished")
-    begun = {name: next(iter((workspace.runs() / name / "events.jsonl").read_text().splitlines())) for name in "abc"}
-    assert begun["a"] and sorted(begun, key=lambda name: float(begun[name].split('"time": ')[1].split(",")[0])) == ["a", "b", "c"]
-    until(lambda: run_lock.holder(lines[0].place_of("cpu")) is None, LONG)  # nothing left to do: the worker goes
+    begun = {
+        name: next(iter((workspace.runs() / name / "events.jsonl").read_text().splitlines()))
+        for name in "abc"
+    }
+    assert begun["a"] and sorted(
+        begun, key=lambda name: float(begun[name].split('"time": ')[1].split(",")[0])
+    ) == ["a", "b", "c"]
+    until(
+        lambda: run_lock.holder(lines[0].place_of("cpu")) is None, LONG
+    )  # nothing left to do: the worker goes
 
 
 def test_two_workers_cannot_share_a_device_or_a_job(workspace: Workspace) -> None:
@@ -94,10 +119,23 @@ def test_two_workers_cannot_share_a_device_or_a_job(workspace: Workspace) -> Non
     for i in range(8):
         line.add(config(workspace, f"r{i}", device="cpu" if i % 2 else "cuda:1"))
     with ThreadPoolExecutor(16) as pool:
-        claimed = [job for job in pool.map(lambda i: Queue(workspace, None).claim("cpu" if i % 2 else "cuda:1"), range(32)) if job]
-    assert sorted(job.run for job in claimed) == ["r0", "r1"]  # one a device, whoever asks and however often
+        claimed = [
+            job
+            for job in pool.map(
+                lambda i: Queue(workspace, None).claim("cpu" if i % 2 else "cuda:1"), range(32)
+            )
+            if job
+        ]
+    assert sorted(job.run for job in claimed) == [
+        "r0",
+        "r1",
+    ]  # one a device, whoever asks and however often
     with run_lock.held(line.place_of("cpu")):
-        worker = subprocess.run([sys.executable, "-m", "studio.processes.queue", str(workspace.root), "cpu"], cwd=ROOT, timeout=LONG)
+        worker = subprocess.run(
+            [sys.executable, "-m", "studio.processes.queue", str(workspace.root), "cpu"],
+            cwd=ROOT,
+            timeout=LONG,
+        )
         assert worker.returncode == 0  # not needed: it leaves
 
 
@@ -106,7 +144,10 @@ def test_a_killed_worker_stops_no_training_and_the_next_one_finds_it(workspace: 
     line.add(config(workspace, "a", steps=100_000))
     run = workspace.runs() / "a"
     comes_to(line, a="running")
-    until(lambda: process.state(run) == "running" and line.jobs()[0].pid == process.read(run).pid, LONG)
+    until(
+        lambda: process.state(run) == "running" and line.jobs()[0].pid == process.read(run).pid,
+        LONG,
+    )
     training, worker = process.read(run).pid, run_lock.holder(line.place_of("cpu"))
     assert worker is not None
     os.kill(worker.pid, signal.SIGKILL)
@@ -120,19 +161,29 @@ def test_a_killed_worker_stops_no_training_and_the_next_one_finds_it(workspace: 
     comes_to(line, a="paused")
 
 
-def test_after_a_power_cut_the_row_is_held_against_the_living_and_goes_on(workspace: Workspace) -> None:
+def test_after_a_power_cut_the_row_is_held_against_the_living_and_goes_on(
+    workspace: Workspace,
+) -> None:
     """Row and record say running, with a pid that is a stranger's by now."""
     line = Queue(workspace, None)
     id = line.add(config(workspace, "a", steps=3))
     assert line.claim("cpu") is not None
     run = workspace.runs() / "a"
     (run / "checkpoints" / "step-0000002").mkdir(parents=True)
-    (run / "events.jsonl").write_text(events.to_line(events.Started(0, 3, 1, 1, 1, "cpu", "float32")) + "\n")
-    (run / "process.json").write_text(json.dumps({"pid": os.getpid(), "started": 1.0, "command": []}))
+    (run / "events.jsonl").write_text(
+        events.to_line(events.Started(0, 3, 1, 1, 1, "cpu", "float32")) + "\n"
+    )
+    (run / "process.json").write_text(
+        json.dumps({"pid": os.getpid(), "started": 1.0, "command": []})
+    )
     with sqlite3.connect(line.folder / "queue.sqlite") as db:
         db.execute("UPDATE jobs SET pid = ?, started = 1.0", (os.getpid(),))
     line._settle(line.job(id))
-    assert line.job(id).state == "interrupted" and line.job(id).saved == 2 and "2 saved updates" in line.job(id).message
+    assert (
+        line.job(id).state == "interrupted"
+        and line.job(id).saved == 2
+        and "2 saved updates" in line.job(id).message
+    )
     awake = Queue(workspace, worker_command)
     awake.wake()
     comes_to(line, a="finished")
@@ -142,7 +193,9 @@ def dies(run_toml: Path) -> list[str]:
     return [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
 
 
-def test_what_keeps_dying_waits_longer_each_time_and_is_given_up(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_keeps_dying_waits_longer_each_time_and_is_given_up(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line, now, waits = Queue(workspace, None), [time.time()], []
     monkeypatch.setattr(queue.time, "time", lambda: now[0])
     id = line.add(config(workspace, "a"))
@@ -155,18 +208,26 @@ def test_what_keeps_dying_waits_longer_each_time_and_is_given_up(workspace: Work
         line.look_after("cpu", dies) if waits[-1] else None  # not before its time
         assert line.job(id).state != "running"
         now[0] += waits[-1] + 1
-    assert waits == [0, 30, 60, 120, 0] and line.job(id).state == "failed" and "5 times" in line.job(id).message
+    assert (
+        waits == [0, 30, 60, 120, 0]
+        and line.job(id).state == "failed"
+        and "5 times" in line.job(id).message
+    )
     line.retry(id)
     assert line.job(id).state == "waiting" and line.job(id).tries == 0
 
 
 @pytest.mark.parametrize(("passing", "wanted"), [(True, "interrupted"), (False, "failed")])
-def test_a_failure_is_tried_again_only_when_that_may_help(passing: bool, wanted: str, workspace: Workspace) -> None:
+def test_a_failure_is_tried_again_only_when_that_may_help(
+    passing: bool, wanted: str, workspace: Workspace
+) -> None:
     line = Queue(workspace, None)
     id = line.add(config(workspace, "a"))
     assert line.claim("cpu") is not None
     (workspace.runs() / "a").mkdir(parents=True)
-    (workspace.runs() / "a" / "events.jsonl").write_text(events.to_line(events.Failed("the disk is full", 0, passing)) + "\n")
+    (workspace.runs() / "a" / "events.jsonl").write_text(
+        events.to_line(events.Failed("the disk is full", 0, passing)) + "\n"
+    )
     line._settle(line.job(id))
     assert line.job(id).state == wanted and "the disk is full" in line.job(id).message
 
@@ -174,13 +235,21 @@ def test_a_failure_is_tried_again_only_when_that_may_help(passing: bool, wanted:
 def test_the_line_can_be_changed(workspace: Workspace) -> None:
     line = Queue(workspace, None)
     a, b, c, d = (line.add(config(workspace, name)) for name in "abcd")
-    order = lambda: [job.run for job in line.jobs() if job.state == "waiting"]
+
+    def order():
+        return [job.run for job in line.jobs() if job.state == "waiting"]
+
     line.move(c, 0)
     line.move(a, 99)
     assert order() == ["c", "b", "d", "a"]
     line.pause(b)
     line.cancel(d)
-    assert order() == ["c", "a"] and states(line) == {"a": "waiting", "b": "paused", "c": "waiting", "d": "cancelled"}
+    assert order() == ["c", "a"] and states(line) == {
+        "a": "waiting",
+        "b": "paused",
+        "c": "waiting",
+        "d": "cancelled",
+    }
     line.go_on(b)
     assert order() == ["c", "b", "a"]
     line.remove(d)
@@ -202,7 +271,9 @@ def test_the_line_can_be_changed(workspace: Workspace) -> None:
 
 def test_a_run_begun_with_start_keeps_the_device(workspace: Workspace) -> None:
     line, other = Queue(workspace, None), config(workspace, "other", steps=100_000)
-    process.start_run(other, [sys.executable, "-c", TRAINER, str(other.run_folder / "run.toml"), "100000"])
+    process.start_run(
+        other, [sys.executable, "-c", TRAINER, str(other.run_folder / "run.toml"), "100000"]
+    )
     id = line.add(config(workspace, "a"))
     line.look_after("cpu", dies)
     assert line.job(id).state == "waiting"
@@ -214,7 +285,10 @@ def test_a_run_begun_with_start_keeps_the_device(workspace: Workspace) -> None:
 
 def test_it_is_written_through(workspace: Workspace) -> None:
     with Queue(workspace, None)._open() as db:
-        assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal" and db.execute("PRAGMA synchronous").fetchone()[0] == 2
+        assert (
+            db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+            and db.execute("PRAGMA synchronous").fetchone()[0] == 2
+        )
 
 
 # --- a disk that takes nothing more ---
@@ -222,20 +296,26 @@ def test_it_is_written_through(workspace: Workspace) -> None:
 
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
-    """full(True): sqlite's own files may not grow by a page any more, as on a full disk; full(False): they may again."""
+    """full(True): sqlite's own files may not grow by a page any more, as on a full disk;
+    full(False): they may again.
+    """
     connect, state = sqlite3.connect, [False]
 
     def limited(*args: object, **keys: object) -> sqlite3.Connection:
         db = connect(*args, **keys)
         if state[0]:
-            db.execute("PRAGMA max_page_count = 1")  # sqlite takes the present size where that is more
+            db.execute(
+                "PRAGMA max_page_count = 1"
+            )  # sqlite takes the present size where that is more
         return db
 
     monkeypatch.setattr(queue.sqlite3, "connect", limited)
     return lambda on: state.__setitem__(0, on)
 
 
-def test_a_full_disk_is_told_and_the_line_stays_as_it_was(workspace: Workspace, full: Callable[[bool], None]) -> None:
+def test_a_full_disk_is_told_and_the_line_stays_as_it_was(
+    workspace: Workspace, full: Callable[[bool], None]
+) -> None:
     line = Queue(workspace, None)
     first = line.add(config(workspace, "a"))
     before = line.jobs()
@@ -250,7 +330,9 @@ def test_a_full_disk_is_told_and_the_line_stays_as_it_was(workspace: Workspace, 
 
 
 @pytest.mark.parametrize("what", ["disk I/O error", "attempt to write a readonly database"])
-def test_a_failing_disk_is_told(workspace: Workspace, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_disk_is_told(
+    workspace: Workspace, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line = Queue(workspace, None)
     line.add(config(workspace, "a"))
     connect = sqlite3.connect
@@ -262,8 +344,14 @@ def test_a_failing_disk_is_told(workspace: Workspace, what: str, monkeypatch: py
             return super().execute(sql, *args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(queue.sqlite3, "connect", lambda *args, **keys: connect(*args, **keys, factory=Failing))
-        for act in (lambda: line.add(config(workspace, "b")), lambda: line.pause(1), lambda: line.claim("cpu")):
+        patched.setattr(
+            queue.sqlite3, "connect", lambda *args, **keys: connect(*args, **keys, factory=Failing)
+        )
+        for act in (
+            lambda: line.add(config(workspace, "b")),
+            lambda: line.pause(1),
+            lambda: line.claim("cpu"),
+        ):
             with pytest.raises(SpaceError, match=what):
                 act()
     assert [(job.run, job.state) for job in line.jobs()] == [("a", "waiting")]
@@ -281,7 +369,9 @@ def test_a_damaged_line_is_told_and_costs_no_run(workspace: Workspace) -> None:
     assert Queue(workspace, None).jobs() == []
 
 
-def test_a_worker_outlives_a_full_disk(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_outlives_a_full_disk(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line = Queue(workspace, None)
     line.add(config(workspace, "a"))
     looks = iter([SpaceError("full"), SpaceError("full"), None])
@@ -297,7 +387,9 @@ def test_a_worker_outlives_a_full_disk(workspace: Workspace, monkeypatch: pytest
     assert next(looks, "done") == "done" and line.job(1).state == "cancelled"
 
 
-def test_a_run_that_finds_no_room_at_its_start_waits(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_finds_no_room_at_its_start_waits(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line = Queue(workspace, None)
     id = line.add(config(workspace, "a"))
 
@@ -307,7 +399,11 @@ def test_a_run_that_finds_no_room_at_its_start_waits(workspace: Workspace, monke
     monkeypatch.setattr(process, "start_run", no_room)
     line.look_after("cpu")
     job = line.job(id)
-    assert job.state == "interrupted" and "No space left" in job.message and job.not_before > time.time()
+    assert (
+        job.state == "interrupted"
+        and "No space left" in job.message
+        and job.not_before > time.time()
+    )
 
 
 def test_a_clock_that_is_put_back_holds_nothing_up(workspace: Workspace) -> None:

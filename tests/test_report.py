@@ -1,4 +1,7 @@
-"""Tests of training.evaluation.metrics and training.evaluation.report: real tiny parts, properties of every measure, a whole report of a run."""
+"""Tests of training.evaluation.metrics and training.evaluation.report:
+
+real tiny parts, properties of every measure, a whole report of a run.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +31,22 @@ SIDE = 32
 
 
 def painted(count: int, *, hand: str, seed: int = 0) -> list[Image.Image]:
-    """Rectangles and circles in one of two hands: flat colours on white, or white lines on dark blue."""
-    dice = np.random.default_rng(seed)
+    """Rectangles and circles in one of two hands:
+
+    flat colours on white, or white lines on dark blue.
+    """
+    rng = np.random.default_rng(seed)
     pictures = []
     for i in range(count):
         flat = hand == "flat"
         picture = Image.new("RGB", (SIDE, SIDE), "white" if flat else "#102060")
-        left, top = dice.integers(2, 10, 2)
-        box = (left, top, left + dice.integers(8, 18), top + dice.integers(8, 18))
-        colour = tuple(dice.integers(0, 200, 3).tolist()) if flat else None
+        left, top = rng.integers(2, 10, 2)
+        box = (left, top, left + rng.integers(8, 18), top + rng.integers(8, 18))
+        colour = tuple(rng.integers(0, 200, 3).tolist()) if flat else None
         draw = ImageDraw.Draw(picture)
-        (draw.rectangle if i % 2 else draw.ellipse)(box, fill=colour, outline=None if flat else "white")
+        (draw.rectangle if i % 2 else draw.ellipse)(
+            box, fill=colour, outline=None if flat else "white"
+        )
         pictures.append(picture)
     return pictures
 
@@ -46,34 +54,62 @@ def painted(count: int, *, hand: str, seed: int = 0) -> list[Image.Image]:
 def test_pictures_become_squares_of_the_wanted_side() -> None:
     x = metrics.tensors([Image.new("RGB", (40, 100), "red"), Image.new("L", (7, 7), 255)], SIDE)
     assert x.shape == (2, 3, SIDE, SIDE) and x.min() >= -1 and x[1].min() == 1
-    assert torch.allclose(x[0, 0], torch.ones(SIDE, SIDE)) and torch.allclose(x[0, 1], -torch.ones(SIDE, SIDE))
+    assert torch.allclose(x[0, 0], torch.ones(SIDE, SIDE)) and torch.allclose(
+        x[0, 1], -torch.ones(SIDE, SIDE)
+    )
 
 
 def test_likeness_tells_hands_apart_on_pictures_it_has_not_seen(parts: Parts) -> None:
-    features = {h: metrics.hand(parts, metrics.tensors(painted(16, hand=h), SIDE)) for h in ("flat", "lines")}
-    likeness = metrics.Likeness(features["lines"], features["flat"])
+    features = {
+        h: metrics.style_features(parts, metrics.tensors(painted(16, hand=h), SIDE))
+        for h in ("flat", "lines")
+    }
+    likeness = metrics.StyleDiscriminant(features["lines"], features["flat"])
     assert likeness(features["lines"]).mean() == pytest.approx(1, abs=1e-3)
     assert likeness(features["flat"]).mean() == pytest.approx(0, abs=1e-3)
-    new = {h: likeness(metrics.hand(parts, metrics.tensors(painted(16, hand=h, seed=9), SIDE))) for h in ("flat", "lines")}
+    new = {
+        h: likeness(
+            metrics.style_features(parts, metrics.tensors(painted(16, hand=h, seed=9), SIDE))
+        )
+        for h in ("flat", "lines")
+    }
     assert new["lines"].min() > new["flat"].max()
-    halfway = metrics.tensors([Image.blend(a, b, 0.5) for a, b in zip(painted(8, hand="flat"), painted(8, hand="lines"), strict=True)], SIDE)
-    assert new["flat"].mean() < likeness(metrics.hand(parts, halfway)).mean() < new["lines"].mean()
+    halfway = metrics.tensors(
+        [
+            Image.blend(a, b, 0.5)
+            for a, b in zip(painted(8, hand="flat"), painted(8, hand="lines"), strict=True)
+        ],
+        SIDE,
+    )
+    assert (
+        new["flat"].mean()
+        < likeness(metrics.style_features(parts, halfway)).mean()
+        < new["lines"].mean()
+    )
 
 
 def test_the_shrunken_discriminant_is_the_one_of_the_whole_covariance() -> None:
-    dice = torch.Generator().manual_seed(0)
-    a, b = torch.randn(9, 5, generator=dice) + 1, torch.randn(7, 5, generator=dice)
-    likeness = metrics.Likeness(a, b)
+    rng = torch.Generator().manual_seed(0)
+    a, b = torch.randn(9, 5, generator=rng) + 1, torch.randn(7, 5, generator=rng)
+    likeness = metrics.StyleDiscriminant(a, b)
     x, y = (((v.double() - likeness.centre) / likeness.scale) for v in (a, b))
     within = torch.cat([x - x.mean(0), y - y.mean(0)])
     n = len(within)
-    covariance = within.T @ within / n + metrics.SHRINKAGE * within.square().sum() / n / n * torch.eye(5)
+    covariance = (
+        within.T @ within / n + metrics.SHRINKAGE * within.square().sum() / n / n * torch.eye(5)
+    )
     assert torch.allclose(likeness.direction, torch.linalg.solve(covariance, x.mean(0) - y.mean(0)))
 
 
 def test_a_left_out_picture_has_no_say_in_its_own_likeness(parts: Parts) -> None:
-    style, base = (metrics.hand(parts, metrics.tensors(painted(6, hand=h), SIDE)) for h in ("lines", "flat"))
-    make = lambda features: metrics.Likeness(features, base)
+    style, base = (
+        metrics.style_features(parts, metrics.tensors(painted(6, hand=h), SIDE))
+        for h in ("lines", "flat")
+    )
+
+    def make(features):
+        return metrics.StyleDiscriminant(features, base)
+
     scores = metrics.left_out(make, style)
     assert scores[2] == make(style[[0, 1, 3, 4, 5]])(style[2:3])[0]
 
@@ -91,9 +127,11 @@ def test_distances_see_a_copy_its_mirror_image_and_another_brightness() -> None:
 def test_told_apart_does_not_depend_on_the_company(parts: Parts) -> None:
     x = metrics.tensors(painted(3, hand="flat"), SIDE)
     words = ["a cat", "a boat", "an icon"]
-    losses = metrics.told_apart(parts, x, words)
+    losses = metrics.retrieval_ranks(parts, x, words)
     assert losses.shape == (3, 3) and losses.isfinite().all()
-    assert torch.allclose(metrics.told_apart(parts, x[1:2], words[::-1]), losses[1:2].flip(1), rtol=1e-4)
+    assert torch.allclose(
+        metrics.retrieval_ranks(parts, x[1:2], words[::-1]), losses[1:2].flip(1), rtol=1e-4
+    )
 
 
 def test_taken_is_half_in_the_middle_and_grows() -> None:
@@ -110,47 +148,98 @@ def cached(cache: Path, name: str, save: Callable[[Path], object]) -> None:
     save(home / "snapshots" / ("0" * 40))
 
 
-def test_clip_and_dino_are_witnesses_when_they_lie_in_the_cache(parts: Parts, tmp_path: Path) -> None:
+def test_clip_and_dino_are_witnesses_when_they_lie_in_the_cache(
+    parts: Parts, tmp_path: Path
+) -> None:
     assert external_metrics.present(tmp_path) == []
     torch.manual_seed(0)
     words = parts.networks["text_encoder"].config
     small = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    said = dict(vocab_size=words.vocab_size, max_position_embeddings=words.max_position_embeddings, eos_token_id=words.eos_token_id) | small
-    clip = CLIPModel(CLIPConfig(text_config=said, vision_config=dict(image_size=32, patch_size=8) | small, projection_dim=8))
-    dino = Dinov2Model(Dinov2Config(image_size=28, patch_size=14, **{k: v for k, v in small.items() if k != "intermediate_size"}))
-    cached(tmp_path, "openai/clip-vit-base-patch32", lambda at: (clip.save_pretrained(at), parts.tokenizers["tokenizer"].save_pretrained(at)))
+    said = (
+        dict(
+            vocab_size=words.vocab_size,
+            max_position_embeddings=words.max_position_embeddings,
+            eos_token_id=words.eos_token_id,
+        )
+        | small
+    )
+    clip = CLIPModel(
+        CLIPConfig(
+            text_config=said,
+            vision_config=dict(image_size=32, patch_size=8) | small,
+            projection_dim=8,
+        )
+    )
+    dino = Dinov2Model(
+        Dinov2Config(
+            image_size=28,
+            patch_size=14,
+            **{k: v for k, v in small.items() if k != "intermediate_size"},
+        )
+    )
+    cached(
+        tmp_path,
+        "openai/clip-vit-base-patch32",
+        lambda at: (clip.save_pretrained(at), parts.tokenizers["tokenizer"].save_pretrained(at)),
+    )
     cached(tmp_path, "facebook/dinov2-small", dino.save_pretrained)
-    cached(tmp_path, "facebook/dinov2-large", lambda at: (at / "model.safetensors").write_bytes(b"cut off"))
+    cached(
+        tmp_path,
+        "facebook/dinov2-large",
+        lambda at: (at / "model.safetensors").write_bytes(b"cut off"),
+    )
     found = external_metrics.present(tmp_path)
     assert [w.name for w in found] == ["CLIP (clip-vit-base-patch32)", "DINOv2 (dinov2-small)"]
     flat, lines = (metrics.tensors(painted(6, hand=h), SIDE) for h in ("flat", "lines"))
     for witness in found:
-        hand = metrics.Hand(witness.features, lines, flat)
+        hand = metrics.StyleClassifier(witness.features, lines, flat)
         assert hand(lines) > 0.9 and hand(flat) < 0.2, witness.name
     near = found[0].sees(flat, ["a", "b", "c"])
-    assert near.shape == (6, 3) and near.abs().max() <= 1.001 and torch.allclose(near[2:3], found[0].sees(flat[2:3], ["a", "b", "c"]), atol=1e-5)
+    assert (
+        near.shape == (6, 3)
+        and near.abs().max() <= 1.001
+        and torch.allclose(near[2:3], found[0].sees(flat[2:3], ["a", "b", "c"]), atol=1e-5)
+    )
 
 
 class AsPublished(torch.nn.Module):
-    """CLIP's picture encoder in the layout of the code it was published with (Radford et al. 2021), small, and CSD's projection behind it."""
+    """CLIP's picture encoder in the layout of the code it was published with (Radford et al.
 
-    def __init__(self, width: int = 64, patch: int = 8, side: int = 32, layers: int = 2, out: int = 12) -> None:
+    2021), small, and CSD's projection behind it.
+    """
+
+    def __init__(
+        self, width: int = 64, patch: int = 8, side: int = 32, layers: int = 2, out: int = 12
+    ) -> None:
         super().__init__()
         nn, self.side = torch.nn, side
-        block = lambda: nn.ModuleDict(
+
+        def block():
+            return nn.ModuleDict(
+                {
+                    "ln_1": nn.LayerNorm(width),
+                    "attn": nn.MultiheadAttention(width, width // 64),
+                    "ln_2": nn.LayerNorm(width),
+                    "mlp": nn.ModuleDict(
+                        {"c_fc": nn.Linear(width, 4 * width), "c_proj": nn.Linear(4 * width, width)}
+                    ),
+                }
+            )
+
+        self.backbone = nn.ModuleDict(
             {
-                "ln_1": nn.LayerNorm(width),
-                "attn": nn.MultiheadAttention(width, width // 64),
-                "ln_2": nn.LayerNorm(width),
-                "mlp": nn.ModuleDict({"c_fc": nn.Linear(width, 4 * width), "c_proj": nn.Linear(4 * width, width)}),
+                "conv1": nn.Conv2d(3, width, patch, patch, bias=False),
+                "ln_pre": nn.LayerNorm(width),
+                "ln_post": nn.LayerNorm(width),
             }
         )
-        self.backbone = nn.ModuleDict(
-            {"conv1": nn.Conv2d(3, width, patch, patch, bias=False), "ln_pre": nn.LayerNorm(width), "ln_post": nn.LayerNorm(width)}
+        self.backbone["transformer"] = nn.ModuleDict(
+            {"resblocks": nn.ModuleList(block() for _ in range(layers))}
         )
-        self.backbone["transformer"] = nn.ModuleDict({"resblocks": nn.ModuleList(block() for _ in range(layers))})
         self.backbone.register_parameter("class_embedding", nn.Parameter(torch.randn(width)))
-        self.backbone.register_parameter("positional_embedding", nn.Parameter(torch.randn((side // patch) ** 2 + 1, width)))
+        self.backbone.register_parameter(
+            "positional_embedding", nn.Parameter(torch.randn((side // patch) ** 2 + 1, width))
+        )
         self.last_layer_style = nn.Parameter(torch.randn(width, out))
         self.last_layer_content = nn.Parameter(torch.randn(width, out))
         for parameter in self.parameters():
@@ -179,7 +268,7 @@ def test_csd_is_a_witness_and_sees_what_its_published_code_sees(tmp_path: Path) 
     with torch.no_grad():
         expected = theirs(external_metrics.fitted(flat, theirs.side, external_metrics.CLIP_COLOURS))
     assert found.name == "CSD" and torch.allclose(found.features(flat), expected, atol=1e-4)
-    assert metrics.Hand(found.features, lines, flat)(lines) > 0.9
+    assert metrics.StyleClassifier(found.features, lines, flat)(lines) > 0.9
 
 
 def test_right_among_is_one_when_every_picture_fits_its_own_words_best() -> None:
@@ -188,9 +277,9 @@ def test_right_among_is_one_when_every_picture_fits_its_own_words_best() -> None
 
 
 def test_words_that_fit_whatever_is_shown_hide_no_right_ones() -> None:
-    dice = torch.Generator().manual_seed(0)
-    losses = torch.rand(12, 20, generator=dice) - 0.5 * torch.eye(12, 20)
-    everywhere, everyone = 10 * torch.rand(20, generator=dice), 10 * torch.rand(12, 1, generator=dice)
+    rng = torch.Generator().manual_seed(0)
+    losses = torch.rand(12, 20, generator=rng) - 0.5 * torch.eye(12, 20)
+    everywhere, everyone = 10 * torch.rand(20, generator=rng), 10 * torch.rand(12, 1, generator=rng)
     alone = metrics.right_among(losses)
     assert 0.5 < alone == pytest.approx(metrics.right_among(losses + everywhere + everyone))
 
@@ -204,32 +293,73 @@ def test_pictures_that_are_all_the_same_are_not_told_to_be_what_was_asked() -> N
 
 
 def tried(**given: object) -> report.Tried:
-    usual = dict(step=100, strength=1.0, file="s.safetensors", style=0.9, content=0.8, copies=0.0, quality=0.8)
+    usual = dict(
+        step=100,
+        strength=1.0,
+        file="s.safetensors",
+        style=0.9,
+        content=0.8,
+        copies=0.0,
+        quality=0.8,
+    )
     return report.Tried(**(usual | given))  # type: ignore[arg-type]
 
 
 def test_time_decides_how_much_is_looked_at() -> None:
-    wish = report.Wish(tuple(report.Candidate(Path(f"{i}"), i) for i in range(1, 11)), None, None, "", (0.7, 0.85, 1.0), 20, 5.0, 0, "white")  # type: ignore[arg-type]
+    request = report.ReportRequest(
+        tuple(report.Candidate(Path(f"{i}"), i) for i in range(1, 11)),
+        None,
+        None,
+        "",
+        (0.7, 0.85, 1.0),
+        20,
+        5.0,
+        0,
+        "white",
+    )  # type: ignore[arg-type]
     texts = run_report.THINGS[:12]
-    whole = run_report.affordable(wish, texts, math.inf, 1.0)
-    assert whole == (wish, texts)
-    fewer, asked = run_report.affordable(wish, texts, 12 * (1 + 6 * 3), 1.0)
-    assert [c.step for c in fewer.candidates][-1] == 10 and len(fewer.candidates) == 6 and asked == texts
-    least, asked = run_report.affordable(wish, texts, report.FEWEST * 4, 1.0)
-    assert least.strengths == (1.0,) and len(least.candidates) == 3 and least.candidates[-1].step == 10 and len(asked) == report.FEWEST
-    assert run_report.affordable(wish, texts, 1.0, 1.0) is None
+    whole = run_report.affordable(request, texts, math.inf, 1.0)
+    assert whole == (request, texts)
+    fewer, asked = run_report.affordable(request, texts, 12 * (1 + 6 * 3), 1.0)
+    assert (
+        [c.step for c in fewer.candidates][-1] == 10
+        and len(fewer.candidates) == 6
+        and asked == texts
+    )
+    least, asked = run_report.affordable(request, texts, report.FEWEST * 4, 1.0)
+    assert (
+        least.strengths == (1.0,)
+        and len(least.candidates) == 3
+        and least.candidates[-1].step == 10
+        and len(asked) == report.FEWEST
+    )
+    assert run_report.affordable(request, texts, 1.0, 1.0) is None
 
 
-def test_quality_rises_with_style_and_content_falls_with_copies_and_heeds_the_checkpoints_beside() -> None:
+def test_quality_rises_with_style_and_content_and_falls_with_copies() -> None:
     def rated(*given: report.Tried) -> list[float]:
         report.rate(given)
         return [t.quality for t in given]
 
-    alone, styled, kept, copied = (rated(tried(**more))[0] for more in ({}, {"style": 1.0}, {"content": 0.9}, {"copies": 0.5}))
-    assert styled > alone and kept > alone and copied < alone and rated(tried(copies=2 * report.NEAR))[0] == pytest.approx(alone)
-    assert rated(tried(step=1), tried(step=2, style=0.3), tried(step=3))[1] > rated(tried(step=2, style=0.3))[0]
-    assert rated(tried(step=1), tried(step=2, strength=0.7, style=0.3))[1] == pytest.approx(rated(tried(style=0.3))[0])
-    files = rated(tried(step=0), tried(step=0, style=0.3))  # of unknown age: they have nothing to do with each other
+    alone, styled, kept, copied = (
+        rated(tried(**more))[0] for more in ({}, {"style": 1.0}, {"content": 0.9}, {"copies": 0.5})
+    )
+    assert (
+        styled > alone
+        and kept > alone
+        and copied < alone
+        and rated(tried(copies=2 * report.NEAR))[0] == pytest.approx(alone)
+    )
+    assert (
+        rated(tried(step=1), tried(step=2, style=0.3), tried(step=3))[1]
+        > rated(tried(step=2, style=0.3))[0]
+    )
+    assert rated(tried(step=1), tried(step=2, strength=0.7, style=0.3))[1] == pytest.approx(
+        rated(tried(style=0.3))[0]
+    )
+    files = rated(
+        tried(step=0), tried(step=0, style=0.3)
+    )  # of unknown age: they have nothing to do with each other
     assert files == pytest.approx([alone, rated(tried(style=0.3))[0]])
     assert rated(tried(witnesses={"style, CLIP": 0.0}))[0] < alone
     assert rated(tried(style=0.0))[0] == 0
@@ -249,11 +379,15 @@ def test_words_say_when_longer_is_worse_and_when_longer_would_help() -> None:
     early, late = tried(), tried(step=200, content=0.4, quality=0.4)
     assert "loses what was asked" in report.in_words(early, [early, late], base)
     growing = tried(step=200, style=0.6, quality=0.6)
-    assert "more updates may do better" in report.in_words(growing, [tried(style=0.3), growing], base)
+    assert "more updates may do better" in report.in_words(
+        growing, [tried(style=0.3), growing], base
+    )
     assert "copies" in report.in_words(tried(copies=0.5), [early], base)
 
 
-def test_a_run_ends_with_a_report(base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_ends_with_a_report(
+    base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i, picture in enumerate(painted(4, hand="lines")):
@@ -271,23 +405,37 @@ def test_a_run_ends_with_a_report(base_folder: Path, tmp_path: Path, capsys: pyt
         }
     )
     events = list(train(config))
-    assert isinstance(events[-1], Finished) and any(isinstance(e, Noted) and "report" in e.message for e in events)
+    assert isinstance(events[-1], Finished) and any(
+        isinstance(e, Noted) and "report" in e.message for e in events
+    )
     told = json.loads((config.run_folder / "report" / "report.json").read_text())
-    assert {(t["step"], t["strength"]) for t in told["tried"]} == {(s, k) for s in (2, 4) for k in (0.7, 0.85, 1.0)}
+    assert {(t["step"], t["strength"]) for t in told["tried"]} == {
+        (s, k) for s in (2, 4) for k in (0.7, 0.85, 1.0)
+    }
     assert "castle" not in told["prompts"] and len(told["prompts"]) == 4
-    assert all(0 <= t[key] <= 1 for t in told["tried"] for key in ("style", "content", "copies", "quality"))
+    assert all(
+        0 <= t[key] <= 1 for t in told["tried"] for key in ("style", "content", "copies", "quality")
+    )
     assert told["best"]["quality"] >= 0.99 * max(t["quality"] for t in told["tried"])
     page = (config.run_folder / "report" / "report.html").read_text()
-    assert page.count("<img") == 4 * 7 and "http" not in page.replace("http-equiv", "") and "<b>castle" not in page
+    assert (
+        page.count("<img") == 4 * 7
+        and "http" not in page.replace("http-equiv", "")
+        and "<b>castle" not in page
+    )
     assert "How far to trust it" in page
     (config.run_folder / "report" / "report.json").unlink()
     (tmp_path / "run.toml").write_text((config.run_folder / "run.toml").read_text())
     assert main([str(tmp_path / "run.toml"), "--report"]) == 0
     again = json.loads((config.run_folder / "report" / "report.json").read_text())
-    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in told.items() if k != "seconds"}
+    assert {k: v for k, v in again.items() if k != "seconds"} == {
+        k: v for k, v in told.items() if k != "seconds"
+    }
 
 
-def test_any_style_file_and_a_folder_of_pictures_make_a_report(base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_style_file_and_a_folder_of_pictures_make_a_report(
+    base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for i, picture in enumerate(painted(4, hand="lines")):
@@ -304,29 +452,67 @@ def test_any_style_file_and_a_folder_of_pictures_make_a_report(base_folder: Path
     )
     list(train(config))
     style = str(config.run_folder / "s.safetensors")
-    given = ["report", style, "--pictures", str(pictures), "--base", str(base_folder), "--out", str(tmp_path / "out"), "--prompt", *"abcd"]
+    given = [
+        "report",
+        style,
+        "--pictures",
+        str(pictures),
+        "--base",
+        str(base_folder),
+        "--out",
+        str(tmp_path / "out"),
+        "--prompt",
+        *"abcd",
+    ]
     before = sorted(pictures.iterdir())
     assert style_file(given) == 0
     told = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert [t["strength"] for t in told["tried"]] == [0.7, 0.85, 1.0] and told["title"] == "s" and told["prompts"] == list("abcd")
+    assert (
+        [t["strength"] for t in told["tried"]] == [0.7, 0.85, 1.0]
+        and told["title"] == "s"
+        and told["prompts"] == list("abcd")
+    )
     assert (tmp_path / "out" / "report.html").read_text().count("<img") == 4 * 4
     assert sorted(pictures.iterdir()) == before
     capsys.readouterr()
     assert style_file([*given[:-3], "a"]) == 2 and "report.prompts" in capsys.readouterr().err
-    assert style_file([*given[:3], str(tmp_path / "none"), *given[4:]]) == 2 and "none" in capsys.readouterr().err
+    assert (
+        style_file([*given[:3], str(tmp_path / "none"), *given[4:]]) == 2
+        and "none" in capsys.readouterr().err
+    )
     wrong = tmp_path / "wrong.safetensors"
     wrong.write_bytes(b"x")
-    assert style_file(["report", str(wrong), *given[2:]]) == 2 and "wrong.safetensors" in capsys.readouterr().err
+    assert (
+        style_file(["report", str(wrong), *given[2:]]) == 2
+        and "wrong.safetensors" in capsys.readouterr().err
+    )
 
 
-def test_a_report_without_a_run_is_refused(base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_without_a_run_is_refused(
+    base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "p").mkdir()
     painted(1, hand="flat")[0].save(tmp_path / "p" / "a.png")
-    assert main(["--data.folder", str(tmp_path / "p"), "--base.model", str(base_folder), "--save.folder", str(tmp_path), "--report"]) == 2
+    assert (
+        main(
+            [
+                "--data.folder",
+                str(tmp_path / "p"),
+                "--base.model",
+                str(base_folder),
+                "--save.folder",
+                str(tmp_path),
+                "--report",
+            ]
+        )
+        == 2
+    )
     assert "no finished style" in capsys.readouterr().err
 
 
 def test_too_few_prompts_are_refused(parts: Parts) -> None:
-    wish = dataclasses.replace(report.Wish((), None, None, "", (1.0,), 1, 5.0, 0, "white"))  # type: ignore[arg-type]
+    request = dataclasses.replace(
+        report.ReportRequest((), None, None, "", (1.0,), 1, 5.0, 0, "white")
+    )  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"report\.prompts"):
-        next(report.judged(wish, parts, str, ["a", "b"]))
+        next(report.judged(request, parts, str, ["a", "b"]))

@@ -1,4 +1,7 @@
-"""Tests of studio.library.import_export and studio.library.cards: what is kept beside a style, what is brought, taken away and brought back."""
+"""Tests of studio.library.import_export and studio.library.cards:
+
+what is kept beside a style, what is brought, taken away and brought back.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,11 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def everything(root: Path) -> dict[str, bytes]:
-    return {f.relative_to(root).as_posix(): f.read_bytes() for f in root.rglob("*") if f.is_file()} if root.exists() else {}
+    return (
+        {f.relative_to(root).as_posix(): f.read_bytes() for f in root.rglob("*") if f.is_file()}
+        if root.exists()
+        else {}
+    )
 
 
 def test_a_card_is_kept_and_renames_the_style(workspace: Workspace) -> None:
@@ -32,7 +39,9 @@ def test_a_card_is_kept_and_renames_the_style(workspace: Workspace) -> None:
     assert library.style(workspace, "run:ink").name == "Ink <b>"  # the id stays
 
 
-@pytest.mark.parametrize("content", ["", "[]", '"x"', '{"title": ', "{" * 10_000, '{"title": {"a": 1}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '"x"', '{"title": ', "{" * 10_000, '{"title": {"a": 1}}']
+)
 def test_a_damaged_card_is_no_trouble(workspace: Workspace, content: str) -> None:
     run = finished_run(workspace, "ink")
     card_file(run / "ink.safetensors").write_text(content)
@@ -40,7 +49,9 @@ def test_a_damaged_card_is_no_trouble(workspace: Workspace, content: str) -> Non
 
 
 @pytest.mark.parametrize("bad", [Card("x" * 81), Card("two\nlines"), Card(notes="x" * 4001)])
-def test_a_card_with_too_much_is_refused_and_nothing_written(workspace: Workspace, bad: Card) -> None:
+def test_a_card_with_too_much_is_refused_and_nothing_written(
+    workspace: Workspace, bad: Card
+) -> None:
     run = finished_run(workspace, "ink")
     with pytest.raises(ConfigError):
         write_card(run / "ink.safetensors", bad)
@@ -49,9 +60,13 @@ def test_a_card_with_too_much_is_refused_and_nothing_written(workspace: Workspac
 
 def test_what_another_page_saved_meanwhile_stays() -> None:
     shown, saved = Card("Ink", "CC0", "me", ""), Card("Ink wash", "CC0", "me", "on rice paper")
-    assert merged(saved, typed=Card("Ink", "CC-BY-4.0", "me", ""), shown=shown) == Card("Ink wash", "CC-BY-4.0", "me", "on rice paper")
+    assert merged(saved, typed=Card("Ink", "CC-BY-4.0", "me", ""), shown=shown) == Card(
+        "Ink wash", "CC-BY-4.0", "me", "on rice paper"
+    )
     assert merged(saved, typed=shown, shown=shown) == saved
-    assert merged(saved, typed=Card("", "CC0", "me", ""), shown=shown).title == ""  # emptied on purpose
+    assert (
+        merged(saved, typed=Card("", "CC0", "me", ""), shown=shown).title == ""
+    )  # emptied on purpose
 
 
 @pytest.mark.parametrize("text", ["", "null", "[1]", "{", "[" * 100_000, '{"title": {"a": 1}}'])
@@ -59,9 +74,14 @@ def test_a_card_is_read_from_anything(text: str) -> None:
     assert isinstance(card_of(text), Card)
 
 
-def test_a_mix_is_kept_as_a_style_and_two_of_one_name_beside_each_other(workspace: Workspace) -> None:
+def test_a_mix_is_kept_as_a_style_and_two_of_one_name_beside_each_other(
+    workspace: Workspace,
+) -> None:
     for name in ("ink", "wash"):
-        style_file(finished_run(workspace, name) / f"{name}.safetensors", **{"modelspec.architecture": "stable-diffusion-v1/lora"})
+        style_file(
+            finished_run(workspace, name) / f"{name}.safetensors",
+            **{"modelspec.architecture": "stable-diffusion-v1/lora"},
+        )
     parts = [("run:ink", 0.5), ("run:wash", 0.25)]
     with pytest.raises(StudioError):
         import_export.mixed(workspace, [*parts, ("run:gone", 1.0)])
@@ -72,8 +92,13 @@ def test_a_mix_is_kept_as_a_style_and_two_of_one_name_beside_each_other(workspac
     assert kept.modules.keys() == alone.modules.keys() and kept.metadata["modelspec.merged_from"]
 
 
-def test_a_good_file_is_brought_and_a_bad_one_named_and_not_kept(workspace: Workspace, tmp_path: Path) -> None:
-    good, twin, bad = (tmp_path / name for name in ("My? Style!.safetensors", "twin.safetensors", "bad.safetensors"))
+def test_a_good_file_is_brought_and_a_bad_one_named_and_not_kept(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    good, twin, bad = (
+        tmp_path / name
+        for name in ("My? Style!.safetensors", "twin.safetensors", "bad.safetensors")
+    )
     style_file(good, ss_network_dim="4")
     twin.write_bytes(good.read_bytes())
     bad.write_bytes(b"\x80\x04pickle")
@@ -101,7 +126,10 @@ def test_what_is_taken_away_comes_back_as_it_was(workspace: Workspace) -> None:
     import_export.take_away(workspace, "run:ink")
     assert library.styles(workspace) == [] and not run.exists()
     assert import_export.last_taken(workspace) == "Ink"
-    assert [import_export.bring_back(workspace), import_export.bring_back(workspace)] == ["Ink", "Oil"]
+    assert [import_export.bring_back(workspace), import_export.bring_back(workspace)] == [
+        "Ink",
+        "Oil",
+    ]
     assert everything(workspace.root) == before
     with pytest.raises(DataError):
         import_export.bring_back(workspace)
@@ -114,10 +142,14 @@ def test_nothing_is_written_over_when_something_comes_back(workspace: Workspace)
     new = (workspace.styles() / "oil.safetensors").read_bytes()
     with pytest.raises(DataError, match="is there again"):
         import_export.bring_back(workspace)
-    assert (workspace.styles() / "oil.safetensors").read_bytes() == new and import_export.last_taken(workspace) == "oil"
+    assert (
+        workspace.styles() / "oil.safetensors"
+    ).read_bytes() == new and import_export.last_taken(workspace) == "oil"
 
 
-@pytest.mark.parametrize("moved", ['["../x"]', '["/etc/passwd"]', '["styles/../../x"]', '["datasets/x"]', "3", "[[]]"])
+@pytest.mark.parametrize(
+    "moved", ['["../x"]', '["/etc/passwd"]', '["styles/../../x"]', '["datasets/x"]', "3", "[[]]"]
+)
 def test_a_note_in_the_trash_leads_nowhere_else(workspace: Workspace, moved: str) -> None:
     entry = import_export.trash(workspace) / "2026-01-01 00-00-00 000"
     entry.mkdir(parents=True)
@@ -129,7 +161,9 @@ def test_a_note_in_the_trash_leads_nowhere_else(workspace: Workspace, moved: str
     assert everything(workspace.root.parent) == before
 
 
-def test_pictures_of_a_run_are_its_last_previews_and_lead_nowhere_else(workspace: Workspace) -> None:
+def test_pictures_of_a_run_are_its_last_previews_and_lead_nowhere_else(
+    workspace: Workspace,
+) -> None:
     run = finished_run(workspace, "ink")
     (run / "previews").mkdir()
     (run / "previews" / "1.png").write_bytes(b"picture")

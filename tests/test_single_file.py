@@ -1,4 +1,7 @@
-"""Single-file checkpoints: opened from our own configs, with no network, to the very weights that went in."""
+"""Single-file checkpoints:
+
+opened from our own configs, with no network, to the very weights that went in.
+"""
 
 from __future__ import annotations
 
@@ -18,26 +21,42 @@ from training.cli.style_file import main as style_file
 from training.errors import ModelError, StyleFileError
 from training.models import loader, single_file
 from training.models.files import read_json
-from training.runtime.device import Place
+from training.runtime.device import DeviceSpec
 from training.style_files.base_weights import BaseWeights, write_single
 from training.style_files.checkpoint_keys import pieces
 from training.style_files.lora import Lora
 from training.style_files.reading import named, write_style
 
-PARTS = {"sd1": ("unet", "vae", "text_encoder"), "sd2": ("unet", "vae", "text_encoder"), "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2")}
+PARTS = {
+    "sd1": ("unet", "vae", "text_encoder"),
+    "sd2": ("unet", "vae", "text_encoder"),
+    "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2"),
+}
 # Parameters of the published models
 PUBLISHED = {
     "sd1": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
     "sd2": {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840},
-    "sdxl": {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840},
+    "sdxl": {
+        "unet": 2_567_463_684,
+        "vae": 83_653_863,
+        "text_encoder": 123_060_480,
+        "text_encoder_2": 694_659_840,
+    },
 }
 
 
-# --- from diffusers' names to Stability's own layout, written anew here, for networks of two levels ---
+# --- from diffusers' names to Stability's own layout, written anew here, for networks of two levels
+# ---
 
 
 def original_unet(weights: dict[str, Tensor], resnets: int) -> Iterator[tuple[str, Tensor]]:
-    inner = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1"}
+    inner = {
+        "norm1": "in_layers.0",
+        "conv1": "in_layers.2",
+        "norm2": "out_layers.0",
+        "conv2": "out_layers.3",
+        "time_emb_proj": "emb_layers.1",
+    }
     inner["conv_shortcut"] = "skip_connection"
     attends = {name.split(".attentions")[0] for name in weights if ".attentions." in name}
     whole = {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
@@ -51,15 +70,33 @@ def original_unet(weights: dict[str, Tensor], resnets: int) -> Iterator[tuple[st
         if stem in whole:
             place = whole[stem]
         elif block == "mid_block":  # mid_block.resnets.0.norm1
-            place = f"middle_block.{2 * int(of)}.{inner['.'.join(x for x in (index, *rest) if x)]}" if level == "resnets" else ""
+            place = (
+                f"middle_block.{2 * int(of)}.{inner['.'.join(x for x in (index, *rest) if x)]}"
+                if level == "resnets"
+                else ""
+            )
             place = place or f"middle_block.1.{'.'.join(x for x in (index, *rest) if x)}"
         elif block == "down_blocks":
             at = int(level) * (resnets + 1) + 1 + (int(index) if of != "downsamplers" else resnets)
-            place = f"input_blocks.{at}." + {"resnets": f"0.{inner.get(tail)}", "attentions": f"1.{tail}", "downsamplers": "0.op"}[of]
+            place = (
+                f"input_blocks.{at}."
+                + {
+                    "resnets": f"0.{inner.get(tail)}",
+                    "attentions": f"1.{tail}",
+                    "downsamplers": "0.op",
+                }[of]
+            )
         else:
             at = int(level) * (resnets + 1) + (int(index) if of != "upsamplers" else resnets)
             column = 2 if f"up_blocks.{level}" in attends else 1
-            place = f"output_blocks.{at}." + {"resnets": f"0.{inner.get(tail)}", "attentions": f"1.{tail}", "upsamplers": f"{column}.conv"}[of]
+            place = (
+                f"output_blocks.{at}."
+                + {
+                    "resnets": f"0.{inner.get(tail)}",
+                    "attentions": f"1.{tail}",
+                    "upsamplers": f"{column}.conv",
+                }[of]
+            )
         yield f"model.diffusion_model.{place}.{kind}", tensor
 
 
@@ -68,16 +105,29 @@ def original_vae(weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         new = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
         new = re.sub(r"down_blocks\.(\d)\.resnets\.(\d)", r"down.\1.block.\2", new)
         new = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", new)
-        new = re.sub(r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"up.{2 - int(m[1])}.block.{m[2]}", new)
-        new = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{2 - int(m[1])}.upsample", new)
+        new = re.sub(
+            r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"up.{2 - int(m[1])}.block.{m[2]}", new
+        )
+        new = re.sub(
+            r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{2 - int(m[1])}.upsample", new
+        )
         new = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", new)
         yield f"first_stage_model.{new}", tensor
 
 
 def original_open_clip(weights: dict[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
-    plain = {"embeddings.token_embedding.weight": "token_embedding.weight", "embeddings.position_embedding.weight": "positional_embedding"}
+    plain = {
+        "embeddings.token_embedding.weight": "token_embedding.weight",
+        "embeddings.position_embedding.weight": "positional_embedding",
+    }
     plain |= {f"final_layer_norm.{kind}": f"ln_final.{kind}" for kind in ("weight", "bias")}
-    inner = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj"}
+    inner = {
+        "layer_norm1": "ln_1",
+        "layer_norm2": "ln_2",
+        "mlp.fc1": "mlp.c_fc",
+        "mlp.fc2": "mlp.c_proj",
+        "self_attn.out_proj": "attn.out_proj",
+    }
     weights = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
     for name, tensor in weights.items():
         if name == "text_projection.weight":
@@ -97,15 +147,28 @@ def original_open_clip(weights: dict[str, Tensor], prefix: str) -> Iterator[tupl
 
 def original(folder: Path, family: str) -> dict[str, Tensor]:
     """A diffusers folder's weights as one checkpoint."""
-    read = {part: safetensors.torch.load_file(next((folder / part).glob("*.safetensors"))) for part in PARTS[family]}
-    found = dict(original_unet(read["unet"], 2 if family == "sdxl" else 1)) | dict(original_vae(read["vae"]))
-    clip = lambda prefix: {f"{prefix}text_model.{name.removeprefix('text_model.')}": t for name, t in read["text_encoder"].items()}
+    read = {
+        part: safetensors.torch.load_file(next((folder / part).glob("*.safetensors")))
+        for part in PARTS[family]
+    }
+    found = dict(original_unet(read["unet"], 2 if family == "sdxl" else 1)) | dict(
+        original_vae(read["vae"])
+    )
+
+    def clip(prefix):
+        return {
+            f"{prefix}text_model.{name.removeprefix('text_model.')}": t
+            for name, t in read["text_encoder"].items()
+        }
+
     if family == "sd1":
         return found | clip("cond_stage_model.transformer.")
     if family == "sd2":
         return found | dict(original_open_clip(read["text_encoder"], "cond_stage_model.model."))
     found |= clip("conditioner.embedders.0.transformer.")
-    return found | dict(original_open_clip(read["text_encoder_2"], "conditioner.embedders.1.model."))
+    return found | dict(
+        original_open_clip(read["text_encoder_2"], "conditioner.embedders.1.model.")
+    )
 
 
 MAKERS = {
@@ -140,10 +203,14 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def checkpoint(folder: Path, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tiny checkpoint, with the tokenizer beside it, and configs of its size where ours of the real size would be."""
+    """A tiny checkpoint, with the tokenizer beside it, and configs of its size where ours of the
+    real size would be.
+    """
     path = tmp_path / "given" / "model.safetensors"
     path.parent.mkdir()
-    safetensors.torch.save_file(original(folder, family), path, metadata={"modelspec.prediction_type": "epsilon"})
+    safetensors.torch.save_file(
+        original(folder, family), path, metadata={"modelspec.prediction_type": "epsilon"}
+    )
     with_vocabulary(path.parent / "tokenizer", folder)
     own = read_json(single_file.CONFIGS / f"{family}.json", family)
     for part in PARTS[family]:
@@ -162,16 +229,20 @@ def with_vocabulary(to: Path, folder: Path) -> None:
     (to / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
 
 
-def test_a_checkpoint_is_the_folder_it_was_made_from(checkpoint: Path, folder: Path, family: str) -> None:
+def test_a_checkpoint_is_the_folder_it_was_made_from(
+    checkpoint: Path, folder: Path, family: str
+) -> None:
     files = loader.find(str(checkpoint))
     assert files.family.name == family and files.title == "model"
-    place = Place(torch.device("cpu"), torch.float32)
+    place = DeviceSpec(torch.device("cpu"), torch.float32)
     ours, theirs = loader.load(files, place), loader.load(loader.find(str(folder)), place)
     for part in PARTS[family]:
         a, b = ours.networks[part].state_dict(), theirs.networks[part].state_dict()
         assert a.keys() == b.keys()
         for name in a:
-            torch.testing.assert_close(a[name].float(), b[name].float(), rtol=1e-3, atol=1e-3)  # kept in float16
+            torch.testing.assert_close(
+                a[name].float(), b[name].float(), rtol=1e-3, atol=1e-3
+            )  # kept in float16
     texts = ["an icon of a cat", ""]
     for name, tokenizer in ours.tokenizers.items():
         assert tokenizer(texts).input_ids == theirs.tokenizers[name](texts).input_ids
@@ -184,7 +255,9 @@ def test_it_is_converted_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch)
     assert loader.find(str(checkpoint)).folder == first
 
 
-def test_a_missing_vocabulary_is_named_with_its_places(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_missing_vocabulary_is_named_with_its_places(
+    checkpoint: Path, folder: Path, tmp_path: Path
+) -> None:
     (checkpoint.parent / "tokenizer" / "merges.txt").unlink()
     with pytest.raises(ModelError) as told:
         loader.find(str(checkpoint))
@@ -195,21 +268,35 @@ def test_a_missing_vocabulary_is_named_with_its_places(checkpoint: Path, folder:
     assert loader.find(str(checkpoint)).folder.is_dir()
 
 
-def rewritten(path: Path, *, drop: str = "", add: dict[str, Tensor] | None = None, metadata: dict[str, str] | None = None) -> Path:
-    weights = {name: t for name, t in safetensors.torch.load_file(path).items() if not drop or not name.startswith(drop)}
+def rewritten(
+    path: Path,
+    *,
+    drop: str = "",
+    add: dict[str, Tensor] | None = None,
+    metadata: dict[str, str] | None = None,
+) -> Path:
+    weights = {
+        name: t
+        for name, t in safetensors.torch.load_file(path).items()
+        if not drop or not name.startswith(drop)
+    }
     safetensors.torch.save_file(weights | (add or {}), path, metadata=metadata)
     return path
 
 
 def prediction(path: Path) -> tuple[str, bool]:
-    config = json.loads((loader.find(str(path)).folder / "scheduler" / "scheduler_config.json").read_text())
+    config = json.loads(
+        (loader.find(str(path)).folder / "scheduler" / "scheduler_config.json").read_text()
+    )
     return config["prediction_type"], config.get("rescale_betas_zero_snr", False)
 
 
 def test_what_is_predicted_is_told_by_the_file_or_beside_it(checkpoint: Path, family: str) -> None:
     rewritten(checkpoint, add={"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)})
     assert prediction(checkpoint) == ("v_prediction", True)
-    schedule = loader.load(loader.find(str(checkpoint)), Place(torch.device("cpu"), torch.float32)).alphas_cumprod
+    schedule = loader.load(
+        loader.find(str(checkpoint)), DeviceSpec(torch.device("cpu"), torch.float32)
+    ).alphas_cumprod
     assert schedule[-1] < 1e-6
     rewritten(checkpoint, drop="ztsnr")
     rewritten(checkpoint, drop="v_pred")
@@ -228,14 +315,22 @@ def test_what_is_predicted_is_told_by_the_file_or_beside_it(checkpoint: Path, fa
 def test_half_a_checkpoint_is_refused(checkpoint: Path, family: str, gone: str) -> None:
     if not any(name.startswith(gone) for name in safetensors.torch.load_file(checkpoint)):
         return
-    with pytest.raises(ModelError, match="no VAE" if gone.startswith("first") else "no text encoder"):
+    with pytest.raises(
+        ModelError, match="no VAE" if gone.startswith("first") else "no text encoder"
+    ):
         loader.find(str(rewritten(checkpoint, drop=gone)))
 
 
 def test_lacking_weights_are_named(checkpoint: Path, family: str) -> None:
-    name = next(n for n in safetensors.torch.load_file(checkpoint) if n.endswith("ln_final.weight") or n.endswith("final_layer_norm.weight"))
+    name = next(
+        n
+        for n in safetensors.torch.load_file(checkpoint)
+        if n.endswith("ln_final.weight") or n.endswith("final_layer_norm.weight")
+    )
     with pytest.raises(ModelError, match=r"lacks 1 weights of its CLIPTextModel"):
-        loader.find(str(rewritten(checkpoint, drop=name, metadata={"modelspec.prediction_type": "epsilon"})))
+        loader.find(
+            str(rewritten(checkpoint, drop=name, metadata={"modelspec.prediction_type": "epsilon"}))
+        )
 
 
 @pytest.mark.parametrize("family", PUBLISHED)
@@ -258,7 +353,9 @@ def test_the_carried_configs_are_of_the_published_sizes(family: str) -> None:
 # --- written ---
 
 
-def test_a_base_written_as_one_file_is_the_checkpoint_it_should_be(folder: Path, family: str, tmp_path: Path) -> None:
+def test_a_base_written_as_one_file_is_the_checkpoint_it_should_be(
+    folder: Path, family: str, tmp_path: Path
+) -> None:
     out = tmp_path / "one" / "model.safetensors"
     write_single(BaseWeights(folder), family, {}, out)
     ours, theirs = safetensors.torch.load_file(out), original(folder, family)
@@ -269,55 +366,97 @@ def test_a_base_written_as_one_file_is_the_checkpoint_it_should_be(folder: Path,
         write_single(BaseWeights(folder), family, {}, out)
 
 
-def test_a_base_wears_a_style_in_one_file_as_in_a_folder(checkpoint: Path, folder: Path, family: str, tmp_path: Path) -> None:
-    """The whole way: `style-file bake` into both, and the file opened again by the stock pipeline's reader."""
+def test_a_base_wears_a_style_in_one_file_as_in_a_folder(
+    checkpoint: Path, folder: Path, family: str, tmp_path: Path
+) -> None:
+    """The whole way: `style-file bake` into both, and the file opened again by the stock pipeline's
+    reader.
+    """
     base = BaseWeights(folder)
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     changes = {}
     for part, shapes in base.shapes.items():
         for module, (out, into, *kernel) in shapes.items():
-            if module.endswith(("to_q", "q_proj", "v_proj", "fc1", "conv1", "proj_in", "text_projection")):
-                down = dice.standard_normal((2, into, *kernel)).astype(np.float32)
-                changes[part, module] = Lora(down, dice.standard_normal((out, 2, *(1 for _ in kernel))).astype(np.float32) * 0.1, 2.0)
+            if module.endswith(
+                ("to_q", "q_proj", "v_proj", "fc1", "conv1", "proj_in", "text_projection")
+            ):
+                down = rng.standard_normal((2, into, *kernel)).astype(np.float32)
+                changes[part, module] = Lora(
+                    down,
+                    rng.standard_normal((out, 2, *(1 for _ in kernel))).astype(np.float32) * 0.1,
+                    2.0,
+                )
     style = tmp_path / "style.safetensors"
     write_style(style, named(changes, "kohya", family), {}, dtype="float32")
-    out, worn = tmp_path / "given" / "baked.safetensors", tmp_path / "worn"
-    for to in (out, worn):
+    out, active = tmp_path / "given" / "baked.safetensors", tmp_path / "worn"
+    for to in (out, active):
         assert style_file(["bake", str(style), "--base", str(folder), "--out", str(to)]) == 0
-    place = Place(torch.device("cpu"), torch.float32)
-    ours, theirs = loader.load(loader.find(str(out)), place), loader.load(loader.find(str(worn)), place)
+    place = DeviceSpec(torch.device("cpu"), torch.float32)
+    ours, theirs = (
+        loader.load(loader.find(str(out)), place),
+        loader.load(loader.find(str(active)), place),
+    )
     plain = loader.load(loader.find(str(checkpoint)), place)
     for part in PARTS[family]:
         a, b, c = (parts.networks[part].state_dict() for parts in (ours, theirs, plain))
-        assert all(torch.allclose(a[name].float(), b[name].float(), rtol=1e-3, atol=2e-3) for name in b)
-        assert (part == "vae") == all(torch.allclose(a[name].float(), c[name].float(), atol=1e-2) for name in c)
+        assert all(
+            torch.allclose(a[name].float(), b[name].float(), rtol=1e-3, atol=2e-3) for name in b
+        )
+        assert (part == "vae") == all(
+            torch.allclose(a[name].float(), c[name].float(), atol=1e-2) for name in c
+        )
 
 
 @pytest.mark.parametrize("family", PARTS)
 def test_the_names_of_real_models_are_those_that_diffusers_reads(family: str) -> None:
-    """Every tensor of the full-size networks, VAE attention and all: diffusers' own reader turns the names back."""
+    """Every tensor of the full-size networks, VAE attention and all:
+
+    diffusers' own reader turns the names back.
+    """
     import transformers
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.loaders import single_file_utils as theirs
 
     configs = read_json(single_file.CONFIGS / f"{family}.json", family)
     with torch.device("meta"):
-        networks = {"unet": UNet2DConditionModel.from_config(configs["unet"]), "vae": AutoencoderKL.from_config(configs["vae"])}
-        for part, kind in (("text_encoder", "CLIPTextModel"), ("text_encoder_2", "CLIPTextModelWithProjection")):
+        networks = {
+            "unet": UNet2DConditionModel.from_config(configs["unet"]),
+            "vae": AutoencoderKL.from_config(configs["vae"]),
+        }
+        for part, kind in (
+            ("text_encoder", "CLIPTextModel"),
+            ("text_encoder_2", "CLIPTextModelWithProjection"),
+        ):
             if part in configs:
-                networks[part] = getattr(transformers, kind)(transformers.CLIPTextConfig(**configs[part]))
-    parts = {part: {name: tuple(t.shape) for name, t in network.state_dict().items()} for part, network in networks.items()}
+                networks[part] = getattr(transformers, kind)(
+                    transformers.CLIPTextConfig(**configs[part])
+                )
+    parts = {
+        part: {name: tuple(t.shape) for name, t in network.state_dict().items()}
+        for part, network in networks.items()
+    }
     found = {piece.name: torch.empty(piece.shape, device="meta") for piece in pieces(family, parts)}
     assert len(found) == len(pieces(family, parts))
     back = theirs.convert_ldm_unet_checkpoint(dict(found), networks["unet"].config)
     assert {name: tuple(t.shape) for name, t in back.items()} == parts["unet"]
     back = theirs.convert_ldm_vae_checkpoint(dict(found), networks["vae"].config)
-    squeezed = {name: tuple(t.shape[:2]) if t.shape[2:] == (1, 1) and len(parts["vae"][name]) == 2 else tuple(t.shape) for name, t in back.items()}
+    squeezed = {
+        name: tuple(t.shape[:2])
+        if t.shape[2:] == (1, 1) and len(parts["vae"][name]) == 2
+        else tuple(t.shape)
+        for name, t in back.items()
+    }
     assert squeezed == parts["vae"]
-    for part, begins in (("text_encoder", "cond_stage_model.model."), ("text_encoder_2", "conditioner.embedders.1.model.")):
+    for part, begins in (
+        ("text_encoder", "cond_stage_model.model."),
+        ("text_encoder_2", "conditioner.embedders.1.model."),
+    ):
         if f"{begins}token_embedding.weight" in found:
             back = theirs.convert_open_clip_checkpoint(networks[part], dict(found), begins)
-            bare = lambda names: {name.removeprefix("text_model."): tuple(shape) for name, shape in names}
+
+            def bare(names):
+                return {name.removeprefix("text_model."): tuple(shape) for name, shape in names}
+
             assert bare((name, t.shape) for name, t in back.items()) == bare(parts[part].items())
 
 

@@ -11,11 +11,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.server.streams import CLOSING, LastWord
 
-SCOPE = {"type": "http", "method": "GET", "path": "/gradio_api/queue/data", "headers": [], "asgi": {"spec_version": "2.3"}}
+SCOPE = {
+    "type": "http",
+    "method": "GET",
+    "path": "/gradio_api/queue/data",
+    "headers": [],
+    "asgi": {"spec_version": "2.3"},
+}
 
 
 def ended(words: list[bytes], *, hung_up_after: bytes, wrapped: bool) -> str:
-    """How a stream of these words ended, "by itself" or "cut off", when its page hangs up upon one of them."""
+    """How a stream of these words ended, "by itself" or "cut off", when its page hangs up upon one
+    of them.
+    """
     how, heard = [], anyio.Event()
 
     async def stream() -> AsyncIterator[bytes]:
@@ -51,8 +59,13 @@ def ended(words: list[bytes], *, hung_up_after: bytes, wrapped: bool) -> str:
 LAST = b"data: {" + CLOSING + b"}\n\n"
 
 
-@pytest.mark.parametrize(("hung_up_after", "wrapped", "how"), [(LAST, True, "by itself"), (LAST, False, "cut off"), (b"first", True, "cut off")])
-def test_only_a_page_that_hangs_up_too_early_has_gone(hung_up_after: bytes, wrapped: bool, how: str) -> None:
+@pytest.mark.parametrize(
+    ("hung_up_after", "wrapped", "how"),
+    [(LAST, True, "by itself"), (LAST, False, "cut off"), (b"first", True, "cut off")],
+)
+def test_only_a_page_that_hangs_up_too_early_has_gone(
+    hung_up_after: bytes, wrapped: bool, how: str
+) -> None:
     assert ended([b"first", b"second", LAST], hung_up_after=hung_up_after, wrapped=wrapped) == how
 
 

@@ -12,13 +12,31 @@ import pytest
 from training import __version__
 from training.config.schema import RunConfig, from_mapping
 from training.errors import StyleFileError
-from training.style_files.metadata import GROUPS, Made, group_of, metadata_for, public, published, rewritten
+from training.style_files.metadata import (
+    GROUPS,
+    Made,
+    group_of,
+    metadata_for,
+    public,
+    published,
+    rewritten,
+)
 from training.style_files.reading import Lora, read_style, write_style
 
 
 def made(**changed: Any) -> Made:
-    known = {"family": "sd1", "base_name": "/home/ann/mini", "base_hash": "ab" * 32, "prediction": "epsilon", "resolution": 512}
-    return Made(**known | {"steps": 90, "pictures": 12, "started": 0.0, "finished": 60.0, "version": __version__} | changed)
+    known = {
+        "family": "sd1",
+        "base_name": "/home/ann/mini",
+        "base_hash": "ab" * 32,
+        "prediction": "epsilon",
+        "resolution": 512,
+    }
+    return Made(
+        **known
+        | {"steps": 90, "pictures": 12, "started": 0.0, "finished": 60.0, "version": __version__}
+        | changed
+    )
 
 
 def described(config: RunConfig, **changed: Any) -> dict[str, str]:
@@ -26,7 +44,9 @@ def described(config: RunConfig, **changed: Any) -> dict[str, str]:
 
 
 def test_metadata_says_what_others_look_for() -> None:
-    config = from_mapping({"data": {"trigger": "inkwash"}, "save": {"name": "Ink", "author": "Ann"}})
+    config = from_mapping(
+        {"data": {"trigger": "inkwash"}, "save": {"name": "Ink", "author": "Ann"}}
+    )
     found = described(config)
     expected = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -50,8 +70,13 @@ def test_metadata_says_what_others_look_for() -> None:
     assert "modelspec.license" not in found
 
 
-@pytest.mark.parametrize(("family", "prediction"), [("sd1", "epsilon"), ("sd2", "v_prediction"), ("sd2", "epsilon"), ("sdxl", "epsilon")])
-def test_family_and_prediction_come_back_from_the_metadata(tmp_path: Path, family: str, prediction: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "prediction"),
+    [("sd1", "epsilon"), ("sd2", "v_prediction"), ("sd2", "epsilon"), ("sdxl", "epsilon")],
+)
+def test_family_and_prediction_come_back_from_the_metadata(
+    tmp_path: Path, family: str, prediction: str
+) -> None:
     path = tmp_path / "a.safetensors"
     write_style(
         path,
@@ -76,19 +101,41 @@ def test_the_recipe_is_the_config_without_paths_and_captions() -> None:
     text = json.dumps(described(config))
     assert "/home" not in text and "ann" not in text and "secret" not in text
     recipe = from_mapping(json.loads(described(config)["style_studio.recipe"]))
-    assert (recipe.base.model, recipe.data.folder, recipe.prior.folder) == ("sd15.safetensors", "", "")
+    assert (recipe.base.model, recipe.data.folder, recipe.prior.folder) == (
+        "sd15.safetensors",
+        "",
+        "",
+    )
     assert recipe.optim == config.optim
-    assert json.loads(described(from_mapping({"base": {"model": "owner/name"}}))["style_studio.recipe"])["base"]["model"] == "owner/name"
+    assert (
+        json.loads(
+            described(from_mapping({"base": {"model": "owner/name"}}))["style_studio.recipe"]
+        )["base"]["model"]
+        == "owner/name"
+    )
 
 
 def test_each_group_can_be_left_out_but_what_loading_needs() -> None:
-    config = from_mapping({"data": {"trigger": "inkwash"}, "save": {"name": "Ink", "author": "Ann", "licence": "CC0"}})
+    config = from_mapping(
+        {"data": {"trigger": "inkwash"}, "save": {"name": "Ink", "author": "Ann", "licence": "CC0"}}
+    )
     whole = described(config)
-    assert {told.group for told in published(whole)} == set(GROUPS) - {"pictures", "hashes", "other"}
+    assert {told.group for told in published(whole)} == set(GROUPS) - {
+        "pictures",
+        "hashes",
+        "other",
+    }
     for group in ("words", "author", "dates", "base", "program", "recipe", "training"):
-        found = described(from_mapping({"save": {"name": "Ink", "author": "Ann", "licence": "CC0", "leave_out": [group]}}))
+        found = described(
+            from_mapping(
+                {"save": {"name": "Ink", "author": "Ann", "licence": "CC0", "leave_out": [group]}}
+            )
+        )
         assert group not in {told.group for told in published(found)}
-        assert found["ss_base_model_version"] == "sd_v1" and found["modelspec.architecture"] == whole["modelspec.architecture"]
+        assert (
+            found["ss_base_model_version"] == "sd_v1"
+            and found["modelspec.architecture"] == whole["modelspec.architecture"]
+        )
     with pytest.raises(StyleFileError, match="neither a group nor a key"):
         metadata_for(config, made(), ["nonsense"])
 
@@ -115,7 +162,17 @@ def test_what_a_foreign_file_tells_of_its_maker_is_not_carried_on() -> None:
 
 
 def test_a_rewritten_file_names_the_base_its_weights_show() -> None:
-    lied = rewritten({"ss_base_model_version": "sdxl_base_v1-0", "ss_network_dim": "8"}, "sd1", [4, 8], [4.0])
-    assert (lied["ss_base_model_version"], lied["ss_network_dim"], lied["ss_network_alpha"]) == ("sd_v1", "Dynamic", "4.0")
-    kept = {"ss_base_model_version": "sd_v2_v", "modelspec.architecture": "stable-diffusion-v2-768-v/lora", "ss_v2": "True"}
+    lied = rewritten(
+        {"ss_base_model_version": "sdxl_base_v1-0", "ss_network_dim": "8"}, "sd1", [4, 8], [4.0]
+    )
+    assert (lied["ss_base_model_version"], lied["ss_network_dim"], lied["ss_network_alpha"]) == (
+        "sd_v1",
+        "Dynamic",
+        "4.0",
+    )
+    kept = {
+        "ss_base_model_version": "sd_v2_v",
+        "modelspec.architecture": "stable-diffusion-v2-768-v/lora",
+        "ss_v2": "True",
+    }
     assert kept.items() <= rewritten(kept, "sd2", [4], [4.0]).items()

@@ -1,4 +1,6 @@
-"""Mixing, cutting, extracting and baking do to the weights what they say, and nothing is ever written over."""
+"""Mixing, cutting, extracting and baking do to the weights what they say, and nothing is ever
+written over.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +17,46 @@ from tests.tiny import tiny_xl
 from training.cli.style_file import main
 from training.errors import StyleFileError
 from training.style_files import reading
-from training.style_files.base_weights import BaseWeights, write_wearing
+from training.style_files.base_weights import BaseWeights, write_with_style
 from training.style_files.formats import Magnitude
 from training.style_files.lora import Lora, added, cut, kronecker, nearest
-from training.style_files.merge import Changes, extracted, merged, rescaled, resized, without_magnitudes
-from training.style_files.reading import Style, accepted_names, canonical_name, match, named, read_metadata, read_style, write_style
+from training.style_files.merge import (
+    Changes,
+    extracted,
+    merged,
+    rescaled,
+    resized,
+    without_magnitudes,
+)
+from training.style_files.reading import (
+    Style,
+    accepted_names,
+    canonical_name,
+    match,
+    named,
+    read_metadata,
+    read_style,
+    write_style,
+)
 from training.style_files.strengths import Weight
 
 
 def random_lora(shape: tuple[int, ...], rank: int, alpha: float, seed: int) -> Lora:
     generator = np.random.default_rng(seed)
-    draw = lambda *size: generator.standard_normal(size, np.float32) * 0.3
+
+    def draw(*size):
+        return generator.standard_normal(size, np.float32) * 0.3
+
     return Lora(draw(rank, *shape[1:]), draw(shape[0], rank, *(1,) * (len(shape) - 2)), alpha)
 
 
 def changes_for(base: BaseWeights, rank: int, seed: int, keep: int = 1) -> Changes:
     """On every keep-th linear and convolution of a base."""
     places = [(part, module) for part, modules in base.shapes.items() for module in modules]
-    return {p: random_lora(base.shapes[p[0]][p[1]], rank, 3.0, seed + i) for i, p in enumerate(places[::keep])}
+    return {
+        p: random_lora(base.shapes[p[0]][p[1]], rank, 3.0, seed + i)
+        for i, p in enumerate(places[::keep])
+    }
 
 
 def off(found: np.ndarray, expected: np.ndarray) -> float:
@@ -70,12 +94,19 @@ def test_kept_energy_is_reached_with_as_few_ranks_as_possible(energy: float) -> 
 def test_a_change_of_nothing_can_be_cut() -> None:
     zeros = Lora(np.zeros((4, 6), np.float32), np.zeros((5, 4), np.float32), 4.0)
     for found, rest in (cut(zeros, rank=2), nearest(zeros.delta(), energy=0.9)):
-        assert found.rank == 1 and not found.delta().any() and rest == 0 and np.isfinite(found.up).all()
+        assert (
+            found.rank == 1
+            and not found.delta().any()
+            and rest == 0
+            and np.isfinite(found.up).all()
+        )
 
 
 def test_sums_and_kronecker_products_are_exact() -> None:
     one, two = random_lora((6, 5, 3, 3), 2, 3.0, 0), random_lora((6, 5, 3, 3), 4, 1.0, 1)
-    assert off(added([(one, 0.7), (two, -1.5)]).delta(), 0.7 * one.delta() - 1.5 * two.delta()) < 1e-6
+    assert (
+        off(added([(one, 0.7), (two, -1.5)]).delta(), 0.7 * one.delta() - 1.5 * two.delta()) < 1e-6
+    )
     w1, w2 = random_lora((3, 4), 2, 2.0, 0).delta(), random_lora((5, 2), 2, 2.0, 1).delta()
     found, rest = kronecker(w1, w2, (15, 8), 64)
     assert off(found.delta(), np.kron(w1, w2)) < 1e-6 and rest < 1e-6
@@ -94,7 +125,9 @@ def test_merging_adds_weighted_changes_part_by_part(base: BaseWeights) -> None:
         w1, w2 = (0.5, -1.0) if place[0] == "unet" else (2.0, 0.0)
         expected = w1 * one[place].delta() + (w2 * two[place].delta() if place in two else 0)
         assert off(lora.delta(), expected) < 1e-5
-    outer = merged([(one, Weight(0.5, 0.0, (("down.0", 3.0), ("down", 0.0), ("mid", -1.0))))]).changes
+    outer = merged(
+        [(one, Weight(0.5, 0.0, (("down.0", 3.0), ("down", 0.0), ("mid", -1.0))))]
+    ).changes
     by_block = {"down_blocks.0": 3.0, "down_blocks": 0.0, "mid_block": -1.0}
     for (part, module), lora in one.items():
         starts = [w for start, w in by_block.items() if module.startswith(start)]
@@ -107,25 +140,42 @@ def test_merging_adds_weighted_changes_part_by_part(base: BaseWeights) -> None:
         merged([(one, Weight(0, 0))])
     place = ("unet", next(iter(base.shapes["unet"])))
     with pytest.raises(StyleFileError, match="different bases"):
-        merged([({place: random_lora((3, 4), 1, 1, 0)}, Weight()), ({place: random_lora((3, 5), 1, 1, 0)}, Weight())])
+        merged(
+            [
+                ({place: random_lora((3, 4), 1, 1, 0)}, Weight()),
+                ({place: random_lora((3, 5), 1, 1, 0)}, Weight()),
+            ]
+        )
 
 
 def test_the_residual_is_the_share_that_was_lost(base: BaseWeights) -> None:
     changes = changes_for(base, 4, 0)
     found = resized(changes, rank=2)
-    lost = sum(np.sum((found.changes[p].delta() - changes[p].delta()).astype(np.float64) ** 2) for p in changes)
-    assert found.residual == pytest.approx(np.sqrt(lost / sum(np.sum(c.delta().astype(np.float64) ** 2) for c in changes.values())), rel=1e-3)
+    lost = sum(
+        np.sum((found.changes[p].delta() - changes[p].delta()).astype(np.float64) ** 2)
+        for p in changes
+    )
+    assert found.residual == pytest.approx(
+        np.sqrt(lost / sum(np.sum(c.delta().astype(np.float64) ** 2) for c in changes.values())),
+        rel=1e-3,
+    )
 
 
-def test_a_baked_base_holds_the_style_and_extracting_gives_it_back(base: BaseWeights, tmp_path: Path) -> None:
+def test_a_baked_base_holds_the_style_and_extracting_gives_it_back(
+    base: BaseWeights, tmp_path: Path
+) -> None:
     changes = changes_for(base, 2, 0, keep=3)
-    write_wearing(base, changes, tmp_path / "new")
+    write_with_style(base, changes, tmp_path / "new")
     tuned = BaseWeights(tmp_path / "new")
     assert {p.name for p in (tmp_path / "new").iterdir()} == {p.name for p in base.folder.iterdir()}
     for part, modules in base.shapes.items():
         for module in modules:
             change = tuned.weight(part, module) - base.weight(part, module)
-            expected = changes[part, module].delta() if (part, module) in changes else np.zeros_like(change)
+            expected = (
+                changes[part, module].delta()
+                if (part, module) in changes
+                else np.zeros_like(change)
+            )
             assert np.abs(change - expected).max() < 1e-5
     found = extracted(tuned, base, rank=2)
     assert found.changes.keys() == changes.keys() and found.residual < 1e-4 and not found.notes
@@ -135,7 +185,7 @@ def test_a_baked_base_holds_the_style_and_extracting_gives_it_back(base: BaseWei
     with pytest.raises(StyleFileError, match="same weights"):
         extracted(base, base, rank=1)
     with pytest.raises(StyleFileError, match="exists"):
-        write_wearing(base, changes, tmp_path / "new")
+        write_with_style(base, changes, tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new"]
 
 
@@ -143,17 +193,24 @@ def test_a_failed_baking_leaves_nothing(base: BaseWeights, tmp_path: Path) -> No
     place = ("unet", next(iter(base.shapes["unet"])))
     lora = random_lora(base.shapes["unet"][place[1]], 1, 1.0, 0)
     with pytest.raises(StyleFileError, match="too large"):
-        write_wearing(base, {place: Lora(lora.down * 0 + 1e19, lora.up * 0 + 3.5e19, 1.0)}, tmp_path / "new")
+        write_with_style(
+            base, {place: Lora(lora.down * 0 + 1e19, lora.up * 0 + 3.5e19, 1.0)}, tmp_path / "new"
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_baked_base_opens_in_diffusers(base: BaseWeights, tmp_path: Path) -> None:
     import diffusers
 
-    write_wearing(base, changes_for(base, 1, 0), tmp_path / "new")
-    unet = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "new" / "unet", use_safetensors=True)
+    write_with_style(base, changes_for(base, 1, 0), tmp_path / "new")
+    unet = diffusers.UNet2DConditionModel.from_pretrained(
+        tmp_path / "new" / "unet", use_safetensors=True
+    )
     module = "mid_block.attentions.0.proj_in"
-    assert np.array_equal(unet.get_submodule(module).weight.detach().numpy(), BaseWeights(tmp_path / "new").weight("unet", module))
+    assert np.array_equal(
+        unet.get_submodule(module).weight.detach().numpy(),
+        BaseWeights(tmp_path / "new").weight("unet", module),
+    )
 
 
 def test_dora_becomes_what_peft_makes_of_it(base: BaseWeights) -> None:
@@ -204,38 +261,124 @@ def style(base: BaseWeights, tmp_path: Path) -> Path:
     return path
 
 
-def test_every_command_does_what_it_says(style: Path, base: BaseWeights, capsys: pytest.CaptureFixture[str]) -> None:
-    at = lambda name: str(style.with_name(name))
+def test_every_command_does_what_it_says(
+    style: Path, base: BaseWeights, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def at(name):
+        return str(style.with_name(name))
+
     names = accepted_names(base.shapes, "mini")
-    deltas = lambda name: {place: lora.delta() for place, lora in match(read_style(style.with_name(name)), names).items()}
+
+    def deltas(name):
+        return {
+            place: lora.delta()
+            for place, lora in match(read_style(style.with_name(name)), names).items()
+        }
+
     own = deltas("ink.safetensors")
-    assert main(["merge", f"{style}:0.5:0.25", f"{style}:1", "--out", at("mix.safetensors"), "--unet", "2"]) == 0
+    assert (
+        main(
+            [
+                "merge",
+                f"{style}:0.5:0.25",
+                f"{style}:1",
+                "--out",
+                at("mix.safetensors"),
+                "--unet",
+                "2",
+            ]
+        )
+        == 0
+    )
     mixed = deltas("mix.safetensors")
-    assert all(off(mixed[place], own[place] * (3.0 if place[0] == "unet" else 1.25)) < 1e-5 for place in own)
+    assert all(
+        off(mixed[place], own[place] * (3.0 if place[0] == "unet" else 1.25)) < 1e-5
+        for place in own
+    )
     assert read_metadata(style.with_name("mix.safetensors"))["modelspec.merged_from"] == "Ink, Ink"
-    assert main(["resize", str(style), "--rank", "2", "--out", at("small.safetensors"), "--dtype", "float16"]) == 0
-    assert "left out" in capsys.readouterr().out and read_style(style.with_name("small.safetensors")).ranks in ("2", "1 to 2")
+    assert (
+        main(
+            [
+                "resize",
+                str(style),
+                "--rank",
+                "2",
+                "--out",
+                at("small.safetensors"),
+                "--dtype",
+                "float16",
+            ]
+        )
+        == 0
+    )
+    assert "left out" in capsys.readouterr().out and read_style(
+        style.with_name("small.safetensors")
+    ).ranks in ("2", "1 to 2")
     assert main(["bake", f"{style}:0.5", "--base", str(base.folder), "--out", at("baked")]) == 0
     assert (
-        main(["extract", "--tuned", at("baked"), "--base", str(base.folder), "--rank", "4", "--out", at("back.safetensors"), "--dtype", "float32"])
+        main(
+            [
+                "extract",
+                "--tuned",
+                at("baked"),
+                "--base",
+                str(base.folder),
+                "--rank",
+                "4",
+                "--out",
+                at("back.safetensors"),
+                "--dtype",
+                "float32",
+            ]
+        )
         == 0
     )
     again = deltas("back.safetensors")
-    assert again.keys() == own.keys() and all(np.abs(again[place] - own[place] * 0.5).max() < 1e-4 for place in own)
-    assert read_style(style.with_name("back.safetensors")).metadata["ss_base_model_version"] == "style_studio_mini"
-    assert "secret" not in json.dumps([read_metadata(style.with_name(f"{n}.safetensors")) for n in ("mix", "small", "back")])
+    assert again.keys() == own.keys() and all(
+        np.abs(again[place] - own[place] * 0.5).max() < 1e-4 for place in own
+    )
+    assert (
+        read_style(style.with_name("back.safetensors")).metadata["ss_base_model_version"]
+        == "style_studio_mini"
+    )
+    assert "secret" not in json.dumps(
+        [read_metadata(style.with_name(f"{n}.safetensors")) for n in ("mix", "small", "back")]
+    )
 
 
 def test_a_style_is_taken_out_of_a_base_of_two_text_encoders(tmp_path: Path) -> None:
     """Whose second one's weights are named otherwise in its file than in the style."""
     base = BaseWeights(tiny_xl(tmp_path / "xl"))
-    places = [(part, module) for part, modules in base.shapes.items() for module in list(modules)[:6]]
-    changes = {place: random_lora(base.shapes[place[0]][place[1]], 2, 2.0, i) for i, place in enumerate(places)}
-    write_wearing(base, changes, tmp_path / "tuned")
+    places = [
+        (part, module) for part, modules in base.shapes.items() for module in list(modules)[:6]
+    ]
+    changes = {
+        place: random_lora(base.shapes[place[0]][place[1]], 2, 2.0, i)
+        for i, place in enumerate(places)
+    }
+    write_with_style(base, changes, tmp_path / "tuned")
     out = tmp_path / "out.safetensors"
-    assert main(["extract", "--tuned", str(tmp_path / "tuned"), "--base", str(base.folder), "--rank", "2", "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "extract",
+                "--tuned",
+                str(tmp_path / "tuned"),
+                "--base",
+                str(base.folder),
+                "--rank",
+                "2",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     found = match(read_style(out), accepted_names(base.shapes, "sdxl"))
-    assert all(np.abs(found[place].delta() - lora.delta()).max() < 2e-3 * np.abs(lora.delta()).max() for place, lora in changes.items())
+    assert all(
+        np.abs(found[place].delta() - lora.delta()).max() < 2e-3 * np.abs(lora.delta()).max()
+        for place, lora in changes.items()
+    )
     assert main(["check", str(out), "--base", str(base.folder)]) == 0
 
 
@@ -247,11 +390,15 @@ def test_scrubbing_changes_no_weight(style: Path, capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     assert "Left out: ss_tag_frequency" in shown and "secret" not in shown
     before, after = load_file(style), load_file(out)
-    assert before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
+    assert before.keys() == after.keys() and all(
+        np.array_equal(before[name], after[name]) for name in before
+    )
     assert read_style(out).trigger == "inkwash" and "ss_tag_frequency" not in read_metadata(out)
 
 
-def test_a_scrubbed_file_that_lost_a_weight_is_not_written(style: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_scrubbed_file_that_lost_a_weight_is_not_written(
+    style: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     right, out = reading.with_metadata, style.with_name("scrubbed.safetensors")
     monkeypatch.setattr(reading, "with_metadata", lambda *given: right(*given)[:-1] + b"\x00")
     assert main(["scrub", str(style), "--out", str(out)]) == 2
@@ -267,36 +414,55 @@ def test_a_shared_zip_has_what_other_programs_look_for(style: Path) -> None:
     with zipfile.ZipFile(out) as archive:
         assert archive.namelist() == ["Ink.safetensors", "Ink.json", "Ink.png"]
         archive.extractall(style.parent / "unpacked")
-    assert json.loads((style.parent / "unpacked" / "Ink.json").read_text())["activation text"] == "inkwash"
+    assert (
+        json.loads((style.parent / "unpacked" / "Ink.json").read_text())["activation text"]
+        == "inkwash"
+    )
     with Image.open(style.parent / "unpacked" / "Ink.png") as small:
         assert max(small.size) == 512 and not small.getexif()
     assert b"taken at home" not in out.read_bytes() and b"secret" not in out.read_bytes()
     assert read_style(style.parent / "unpacked" / "Ink.safetensors").modules
     kept = out.read_bytes()
-    assert main(["export", str(style), "--picture", str(picture), "--out", str(out), "--force"]) == 0
+    assert (
+        main(["export", str(style), "--picture", str(picture), "--out", str(out), "--force"]) == 0
+    )
     assert out.read_bytes() == kept
 
 
 @pytest.mark.parametrize("force", [[], ["--force"]])
-def test_nothing_is_written_over_an_input(style: Path, force: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_written_over_an_input(
+    style: Path, force: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     before = style.read_bytes()
     for line in (["scrub"], ["merge"], ["resize", "--rank", "1"], ["convert", "--to", "kohya"]):
         assert main([*line, str(style), "--out", str(style), *force]) == 2
-        assert "is read and would be written over" in capsys.readouterr().err and style.read_bytes() == before
+        assert (
+            "is read and would be written over" in capsys.readouterr().err
+            and style.read_bytes() == before
+        )
 
 
-def test_styles_of_different_bases_do_not_mix(style: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_styles_of_different_bases_do_not_mix(
+    style: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = style.with_name("xl.safetensors")
     down, up = np.ones((1, 2048), np.float32), np.ones((8, 1), np.float32)
     name = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_k"
     other.write_bytes(save({f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}))
-    assert main(["merge", str(style), str(other), "--out", str(style.with_name("m.safetensors"))]) == 2
+    assert (
+        main(["merge", str(style), str(other), "--out", str(style.with_name("m.safetensors"))]) == 2
+    )
     assert "xl.safetensors is for SDXL" in capsys.readouterr().err
 
 
 def test_an_open_clip_layer_is_never_written_in_part() -> None:
     place = ("text_encoder", "encoder.layers.0.self_attn.q_proj")
     found = named({place: random_lora((8, 8), 2, 2.0, 0)}, "kohya", "sd2")
-    assert {name.rpartition("self_attn_")[2] for name in found} == {"q_proj", "k_proj", "v_proj", "out_proj"}
+    assert {name.rpartition("self_attn_")[2] for name in found} == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "out_proj",
+    }
     assert sum(bool(lora.delta().any()) for lora in found.values()) == 1
     assert len(named({place: random_lora((8, 8), 2, 2.0, 0)}, "kohya", "sd1")) == 1

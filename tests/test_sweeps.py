@@ -20,7 +20,9 @@ from training.storage.paths import Workspace
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     made = Workspace(tmp_path / "w")
-    pictures = [Path(p) for p in drawn_pictures(tmp_path / "pictures") if not p.endswith("page.png")]
+    pictures = [
+        Path(p) for p in drawn_pictures(tmp_path / "pictures") if not p.endswith("page.png")
+    ]
     for name in ("balls", "more balls"):
         store.add(store.make(made, name), pictures)
     return made
@@ -41,11 +43,21 @@ def config(workspace: Workspace, base_folder: Path) -> RunConfig:
     )
 
 
-def test_datasets_and_values_make_every_combination(workspace: Workspace, config: RunConfig) -> None:
-    _, configs = sweeps.planned(workspace, config, ["balls", "more balls"], {"adapter.rank": "2, 4", "optim.unet_lr": "1e-3,1"})
+def test_datasets_and_values_make_every_combination(
+    workspace: Workspace, config: RunConfig
+) -> None:
+    _, configs = sweeps.planned(
+        workspace,
+        config,
+        ["balls", "more balls"],
+        {"adapter.rank": "2, 4", "optim.unet_lr": "1e-3,1"},
+    )
     assert len(configs) == 8 and len({c.save.name for c in configs}) == 8
     assert {(Path(c.data.folder).name, c.adapter.rank, c.optim.unet_lr) for c in configs} == {
-        (name, rank, lr) for name in ("balls", "more balls") for rank in (2, 4) for lr in (1e-3, 1.0)
+        (name, rank, lr)
+        for name in ("balls", "more balls")
+        for rank in (2, 4)
+        for lr in (1e-3, 1.0)
     }
     assert all(c.save.folder == str(workspace.runs()) for c in configs)
 
@@ -62,10 +74,19 @@ def test_datasets_and_values_make_every_combination(workspace: Workspace, config
         (["balls"], {"adapter.rank": "2]\n[x"}, "no value"),
         (["balls"], {"save.folder": "/tmp"}, "cannot vary|can vary"),
         (["balls"], {"nonsense": "1"}, "can vary"),
-        (["balls"], {"adapter.rank": ", ".join(map(str, range(1, 17))), "optim.seed": ", ".join(map(str, range(16)))}, "256 styles"),
+        (
+            ["balls"],
+            {
+                "adapter.rank": ", ".join(map(str, range(1, 17))),
+                "optim.seed": ", ".join(map(str, range(16))),
+            },
+            "256 styles",
+        ),
     ],
 )
-def test_what_cannot_be_swept_is_told(workspace: Workspace, config: RunConfig, sets: list[str], tries: dict[str, str], words: str) -> None:
+def test_what_cannot_be_swept_is_told(
+    workspace: Workspace, config: RunConfig, sets: list[str], tries: dict[str, str], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         sweeps.planned(workspace, config, sets, tries)
     assert not (workspace.root / "sweeps").exists()
@@ -82,15 +103,26 @@ def test_they_are_trained_and_drawn_and_found(workspace: Workspace, config: RunC
     folder = sweeps.begin(workspace, tables)
     with pytest.raises(BusyError):
         sweeps.begin(workspace, tables)
-    assert sweeps.newest(workspace) == folder and tomllib.loads((folder / "sweep.toml").read_text())["styles"]
+    assert (
+        sweeps.newest(workspace) == folder
+        and tomllib.loads((folder / "sweep.toml").read_text())["styles"]
+    )
     until(lambda: not process.is_alive(folder), 180)
     names = sweeps.runs_of(folder)
-    assert names == [c.save.name for c in configs] and set(names) <= set(library.runs(workspace)), process.log_tail(folder)
-    assert all(process.state(workspace.runs() / name) == "finished" for name in names), process.log_tail(folder)
+    assert names == [c.save.name for c in configs] and set(names) <= set(library.runs(workspace)), (
+        process.log_tail(folder)
+    )
+    assert all(process.state(workspace.runs() / name) == "finished" for name in names), (
+        process.log_tail(folder)
+    )
     assert (workspace.runs() / "together.png").is_file()
-    again, _ = sweeps.planned(workspace, config, ["balls", "more balls"], {})  # the same once more gets names of its own
+    again, _ = sweeps.planned(
+        workspace, config, ["balls", "more balls"], {}
+    )  # the same once more gets names of its own
     assert not {one["save"]["name"] for one in again["styles"]} & set(names)
-    taken = config.model_copy(update={"save": config.save.model_copy(update={"name": names[0].removesuffix("-balls")})})
+    taken = config.model_copy(
+        update={"save": config.save.model_copy(update={"name": names[0].removesuffix("-balls")})}
+    )
     (workspace.runs() / f"{taken.save.name}-rank-2").mkdir()
     (workspace.runs() / f"{taken.save.name}-rank-2" / "events.jsonl").touch()
     with pytest.raises(ConfigError, match="already"):

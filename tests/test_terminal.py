@@ -13,7 +13,15 @@ from training.events import Failed, Finished, Previewed, Started, Stepped, Warne
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0, "0 s"), (0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3599.7, "1 h 00 min"), (7810, "2 h 10 min")],
+    [
+        (0, "0 s"),
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3599.7, "1 h 00 min"),
+        (7810, "2 h 10 min"),
+    ],
 )
 def test_times_are_said_as_people_say_them(seconds: float, said: str) -> None:
     assert clock(seconds) == said
@@ -29,7 +37,15 @@ def test_every_event_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_message_is_one_line_and_markup_in_it_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     long = "[red]x[/nope] " + "word " * 60 + "end"
     path = "[a]/s.safetensors"
-    show([Warned(long), Finished(1, path, False, 61.0), Failed("[/]", 0), Previewed(0, ("[b].png", "c.png"), ("x", "y"))], Path("/runs/[x]"))
+    show(
+        [
+            Warned(long),
+            Finished(1, path, False, 61.0),
+            Failed("[/]", 0),
+            Previewed(0, ("[b].png", "c.png"), ("x", "y")),
+        ],
+        Path("/runs/[x]"),
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         f"Note: {long}",
@@ -39,8 +55,16 @@ def test_a_message_is_one_line_and_markup_in_it_is_text(capsys: pytest.CaptureFi
     ]
 
 
-def test_without_a_terminal_updates_are_told_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
-    show([Started(0, 500, 1, 1, 0, "cpu", "float32"), *(Stepped(i, 1.0, 1.0, 1.0, 0.0, 0.0) for i in range(1, 501))], Path())
+def test_without_a_terminal_updates_are_told_now_and_then(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show(
+        [
+            Started(0, 500, 1, 1, 0, "cpu", "float32"),
+            *(Stepped(i, 1.0, 1.0, 1.0, 0.0, 0.0) for i in range(1, 501)),
+        ],
+        Path(),
+    )
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 

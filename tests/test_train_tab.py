@@ -1,4 +1,7 @@
-"""Tests of studio.page.tabs.train without a browser: what a preset puts into the form, and how a report is framed."""
+"""Tests of studio.page.tabs.train without a browser:
+
+what a preset puts into the form, and how a report is framed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ KEYS = tuple(s.key for s in settings())
 def test_a_preset_fills_the_form_with_what_the_command_would_use(name: str) -> None:
     values = dict(zip(KEYS, _preset_values(KEYS, name, "long", "gentle", "mini"), strict=True))
     defaults = {s.key: forms.shown(s, s.default) for s in settings()}
-    given = {key: defaults[key] if isinstance(value, dict) else value for key, value in values.items()}  # a dict is Gradio's "leave it"
+    given = {
+        key: defaults[key] if isinstance(value, dict) else value for key, value in values.items()
+    }  # a dict is Gradio's "leave it"
     config = from_mapping(forms.to_mapping(KEYS, list(given.values())))
     for key, wanted in settings_of(name, length="long", strength="gentle").items():
         section, field = key.split(".")
@@ -34,7 +39,10 @@ def test_a_preset_fills_the_form_with_what_the_command_would_use(name: str) -> N
 
 def test_names_pictures_and_base_stay_when_a_preset_is_chosen() -> None:
     values = dict(zip(KEYS, _preset_values(KEYS, "style", "normal", "normal", "mini"), strict=True))
-    assert all(isinstance(values[key], dict) for key in ("save.name", "data.trigger", "base.model", "preview.prompts"))
+    assert all(
+        isinstance(values[key], dict)
+        for key in ("save.name", "data.trigger", "base.model", "preview.prompts")
+    )
 
 
 def test_a_preset_clears_what_another_one_chose() -> None:
@@ -47,7 +55,10 @@ def test_the_first_form_is_the_first_preset_and_later_ones_the_newest_run(tmp_pa
     preset, _, *values = _first_values(workspace, KEYS)
     config = from_mapping(forms.to_mapping(KEYS, values))
     assert preset == "style" and config.base.model == "mini"
-    assert {key: getattr(getattr(config, key.split(".")[0]), key.split(".")[1]) for key in settings_of("style")} == settings_of("style")
+    assert {
+        key: getattr(getattr(config, key.split(".")[0]), key.split(".")[1])
+        for key in settings_of("style")
+    } == settings_of("style")
     (tmp_path / "runs" / "own").mkdir(parents=True)
     own = config.model_copy(update={"optim": config.optim.model_copy(update={"steps": 7})})
     (tmp_path / "runs" / "own" / "run.toml").write_text(to_toml(own))
@@ -60,9 +71,9 @@ def test_what_presets_choose_by_the_base_is_told_to_the_page() -> None:
     for name in PRESETS:
         for model, found in zip(("mini", "sd"), table[name]["long"]["gentle"], strict=True):
             wanted = settings_of(name, model=model, length="long", strength="gentle")
-            assert {key: value for key, value in zip(OF_THE_BASE, found, strict=True) if key in wanted} == {
-                key: wanted[key] for key in OF_THE_BASE if key in wanted
-            }
+            assert {
+                key: value for key, value in zip(OF_THE_BASE, found, strict=True) if key in wanted
+            } == {key: wanted[key] for key in OF_THE_BASE if key in wanted}
     assert table["style"]["normal"]["normal"][0] != table["style"]["normal"]["normal"][1]
 
 
@@ -71,7 +82,12 @@ def test_a_report_cannot_break_out_of_its_frame(tmp_path: Path) -> None:
     assert framed(page) == ""
     page.write_text('<p title="x">"></iframe><script>alert(1)</script>')
     inside = framed(page)
-    assert inside.count("<iframe") == 1 and inside.count("</iframe>") == 1 and "<script" not in inside and " sandbox " in inside
+    assert (
+        inside.count("<iframe") == 1
+        and inside.count("</iframe>") == 1
+        and "<script" not in inside
+        and " sandbox " in inside
+    )
 
 
 def waiting(workspace: Workspace, *names: str) -> Queue:
@@ -104,9 +120,21 @@ def test_the_line_is_put_in_order_with_its_buttons(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("act", "id"), [("remove", 1), ("jobs", 1), ("__init__", 1), ("pause", 99), ("pause", "1"), (None, 1), ("pause", True), ("pause", None)]
+    ("act", "id"),
+    [
+        ("remove", 1),
+        ("jobs", 1),
+        ("__init__", 1),
+        ("pause", 99),
+        ("pause", "1"),
+        (None, 1),
+        ("pause", True),
+        ("pause", None),
+    ],
 )
-def test_only_what_a_button_offers_can_be_asked_for(tmp_path: Path, act: object, id: object) -> None:
+def test_only_what_a_button_offers_can_be_asked_for(
+    tmp_path: Path, act: object, id: object
+) -> None:
     queue = waiting(Workspace(tmp_path), "a")
     with pytest.raises(StudioError):
         _act(queue, act, id)
@@ -117,18 +145,25 @@ def test_the_line_escapes_what_it_tells_and_forgets_old_ends(tmp_path: Path) -> 
     queue = waiting(Workspace(tmp_path), *(f"run {i}" for i in range(9)))
     for job in queue.jobs():
         queue.cancel(job.id)
-    assert line_view.line(queue.jobs()).count("<li") == line_view.MOST_ENDED
-    bad = Job(**{**vars(queue.jobs()[0]), "state": "failed", "message": "<script>alert(1)</script>"})
-    assert "<script" not in line_view.line([bad]) and "Try again" in line_view.line([bad])
-    assert line_view.line([]) == ""
+    assert line_view.queue_html(queue.jobs()).count("<li") == line_view.MOST_ENDED
+    bad = Job(
+        **{**vars(queue.jobs()[0]), "state": "failed", "message": "<script>alert(1)</script>"}
+    )
+    assert "<script" not in line_view.queue_html([bad]) and "Try again" in line_view.queue_html(
+        [bad]
+    )
+    assert line_view.queue_html([]) == ""
 
 
 def test_the_strip_begins_before_the_first_update_and_keeps_it() -> None:
     looks = [previews.Look(step, "a <b>", f"s{step}", f"l{step}") for step in range(0, 1000, 10)]
-    shown = previews.strip(looks)
-    assert shown.index(">before<") < shown.index(">610<") < shown.index(">990<") and ">600<" not in shown
+    shown = previews.preview_strip(looks)
+    assert (
+        shown.index(">before<") < shown.index(">610<") < shown.index(">990<")
+        and ">600<" not in shown
+    )
     assert shown.count("<td><button") == previews.MOST and "<b>" not in shown
-    assert previews.strip([]) == ""
+    assert previews.preview_strip([]) == ""
 
 
 def test_the_plan_is_measured_and_what_is_wrong_is_told(tmp_path: Path, base_folder: Path) -> None:
@@ -136,10 +171,18 @@ def test_the_plan_is_measured_and_what_is_wrong_is_told(tmp_path: Path, base_fol
 
     drawn_pictures(tmp_path / "pictures")
     (tmp_path / "pictures" / "page.png").unlink()
-    wanted = {"base": {"model": str(base_folder), "device": "cpu"}, "data": {"folder": str(tmp_path / "pictures")}, "optim": {"steps": 8}}
+    wanted = {
+        "base": {"model": str(base_folder), "device": "cpu"},
+        "data": {"folder": str(tmp_path / "pictures")},
+        "optim": {"steps": 8},
+    }
     config = from_mapping(wanted | {"save": {"folder": str(tmp_path / "runs"), "name": "x"}})
     shown = plan.shown(plan.measured(config))
     assert "4" in shown and "GiB" in shown and "8 of 4 pictures" in shown
     assert not (tmp_path / "runs").exists()
     with pytest.raises(StudioError, match="not there"):
-        plan.measured(config.model_copy(update={"data": config.data.model_copy(update={"folder": str(tmp_path / "gone")})}))
+        plan.measured(
+            config.model_copy(
+                update={"data": config.data.model_copy(update={"folder": str(tmp_path / "gone")})}
+            )
+        )

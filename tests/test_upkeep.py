@@ -1,4 +1,7 @@
-"""Tests of studio.system.storage, preferences and sample_project: what the page as a whole knows of its workspace."""
+"""Tests of studio.system.storage, preferences and sample_project:
+
+what the page as a whole knows of its workspace.
+"""
 
 from __future__ import annotations
 
@@ -36,22 +39,37 @@ def test_a_new_workspace_gets_the_example_once(workspace: Workspace) -> None:
     assert store.names(workspace) == [] and not sample_project.is_example(workspace, "linocut")
 
 
-def test_a_new_workspace_may_begin_with_a_finished_example_or_empty(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_new_workspace_may_begin_with_a_finished_example_or_empty(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     empty = Workspace(tmp_path / "empty")
     sample_project.settle(empty, "empty")
     assert not empty.root.exists()
     sample_project.settle(workspace, "example")
     (style,) = library.styles(workspace)
-    assert (style.id, style.trigger) == ("run:linocut", "linocut") and library.checkpoints(workspace, style.id)
-    assert len(import_export.pictures(workspace, style)) >= 5 and process.state(workspace.runs() / "linocut") == "finished"
+    assert (style.id, style.trigger) == ("run:linocut", "linocut") and library.checkpoints(
+        workspace, style.id
+    )
+    assert (
+        len(import_export.pictures(workspace, style)) >= 5
+        and process.state(workspace.runs() / "linocut") == "finished"
+    )
     assert (workspace.runs() / "linocut" / "report" / "report.html").is_file()
     (name,) = comparisons.names(workspace)
     folder = comparisons.folder(workspace, name)
-    wish = comparisons.read_wish(folder)
-    assert all(comparisons.cell(folder, r, c).is_file() for r in range(len(wish.rows)) for c in range(len(wish.columns)))
-    assert comparisons.command(workspace, wish, folder)  # it can be drawn again
-    assert {one.id for one in library.styles(workspace)} >= {id for id, _ in wish.styles}
-    told = "".join(f.read_text() for f in (workspace.runs() / "linocut").rglob("*") if f.suffix in (".jsonl", ".json", ".html"))
+    request = comparisons.read_wish(folder)
+    assert all(
+        comparisons.cell(folder, r, c).is_file()
+        for r in range(len(request.rows))
+        for c in range(len(request.columns))
+    )
+    assert comparisons.command(workspace, request, folder)  # it can be drawn again
+    assert {one.id for one in library.styles(workspace)} >= {id for id, _ in request.styles}
+    told = "".join(
+        f.read_text()
+        for f in (workspace.runs() / "linocut").rglob("*")
+        if f.suffix in (".jsonl", ".json", ".html")
+    )
     assert "/tmp" not in told and "/home" not in told
     finished_run(workspace, "mine")
     os.utime(workspace.runs() / "mine" / "events.jsonl")
@@ -61,7 +79,14 @@ def test_a_new_workspace_may_begin_with_a_finished_example_or_empty(workspace: W
 def test_the_example_can_be_trained_as_it_lies_there(workspace: Workspace) -> None:
     sample_project.settle(workspace)
     config = sample_project.config(workspace)
-    assert len(read_dataset(Path(config.data.folder), trigger=config.data.trigger, template=config.data.template).examples) == 24
+    assert (
+        len(
+            read_dataset(
+                Path(config.data.folder), trigger=config.data.trigger, template=config.data.template
+            ).examples
+        )
+        == 24
+    )
     assert config.run_folder == workspace.runs() / "linocut"
     finished_run(workspace, "linocut")
     assert sample_project.config(workspace).save.name == "linocut-2"
@@ -99,7 +124,9 @@ def test_sizes_add_up_and_links_do_not_count(workspace: Workspace) -> None:
     assert storage.sizes(workspace)["trash"] == 0 and import_export.last_taken(workspace) is None
 
 
-def test_the_cache_stays_while_something_is_trained(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_stays_while_something_is_trained(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (storage.unpacked() / "one").mkdir(parents=True)
     run = finished_run(workspace, "ink")
     import psutil

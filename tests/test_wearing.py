@@ -10,11 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.adapters.lora_layers import Worn, wearing
+from training.adapters.lora_layers import ActiveStyle, apply_styles
 from training.models.family import Parts
 from training.models.loader import weight_shapes
 from training.style_files.merge import merged as merge_styles
-from training.style_files.reading import Lora, accepted_names, match, named, style_bytes, style_from_bytes
+from training.style_files.reading import (
+    Lora,
+    accepted_names,
+    match,
+    named,
+    style_bytes,
+    style_from_bytes,
+)
 from training.style_files.strengths import Weight, weakened
 
 EXACT = 1e-11  # largest relative difference in float64
@@ -25,11 +32,18 @@ def some_lora(shape: tuple[int, ...], *, rank: int, seed: int, alpha: float | No
     g = np.random.default_rng(seed)
     down = g.standard_normal((rank, *shape[1:])) * np.prod(shape[1:]) ** -0.5
     up = g.standard_normal((shape[0], rank, *(1 for _ in shape[2:]))) * 0.1 * rank**-0.5
-    return Lora(down.astype(np.float32), up.astype(np.float32), rank / 2 if alpha is None else alpha)
+    return Lora(
+        down.astype(np.float32), up.astype(np.float32), rank / 2 if alpha is None else alpha
+    )
 
 
 def some_style(
-    parts: Parts, *, rank: int, seed: int, of: Iterable[str] = ("unet", "text_encoder"), keep: Callable[[str], bool] = lambda name: True
+    parts: Parts,
+    *,
+    rank: int,
+    seed: int,
+    of: Iterable[str] = ("unet", "text_encoder"),
+    keep: Callable[[str], bool] = lambda name: True,
 ) -> dict[tuple[str, str], Lora]:
     """A style on every linear and convolution of the named parts that keep() wants."""
     found = {}
@@ -40,15 +54,17 @@ def some_style(
     return found
 
 
-def merged(parts: Parts, worn: Iterable[Worn]) -> Parts:
+def merged(parts: Parts, active: Iterable[ActiveStyle]) -> Parts:
     """A copy of the base whose weights hold the styles."""
     made = copy.copy(parts)
     made.networks = {name: copy.deepcopy(network) for name, network in parts.networks.items()}
-    for w in worn:
+    for w in active:
         for (part, name), lora in w.modules.items():
             weight = made.networks[part].get_submodule(name).weight
             up, down = (torch.from_numpy(m.astype(np.float64)) for m in (lora.up, lora.down))
-            delta = (up.flatten(1) @ down.flatten(1)).view(weight.shape) * (w.strength * lora.alpha / lora.rank)
+            delta = (up.flatten(1) @ down.flatten(1)).view(weight.shape) * (
+                w.strength * lora.alpha / lora.rank
+            )
             weight.data += delta.to(weight.dtype)
     return made
 
@@ -58,13 +74,20 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 
 def hooks(parts: Parts) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for network in parts.networks.values() for m in network.modules())
+    return sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks)
+        for network in parts.networks.values()
+        for m in network.modules()
+    )
 
 
 @pytest.fixture(scope="module")
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(1)
-    x, words = torch.randn((4, 4, 8, 8), generator=g, dtype=torch.float64), torch.randn((4, 77, 32), generator=g, dtype=torch.float64)
+    x, words = (
+        torch.randn((4, 4, 8, 8), generator=g, dtype=torch.float64),
+        torch.randn((4, 77, 32), generator=g, dtype=torch.float64),
+    )
     return x.to(memory_format=torch.channels_last), torch.tensor([10, 10, 500, 990]), words
 
 
@@ -73,21 +96,30 @@ def said(parts: Parts, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     return parts.family.predict(parts, *inputs)
 
 
-def test_every_row_equals_weights_merged_with_its_styles(parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
-    everywhere = Worn(some_style(parts64, rank=4, seed=1))
-    attention = Worn(some_style(parts64, rank=7, seed=2, keep=lambda name: ".attn" in name), strength=-0.7)
-    convolutions = Worn(some_style(parts64, rank=2, seed=3, keep=lambda name: "conv" in name or "proj_in" in name), strength=1.5)
+def test_every_row_equals_weights_merged_with_its_styles(
+    parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    everywhere = ActiveStyle(some_style(parts64, rank=4, seed=1))
+    attention = ActiveStyle(
+        some_style(parts64, rank=7, seed=2, keep=lambda name: ".attn" in name), strength=-0.7
+    )
+    convolutions = ActiveStyle(
+        some_style(parts64, rank=2, seed=3, keep=lambda name: "conv" in name or "proj_in" in name),
+        strength=1.5,
+    )
     rows = [[], [everywhere], [attention, convolutions], [convolutions]]
-    with wearing({"unet": parts64.denoiser}, rows):
+    with apply_styles({"unet": parts64.denoiser}, rows):
         together = said(parts64, inputs)
     for i, row in enumerate(rows):
         alone = said(merged(parts64, row), tuple(x[i : i + 1] for x in inputs))
         assert apart(together[i : i + 1], alone) < EXACT, i
 
 
-def test_a_doubled_batch_wears_the_rows_twice(parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
-    style = Worn(some_style(parts64, rank=3, seed=4))
-    with wearing({"unet": parts64.denoiser}, [[], [style]]):
+def test_a_doubled_batch_wears_the_rows_twice(
+    parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    style = ActiveStyle(some_style(parts64, rank=3, seed=4))
+    with apply_styles({"unet": parts64.denoiser}, [[], [style]]):
         together = said(parts64, inputs)
     plain, styled = said(parts64, inputs), said(merged(parts64, [style]), inputs)
     assert apart(together[[0, 2]], plain[[0, 2]]) < EXACT
@@ -95,9 +127,12 @@ def test_a_doubled_batch_wears_the_rows_twice(parts64: Parts, inputs: tuple[Tens
 
 
 def test_the_text_encoder_wears_too(parts64: Parts) -> None:
-    style, texts = Worn(some_style(parts64, rank=3, seed=5, of=["text_encoder"])), ["an icon of a cat", "an icon of a cat"]
+    style, texts = (
+        ActiveStyle(some_style(parts64, rank=3, seed=5, of=["text_encoder"])),
+        ["an icon of a cat", "an icon of a cat"],
+    )
     with torch.no_grad():
-        with wearing({"text_encoder": parts64.networks["text_encoder"]}, [[], [style]]):
+        with apply_styles({"text_encoder": parts64.networks["text_encoder"]}, [[], [style]]):
             together = parts64.family.encode_text(parts64, texts)
         plain = parts64.family.encode_text(parts64, texts[:1])
         alone_parts = merged(parts64, [style])
@@ -107,10 +142,22 @@ def test_the_text_encoder_wears_too(parts64: Parts) -> None:
     assert apart(alone, plain) > 1e-3
 
 
-def test_strength_zero_and_zero_weights_are_the_base(parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_strength_zero_and_zero_weights_are_the_base(
+    parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]
+) -> None:
     style = some_style(parts64, rank=3, seed=6)
-    silent = {key: Lora(lora.down, np.zeros_like(lora.up), lora.alpha) for key, lora in style.items()}
-    with wearing({"unet": parts64.denoiser}, [[Worn(style, 0.0)], [Worn(silent)], [], [Worn(style, 0.0), Worn(silent)]]):
+    silent = {
+        key: Lora(lora.down, np.zeros_like(lora.up), lora.alpha) for key, lora in style.items()
+    }
+    with apply_styles(
+        {"unet": parts64.denoiser},
+        [
+            [ActiveStyle(style, 0.0)],
+            [ActiveStyle(silent)],
+            [],
+            [ActiveStyle(style, 0.0), ActiveStyle(silent)],
+        ],
+    ):
         assert torch.equal(said(parts64, inputs), said(parts64, inputs))
         together = said(parts64, inputs)
     assert apart(together, said(parts64, inputs)) < EXACT
@@ -118,32 +165,44 @@ def test_strength_zero_and_zero_weights_are_the_base(parts64: Parts, inputs: tup
 
 def test_nothing_stays_behind(parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
     before, first = hooks(parts64), said(parts64, inputs)
-    style = Worn(some_style(parts64, rank=3, seed=7))
-    with wearing(parts64.networks, [[style]]):
+    style = ActiveStyle(some_style(parts64, rank=3, seed=7))
+    with apply_styles(parts64.networks, [[style]]):
         assert hooks(parts64) > before
         said(parts64, inputs)
     assert hooks(parts64) == before
     assert torch.equal(said(parts64, inputs), first)
 
 
-def test_nothing_stays_behind_after_an_exception(parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_nothing_stays_behind_after_an_exception(
+    parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]
+) -> None:
     before = hooks(parts64)
-    style = Worn(some_style(parts64, rank=3, seed=8))
-    with pytest.raises(ZeroDivisionError), wearing(parts64.networks, [[style]]):
+    style = ActiveStyle(some_style(parts64, rank=3, seed=8))
+    with pytest.raises(ZeroDivisionError), apply_styles(parts64.networks, [[style]]):
         raise ZeroDivisionError
-    unknown = Worn({("unet", "no.such.module"): next(iter(style.modules.values()))})
-    with pytest.raises(AttributeError), wearing(parts64.networks, [[style, unknown]]):
+    unknown = ActiveStyle({("unet", "no.such.module"): next(iter(style.modules.values()))})
+    with pytest.raises(AttributeError), apply_styles(parts64.networks, [[style, unknown]]):
         pass
     assert hooks(parts64) == before
 
 
-def test_a_batch_of_other_rows_is_refused(parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
-    style = Worn(some_style(parts64, rank=3, seed=9))
-    with pytest.raises(ValueError, match="4 rows cannot wear styles for 3"), wearing({"unet": parts64.denoiser}, [[], [style], []]):
+def test_a_batch_of_other_rows_is_refused(
+    parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    style = ActiveStyle(some_style(parts64, rank=3, seed=9))
+    with (
+        pytest.raises(ValueError, match="4 rows cannot wear styles for 3"),
+        apply_styles({"unet": parts64.denoiser}, [[], [style], []]),
+    ):
         said(parts64, inputs)
 
 
-LAYERS = [nn.Conv2d(6, 8, 1), nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.Conv2d(6, 8, 1, stride=2), nn.Linear(6, 8)]
+LAYERS = [
+    nn.Conv2d(6, 8, 1),
+    nn.Conv2d(6, 8, 3, stride=2, padding=1),
+    nn.Conv2d(6, 8, 1, stride=2),
+    nn.Linear(6, 8),
+]
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
@@ -152,11 +211,20 @@ def test_each_kind_of_layer(layer: nn.Module, channels_last: bool) -> None:
     layer = copy.deepcopy(layer).double()
     x = torch.randn((4, 6, 6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     if channels_last and isinstance(layer, nn.Conv2d):
-        x, layer = x.to(memory_format=torch.channels_last), layer.to(memory_format=torch.channels_last)
+        x, layer = (
+            x.to(memory_format=torch.channels_last),
+            layer.to(memory_format=torch.channels_last),
+        )
     one, two = (some_lora(tuple(layer.weight.shape), rank=r, seed=r) for r in (2, 3))
     net = nn.Module()
     net.layer = layer
-    with wearing({"net": net}, [[Worn({("net", "layer"): one})], [Worn({("net", "layer"): two}, 2.0)]]), torch.no_grad():
+    with (
+        apply_styles(
+            {"net": net},
+            [[ActiveStyle({("net", "layer"): one})], [ActiveStyle({("net", "layer"): two}, 2.0)]],
+        ),
+        torch.no_grad(),
+    ):
         together = layer(x)
     for i in range(4):
         changed = copy.deepcopy(layer)
@@ -165,8 +233,13 @@ def test_each_kind_of_layer(layer: nn.Module, channels_last: bool) -> None:
         assert apart(together[i], changed(x[i : i + 1])[0].detach()) < 1e-6  # delta() is float32
 
 
-def test_a_mix_by_part_and_block_is_the_weighted_sum_worn_or_saved(parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Three styles, weights of their own for the text encoder and for groups of blocks: by rows, in merged weights, and from one saved file."""
+def test_a_mix_by_part_and_block_is_the_weighted_sum_worn_or_saved(
+    parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    """Three styles, weights of their own for the text encoder and for groups of blocks:
+
+    by rows, in merged weights, and from one saved file.
+    """
     weights = (
         Weight(0.7, 0.3, (("mid", 1.5), ("up.1", 0.0))),
         Weight(-0.4, 0.0, (("down", 0.9), ("down.0", 0.2))),
@@ -179,16 +252,20 @@ def test_a_mix_by_part_and_block_is_the_weighted_sum_worn_or_saved(parts64: Part
         for (part, name), lora in style.items():
             up, down = (torch.from_numpy(m.astype(np.float64)) for m in (lora.up, lora.down))
             matrix = by_hand.networks[part].get_submodule(name).weight
-            matrix.data += (up.flatten(1) @ down.flatten(1)).view(matrix.shape) * (factor(weight, part, name) * lora.alpha / lora.rank)
-    row = [Worn(weakened(style, weight)) for style, weight in zip(styles, weights, strict=True)]
+            matrix.data += (up.flatten(1) @ down.flatten(1)).view(matrix.shape) * (
+                factor(weight, part, name) * lora.alpha / lora.rank
+            )
+    row = [
+        ActiveStyle(weakened(style, weight)) for style, weight in zip(styles, weights, strict=True)
+    ]
     saved = merge_styles(list(zip(styles, weights, strict=True))).changes
     written = style_bytes("mix.safetensors", named(saved, "kohya", "sd1"), {}, dtype="float32")
     known = {part: weight_shapes(parts64.networks[part]) for part in ("unet", "text_encoder")}
     back = match(style_from_bytes(written, "mix.safetensors"), accepted_names(known, "sd1"))
     captions = ["a cat", "an icon"] * 2
     truth = said(by_hand, inputs), by_hand.family.encode_text(by_hand, captions)
-    for worn, exact in ((row, EXACT), ([Worn(back)], 1e-6)):
-        with wearing(parts64.networks, [worn] * 4), torch.no_grad():
+    for active, exact in ((row, EXACT), ([ActiveStyle(back)], 1e-6)):
+        with apply_styles(parts64.networks, [active] * 4), torch.no_grad():
             assert apart(said(parts64, inputs), truth[0]) < exact
             assert apart(parts64.family.encode_text(parts64, captions), truth[1].detach()) < exact
     assert apart(said(parts64, inputs), truth[0]) > 0.01  # the mix does something

@@ -1,5 +1,5 @@
-"""One artist's whole way through the page in a real browser, on the built-in base: twelve pictures, some of them troubled, to a style given away
-and brought back."""
+"""One artist's whole way through the page in a real browser, on the built-in base: twelve pictures,
+some of them troubled, to a style given away and brought back."""
 
 from __future__ import annotations
 
@@ -11,11 +11,29 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.test_page import MINUTE, browser, free_port, opened, page_process, renamed, sync_api, unfolded, until
+from tests.test_page import (
+    MINUTE,
+    browser,
+    free_port,
+    opened,
+    page_process,
+    renamed,
+    sync_api,
+    unfolded,
+    until,
+)
 from training import events
 from training.style_files.reading import read_style
 
-THINGS = ("red ball", "blue box", "green ring", "gold star", "black line", "pink dots", "brown house")
+THINGS = (
+    "red ball",
+    "blue box",
+    "green ring",
+    "gold star",
+    "black line",
+    "pink dots",
+    "brown house",
+)
 
 
 @pytest.fixture
@@ -26,7 +44,10 @@ def workspace(tmp_path: Path) -> Path:
 @pytest.fixture
 def page(workspace: Path) -> Iterator[sync_api.Page]:
     port = free_port()
-    with page_process("--port", str(port), "--workspace", str(workspace)) as process, browser() as chromium:
+    with (
+        page_process("--port", str(port), "--workspace", str(workspace)) as process,
+        browser() as chromium,
+    ):
         process.stdout.readline()
         opened_page = chromium.new_page(viewport={"width": 1280, "height": 900})
         opened_page.set_default_timeout(MINUTE)
@@ -35,22 +56,29 @@ def page(workspace: Path) -> Iterator[sync_api.Page]:
 
 
 def twelve(folder: Path) -> list[str]:
-    """Seven things of their own, one of them again and smaller, one lying on its side by its EXIF, one more, and two that are broken."""
+    """Seven things of their own, one of them again and smaller, one lying on its side by its EXIF,
+    one more, and two that are broken.
+    """
     folder.mkdir()
-    dice = random.Random(0)
+    rng = random.Random(0)
 
     def painted(i: int) -> Image.Image:
         picture = Image.new("RGB", (200, 160), "white")
         draw = ImageDraw.Draw(picture)
         for _ in range(9):
-            x, y = dice.randrange(150), dice.randrange(110)
+            x, y = rng.randrange(150), rng.randrange(110)
             shape = draw.ellipse if i % 2 else draw.rectangle
-            shape((x, y, x + dice.randrange(20, 50), y + dice.randrange(20, 50)), fill=tuple(dice.randrange(256) for _ in range(3)))
+            shape(
+                (x, y, x + rng.randrange(20, 50), y + rng.randrange(20, 50)),
+                fill=tuple(rng.randrange(256) for _ in range(3)),
+            )
         return picture
 
     for i, name in enumerate(THINGS):
         painted(i).save(folder / f"{name}.png")
-    Image.open(folder / "red ball.png").resize((150, 120)).save(folder / "red ball again.jpg", quality=90)
+    Image.open(folder / "red ball.png").resize((150, 120)).save(
+        folder / "red ball again.jpg", quality=90
+    )
     exif = Image.Exif()
     exif[0x0112] = 6  # its top is at the right
     painted(8).save(folder / "lying.jpg", exif=exif, quality=95)
@@ -62,7 +90,9 @@ def twelve(folder: Path) -> list[str]:
     return [str(path) for path in sorted(folder.iterdir())]
 
 
-def test_from_twelve_pictures_to_a_style_that_was_given_away(page: sync_api.Page, workspace: Path, tmp_path: Path) -> None:
+def test_from_twelve_pictures_to_a_style_that_was_given_away(
+    page: sync_api.Page, workspace: Path, tmp_path: Path
+) -> None:
     expect, dataset = sync_api.expect, workspace / "datasets" / "my-pictures"
     page.locator("#tour [data-tour=end]").click()
 
@@ -84,7 +114,9 @@ def test_from_twelve_pictures_to_a_style_that_was_given_away(page: sync_api.Page
 
     # Caption: each picture in turn, then a word before all of them
     caption = page.locator("#caption textarea")
-    names = sorted(path.name for path in dataset.iterdir() if path.suffix in (".png", ".jpg", ".webp"))
+    names = sorted(
+        path.name for path in dataset.iterdir() if path.suffix in (".png", ".jpg", ".webp")
+    )
     before = "lying.jpg"
     for _ in names:
         page.locator("#next-picture").click()
@@ -96,7 +128,12 @@ def test_from_twelve_pictures_to_a_style_that_was_given_away(page: sync_api.Page
     unfolded(page, "#bulk", "Change all captions at once")
     page.locator("#bulk-words input, #bulk-words textarea").fill("toy")
     page.locator("#bulk-apply").click()
-    until(lambda: all((dataset / n).with_suffix(".txt").read_text() == f"toy, a {Path(n).stem}\n" for n in names))
+    until(
+        lambda: all(
+            (dataset / n).with_suffix(".txt").read_text() == f"toy, a {Path(n).stem}\n"
+            for n in names
+        )
+    )
 
     # Train on the built-in base, reload in the middle, stop, go on to the end
     opened(page, "Train")
@@ -112,7 +149,10 @@ def test_from_twelve_pictures_to_a_style_that_was_given_away(page: sync_api.Page
     page.locator("#report-minutes input").fill("0")
     page.locator("#start").click()
     run = workspace / "runs" / "toys"
-    steps = lambda: [e.step for e in events.read(run / "events.jsonl") if isinstance(e, events.Stepped)]
+
+    def steps():
+        return [e.step for e in events.read(run / "events.jsonl") if isinstance(e, events.Stepped)]
+
     until(lambda: len(steps()) > 3, 120)
     page.reload()
     opened(page, "Train")
@@ -123,13 +163,21 @@ def test_from_twelve_pictures_to_a_style_that_was_given_away(page: sync_api.Page
     reached = steps()[-1]
     assert reached < 60 and any((run / "checkpoints").glob("step-*"))
     row.locator('[data-do="retry"]').click()
-    until(lambda: any(isinstance(e, events.Finished) and e.step == 60 for e in events.read(run / "events.jsonl")), 240)
+    until(
+        lambda: any(
+            isinstance(e, events.Finished) and e.step == 60
+            for e in events.read(run / "events.jsonl")
+        ),
+        240,
+    )
     assert steps().count(reached) == 1  # nothing was made twice
     expect(page.locator("#status .finished")).to_be_visible()
 
     # Compare with the base
     opened(page, "Compare")
-    page.locator("#compare-prompts textarea").fill("a toy, red apple")  # at once: the style's own prompts, when they come, leave it alone
+    page.locator("#compare-prompts textarea").fill(
+        "a toy, red apple"
+    )  # at once: the style's own prompts, when they come, leave it alone
     expect(page.locator("#style-1 input")).to_have_value("toys · say “toyish” · rank 16")
     page.locator("#compare-steps input").fill("4")
     page.locator("#draw").click()

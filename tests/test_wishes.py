@@ -1,4 +1,7 @@
-"""Pictures and checkpoints wished for while a run goes on: they come after the next update, and what is learnt stays the same to the bit."""
+"""Pictures and checkpoints wished for while a run goes on:
+
+they come after the next update, and what is learnt stays the same to the bit.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,17 @@ from training.config.schema import RunConfig, from_mapping
 from training.errors import SpaceError
 from training.events import Event, Previewed, Saved, Stepped, Warned
 from training.trainer.loop import train
-from training.trainer.requests import taken, wish
+from training.trainer.requests import send_request, taken
 
 
 @pytest.fixture
 def config(base_folder: Path, tmp_path: Path) -> RunConfig:
     (tmp_path / "pictures").mkdir()
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for i in range(3):
-        Image.fromarray(dice.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(
+            tmp_path / "pictures" / f"{i}.png"
+        )
     return from_mapping(
         {
             "base": {"model": str(base_folder), "dtype": "float32", "device": "cpu"},
@@ -35,18 +40,21 @@ def config(base_folder: Path, tmp_path: Path) -> RunConfig:
 
 
 def named(config: RunConfig, name: str, every: int = 5) -> RunConfig:
-    parts = {"save": config.save.model_copy(update={"name": name}), "preview": config.preview.model_copy(update={"every": every})}
+    parts = {
+        "save": config.save.model_copy(update={"name": name}),
+        "preview": config.preview.model_copy(update={"every": every}),
+    }
     return config.model_copy(update=parts)
 
 
-def trained(config: RunConfig, wishes: dict[int, list[str]]) -> list[Event]:
+def trained(config: RunConfig, requests: dict[int, list[str]]) -> list[Event]:
     """All events of a run; what is wished for is asked when the update of that number was told."""
     told = []
     for event in train(config):
         told.append(event)
         if isinstance(event, Stepped):
-            for what in wishes.get(event.step, []):
-                wish(config.run_folder, what)
+            for what in requests.get(event.step, []):
+                send_request(config.run_folder, what)
     return told
 
 
@@ -56,7 +64,10 @@ def test_wishes_are_granted_between_updates_and_change_nothing(config: RunConfig
     told = trained(wished, {2: ["draw", "save"], 3: ["draw"]})
     order = [(type(e).__name__, e.step) for e in told if isinstance(e, Stepped | Previewed | Saved)]
     at = order.index(("Stepped", 2))
-    assert set(order[at + 1 : at + 3]) == {("Previewed", 2), ("Saved", 2)} and order[at + 3] == ("Stepped", 3)
+    assert set(order[at + 1 : at + 3]) == {("Previewed", 2), ("Saved", 2)} and order[at + 3] == (
+        "Stepped",
+        3,
+    )
     assert ("Previewed", 3) in order and order.count(("Saved", 2)) == 1
     assert (wished.run_folder / "previews" / "step-0000002-0.png").is_file()
     from safetensors.numpy import load_file
@@ -72,8 +83,8 @@ def test_nothing_can_be_drawn_where_nothing_was_to_be(config: RunConfig) -> None
 
 
 def test_a_wish_is_taken_once(tmp_path: Path) -> None:
-    wish(tmp_path, "save")
-    wish(tmp_path, "save")
+    send_request(tmp_path, "save")
+    send_request(tmp_path, "save")
     assert taken(tmp_path) == ["save"] and taken(tmp_path) == []
     (tmp_path / "wishes" / "anything else").touch()
     assert taken(tmp_path) == []
@@ -82,4 +93,4 @@ def test_a_wish_is_taken_once(tmp_path: Path) -> None:
 def test_a_wish_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "wishes").write_text("in the way")
     with pytest.raises(SpaceError, match="could not be written"):
-        wish(tmp_path, "draw")
+        send_request(tmp_path, "draw")

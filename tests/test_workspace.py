@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from training.errors import ConfigError, SpaceError
-from training.storage.paths import Workspace, builtin_base, cache_folder, checked_name, checked_writable, inside, write_whole
+from training.storage.paths import (
+    Workspace,
+    builtin_base,
+    cache_folder,
+    checked_name,
+    checked_writable,
+    inside,
+    write_whole,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,16 +33,49 @@ def names(folder: Path) -> list[str]:
 # --- names ---
 
 
-@pytest.mark.parametrize("name", ["a", "my-style", "Häkeln (2)", "v1.5+x", "0", "水墨", "_x", "a" * 80, "console"])
+@pytest.mark.parametrize(
+    "name", ["a", "my-style", "Häkeln (2)", "v1.5+x", "0", "水墨", "_x", "a" * 80, "console"]
+)
 def test_ordinary_names_stay_as_they_are(name: str) -> None:
     assert checked_name(name) == name
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "../x", "a/b", "a\\b", "/a", "C:x", ".hidden", "-rf", " a", "a ", "a.", "a\n", "a\0b", "a\x1b[2J", "a*", "a?", 'a"', "a<b", "a|b",
-     "CON", "con.txt", "Lpt1", "nul", "a" * 81, "𠀀" * 80, "\u202ea", "caf\udce9", "~", "%2e%2e"],
-)  # fmt: skip
+    [
+        "",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "a\\b",
+        "/a",
+        "C:x",
+        ".hidden",
+        "-rf",
+        " a",
+        "a ",
+        "a.",
+        "a\n",
+        "a\0b",
+        "a\x1b[2J",
+        "a*",
+        "a?",
+        'a"',
+        "a<b",
+        "a|b",
+        "CON",
+        "con.txt",
+        "Lpt1",
+        "nul",
+        "a" * 81,
+        "𠀀" * 80,
+        "\u202ea",
+        "caf\udce9",
+        "~",
+        "%2e%2e",
+    ],
+)
 def test_names_that_are_no_file_everywhere_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"save\.name is"):
         checked_name(name, "save.name")
@@ -50,7 +91,19 @@ def test_every_accepted_name_is_one_file_in_its_folder(tmp_path: Path) -> None:
 # --- places ---
 
 
-@pytest.mark.parametrize("parts", [("..",), ("a", "../.."), ("/etc/passwd",), ("a", "/etc"), ("a/../../b",), ("link",), ("link", "x"), ("a\0b",)])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("..",),
+        ("a", "../.."),
+        ("/etc/passwd",),
+        ("a", "/etc"),
+        ("a/../../b",),
+        ("link",),
+        ("link", "x"),
+        ("a\0b",),
+    ],
+)
 def test_nothing_leads_out(parts: tuple[str, ...], tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
@@ -77,7 +130,9 @@ def test_the_workspace_and_the_caches(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     space = Workspace(Path("here"))
     places = (space.datasets(), space.runs(), space.styles(), space.comparisons())
-    assert len(set(places)) == 4 and all(place.parent == tmp_path.resolve() / "here" for place in places)
+    assert len(set(places)) == 4 and all(
+        place.parent == tmp_path.resolve() / "here" for place in places
+    )
     assert list(tmp_path.iterdir()) == []  # asking makes nothing
     monkeypatch.setenv("STYLE_STUDIO_CACHE", str(tmp_path / "cache"))
     assert cache_folder() == tmp_path / "cache"
@@ -92,7 +147,11 @@ def test_the_workspace_and_the_caches(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_file_is_written_whole_with_its_folders(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "f.txt"
-    for content, wanted in (("ü\n", "ü\n".encode()), (b"\0\xff" * 1000, b"\0\xff" * 1000), (b"", b"")):
+    for content, wanted in (
+        ("ü\n", "ü\n".encode()),
+        (b"\0\xff" * 1000, b"\0\xff" * 1000),
+        (b"", b""),
+    ):
         write_whole(path, content)
         assert path.read_bytes() == wanted and names(path.parent) == ["f.txt"]
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
@@ -134,7 +193,9 @@ def test_a_full_disk_keeps_the_old_file_and_no_scraps(small_disk: Path) -> None:
     assert path.read_bytes() == b"old" * 1000 and names(small_disk) == ["f.bin"]
 
 
-def test_a_disk_that_fails_and_turns_read_only_is_told_by_its_first_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_and_turns_read_only_is_told_by_its_first_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(number: int) -> Callable[..., None]:
         def call(*args: object, **keys: object) -> None:
             raise OSError(number, os.strerror(number))
@@ -149,7 +210,10 @@ def test_a_disk_that_fails_and_turns_read_only_is_told_by_its_first_reason(tmp_p
 
 
 def test_a_reader_sees_old_or_new_also_when_the_writer_is_killed(tmp_path: Path) -> None:
-    """A process writes two contents in turn and is killed in the middle: what is there is one of them, whole."""
+    """A process writes two contents in turn and is killed in the middle:
+
+    what is there is one of them, whole.
+    """
     path = tmp_path / "f.bin"
     script = f"""
 from pathlib import Path
@@ -159,7 +223,9 @@ while True:
     for letter in (b"a", b"b"):
         write_whole(Path({str(path)!r}), letter * 500_000)
 """
-    process = subprocess.Popen([sys.executable, "-B", "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-B", "-c", script], cwd=ROOT, stdout=subprocess.PIPE
+    )
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"
     seen = 0
     while seen < 200:

@@ -1,4 +1,6 @@
-"""A tiny real base: a whole Stable Diffusion in diffusers' layout with random weights, 1 MB, made in a second. Knows nothing of ours."""
+"""A tiny real base: a whole Stable Diffusion in diffusers' layout with random weights, 1 MB, made
+in a second. Knows nothing of ours.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,30 @@ WIDTH = 32  # of the text states
 
 
 def tiny_base(
-    folder: Path, *, prediction_type: str = "epsilon", side: int = SIDE, linear_projection: bool = False, width: int = WIDTH, seed: int = 0
+    folder: Path,
+    *,
+    prediction_type: str = "epsilon",
+    side: int = SIDE,
+    linear_projection: bool = False,
+    width: int = WIDTH,
+    seed: int = 0,
 ) -> Path:
-    """Write a base into folder and return it: float32 safetensors, equal arguments give equal weights.
+    """Write a base into folder and return it: float32 safetensors, equal arguments give equal
+    weights.
 
-    A latent's pixel is 4 px wide, sides are multiples of 8 px. v_prediction comes with zero terminal SNR and trailing steps, as the
-    built-in base has. linear_projection: proj_in and proj_out are linears (as in 2.x) instead of 1x1 convolutions (as in 1.x).
+    A latent's pixel is 4 px wide, sides are multiples of 8 px. v_prediction comes with zero
+    terminal SNR and trailing steps, as the built-in base has. linear_projection: proj_in and
+    proj_out are linears (as in 2.x) instead of 1x1 convolutions (as in 1.x).
     width: of the text states; 1024 makes it a 2.x.
     """
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel
 
-    v = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if prediction_type == "v_prediction" else {}
+    v = (
+        {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        if prediction_type == "v_prediction"
+        else {}
+    )
     tokenizer = tiny_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -41,8 +55,19 @@ def tiny_base(
         )
         vae = tiny_vae(side)
         text_encoder = CLIPTextModel(tiny_clip(tokenizer, width))
-    noise_schedule: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
-    scheduler = DDIMScheduler(**noise_schedule, set_alpha_to_one=False, steps_offset=1, prediction_type=prediction_type, **v)
+    noise_schedule: dict[str, Any] = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+    }
+    scheduler = DDIMScheduler(
+        **noise_schedule,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+        **v,
+    )
     nothing = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler, **nothing)
     pipe.save_pretrained(folder, safe_serialization=True)
@@ -50,7 +75,10 @@ def tiny_base(
 
 
 def tiny_xl(folder: Path, *, side: int = SIDE, seed: int = 0) -> Path:
-    """Write a tiny Stable Diffusion XL: encoders of 32 and 48 wide, the second with a projection, pooled states and sizes in the UNet."""
+    """Write a tiny Stable Diffusion XL:
+
+    encoders of 32 and 48 wide, the second with a projection, pooled states and sizes in the UNet.
+    """
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -72,10 +100,21 @@ def tiny_xl(folder: Path, *, side: int = SIDE, seed: int = 0) -> Path:
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=48 + 6 * 8,
         )
-        first, second = CLIPTextModel(tiny_clip(tokenizer, WIDTH)), CLIPTextModelWithProjection(tiny_clip(tokenizer, 48))
+        first, second = (
+            CLIPTextModel(tiny_clip(tokenizer, WIDTH)),
+            CLIPTextModelWithProjection(tiny_clip(tokenizer, 48)),
+        )
         vae = tiny_vae(side)
-    scheduler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1)
-    pipe = StableDiffusionXLPipeline(vae, first, second, tokenizer, tiny_tokenizer(), unet, scheduler, add_watermarker=False)
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing="leading",
+        steps_offset=1,
+    )
+    pipe = StableDiffusionXLPipeline(
+        vae, first, second, tokenizer, tiny_tokenizer(), unet, scheduler, add_watermarker=False
+    )
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
 
@@ -122,6 +161,14 @@ def tiny_tokenizer() -> Any:
     letters = sorted(ByteLevel.alphabet())
     merges = ["i c", "o n</w>", "ic on</w>", "c a", "ca t</w>", "s t", "y l", "st yl", "styl e</w>"]
     whole = [pair.replace(" ", "") for pair in merges]
-    words = [*letters, *(letter + "</w>" for letter in letters), *whole, "<|startoftext|>", "<|endoftext|>"]
+    words = [
+        *letters,
+        *(letter + "</w>" for letter in letters),
+        *whole,
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     known = {word: i for i, word in enumerate(dict.fromkeys(words))}
-    return CLIPTokenizer(vocab=known, merges=[tuple(pair.split()) for pair in merges], model_max_length=77)
+    return CLIPTokenizer(
+        vocab=known, merges=[tuple(pair.split()) for pair in merges], model_max_length=77
+    )

@@ -1,6 +1,8 @@
-"""What tests/test_world.py has two processes do: `torchrun --nproc_per_node 2 -m tests.two_processes FOLDER`.
+"""What tests/test_world.py has two processes do: `torchrun --nproc_per_node 2 -m
+tests.two_processes FOLDER`.
 
-FOLDER/<name>.toml are trainings, in float64; what each process heard of each is written to FOLDER/<name>-<rank>.json.
+FOLDER/<name>.toml are trainings, in float64; what each process heard of each is written to
+FOLDER/<name>-<rank>.json.
 """
 
 from __future__ import annotations
@@ -19,28 +21,32 @@ import torch
 from training.config.schema import RunConfig, from_mapping, read_toml
 from training.errors import StudioError
 from training.events import Event, Stepped
-from training.runtime.distributed import World, joined
+from training.runtime.distributed import ProcessGroup, joined
 from training.trainer import trainer as run_module
 from training.trainer.loop import train
-from training.trainer.trainer import Run
+from training.trainer.trainer import Trainer
 
 LAST = 2  # the update in which something happens to one of them
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends the others when one has died; the command takes it for a stop
-    choose, loss = run_module.choose, Run.loss
-    run_module.choose = lambda device, dtype: dataclasses.replace(choose(device, "float32"), dtype=torch.float64)
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # the launcher ends the others when one has died; the command takes it for a stop
+    choose, loss = run_module.choose, Trainer.loss
+    run_module.choose = lambda device, dtype: dataclasses.replace(
+        choose(device, "float32"), dtype=torch.float64
+    )
     with joined("cpu") as world:
         for name in (path.stem for path in sorted(folder.glob("*.toml"))):
-            Run.loss = troubled(loss, name) if world.rank == 1 else loss
-            of_name = World(world.rank, world.size, shards="shards" in name)
+            Trainer.loss = troubled(loss, name) if world.rank == 1 else loss
+            of_name = ProcessGroup(world.rank, world.size, shards="shards" in name)
             heard = list(told(from_mapping(read_toml(folder / f"{name}.toml")), of_name, name))
             (folder / f"{name}-{world.rank}.json").write_text(json.dumps(heard))
 
 
-def told(config: RunConfig, world: World, name: str) -> Iterator[Any]:
+def told(config: RunConfig, world: ProcessGroup, name: str) -> Iterator[Any]:
     """Events of a training as lists of their class and values; an error as the last."""
     made: list[Event] = []
 
@@ -59,7 +65,7 @@ def troubled(loss: Any, name: str) -> Any:
     """What happens to the second process while it makes an update."""
     happened = False
 
-    def wrapped(run: Run, *given: Any) -> Any:
+    def wrapped(run: Trainer, *given: Any) -> Any:
         nonlocal happened
         if run.step == LAST and not happened and ("full" in name or "killed" in name):
             happened = True

@@ -1,7 +1,8 @@
-"""What a training run says, one small record at a time; the terminal, the page and the tests all read the same lines.
+"""What a training run says, one small record at a time; the terminal, the page and the tests all
+read the same lines.
 
-Knows nothing of torch. A line of `events.jsonl` is the record as one JSON object with its name under `event` and the
-wall-clock time in seconds under `time`.
+Knows nothing of torch. A line of `events.jsonl` is the record as one JSON object with its name
+under `event` and the wall-clock time in seconds under `time`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Started:
-    """Everything was checked and loaded. step: updates already done (more than 0 on a resumed run); steps: updates in all."""
+    """Everything was checked and loaded.
+
+    step: updates already done (more than 0 on a resumed run); steps: updates in all.
+    """
 
     step: int
     steps: int
@@ -30,7 +34,10 @@ class Started:
 
 @dataclass(frozen=True)
 class Stepped:
-    """One update was made. seconds: wall-clock time of this update; left: estimated seconds to the end."""
+    """One update was made. seconds:
+
+    wall-clock time of this update; left: estimated seconds to the end.
+    """
 
     step: int
     loss: float
@@ -42,7 +49,9 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Previewed:
-    """Pictures were drawn after `step` updates; paths are relative to the run's folder, in the order of preview.prompts."""
+    """Pictures were drawn after `step` updates; paths are relative to the run's folder, in the
+    order of preview.prompts.
+    """
 
     step: int
     paths: tuple[str, ...]
@@ -59,7 +68,10 @@ class Saved:
 
 @dataclass(frozen=True)
 class Noted:
-    """Something worth knowing that is no trouble: a phase that takes time, a fallback that was taken."""
+    """Something worth knowing that is no trouble:
+
+    a phase that takes time, a fallback that was taken.
+    """
 
     message: str
 
@@ -71,7 +83,8 @@ class Warned:
 
 @dataclass(frozen=True)
 class Finished:
-    """The style is on disk, read back and compared; path is relative to the run's folder, "" when nothing was learnt yet.
+    """The style is on disk, read back and compared; path is relative to the run's folder, "" when
+    nothing was learnt yet.
 
     stopped: on request, before the end.
     """
@@ -84,7 +97,11 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The run cannot go on. saved: updates in the last checkpoint, 0 when there is none; passing: trying again later may help."""
+    """The run cannot go on.
+
+    saved: updates in the last checkpoint, 0 when there is none; passing: trying again later may
+    help.
+    """
 
     message: str
     saved: int
@@ -92,17 +109,26 @@ class Failed:
 
 
 Event = Started | Stepped | Previewed | Saved | Noted | Warned | Finished | Failed
-KINDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (Started, Stepped, Previewed, Saved, Noted, Warned, Finished, Failed)}
+KINDS: dict[str, type] = {
+    kind.__name__.lower(): kind
+    for kind in (Started, Stepped, Previewed, Saved, Noted, Warned, Finished, Failed)
+}
 
 
 def to_line(event: Event) -> str:
-    """One JSON object without a line end, in ASCII. Raises ValueError for a figure that is not finite: JSON has none."""
+    """One JSON object without a line end, in ASCII.
+
+    Raises ValueError for a figure that is not finite: JSON has none.
+    """
     name = type(event).__name__.lower()
-    return json.dumps({"event": name, "time": round(time.time(), 3), **dataclasses.asdict(event)}, allow_nan=False)
+    return json.dumps(
+        {"event": name, "time": round(time.time(), 3), **dataclasses.asdict(event)}, allow_nan=False
+    )
 
 
 def append(path: Path, event: Event) -> None:
-    """Add one line. What a crash or a full disk cut off before stays a line of its own, so that it costs no other event.
+    """Add one line. What a crash or a full disk cut off before stays a line of its own, so that it
+    costs no other event.
 
     What others rely on lasts through a power cut; an update's figures need not.
     """
@@ -118,12 +144,19 @@ def append(path: Path, event: Event) -> None:
 
 
 def from_line(line: str) -> Event | None:
-    """Return the event, or None for a line that is not one (cut off by a crash, or written by a later version)."""
+    """Return the event, or None for a line that is not one (cut off by a crash, or written by a
+    later version).
+    """
     try:
         found = json.loads(line)
         kind = KINDS[found.pop("event")]
         found.pop("time", None)
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in found.items()})
+        return kind(
+            **{
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in found.items()
+            }
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -1,4 +1,7 @@
-"""What to draw: one record for previews, comparisons and the metadata of a PNG. Knows nothing of torch."""
+"""What to draw: one record for previews, comparisons and the metadata of a PNG.
+
+Knows nothing of torch.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ KEY = "style_studio"  # the PNG text chunk that holds the record
 
 @dataclass(frozen=True)
 class Prompt:
-    """One picture to draw. size: px of a square's side, 0 for the base's own; equal prompts draw equal pictures on a CPU."""
+    """One picture to draw. size:
+
+    px of a square's side, 0 for the base's own; equal prompts draw equal pictures on a CPU.
+    """
 
     text: str
     negative: str = ""

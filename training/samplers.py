@@ -1,4 +1,7 @@
-"""Samplers by the names that people know them by. Knows nothing of torch: which class of diffusers each is, and with what settings."""
+"""Samplers by the names that people know them by.
+
+Knows nothing of torch: which class of diffusers each is, and with what settings.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ OWN = "base"  # the sampler that a base comes with
 
 @dataclass(frozen=True)
 class Sampler:
-    """A class name in diffusers and what makes it this one; the noise schedule and the prediction stay the base's."""
+    """A class name in diffusers and what makes it this one; the noise schedule and the prediction
+    stay the base's.
+    """
 
     kind: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -43,9 +48,15 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def named(text: str) -> str:
-    """The name as it stands in SAMPLERS, or "base", for any way to write it: `dpm++ 2m karras`, `DPM++_2M_Karras`. Raises ConfigError."""
+    """The name as it stands in SAMPLERS, or "base", for any way to write it:
+
+    `dpm++ 2m karras`, `DPM++_2M_Karras`. Raises ConfigError.
+    """
     plain = lambda name: re.sub(r"[^a-z0-9+]", "", name.lower())
     known = {plain(name): name for name in (OWN, *SAMPLERS)}
     if plain(text) not in known:
-        raise ConfigError(f"the sampler is {text[:100]!r}, one of these was expected: {', '.join(known.values())}.")
+        raise ConfigError(
+            f"the sampler is {text[:100]!r}, one of these was expected: "
+            f"{', '.join(known.values())}."
+        )
     return known[plain(text)]

@@ -1,4 +1,7 @@
-"""What a base's small files tell without torch: its side, its buckets, how many tokens of a caption it reads. Never asks the network."""
+"""What a base's small files tell without torch:
+
+its side, its buckets, how many tokens of a caption it reads. Never asks the network.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,24 @@ from typing import Any
 from training.errors import ModelError
 from training.storage.paths import builtin_base
 
-USUAL_SIDE, USUAL_MULTIPLE, USUAL_TOKENS = 512, 64, 77  # px, px, with the two marks: Stable Diffusion 1.x
+USUAL_SIDE, USUAL_MULTIPLE, USUAL_TOKENS = (
+    512,
+    64,
+    77,
+)  # px, px, with the two marks: Stable Diffusion 1.x
 MARKS = 2  # tokens: beginning and end
 # CLIP's words, as its authors cut them: https://github.com/openai/CLIP, simple_tokenizer.py
-WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """How a base reads a caption. most: tokens it can read; cut: the words it does not read any more."""
+    """How a base reads a caption.
+
+    most: tokens it can read; cut: the words it does not read any more.
+    """
 
     count: int
     most: int
@@ -30,7 +42,10 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Base:
-    """side: px, of the square it was made for; multiple: px, of a bucket's sides; tokenizer: None where it could not be found."""
+    """side: px, of the square it was made for; multiple:
+
+    px, of a bucket's sides; tokenizer: None where it could not be found.
+    """
 
     side: int = USUAL_SIDE
     multiple: int = USUAL_MULTIPLE
@@ -49,30 +64,55 @@ class Base:
 
 
 def known(model: str) -> Base:
-    """What is known of a base: mini, a diffusers folder, or a hub id that is in the cache; else the usual values. Raises ModelError."""
+    """What is known of a base:
+
+    mini, a diffusers folder, or a hub id that is in the cache; else the usual values. Raises
+    ModelError.
+    """
     folder = _folder(model.strip())
     if folder is None:
         return Base()
-    files = [folder / name for name in ("unet/config.json", "vae/config.json", "tokenizer/tokenizer_config.json", "tokenizer/tokenizer.json")]
+    files = [
+        folder / name
+        for name in (
+            "unet/config.json",
+            "vae/config.json",
+            "tokenizer/tokenizer_config.json",
+            "tokenizer/tokenizer.json",
+        )
+    ]
     files += [folder / name for name in ("tokenizer/vocab.json", "tokenizer/merges.txt")]
     return _read(folder, tuple(f.stat().st_mtime_ns if f.is_file() else 0 for f in files))
 
 
 @functools.lru_cache(maxsize=8)
 def _read(folder: Path, _: tuple[int, ...]) -> Base:
-    unet, vae, words = (_json(folder / f"{part}.json") for part in ("unet/config", "vae/config", "tokenizer/tokenizer_config"))
+    unet, vae, words = (
+        _json(folder / f"{part}.json")
+        for part in ("unet/config", "vae/config", "tokenizer/tokenizer_config")
+    )
     try:
         pixel_step = 2 ** (len(vae.get("block_out_channels", (64,))) - 1)
-        side = unet["sample_size"] * pixel_step if isinstance(unet.get("sample_size"), int) else USUAL_SIDE
-        multiple = pixel_step * 2 ** (len(unet.get("block_out_channels", (320, 640, 1280, 1280))) - 1)
+        side = (
+            unet["sample_size"] * pixel_step
+            if isinstance(unet.get("sample_size"), int)
+            else USUAL_SIDE
+        )
+        multiple = pixel_step * 2 ** (
+            len(unet.get("block_out_channels", (320, 640, 1280, 1280))) - 1
+        )
         most = min(int(words.get("model_max_length", USUAL_TOKENS)), 10_000) - MARKS
     except (TypeError, ValueError, OverflowError) as error:
-        raise ModelError(f"the configs in {folder} cannot be understood ({error}). Download the base again.") from None
+        raise ModelError(
+            f"the configs in {folder} cannot be understood ({error}). Download the base again."
+        ) from None
     return Base(side, multiple, most, _tokenizer(folder / "tokenizer"))
 
 
 def _folder(model: str) -> Path | None:
-    """Where the base's small files lie; None when they cannot be had without the network or without unpacking it."""
+    """Where the base's small files lie; None when they cannot be had without the network or without
+    unpacking it.
+    """
     if model == "mini":
         return builtin_base()
     path = Path(model or "\0").expanduser()  # "" would be the current folder
@@ -83,7 +123,10 @@ def _folder(model: str) -> Path | None:
     except (OSError, ValueError):
         exists = False
     if not exists and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        raise ModelError(f"There is no base {model[:100]!r}. Give mini, a diffusers folder, a .safetensors file or a hub id (owner/name).")
+        raise ModelError(
+            f"There is no base {model[:100]!r}. Give mini, a diffusers folder, a .safetensors "
+            "file or a hub id (owner/name)."
+        )
     if exists:
         return None
     from huggingface_hub import try_to_load_from_cache
@@ -116,15 +159,33 @@ def _tokenizer(folder: Path) -> Any:
         elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
             lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-            merges = [(a, b) for a, gap, b in (line.partition(" ") for line in lines if not line.startswith("#version")) if gap]
-            found = Tokenizer(models.BPE(vocab, merges, end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
-            found.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
+            merges = [
+                (a, b)
+                for a, gap, b in (
+                    line.partition(" ") for line in lines if not line.startswith("#version")
+                )
+                if gap
+            ]
+            found = Tokenizer(
+                models.BPE(vocab, merges, end_of_word_suffix="</w>", unk_token="<|endoftext|>")
+            )
+            found.normalizer = normalizers.Sequence(
+                [
+                    normalizers.NFC(),
+                    normalizers.Replace(Regex(r"\s+"), " "),
+                    normalizers.Lowercase(),
+                ]
+            )
             split = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
-            found.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+            found.pre_tokenizer = pre_tokenizers.Sequence(
+                [split, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+            )
         else:
             return None
     except Exception as error:  # the tokenizers library raises nothing narrower for a damaged file
-        raise ModelError(f"the tokenizer in {folder} cannot be read ({error}). Download the base again.") from None
+        raise ModelError(
+            f"the tokenizer in {folder} cannot be read ({error}). Download the base again."
+        ) from None
     found.no_truncation()
     found.no_padding()
     return found

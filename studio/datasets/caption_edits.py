@@ -1,4 +1,7 @@
-"""The same edit of many captions: prefix, suffix, find and replace, remove a tag, trigger. Pure strings."""
+"""The same edit of many captions:
+
+prefix, suffix, find and replace, remove a tag, trigger. Pure strings.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,11 @@ def prefixed(caption: str, words: str, _: str = "") -> str:
 
 def suffixed(caption: str, words: str, _: str = "") -> str:
     """Put words after the caption, with a comma; one that ends with them stays."""
-    return caption if _begins(caption[::-1], words[::-1]) else ", ".join(filter(None, [caption, words]))
+    return (
+        caption
+        if _begins(caption[::-1], words[::-1])
+        else ", ".join(filter(None, [caption, words]))
+    )
 
 
 def replaced(caption: str, words: str, by: str) -> str:
@@ -34,10 +41,16 @@ def without(caption: str, tag: str, _: str = "") -> str:
 def triggered(caption: str, trigger: str, former: str = "") -> str:
     """Put the trigger first, once; a former trigger goes, where it stands as a tag."""
     kept = without(caption, former) if former else caption
-    return kept if re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", kept, re.IGNORECASE) else prefixed(kept, trigger)
+    return (
+        kept
+        if re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", kept, re.IGNORECASE)
+        else prefixed(kept, trigger)
+    )
 
 
-EDITS: Mapping[str, tuple[Edit, str, str]] = {  # what a user chooses -> the edit, and what its two fields are called
+EDITS: Mapping[
+    str, tuple[Edit, str, str]
+] = {  # what a user chooses -> the edit, and what its two fields are called
     "Put words first": (prefixed, "Words", ""),
     "Put words last": (suffixed, "Words", ""),
     "Find and replace": (replaced, "Find", "Replace with"),
@@ -47,11 +60,18 @@ EDITS: Mapping[str, tuple[Edit, str, str]] = {  # what a user chooses -> the edi
 
 
 def edited(captions: Mapping[str, str], kind: str, words: str, other: str = "") -> dict[str, str]:
-    """Return the captions an edit changes, as they become. Raises ConfigError when there is nothing to do it with."""
+    """Return the captions an edit changes, as they become.
+
+    Raises ConfigError when there is nothing to do it with.
+    """
     edit, first, _ = EDITS.get(kind, (None, "", ""))
     if edit is None:
-        raise ConfigError(f"{kind!r} is no way to change captions. Choose one of: {', '.join(EDITS)}.")
-    words, other = (words, other) if edit is replaced else (" ".join(words.split()), " ".join(other.split()))
+        raise ConfigError(
+            f"{kind!r} is no way to change captions. Choose one of: {', '.join(EDITS)}."
+        )
+    words, other = (
+        (words, other) if edit is replaced else (" ".join(words.split()), " ".join(other.split()))
+    )
     if not words.strip():
         raise ConfigError(f"“{first}” is empty: write what to look for or what to put there.")
     changed = {name: edit(caption, words, other) for name, caption in captions.items()}
@@ -60,7 +80,9 @@ def edited(captions: Mapping[str, str], kind: str, words: str, other: str = "") 
 
 def described(kind: str, words: str, other: str) -> str:
     """What an edit is called in Undo."""
-    return f"{kind.lower()}: “{words.strip()[:40]}”" + (f" → “{other.strip()[:40]}”" if other.strip() else "")
+    return f"{kind.lower()}: “{words.strip()[:40]}”" + (
+        f" → “{other.strip()[:40]}”" if other.strip() else ""
+    )
 
 
 def tags(caption: str) -> list[str]:

@@ -1,8 +1,9 @@
-"""Says what pictures show, with a captioning model from the hub's cache: `python -m studio.datasets.caption_worker`,
-the pictures' paths as a JSON list on stdin.
+"""Says what pictures show, with a captioning model from the hub's cache: `python -m
+studio.datasets.caption_worker`, the pictures' paths as a JSON list on stdin.
 
-A JSON object a picture and line as it is done: {"picture": path, "caption": text}; {"error": text} when nothing can be said. Loads torch, so a
-process of its own. Nothing is downloaded and no code of a model's is run.
+A JSON object a picture and line as it is done: {"picture": path, "caption": text}; {"error": text}
+when nothing can be said. Loads torch, so a process of its own. Nothing is downloaded and no code of
+a model's is run.
 """
 
 from __future__ import annotations
@@ -31,10 +32,18 @@ class Describer:
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        where: dict[str, Any] = {"local_files_only": True, "cache_dir": cache, "trust_remote_code": False}
+        where: dict[str, Any] = {
+            "local_files_only": True,
+            "cache_dir": cache,
+            "trust_remote_code": False,
+        }
         self.device = choose("auto", "float32").device
         self.processor = AutoProcessor.from_pretrained(name, **where)
-        self.model = AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True, **where).eval().to(self.device)
+        self.model = (
+            AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True, **where)
+            .eval()
+            .to(self.device)
+        )
 
     @torch.no_grad()
     def __call__(self, path: Path) -> str:
@@ -55,7 +64,12 @@ def main(cache: Path | None = None) -> int:
     try:
         describer = Describer(name, cache) if name else None
     except (OSError, ValueError) as error:  # a download that was broken off
-        _say({"error": f"{name} in the hub's cache cannot be opened ({str(error).splitlines()[0][:200]}). Download it again."})
+        _say(
+            {
+                "error": f"{name} in the hub's cache cannot be opened "
+                f"({str(error).splitlines()[0][:200]}). Download it again."
+            }
+        )
         return 0
     for path in paths if describer else ():
         try:

@@ -1,4 +1,8 @@
-"""Captions made by a model: which one is there, and its sentences without what they say of the hand a picture is drawn in. No torch, no gradio."""
+"""Captions made by a model:
+
+which one is there, and its sentences without what they say of the hand a picture is drawn in. No
+torch, no gradio.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +24,29 @@ MODELS = (
     "microsoft/git-base-coco",
 )
 NONE = (
-    f"There is no captioning model on this machine. With one in the hub's cache pictures are described here: hf download {MODELS[1]} "
+    "There is no captioning model on this machine. With one in the hub's cache pictures are "
+    f"described here: hf download {MODELS[1]} "
     "(about 1 GB), or another of " + ", ".join(MODELS)
 )
 KINDS = (
-    "drawing|illustration|painting|picture|photo|photograph|image|icon|cartoon|sketch|logo|rendering|graphic|vector|line art|clip ?art|"
+    "drawing|illustration|painting|picture|photo|photograph|image|icon|cartoon|sketch|logo|rendering|graphic|vector"
+    "|line "
+    "art|clip ?art|"
     "silhouette|print"
 )
 MEDIA = (
-    r"(?:black|white)[- ]and[- ](?:black|white)|colou?red|colou?rful|hand[- ]drawn|watercolou?r|oil|pencil|ink|charcoal|digital|vector|"
+    r"(?:black|white)[- ]and[- ](?:black|white)|colou?red|colou?rful|hand[- "
+    r"]drawn|watercolou?r|oil|pencil|ink|charcoal|digital|vector|"
     r"styli[sz]ed|close[- ]up|flat|simple|cartoon|line|linocut|woodcut|abstract"
 )
 A = r"(?:an? |the )?"
-BEGINNING = rf"^(?:there (?:is|are) |this is )?{A}(?:(?:{MEDIA})[ ,]+)*(?:{KINDS})s?(?: (?:art|style))? (?:of|with|showing|depicting|that shows) "
+BEGINNING = (
+    rf"^(?:there (?:is|are) |this is )?{A}(?:(?:{MEDIA})[ ,]+)*(?:{KINDS})s?(?: "
+    r"(?:art|style))? (?:of|with|showing|depicting|that shows) "
+)
 ENDING = (
-    rf",? (?:in (?:the style of [\w -]+|{A}(?:[\w-]+ ){{0,3}}style)|(?:drawn|painted|done|made) (?:in|with) [\w -]+|"
+    rf",? (?:in (?:the style of [\w -]+|{A}(?:[\w-]+ "
+    r"){0,3}style)|(?:drawn|painted|done|made) (?:in|with) [\w -]+|"
     rf"on {A}(?:plain |solid )?(?:white|black|grey|gray) background)$"
 )
 
@@ -43,18 +55,28 @@ def present(cache: Path | None = None) -> str | None:
     """The best captioning model that lies in the cache, the hub's own unless given."""
     from huggingface_hub import try_to_load_from_cache
 
-    return next((name for name in MODELS if isinstance(try_to_load_from_cache(name, "model.safetensors", cache_dir=cache), str)), None)
+    return next(
+        (
+            name
+            for name in MODELS
+            if isinstance(try_to_load_from_cache(name, "model.safetensors", cache_dir=cache), str)
+        ),
+        None,
+    )
 
 
 def content(sentence: str) -> str:
-    """What a sentence says of a picture's content: the hand it is drawn in is what the style shall learn, and must not be said.
+    """What a sentence says of a picture's content: the hand it is drawn in is what the style shall
+    learn, and must not be said.
 
     `a black and white drawing of a cat on a mat` -> `a cat on a mat`.
     """
     found = " ".join(sentence.split()).rstrip(". ")
     found = re.sub(r"\b(\w+)(?: \1\b)+", r"\1", found)  # models stutter
     for _ in range(3):
-        shorter = re.sub(ENDING, "", re.sub(BEGINNING, "", found, flags=re.IGNORECASE), flags=re.IGNORECASE).strip(" ,")
+        shorter = re.sub(
+            ENDING, "", re.sub(BEGINNING, "", found, flags=re.IGNORECASE), flags=re.IGNORECASE
+        ).strip(" ,")
         if shorter == found or not shorter:
             break
         found = shorter
@@ -62,7 +84,9 @@ def content(sentence: str) -> str:
 
 
 def described(pictures: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Each picture and what it shows, as it is done, by a process of its own that ends with the iterator. Raises StudioError when none can say."""
+    """Each picture and what it shows, as it is done, by a process of its own that ends with the
+    iterator. Raises StudioError when none can say.
+    """
     if present() is None:
         raise StudioError(f"{NONE}.")
     command = [sys.executable, "-m", "studio.datasets.caption_worker"]

@@ -1,4 +1,5 @@
-"""What is worth mending in a dataset before it is trained on: pictures, captions, shapes. Knows Pillow and files; no torch, no gradio.
+"""What is worth mending in a dataset before it is trained on: pictures, captions, shapes. Knows
+Pillow and files; no torch, no gradio.
 
 A finding names pictures and offers mends; studio.datasets.fixes carries them out.
 """
@@ -20,7 +21,7 @@ from studio.datasets.base_info import Base
 from studio.datasets.caption_edits import tidied
 from training.data.buckets import Bucket, buckets, nearest
 from training.data.captions import TEMPLATE, captioned
-from training.data.dataset import open_picture, said_by_name
+from training.data.dataset import caption_from_name, open_picture
 from training.errors import DataError
 
 KEPT = ".kept.json"  # findings that the owner has looked at and wants to leave as they are
@@ -33,12 +34,15 @@ MOST_COMPARED = 3000  # pictures; every pair is looked at
 
 @dataclass(frozen=True)
 class Finding:
-    """kind: which check; pictures: names; words: what was found and why it matters; mends: (id, label), the one to prefer first."""
+    """kind: which check; pictures:
+
+    names; words: what was found and why it matters; mends: (id, label), the one to prefer first.
+    """
 
     kind: str
     pictures: tuple[str, ...]
     words: str
-    mends: tuple[tuple[str, str], ...]
+    offered_fixes: tuple[tuple[str, str], ...]
 
     @property
     def key(self) -> str:
@@ -47,22 +51,37 @@ class Finding:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the checks keep of a picture. width, height: px, upright; near: hashes of its look, integers of 64 bits."""
+    """What the checks keep of a picture.
+
+    width, height: px, upright; near: hashes of its look, integers of 64 bits.
+    """
 
     width: int
     height: int
     near: tuple[int, int]
 
 
-def findings(dataset: Path, base: Base, trigger: str = "", template: str = TEMPLATE) -> list[Finding]:
-    """Everything found, but what its owner wants to leave; the worst first. Reads each picture once for each state of its file."""
+def findings(
+    dataset: Path, base: Base, trigger: str = "", template: str = TEMPLATE
+) -> list[Finding]:
+    """Everything found, but what its owner wants to leave; the worst first.
+
+    Reads each picture once for each state of its file.
+    """
     seen: dict[str, Seen] = {}
     found: list[Finding] = []
     for name in store.pictures(dataset):
         try:
             seen[name] = look(dataset / name)
         except DataError as error:
-            found.append(Finding("broken", (name,), f"{name} {error} Training would refuse to start.", (("take_out", "Take it out"),)))
+            found.append(
+                Finding(
+                    "broken",
+                    (name,),
+                    f"{name} {error} Training would refuse to start.",
+                    (("take_out", "Take it out"),),
+                )
+            )
     captions = store.captions(dataset)
     found += _alike(seen, captions)
     found += _small(seen, base)
@@ -70,7 +89,9 @@ def findings(dataset: Path, base: Base, trigger: str = "", template: str = TEMPL
     found += _wordless(dataset, captions)
     found += _odd(dataset, captions)
     found += _repeated(captions)
-    found += _too_long({name: captioned(text, trigger, template) for name, text in captions.items()}, base)
+    found += _too_long(
+        {name: captioned(text, trigger, template) for name, text in captions.items()}, base
+    )
     left = kept(dataset)
     return [f for f in found if f.key not in left]
 
@@ -88,7 +109,9 @@ def _look(picture: Path, _time: int, _size: int) -> Seen:
     except DataError as error:
         raise DataError(str(error).removeprefix(f"{picture} ")) from None
     small = opened.resize((256, 256)) if opened.width * opened.height > 256**2 else opened
-    return Seen(*opened.size, (int(str(imagehash.phash(small)), 16), int(str(imagehash.dhash(small)), 16)))
+    return Seen(
+        *opened.size, (int(str(imagehash.phash(small)), 16), int(str(imagehash.dhash(small)), 16))
+    )
 
 
 def kept(dataset: Path) -> set[str]:
@@ -119,9 +142,19 @@ def _alike(seen: Mapping[str, Seen], captions: Mapping[str, str]) -> Iterator[Fi
         together[group[name]].append(name)
     for members in together.values():
         if len(members) > 1:
-            members.sort(key=lambda name: (not captions[name], -seen[name].width * seen[name].height))
-            words = f"{len(members)} pictures that look the same: what is shown twice is learnt twice, and soon by heart."
-            yield Finding("alike", tuple(members), words, (("take_out_others", f"Keep only {members[0]}"), ("leave", "Leave them")))
+            members.sort(
+                key=lambda name: (not captions[name], -seen[name].width * seen[name].height)
+            )
+            words = (
+                f"{len(members)} pictures that look the same: what is shown twice is "
+                "learnt twice, and soon by heart."
+            )
+            yield Finding(
+                "alike",
+                tuple(members),
+                words,
+                (("take_out_others", f"Keep only {members[0]}"), ("leave", "Leave them")),
+            )
 
 
 def _is_near(one: Seen, other: Seen) -> bool:
@@ -136,8 +169,13 @@ def _small(seen: Mapping[str, Seen], base: Base) -> Iterator[Finding]:
         bucket = bucket_of(of, base)
         times = max(bucket.width / of.width, bucket.height / of.height)
         if times > ENLARGED:
-            words = f"{name} has {of.width} × {of.height} px and is enlarged {times:.1f} times to {bucket.width} × {bucket.height}: it teaches blur."
-            yield Finding("small", (name,), words, (("take_out", "Take it out"), ("leave", "Leave it")))
+            words = (
+                f"{name} has {of.width} × {of.height} px and is enlarged {times:.1f} times "
+                f"to {bucket.width} × {bucket.height}: it teaches blur."
+            )
+            yield Finding(
+                "small", (name,), words, (("take_out", "Take it out"), ("leave", "Leave it"))
+            )
 
 
 def _lonely(seen: Mapping[str, Seen], base: Base) -> Iterator[Finding]:
@@ -149,21 +187,35 @@ def _lonely(seen: Mapping[str, Seen], base: Base) -> Iterator[Finding]:
             continue
         to = nearest(bucket.width, bucket.height, shared)
         words = (
-            f"{name} is the only picture of its shape ({bucket.width} × {bucket.height}): it fills whole batches alone and is seen more often "
+            f"{name} is the only picture of its shape ({bucket.width} × {bucket.height}): it "
+            "fills whole batches alone and is seen more often "
             f"than the others. The nearest shape that others have is {to.width} × {to.height}."
         )
-        yield Finding("lonely", (name,), words, (("crop", "Crop it to that shape"), ("take_out", "Take it out"), ("leave", "Leave it")))
+        yield Finding(
+            "lonely",
+            (name,),
+            words,
+            (("crop", "Crop it to that shape"), ("take_out", "Take it out"), ("leave", "Leave it")),
+        )
 
 
 def _wordless(dataset: Path, captions: Mapping[str, str]) -> Iterator[Finding]:
     for name, text in captions.items():
         if text:
             continue
-        said = "" if store.sidecar(dataset / name).exists() else said_by_name(name)
+        said = "" if store.sidecar(dataset / name).exists() else caption_from_name(name)
         words = f"{name} has no caption" + (
-            f"; its file name would be used: “{said}”." if said else ": the style would be learnt without words for it."
+            f"; its file name would be used: “{said}”."
+            if said
+            else ": the style would be learnt without words for it."
         )
-        yield Finding("wordless", (name,), words, ((("use_name", "Write the name as caption"),) if said else ()) + (("leave", "Leave it"),))
+        yield Finding(
+            "wordless",
+            (name,),
+            words,
+            ((("use_name", "Write the name as caption"),) if said else ())
+            + (("leave", "Leave it"),),
+        )
 
 
 def _odd(dataset: Path, captions: Mapping[str, str]) -> Iterator[Finding]:
@@ -171,12 +223,27 @@ def _odd(dataset: Path, captions: Mapping[str, str]) -> Iterator[Finding]:
         file = store.sidecar(dataset / name)
         content = file.read_bytes() if file.is_file() else b""
         if content and not _is_utf8(content):
-            yield Finding("unreadable", (name,), f"The caption of {name} is not UTF-8 text: training would refuse it.", (("rewrite", "Rewrite it"),))
+            yield Finding(
+                "unreadable",
+                (name,),
+                f"The caption of {name} is not UTF-8 text: training would refuse it.",
+                (("rewrite", "Rewrite it"),),
+            )
         elif re.search(r"https?://|www\.|<[a-z/][^>]*>|\.(png|jpe?g|webp)\b", text, re.IGNORECASE):
-            yield Finding("odd", (name,), f"{name}: “{text[:120]}” holds a link, a tag of HTML or a file name.", (("leave", "Leave it"),))
+            yield Finding(
+                "odd",
+                (name,),
+                f"{name}: “{text[:120]}” holds a link, a tag of HTML or a file name.",
+                (("leave", "Leave it"),),
+            )
         elif text and tidied(text) != " ".join(text.split()).rstrip(",") and _is_untidy(text):
-            mends = (("tidy", f"Make it “{tidied(text)[:60]}”"), ("leave", "Leave it"))
-            yield Finding("untidy", (name,), f"{name}: “{text[:120]}” has empty or repeated tags.", mends)
+            offered_fixes = (("tidy", f"Make it “{tidied(text)[:60]}”"), ("leave", "Leave it"))
+            yield Finding(
+                "untidy",
+                (name,),
+                f"{name}: “{text[:120]}” has empty or repeated tags.",
+                offered_fixes,
+            )
 
 
 def _is_utf8(content: bytes) -> bool:
@@ -197,12 +264,24 @@ def _repeated(captions: Mapping[str, str]) -> Iterator[Finding]:
         together[text.casefold()].append(name)
     for text, names in together.items():
         if text and len(names) >= SAME_CAPTION:
-            words = f"{len(names)} pictures have the same caption, “{captions[names[0]][:80]}”: what differs between them becomes part of the style."
+            words = (
+                f"{len(names)} pictures have the same caption, "
+                f"“{captions[names[0]][:80]}”: what differs between them becomes part of "
+                "the style."
+            )
             yield Finding("repeated", tuple(names), words, (("leave", "Leave them"),))
 
 
 def _too_long(captions: Mapping[str, str], base: Base) -> Iterator[Finding]:
     for name, text in captions.items():
         if (tokens := base.tokens(text)) and tokens.cut:
-            words = f"{name}: {tokens.count} tokens, {tokens.most} are read. Not read: “{tokens.cut.strip(' ,')[:160]}”."
-            yield Finding("long", (name,), words, (("shorten", "Shorten it to what is read"), ("leave", "Leave it")))
+            words = (
+                f"{name}: {tokens.count} tokens, {tokens.most} are read. Not read: "
+                f"“{tokens.cut.strip(' ,')[:160]}”."
+            )
+            yield Finding(
+                "long",
+                (name,),
+                words,
+                (("shorten", "Shorten it to what is read"), ("leave", "Leave it")),
+            )

@@ -1,4 +1,7 @@
-"""One-click mends of what studio.datasets.checks finds: each changes the workspace's own copy, and each can be undone."""
+"""One-click mends of what studio.datasets.checks finds:
+
+each changes the workspace's own copy, and each can be undone.
+"""
 
 from __future__ import annotations
 
@@ -14,33 +17,51 @@ from studio.datasets import checks, history, store
 from studio.datasets.base_info import Base
 from studio.datasets.caption_edits import tidied
 from training.data.buckets import fit, nearest
-from training.data.dataset import open_picture, said_by_name
+from training.data.dataset import caption_from_name, open_picture
 from training.errors import DataError
 
 
-def mend(dataset: Path, kind: str, mend: str, names: Sequence[str], base: Base) -> None:
-    """Carry out one mend of a finding. Raises DataError when it is not a finding any more: nothing is done on what a page remembers."""
-    finding = next((f for f in checks.findings(dataset, base) if f.kind == kind and set(f.pictures) == set(names)), None)
-    if finding is None or mend not in dict(finding.mends):
+def apply_fix(dataset: Path, kind: str, fix: str, names: Sequence[str], base: Base) -> None:
+    """Carry out one mend of a finding.
+
+    Raises DataError when it is not a finding any more: nothing is done on what a page remembers.
+    """
+    finding = next(
+        (
+            f
+            for f in checks.findings(dataset, base)
+            if f.kind == kind and set(f.pictures) == set(names)
+        ),
+        None,
+    )
+    if finding is None or fix not in dict(finding.offered_fixes):
         raise DataError("That was mended or changed already. The list is new now.")
     name, captions = finding.pictures[0], store.captions(dataset)
-    if mend == "take_out":
+    if fix == "take_out":
         store.remove(dataset, finding.pictures)
-    elif mend == "take_out_others":
+    elif fix == "take_out_others":
         store.remove(dataset, finding.pictures[1:])
-    elif mend == "leave":
+    elif fix == "leave":
         left = json.dumps(sorted({*checks.kept(dataset), finding.key}), ensure_ascii=False)
-        history.change(dataset, f"leave {', '.join(finding.pictures)[:80]} as it is", {checks.KEPT: left.encode()})
-    elif mend == "use_name":
-        store.rewrite(dataset, f"the name of {name} as its caption", {name: said_by_name(name)})
-    elif mend == "tidy":
+        history.change(
+            dataset,
+            f"leave {', '.join(finding.pictures)[:80]} as it is",
+            {checks.KEPT: left.encode()},
+        )
+    elif fix == "use_name":
+        store.rewrite(
+            dataset, f"the name of {name} as its caption", {name: caption_from_name(name)}
+        )
+    elif fix == "tidy":
         store.rewrite(dataset, f"tidy the caption of {name}", {name: tidied(captions[name])})
-    elif mend == "rewrite":
+    elif fix == "rewrite":
         words = store.in_utf8(store.sidecar(dataset / name).read_bytes())
         store.rewrite(dataset, f"the caption of {name} as UTF-8", {name: words})
-    elif mend == "shorten":
-        store.rewrite(dataset, f"shorten the caption of {name}", {name: shortened(captions[name], base)})
-    elif mend == "crop":
+    elif fix == "shorten":
+        store.rewrite(
+            dataset, f"shorten the caption of {name}", {name: shortened(captions[name], base)}
+        )
+    elif fix == "crop":
         _crop(dataset, name, base)
 
 
@@ -50,18 +71,31 @@ def shortened(caption: str, base: Base) -> str:
     if tokens is None or not tokens.cut:
         return caption
     whole = tokens.read if re.match(r"\W", tokens.cut) else re.sub(r"\w+$", "", tokens.read)
-    tag = whole.rpartition(",")[0] if "," in whole and not tokens.cut.lstrip().startswith(",") else whole
+    tag = (
+        whole.rpartition(",")[0]
+        if "," in whole and not tokens.cut.lstrip().startswith(",")
+        else whole
+    )
     return tag.strip(" ,") or whole.strip(" ,") or tokens.read
 
 
 def _crop(dataset: Path, name: str, base: Base) -> None:
-    """A copy cut to the nearest shape that other pictures have takes the picture's place; its pixels stay as they are."""
-    seen = {other: checks.look(dataset / other) for other in store.pictures(dataset) if other != name}
+    """A copy cut to the nearest shape that other pictures have takes the picture's place; its
+    pixels stay as they are.
+    """
+    seen = {
+        other: checks.look(dataset / other) for other in store.pictures(dataset) if other != name
+    }
     picture = open_picture(dataset / name)
     to = nearest(*picture.size, {checks.bucket_of(of, base) for of in seen.values()})
     width, height, left, top = fit(*picture.size, to, store.place_of(dataset, name))
     across, down = picture.width / width, picture.height / height
-    box = (round(left * across), round(top * down), round((left + to.width) * across), round((top + to.height) * down))
+    box = (
+        round(left * across),
+        round(top * down),
+        round((left + to.width) * across),
+        round((top + to.height) * down),
+    )
     file, place = io.BytesIO(), store.crop_file(dataset / name)
     cut: Image.Image = picture.crop(box)
     cut.save(file, "PNG")

@@ -1,6 +1,8 @@
-"""Changes of a dataset that can be undone, one after another, also after a reload. Knows files; nothing of captions or gradio.
+"""Changes of a dataset that can be undone, one after another, also after a reload. Knows files;
+nothing of captions or gradio.
 
-A change is kept in `<dataset>/.history/<number>/`: what it was, and every file as it was before. Undo puts back what nobody changed since.
+A change is kept in `<dataset>/.history/<number>/`: what it was, and every file as it was before.
+Undo puts back what nobody changed since.
 """
 
 from __future__ import annotations
@@ -30,31 +32,42 @@ class Undone:
 
 
 def change(dataset: Path, what: str, files: Mapping[str, bytes | None], *, act: str = "") -> int:
-    """Write these files of a dataset (None: take away) so that it can be undone; return how many differ. Raises SpaceError.
+    """Write these files of a dataset (None: take away) so that it can be undone; return how many
+    differ. Raises SpaceError.
 
-    act: names what is done bit by bit; what follows the last change with the same one is a part of it, and undone with it.
+    act: names what is done bit by bit; what follows the last change with the same one is a part of
+    it, and undone with it.
     """
     with TURN:
         differing = {name: new for name, new in files.items() if _content(dataset, name) != new}
         if not differing:
             return 0
         latest = max([0, *_numbers(dataset)])
-        earlier = _told(dataset, latest) if act else None
+        earlier = _recorded_act(dataset, latest) if act else None
         grows = earlier is not None and earlier.get("act") == act
         entry = dataset / FOLDER / f"{latest + (not grows):06d}"
         told: dict[str, Any] = earlier if grows else {"what": what, "act": act, "files": {}}
         try:
             (entry / "before").mkdir(parents=True, exist_ok=grows)
             for name, new in differing.items():
-                had = told["files"][name]["had"] if name in told["files"] else inside(dataset, name).is_file()
+                had = (
+                    told["files"][name]["had"]
+                    if name in told["files"]
+                    else inside(dataset, name).is_file()
+                )
                 if had and name not in told["files"]:
                     shutil.copy2(dataset / name, entry / "before" / name)
                 told["files"][name] = {"had": had, "after": _digest(new)}
         except OSError as error:
             if not grows:
                 shutil.rmtree(entry, ignore_errors=True)
-            raise SpaceError(f"{entry} could not be written ({error.strerror}). Nothing was changed. Free space on that disk.") from error
-        write_whole(entry / "change.json", json.dumps(told, ensure_ascii=False))  # before the first file: undo knows also half a change
+            raise SpaceError(
+                f"{entry} could not be written ({error.strerror}). Nothing was changed. Free "
+                "space on that disk."
+            ) from error
+        write_whole(
+            entry / "change.json", json.dumps(told, ensure_ascii=False)
+        )  # before the first file: undo knows also half a change
         for name, new in differing.items():
             _put(dataset, name, new)
         return len(differing)
@@ -62,14 +75,17 @@ def change(dataset: Path, what: str, files: Mapping[str, bytes | None], *, act: 
 
 def last(dataset: Path) -> str | None:
     """What the next undo takes back, None when there is nothing."""
-    return next((told["what"] for n in reversed(_numbers(dataset)) if (told := _told(dataset, n))), None)
+    return next(
+        (told["what"] for n in reversed(_numbers(dataset)) if (told := _recorded_act(dataset, n))),
+        None,
+    )
 
 
 def undo(dataset: Path) -> Undone:
     """Take the last change back. Raises DataError when there is none."""
     with TURN:
         for number in reversed(_numbers(dataset)):
-            entry, told = dataset / FOLDER / f"{number:06d}", _told(dataset, number)
+            entry, told = dataset / FOLDER / f"{number:06d}", _recorded_act(dataset, number)
             if told is None:
                 continue
             stayed = []
@@ -90,20 +106,28 @@ def undo(dataset: Path) -> Undone:
 
 def _numbers(dataset: Path) -> list[int]:
     root = dataset / FOLDER
-    return sorted(int(f.name) for f in root.iterdir() if f.name.isdigit() and f.is_dir()) if root.is_dir() else []
+    return (
+        sorted(int(f.name) for f in root.iterdir() if f.name.isdigit() and f.is_dir())
+        if root.is_dir()
+        else []
+    )
 
 
-def _told(dataset: Path, number: int) -> dict[str, Any] | None:
+def _recorded_act(dataset: Path, number: int) -> dict[str, Any] | None:
     """What an entry says; None for one that was never finished or is damaged."""
     try:
-        told = json.loads((dataset / FOLDER / f"{number:06d}" / "change.json").read_text(encoding="utf-8"))
+        told = json.loads(
+            (dataset / FOLDER / f"{number:06d}" / "change.json").read_text(encoding="utf-8")
+        )
     except (OSError, ValueError, RecursionError):
         return None
     files = told.get("files") if isinstance(told, dict) else None
     names_only = isinstance(files, dict) and all(Path(name).name == name for name in files)
     return (
         told
-        if names_only and isinstance(told.get("what"), str) and all(isinstance(f, dict) and {"had", "after"} <= set(f) for f in files.values())
+        if names_only
+        and isinstance(told.get("what"), str)
+        and all(isinstance(f, dict) and {"had", "after"} <= set(f) for f in files.values())
         else None
     )
 

@@ -1,7 +1,8 @@
-"""Named folders of pictures and captions in the workspace, as the Data tab edits them. Knows files; nothing of gradio.
+"""Named folders of pictures and captions in the workspace, as the Data tab edits them. Knows files;
+nothing of gradio.
 
-A picture's caption lies beside it as `<stem>.txt`, the place of its crop as `<stem>.crop.json`. What a user removes goes into the dataset's
-history, from where undo brings it back.
+A picture's caption lies beside it as `<stem>.txt`, the place of its crop as `<stem>.crop.json`.
+What a user removes goes into the dataset's history, from where undo brings it back.
 """
 
 from __future__ import annotations
@@ -18,14 +19,26 @@ from pathlib import Path
 
 from studio.datasets import history
 from studio.datasets.archives import Incoming, is_zip, unpacked
-from training.data.dataset import CENTRE, LARGEST_CAPTION, METADATA, SUFFIXES, crop_file, metadata_captions, open_picture, read_place
+from training.data.dataset import (
+    CENTRE,
+    LARGEST_CAPTION,
+    METADATA,
+    SUFFIXES,
+    crop_file,
+    metadata_captions,
+    open_picture,
+    read_place,
+)
 from training.errors import DataError, SpaceError
 from training.storage.paths import WINDOWS_DEVICES, Workspace, checked_name, inside, write_whole
 
 
 @dataclass(frozen=True)
 class Added:
-    """What became of uploaded files: names in the dataset, captions taken over, and what was refused with the reason."""
+    """What became of uploaded files:
+
+    names in the dataset, captions taken over, and what was refused with the reason.
+    """
 
     kept: tuple[str, ...]
     captions: int
@@ -35,31 +48,56 @@ class Added:
 def names(workspace: Workspace) -> list[str]:
     """Every dataset, in the order of the alphabet."""
     root = workspace.datasets()
-    return sorted((f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith(".")), key=str.casefold) if root.is_dir() else []
+    return (
+        sorted(
+            (f.name for f in root.iterdir() if f.is_dir() and not f.name.startswith(".")),
+            key=str.casefold,
+        )
+        if root.is_dir()
+        else []
+    )
 
 
 def newest(workspace: Workspace) -> str | None:
     """The dataset that was changed last, None when there is none."""
-    return max(names(workspace), key=lambda name: (workspace.datasets() / name).stat().st_mtime, default=None)
+    return max(
+        names(workspace),
+        key=lambda name: (workspace.datasets() / name).stat().st_mtime,
+        default=None,
+    )
 
 
 def make(workspace: Workspace, name: str) -> Path:
-    """Make an empty dataset and return its folder. Raises ConfigError for a bad name, DataError when there is one of that name."""
+    """Make an empty dataset and return its folder.
+
+    Raises ConfigError for a bad name, DataError when there is one of that name.
+    """
     name = checked_name(unicodedata.normalize("NFC", (name or "").strip()), "the dataset's name")
     if any(name.casefold() == other.casefold() for other in names(workspace)):
-        raise DataError(f"There is already a dataset named {name}. Choose it in the list, or give another name.")
+        raise DataError(
+            f"There is already a dataset named {name}. Choose it in the list, or give another name."
+        )
     made = inside(workspace.datasets(), name)
     try:
         made.mkdir(parents=True)
     except OSError as error:
-        raise SpaceError(f"{made} could not be made ({error.strerror}). Choose a workspace you may write to.") from error
+        raise SpaceError(
+            f"{made} could not be made ({error.strerror}). Choose a workspace you may write to."
+        ) from error
     return made
 
 
 def folder(workspace: Workspace, name: str) -> Path:
-    """The folder of an existing dataset. Raises DataError: a name is looked up, never opened as a path."""
+    """The folder of an existing dataset.
+
+    Raises DataError: a name is looked up, never opened as a path.
+    """
     if name not in names(workspace):
-        raise DataError(f"There is no dataset named {name!r}. Choose one in the list, or make it." if name else "Choose a dataset, or make one.")
+        raise DataError(
+            f"There is no dataset named {name!r}. Choose one in the list, or make it."
+            if name
+            else "Choose a dataset, or make one."
+        )
     return inside(workspace.datasets(), name)
 
 
@@ -67,20 +105,37 @@ def pictures(dataset: Path) -> list[str]:
     """Names of the pictures, in the order of the alphabet."""
     if not dataset.is_dir():
         return []
-    return sorted((f.name for f in dataset.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")), key=str.casefold)
+    return sorted(
+        (
+            f.name
+            for f in dataset.iterdir()
+            if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
+        ),
+        key=str.casefold,
+    )
 
 
 def picture(dataset: Path, name: str) -> Path:
-    """The file of a picture of this dataset. Raises DataError for anything that is not in its listing."""
+    """The file of a picture of this dataset.
+
+    Raises DataError for anything that is not in its listing.
+    """
     if name not in pictures(dataset):
-        raise DataError(f"{name!r} is not in the dataset {dataset.name} any more. Choose another picture.")
+        raise DataError(
+            f"{name!r} is not in the dataset {dataset.name} any more. Choose another picture."
+        )
     return inside(dataset, name)
 
 
 def captions(dataset: Path) -> dict[str, str]:
-    """Every picture's caption as its owner wrote it: its .txt, else metadata.jsonl, else ""; "" also for one that is no text."""
+    """Every picture's caption as its owner wrote it:
+
+    its .txt, else metadata.jsonl, else ""; "" also for one that is no text.
+    """
     listing = pictures(dataset)
-    listed = metadata_captions(dataset / METADATA, listing)[0] if (dataset / METADATA).is_file() else {}
+    listed = (
+        metadata_captions(dataset / METADATA, listing)[0] if (dataset / METADATA).is_file() else {}
+    )
     found = {name: _written(dataset / name) for name in listing}
     return {name: listed.get(name, "") if text is None else text for name, text in found.items()}
 
@@ -92,14 +147,20 @@ def caption(dataset: Path, name: str) -> str:
 
 
 def write_caption(dataset: Path, name: str, text: str) -> None:
-    """Save a picture's caption at once and whole. Raises DataError when it is too long, SpaceError when the disk is full."""
+    """Save a picture's caption at once and whole.
+
+    Raises DataError when it is too long, SpaceError when the disk is full.
+    """
     write_whole(sidecar(picture(dataset, name)), as_caption(name, text))
 
 
 def as_caption(name: str, text: str) -> str:
     """What the .txt of a picture holds. Raises DataError when the caption is too long."""
     if (size := len(text.encode("utf-8", "replace"))) >= LARGEST_CAPTION:
-        raise DataError(f"The caption of {name} has {size} bytes; fewer than {LARGEST_CAPTION} are allowed. Shorten it.")
+        raise DataError(
+            f"The caption of {name} has {size} bytes; fewer than {LARGEST_CAPTION} are "
+            "allowed. Shorten it."
+        )
     return text.strip() + "\n" if text.strip() else ""
 
 
@@ -117,24 +178,38 @@ def _written(picture: Path) -> str | None:
 
 
 def rewrite(dataset: Path, what: str, texts: Mapping[str, str], *, act: str = "") -> int:
-    """Give pictures other captions, all or none, so that it can be undone (with all of one act); return how many changed.
+    """Give pictures other captions, all or none, so that it can be undone (with all of one act);
+    return how many changed.
 
     Raises DataError, SpaceError.
     """
-    files = {sidecar(picture(dataset, name)).name: as_caption(name, text).encode() for name, text in texts.items()}
+    files = {
+        sidecar(picture(dataset, name)).name: as_caption(name, text).encode()
+        for name, text in texts.items()
+    }
     return history.change(dataset, what, files, act=act)
 
 
 def remove(dataset: Path, names: Sequence[str]) -> None:
     """Take pictures with all that lies beside them out of the dataset, so that it can be undone."""
     leaving = [picture(dataset, name) for name in names]
-    beside = [file for path in leaving for file in (path, sidecar(path), crop_file(path)) if file.is_file()]
-    history.change(dataset, f"take out {', '.join(names)[:80]}", {file.name: None for file in beside})
+    beside = [
+        file
+        for path in leaving
+        for file in (path, sidecar(path), crop_file(path))
+        if file.is_file()
+    ]
+    history.change(
+        dataset, f"take out {', '.join(names)[:80]}", {file.name: None for file in beside}
+    )
 
 
 def place_crop(dataset: Path, name: str, place: tuple[float, float]) -> None:
     """Keep where a picture's crop lies, as shares of the room it has; the centre needs no file."""
-    file, shares = crop_file(picture(dataset, name)), tuple(round(min(1.0, max(0.0, share)), 3) for share in place)
+    file, shares = (
+        crop_file(picture(dataset, name)),
+        tuple(round(min(1.0, max(0.0, share)), 3) for share in place),
+    )
     if shares == CENTRE:
         file.unlink(missing_ok=True)
     else:
@@ -150,7 +225,8 @@ def place_of(dataset: Path, name: str) -> tuple[float, float]:
 
 
 def add(dataset: Path, files: Sequence[Path]) -> Added:
-    """Copy pictures into the dataset, loose or in zips, with captions from .txt of the same stem or from a metadata.jsonl.
+    """Copy pictures into the dataset, loose or in zips, with captions from .txt of the same stem or
+    from a metadata.jsonl.
 
     Each bad file is named with its reason, the others go on.
     """
@@ -170,7 +246,9 @@ def add(dataset: Path, files: Sequence[Path]) -> Added:
         return _taken(dataset, incoming, refused)
 
 
-Words = dict[tuple[str, str], tuple[str, str]]  # (folder, stem or name of a picture) -> (the file that says it, the caption)
+Words = dict[
+    tuple[str, str], tuple[str, str]
+]  # (folder, stem or name of a picture) -> (the file that says it, the caption)
 
 
 def _taken(dataset: Path, incoming: Sequence[Incoming], refused: list[tuple[str, str]]) -> Added:
@@ -195,26 +273,41 @@ def _taken(dataset: Path, incoming: Sequence[Incoming], refused: list[tuple[str,
         kept.append(name)
         if text := beside.get((file.folder, stem)) or listed.get((file.folder, file.name)):
             _caption_along(dataset, name, text, refused)
-    refused += [(source, "came without a picture of the same name.") for source, _ in alone.values()]
-    return Added(tuple(kept), sum(sidecar(dataset / name).is_file() for name in kept), tuple(refused))
+    refused += [
+        (source, "came without a picture of the same name.") for source, _ in alone.values()
+    ]
+    return Added(
+        tuple(kept), sum(sidecar(dataset / name).is_file() for name in kept), tuple(refused)
+    )
 
 
-def _texts(incoming: Sequence[Incoming], refused: list[tuple[str, str]]) -> tuple[Words, Words, list[Incoming]]:
+def _texts(
+    incoming: Sequence[Incoming], refused: list[tuple[str, str]]
+) -> tuple[Words, Words, list[Incoming]]:
     """Captions from .txt by stem, from metadata.jsonl by name, and what is left: pictures."""
     beside: Words = {}
     listed: Words = {}
-    files = [f for f in incoming if Path(f.name).suffix.lower() != ".txt" and f.name.lower() != METADATA]
+    files = [
+        f for f in incoming if Path(f.name).suffix.lower() != ".txt" and f.name.lower() != METADATA
+    ]
     for file in incoming:
         if Path(file.name).suffix.lower() == ".txt":
-            beside[file.folder, Path(file.name).stem] = (file.name, in_utf8(file.path.read_bytes()[: 2 * LARGEST_CAPTION]))
+            beside[file.folder, Path(file.name).stem] = (
+                file.name,
+                in_utf8(file.path.read_bytes()[: 2 * LARGEST_CAPTION]),
+            )
         elif file.name.lower() == METADATA:
-            found, bad = metadata_captions(file.path, [f.name for f in files if f.folder == file.folder])
+            found, bad = metadata_captions(
+                file.path, [f.name for f in files if f.folder == file.folder]
+            )
             listed |= {(file.folder, name): (file.name, text) for name, text in found.items()}
             refused += [(file.name, words.removeprefix(f"{file.path.name} ")) for words in bad]
     return beside, listed, files
 
 
-def _caption_along(dataset: Path, name: str, text: tuple[str, str], refused: list[tuple[str, str]]) -> None:
+def _caption_along(
+    dataset: Path, name: str, text: tuple[str, str], refused: list[tuple[str, str]]
+) -> None:
     try:
         write_caption(dataset, name, text[1])
     except DataError as error:
@@ -232,9 +325,12 @@ def in_utf8(content: bytes) -> str:
 
 
 def thumbnail(source: Path, *, side: int, into: Path) -> Path:
-    """A copy re-encoded for the page, at most side px wide and high, as the trainer sees it; made once for every state of the source."""
+    """A copy re-encoded for the page, at most side px wide and high, as the trainer sees it; made
+    once for every state of the source.
+    """
     stat = source.stat()
-    made = into / f"{hashlib.sha256(f'{source}|{stat.st_mtime_ns}|{stat.st_size}|{side}'.encode()).hexdigest()[:32]}.webp"
+    state = f"{source}|{stat.st_mtime_ns}|{stat.st_size}|{side}"
+    made = into / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.webp"
     if not made.exists():
         small = open_picture(source)
         small.thumbnail((side, side))
@@ -246,7 +342,10 @@ def thumbnail(source: Path, *, side: int, into: Path) -> Path:
 
 
 def _free_name(dataset: Path, stem: str, suffix: str) -> str:
-    """A safe name nobody has: captions go by stem, so stems differ too, also where case does not count."""
+    """A safe name nobody has:
+
+    captions go by stem, so stems differ too, also where case does not count.
+    """
     plain = unicodedata.normalize("NFC", stem)
     plain = re.sub(r"[^\w ()+-]+", "-", plain).strip(" .-_")[:60].strip(" .-_") or "picture"
     plain = f"{plain}-1" if plain.lower() in WINDOWS_DEVICES else plain

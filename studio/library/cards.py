@@ -1,4 +1,8 @@
-"""A card beside a style: what its user says of it. Lies there as `<stem>.card.json` and stays here until the style is exported."""
+"""A card beside a style:
+
+what its user says of it. Lies there as `<stem>.card.json` and stays here until the style is
+exported.
+"""
 
 from __future__ import annotations
 
@@ -44,16 +48,25 @@ def card_of(text: str) -> Card:
 
 
 def merged(saved: Card, *, typed: Card, shown: Card) -> Card:
-    """Return the saved card with those fields of `typed` that differ from what was shown before the typing."""
+    """Return the saved card with those fields of `typed` that differ from what was shown before the
+    typing.
+    """
     changed = {name: text for name, text in asdict(typed).items() if text != getattr(shown, name)}
     return replace(saved, **changed)
 
 
 def write_card(style: Path, said: Card) -> None:
-    """Keep a card. Raises ConfigError for words that are too long, SpaceError when the disk is full."""
+    """Keep a card. Raises ConfigError for words that are too long, SpaceError when the disk is
+    full.
+    """
     cleaned = {name: text.strip() for name, text in asdict(said).items()}
     if too_long := [name for name, text in cleaned.items() if len(text) > LONGEST[name]]:
-        raise ConfigError("\n".join(f"The {name} has {len(cleaned[name])} characters, at most {LONGEST[name]} are kept." for name in too_long))
+        raise ConfigError(
+            "\n".join(
+                f"The {name} has {len(cleaned[name])} characters, at most {LONGEST[name]} are kept."
+                for name in too_long
+            )
+        )
     if "\n" in cleaned["title"]:
         raise ConfigError("The title has more than one line. Write it in one.")
     write_whole(card_file(style), json.dumps(cleaned, ensure_ascii=False, indent=2) + "\n")

@@ -1,7 +1,9 @@
-"""Comparisons on disk: what was wanted, what was drawn, who was found better. Knows files and ids; no torch, no gradio.
+"""Comparisons on disk: what was wanted, what was drawn, who was found better. Knows files and ids;
+no torch, no gradio.
 
-A comparison is a folder in the workspace: wish.json says what was wanted, grid.png and cells/<row>-<column>.png are what was drawn,
-picks.json which column a blind look preferred in each row. Column 0 is the base, then come the wish's styles.
+A comparison is a folder in the workspace: wish.json says what was wanted, grid.png and
+cells/<row>-<column>.png are what was drawn, picks.json which column a blind look preferred in each
+row. Column 0 is the base, then come the wish's styles.
 """
 
 from __future__ import annotations
@@ -23,8 +25,12 @@ EVERY = 1.0  # seconds between two words of a drawing
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What to compare. styles: id and strength, each a column; size: px, 0 for the base's own; mix: the same worn together, one more column."""
+class ComparisonSpec:
+    """What to compare. styles:
+
+    id and strength, each a column; size: px, 0 for the base's own; mix: the same worn together, one
+    more column.
+    """
 
     base: str
     styles: tuple[tuple[str, float], ...]
@@ -38,7 +44,10 @@ class Wish:
     @property
     def columns(self) -> list[str]:
         """What a user calls the columns, the base first."""
-        single = [_called(id) + (f" × {strength:g}" if strength != 1 else "") for id, strength in self.styles]
+        single = [
+            _called(id) + (f" × {strength:g}" if strength != 1 else "")
+            for id, strength in self.styles
+        ]
         mixed = " + ".join(f"{_called(id)} × {strength:g}" for id, strength in self.mix)
         return ["base", *single, *([mixed] if mixed else [])]
 
@@ -62,7 +71,11 @@ def _called(id: str) -> str:
 def names(workspace: Workspace) -> list[str]:
     """The comparisons, the newest first."""
     root = workspace.comparisons()
-    return sorted((f.name for f in root.iterdir() if (f / "process.json").exists()), reverse=True) if root.is_dir() else []
+    return (
+        sorted((f.name for f in root.iterdir() if (f / "process.json").exists()), reverse=True)
+        if root.is_dir()
+        else []
+    )
 
 
 def folder(workspace: Workspace, name: str) -> Path | None:
@@ -70,38 +83,72 @@ def folder(workspace: Workspace, name: str) -> Path | None:
     return workspace.comparisons() / name if name in names(workspace) else None
 
 
-def begin(workspace: Workspace, wish: Wish) -> Path:
-    """Start drawing a wish in a process of its own; return the comparison's folder. Raises StudioError."""
+def begin(workspace: Workspace, spec: ComparisonSpec) -> Path:
+    """Start drawing a wish in a process of its own; return the comparison's folder.
+
+    Raises StudioError.
+    """
     if any(process.is_alive(workspace.comparisons() / name) for name in names(workspace)[:10]):
         raise BusyError("A comparison is being drawn right now. Wait for it, or stop it.")
     made = _free_folder(workspace)
-    drawing = command(workspace, wish, made)
-    write_whole(made / "wish.json", json.dumps(asdict(wish), ensure_ascii=False))
+    drawing = command(workspace, spec, made)
+    write_whole(made / "wish.json", json.dumps(asdict(spec), ensure_ascii=False))
     process.start(made, drawing)
     return made
 
 
-def command(workspace: Workspace, wish: Wish, folder: Path) -> list[str]:
-    """The argument list that draws a wish into folder/grid.png. Raises StudioError for a style that is not in the workspace."""
-    taken = lambda chosen: [f"{library.style(workspace, id).path}:{strength:g}" for id, strength in chosen]
-    styles = [*taken(wish.styles), *(["+".join(taken(wish.mix))] if wish.mix else [])]
-    argv = [sys.executable, "-m", "studio.compare", "--base", wish.base]
+def command(workspace: Workspace, spec: ComparisonSpec, folder: Path) -> list[str]:
+    """The argument list that draws a wish into folder/grid.png.
+
+    Raises StudioError for a style that is not in the workspace.
+    """
+    taken = lambda chosen: [
+        f"{library.style(workspace, id).path}:{strength:g}" for id, strength in chosen
+    ]
+    styles = [*taken(spec.styles), *(["+".join(taken(spec.mix))] if spec.mix else [])]
+    argv = [sys.executable, "-m", "studio.compare", "--base", spec.base]
     argv += ["--style", *styles] if styles else []
     # A prompt that begins with a dash must not be taken for an option.
-    argv += ["--prompt", *(f" {text}" if text.startswith("-") else text for text in wish.prompts)]
-    argv += ["--seed", *map(str, wish.seeds), "--steps", str(wish.steps), "--guidance", f"{wish.guidance:g}"]
-    argv += ["--size", str(wish.size)] if wish.size else []
-    return [*argv, "--every", f"{EVERY:g}", "--out", str(folder / "grid.png"), "--cells", str(folder / "cells")]
+    argv += ["--prompt", *(f" {text}" if text.startswith("-") else text for text in spec.prompts)]
+    argv += [
+        "--seed",
+        *map(str, spec.seeds),
+        "--steps",
+        str(spec.steps),
+        "--guidance",
+        f"{spec.guidance:g}",
+    ]
+    argv += ["--size", str(spec.size)] if spec.size else []
+    return [
+        *argv,
+        "--every",
+        f"{EVERY:g}",
+        "--out",
+        str(folder / "grid.png"),
+        "--cells",
+        str(folder / "cells"),
+    ]
 
 
-def read_wish(folder: Path) -> Wish | None:
+def read_wish(folder: Path) -> ComparisonSpec | None:
     """What a comparison was drawn with; None when its wish.json is missing or damaged."""
     try:
         told = json.loads((folder / "wish.json").read_text(encoding="utf-8"))
-        pairs = lambda found: tuple((str(id), float(strength)) for id, strength in found)[:MOST_COLUMNS]
+        pairs = lambda found: tuple((str(id), float(strength)) for id, strength in found)[
+            :MOST_COLUMNS
+        ]
         styles, mix = pairs(told["styles"]), pairs(told.get("mix", ()))
         prompts, seeds = tuple(map(str, told["prompts"])), tuple(map(int, told["seeds"]))
-        return Wish(str(told["base"]), styles, prompts, seeds, int(told["steps"]), float(told["guidance"]), int(told["size"]), mix)
+        return ComparisonSpec(
+            str(told["base"]),
+            styles,
+            prompts,
+            seeds,
+            int(told["steps"]),
+            float(told["guidance"]),
+            int(told["size"]),
+            mix,
+        )
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
@@ -112,12 +159,25 @@ def cell(folder: Path, row: int, column: int) -> Path:
 
 
 def with_style(workspace: Workspace, id: str, most: int) -> Iterator[tuple[Path, str]]:
-    """Pictures that comparisons drew with a style at about its full strength, each with its prompt, the newest first, at most so many."""
+    """Pictures that comparisons drew with a style at about its full strength, each with its prompt,
+    the newest first, at most so many.
+    """
     for name in names(workspace):
         found = workspace.comparisons() / name
-        wish = read_wish(found)
-        column = next((i for i, (one, strength) in enumerate(wish.styles, 1) if one == id and 0.6 <= strength <= 1.2), 0) if wish else 0
-        for row, (prompt, _) in enumerate(wish.rows if wish and column else ()):
+        spec = read_wish(found)
+        column = (
+            next(
+                (
+                    i
+                    for i, (one, strength) in enumerate(spec.styles, 1)
+                    if one == id and 0.6 <= strength <= 1.2
+                ),
+                0,
+            )
+            if spec
+            else 0
+        )
+        for row, (prompt, _) in enumerate(spec.rows if spec and column else ()):
             if most > 0 and (path := cell(found, row, column)).is_file():
                 most -= 1
                 yield path, prompt
@@ -127,23 +187,39 @@ def with_style(workspace: Workspace, id: str, most: int) -> Iterator[tuple[Path,
 
 
 def keep_picks(folder: Path, picks: Sequence[object]) -> None:
-    """Write down the column that was picked in each row, None where none was. Raises StudioError for what the comparison does not have."""
-    wish = read_wish(folder)
-    fits = wish is not None and len(picks) == len(wish.rows)
-    if not fits or not all(pick is None or (type(pick) is int and 0 <= pick < len(wish.columns)) for pick in picks):
-        raise StudioError("These picks do not belong to this comparison. Open it again and look blind once more.")
+    """Write down the column that was picked in each row, None where none was.
+
+    Raises StudioError for what the comparison does not have.
+    """
+    spec = read_wish(folder)
+    fits = spec is not None and len(picks) == len(spec.rows)
+    if not fits or not all(
+        pick is None or (type(pick) is int and 0 <= pick < len(spec.columns)) for pick in picks
+    ):
+        raise StudioError(
+            "These picks do not belong to this comparison. Open it again and look blind once more."
+        )
     write_whole(folder / "picks.json", json.dumps(list(picks)))
 
 
 def picks(folder: Path) -> list[int | None]:
-    """The column that was picked in each row, [] when nobody looked or what is written there cannot be read."""
-    wish = read_wish(folder)
+    """The column that was picked in each row, [] when nobody looked or what is written there cannot
+    be read.
+    """
+    spec = read_wish(folder)
     try:
         found = json.loads((folder / "picks.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return []
-    good = wish is not None and isinstance(found, list) and len(found) == len(wish.rows)
-    return found if good and all(pick is None or (type(pick) is int and 0 <= pick < len(wish.columns)) for pick in found) else []
+    good = spec is not None and isinstance(found, list) and len(found) == len(spec.rows)
+    return (
+        found
+        if good
+        and all(
+            pick is None or (type(pick) is int and 0 <= pick < len(spec.columns)) for pick in found
+        )
+        else []
+    )
 
 
 def _free_folder(workspace: Workspace) -> Path:

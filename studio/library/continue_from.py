@@ -23,11 +23,18 @@ OF_TEXT = r"lora_te|text_encoder|text_model"
 
 
 def config_for(workspace: Workspace, style: library.Style) -> RunConfig:
-    """The settings of the run that made it, or such as fit its layers; the adapters begin as it is. Raises StyleFileError."""
+    """The settings of the run that made it, or such as fit its layers; the adapters begin as it is.
+    Raises StyleFileError.
+    """
     run, read = import_export.run_of(workspace, style), read_style(style.path)
     made_with = process.earlier(run) if run is not None else None
     config = made_with or from_mapping(_fitting(workspace, style, read))
-    own = {"name": library.free_run_name(workspace, f"{config.save.name if made_with else style.name}"), "resume": "exact"}
+    own = {
+        "name": library.free_run_name(
+            workspace, f"{config.save.name if made_with else style.name}"
+        ),
+        "resume": "exact",
+    }
     return config.model_copy(
         update={
             "adapter": config.adapter.model_copy(update={"start": str(style.path)}),
@@ -40,9 +47,20 @@ def _fitting(workspace: Workspace, style: library.Style, read: Style) -> dict[st
     rank = max(lora.rank for lora in read.modules.values())
     text = [name for name in read.modules if re.search(OF_TEXT, name)]
     unet = [name for name in read.modules if name not in text]
-    found = lambda table, names: [target for target, ending in table.items() if any(re.search(ending, name) for name in names)]
-    adapter: dict[str, Any] = {"rank": rank, "alpha": float(rank), "targets": found(TARGETS, unet) or ["attention"]}
+    found = lambda table, names: [
+        target for target, ending in table.items() if any(re.search(ending, name) for name in names)
+    ]
+    adapter: dict[str, Any] = {
+        "rank": rank,
+        "alpha": float(rank),
+        "targets": found(TARGETS, unet) or ["attention"],
+    }
     if text:
         adapter["text_encoder_targets"] = found(TEXT_TARGETS, text) or ["attention"]
     optim = {} if text else {"text_encoder_lr": 0.0}
-    return {"base": {"model": library.bases(workspace)[0]}, "data": {"trigger": style.trigger[:100]}, "adapter": adapter, "optim": optim}
+    return {
+        "base": {"model": library.bases(workspace)[0]},
+        "data": {"trigger": style.trigger[:100]},
+        "adapter": adapter,
+        "optim": optim,
+    }

@@ -1,4 +1,5 @@
-"""What is done with finished styles: pictures of them, bringing one in, taking one away and back. Knows no torch and no gradio.
+"""What is done with finished styles: pictures of them, bringing one in, taking one away and back.
+Knows no torch and no gradio.
 
 What is taken away goes into the workspace's trash, from where undo brings it back.
 """
@@ -29,14 +30,22 @@ MOST_PICTURES = 12
 
 
 class Brought(NamedTuple):
-    """What became of dropped files: ids on the shelf with what is worth knowing of each, and what was refused with the reason."""
+    """What became of dropped files:
+
+    ids on the shelf with what is worth knowing of each, and what was refused with the reason.
+    """
 
     kept: tuple[tuple[str, str], ...]
     refused: tuple[tuple[str, str], ...]
 
 
-def pictures(workspace: Workspace, style: library.Style, most: int = MOST_PICTURES) -> list[tuple[Path, str]]:
-    """Pictures of a style with what they were asked to show: its run's last previews, else what comparisons drew with it."""
+def pictures(
+    workspace: Workspace, style: library.Style, most: int = MOST_PICTURES
+) -> list[tuple[Path, str]]:
+    """Pictures of a style with what they were asked to show:
+
+    its run's last previews, else what comparisons drew with it.
+    """
     found: list[tuple[Path, str]] = []
     if (run := run_of(workspace, style)) is not None:
         drawn = [e for e in events.read(run / "events.jsonl") if isinstance(e, events.Previewed)]
@@ -56,12 +65,17 @@ def run_of(workspace: Workspace, style: library.Style) -> Path | None:
 
 
 def bring(workspace: Workspace, files: Sequence[Path]) -> Brought:
-    """Copy style files onto the shelf, each after all of it was read and checked; a bad one is named with its reason, nothing of it is kept."""
+    """Copy style files onto the shelf, each after all of it was read and checked; a bad one is
+    named with its reason, nothing of it is kept.
+    """
     kept, refused = [], []
     for file in files:
         try:
             if file.stat().st_size > MAX_FILE:
-                raise StyleFileError(f"{file.name} is larger than {MAX_FILE // 2**20} MiB, which no style is. Is it a whole model?")
+                raise StyleFileError(
+                    f"{file.name} is larger than {MAX_FILE // 2**20} MiB, which no style is. "
+                    "Is it a whole model?"
+                )
             content = file.read_bytes()
             style = style_from_bytes(content, file.name)
             if there := _same(workspace, style.sha256):
@@ -71,22 +85,52 @@ def bring(workspace: Workspace, files: Sequence[Path]) -> Brought:
         except (StyleFileError, SpaceError) as error:
             refused.append((file.name, str(error).removeprefix(f"{file.name} ")))
             continue
-        dora = ("It is DoRA: before it can be drawn with, rewrite it for its base with `style-file convert`.",) if style.magnitudes else ()
+        dora = (
+            (
+                "It is DoRA: before it can be drawn with, rewrite it for its base with "
+                "`style-file convert`.",
+            )
+            if style.magnitudes
+            else ()
+        )
         kept.append((f"file:{path.stem}", " ".join((*style.warnings, *dora))))
     return Brought(tuple(kept), tuple(refused))
 
 
 def mixed(workspace: Workspace, parts: Sequence[tuple[str, float]]) -> str:
-    """Merge styles, each by its weight, into a new one on the shelf and return its id. Raises StudioError with what style-file says of it."""
+    """Merge styles, each by its weight, into a new one on the shelf and return its id.
+
+    Raises StudioError with what style-file says of it.
+    """
     styles = [library.style(workspace, id) for id, _ in parts]
     stem = _free_stem(workspace, " + ".join(style.name for style in styles))
     out = workspace.styles() / f"{stem}.safetensors"
     out.parent.mkdir(parents=True, exist_ok=True)
-    weighted = [f"{style.path}:{weight:g}" for style, (_, weight) in zip(styles, parts, strict=True)]
-    command = [sys.executable, "-m", "training.cli.style_file", "merge", *weighted, "--out", str(out)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", env=process.environment())
+    weighted = [
+        f"{style.path}:{weight:g}" for style, (_, weight) in zip(styles, parts, strict=True)
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "training.cli.style_file",
+        "merge",
+        *weighted,
+        "--out",
+        str(out),
+    ]
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=process.environment(),
+    )
     if done.returncode:
-        raise StudioError(f"The styles could not be mixed: {done.stderr.strip()[-500:].removeprefix('style-file: ')}")
+        raise StudioError(
+            "The styles could not be mixed: "
+            f"{done.stderr.strip()[-500:].removeprefix('style-file: ')}"
+        )
     return f"file:{stem}"
 
 
@@ -97,18 +141,29 @@ def digest(path: Path) -> str:
 
 
 def _same(workspace: Workspace, sha256: str) -> library.Style | None:
-    return next((style for style in library.styles(workspace) if digest(style.path) == sha256), None)
+    return next(
+        (style for style in library.styles(workspace) if digest(style.path) == sha256), None
+    )
 
 
 def plain_stem(text: str) -> str:
     """A text as the stem of a file's name that every system takes."""
-    plain = re.sub(r"[^\w ()+-]+", "-", unicodedata.normalize("NFC", text)).strip(" .-_")[:60].strip(" .-_") or "style"
+    plain = (
+        re.sub(r"[^\w ()+-]+", "-", unicodedata.normalize("NFC", text))
+        .strip(" .-_")[:60]
+        .strip(" .-_")
+        or "style"
+    )
     return f"{plain}-1" if plain.lower() in WINDOWS_DEVICES else plain
 
 
 def _free_stem(workspace: Workspace, wanted: str) -> str:
     plain = plain_stem(wanted)
-    taken = {f.name.partition(".")[0].casefold() for f in workspace.styles().iterdir()} if workspace.styles().is_dir() else set()
+    taken = (
+        {f.name.partition(".")[0].casefold() for f in workspace.styles().iterdir()}
+        if workspace.styles().is_dir()
+        else set()
+    )
     free, count = plain, 2
     while free.casefold() in taken:
         free, count = f"{plain}-{count}", count + 1
@@ -123,37 +178,59 @@ def trash(workspace: Workspace) -> Path:
 
 
 def take_away(workspace: Workspace, id: str) -> str:
-    """Move a style into the trash, the whole run of one that was trained here; return what undo calls it. Raises BusyError, SpaceError."""
+    """Move a style into the trash, the whole run of one that was trained here; return what undo
+    calls it. Raises BusyError, SpaceError.
+    """
     style = library.style(workspace, id)
     run = run_of(workspace, style)
     if run is not None and process.is_alive(run):
         raise BusyError(f"“{run.name}” is being trained right now. Stop it first.")
-    leaving = [run] if run is not None else [f for f in (style.path, card_file(style.path)) if f.exists()]
+    leaving = (
+        [run] if run is not None else [f for f in (style.path, card_file(style.path)) if f.exists()]
+    )
     entry = _free_entry(workspace)
-    told = {"title": style.name, "moved": [path.relative_to(workspace.root).as_posix() for path in leaving]}
+    told = {
+        "title": style.name,
+        "moved": [path.relative_to(workspace.root).as_posix() for path in leaving],
+    }
     try:
         entry.mkdir(parents=True)
-        write_whole(entry / "what.json", json.dumps(told, ensure_ascii=False))  # before the first move: undo knows also half of it
+        write_whole(
+            entry / "what.json", json.dumps(told, ensure_ascii=False)
+        )  # before the first move: undo knows also half of it
         for path in leaving:
             path.rename(entry / path.name)
     except OSError as error:
-        raise SpaceError(f"{style.name} could not be moved into {entry} ({error.strerror}). Look at the permissions there.") from error
+        raise SpaceError(
+            f"{style.name} could not be moved into {entry} ({error.strerror}). Look at the "
+            "permissions there."
+        ) from error
     return style.name
 
 
 def last_taken(workspace: Workspace) -> str | None:
     """What undo brings back next, None when the trash is empty."""
-    return next((told["title"] for entry in _entries(workspace) if (told := _told(entry))), None)
+    return next(
+        (told["title"] for entry in _entries(workspace) if (told := _trash_record(entry))), None
+    )
 
 
 def bring_back(workspace: Workspace) -> str:
-    """Move what was taken away last back to where it was; return its name. Raises DataError when its place is taken or there is nothing."""
+    """Move what was taken away last back to where it was; return its name.
+
+    Raises DataError when its place is taken or there is nothing.
+    """
     for entry in _entries(workspace):
-        if (told := _told(entry)) is None:
+        if (told := _trash_record(entry)) is None:
             continue
-        places = [(entry / Path(to).name, inside(workspace.root, *Path(to).parts)) for to in told["moved"]]
+        places = [
+            (entry / Path(to).name, inside(workspace.root, *Path(to).parts)) for to in told["moved"]
+        ]
         if taken := [to for there, to in places if there.exists() and to.exists()]:
-            raise DataError(f"{taken[0]} is there again. Move it away, then bring {told['title']} back from {entry}.")
+            raise DataError(
+                f"{taken[0]} is there again. Move it away, then bring {told['title']} back "
+                f"from {entry}."
+            )
         for there, to in places:
             if there.exists():
                 to.parent.mkdir(parents=True, exist_ok=True)
@@ -168,10 +245,12 @@ def _entries(workspace: Workspace) -> list[Path]:
     return sorted((f for f in root.iterdir() if f.is_dir()), reverse=True) if root.is_dir() else []
 
 
-def _told(entry: Path) -> dict | None:
+def _trash_record(entry: Path) -> dict | None:
     try:
         told = json.loads((entry / "what.json").read_text(encoding="utf-8"))
-        good = isinstance(told["title"], str) and all(isinstance(to, str) and Path(to).parts[0] in ("runs", "styles") for to in told["moved"])
+        good = isinstance(told["title"], str) and all(
+            isinstance(to, str) and Path(to).parts[0] in ("runs", "styles") for to in told["moved"]
+        )
         return told if good else None
     except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError):
         return None
@@ -179,4 +258,6 @@ def _told(entry: Path) -> dict | None:
 
 def _free_entry(workspace: Workspace) -> Path:
     stamp, root = time.strftime("%Y-%m-%d %H-%M-%S"), trash(workspace)
-    return next(root / f"{stamp} {n:03d}" for n in range(1000) if not (root / f"{stamp} {n:03d}").exists())
+    return next(
+        root / f"{stamp} {n:03d}" for n in range(1000) if not (root / f"{stamp} {n:03d}").exists()
+    )

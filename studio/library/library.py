@@ -1,6 +1,8 @@
-"""What lies in the workspace: runs, and the styles they and their user brought. Knows files and ids; no torch, no gradio.
+"""What lies in the workspace: runs, and the styles they and their user brought. Knows files and
+ids; no torch, no gradio.
 
-The page hands out ids (`run:NAME`, `file:NAME`, `step:NAME:UPDATES`) and gets them back; an id is looked up in a listing, never opened as a path.
+The page hands out ids (`run:NAME`, `file:NAME`, `step:NAME:UPDATES`) and gets them back; an id is
+looked up in a listing, never opened as a path.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ from training.style_files.reading import read_metadata, recipe_of
 
 @dataclass(frozen=True)
 class Style:
-    """A finished style. base: what it was made for, "" when the file does not say; rank: "" likewise."""
+    """A finished style. base:
+
+    what it was made for, "" when the file does not say; rank: "" likewise.
+    """
 
     id: str
     name: str
@@ -33,27 +38,40 @@ class Style:
     @property
     def title(self) -> str:
         """What a user chooses by: name, trigger word and rank."""
-        told = [f"say “{self.trigger}”" if self.trigger else "", f"rank {self.rank}" if self.rank else ""]
+        told = [
+            f"say “{self.trigger}”" if self.trigger else "",
+            f"rank {self.rank}" if self.rank else "",
+        ]
         return " · ".join([self.name, *filter(None, told)])
 
 
 def runs(workspace: Workspace) -> list[str]:
     """Names of the runs, the one that spoke last first."""
     root = workspace.runs()
-    found = [f for f in root.iterdir() if (f / "run.toml").is_file() or (f / "events.jsonl").is_file()] if root.is_dir() else []
+    found = (
+        [f for f in root.iterdir() if (f / "run.toml").is_file() or (f / "events.jsonl").is_file()]
+        if root.is_dir()
+        else []
+    )
     return [f.name for f in sorted(found, key=_last_touched, reverse=True)]
 
 
 def run(workspace: Workspace, name: str | None) -> Path:
     """The folder of a run in the listing. Raises StudioError for any other name."""
     if name not in runs(workspace):
-        raise StudioError(f"There is no run named {name!r}. Choose one in the list." if name else "Choose a run.")
+        raise StudioError(
+            f"There is no run named {name!r}. Choose one in the list." if name else "Choose a run."
+        )
     return inside(workspace.runs(), name)
 
 
 def free_run_name(workspace: Workspace, wanted: str) -> str:
     """The wanted name, or the next with a number that no run has: my-style, my-style-2, ..."""
-    taken = {f.name.casefold() for f in workspace.runs().iterdir()} if workspace.runs().is_dir() else set()
+    taken = (
+        {f.name.casefold() for f in workspace.runs().iterdir()}
+        if workspace.runs().is_dir()
+        else set()
+    )
     stem, count, free = re.sub(r"-\d+$", "", wanted) or wanted, 2, wanted
     while free.casefold() in taken:
         free, count = f"{stem}-{count}", count + 1
@@ -61,47 +79,77 @@ def free_run_name(workspace: Workspace, wanted: str) -> str:
 
 
 def styles(workspace: Workspace) -> list[Style]:
-    """Every style: of runs first, the newest first, then the files in styles/. A damaged file is left out."""
-    of_runs = [(f"run:{name}", name, workspace.runs() / name / f"{name}.safetensors") for name in runs(workspace)]
+    """Every style: of runs first, the newest first, then the files in styles/.
+
+    A damaged file is left out.
+    """
+    of_runs = [
+        (f"run:{name}", name, workspace.runs() / name / f"{name}.safetensors")
+        for name in runs(workspace)
+    ]
     root = workspace.styles()
     files = sorted(root.glob("*.safetensors")) if root.is_dir() else []
     of_files = [(f"file:{f.stem}", f.stem, f) for f in files]
-    described = (_described(id, name, path) for id, name, path in of_runs + of_files if path.is_file())
+    described = (
+        _described(id, name, path) for id, name, path in of_runs + of_files if path.is_file()
+    )
     return [style for style in described if style is not None]
 
 
 def style(workspace: Workspace, id: str) -> Style:
     """The style of an id. Raises StudioError when it is not in the listing."""
     kind, _, rest = str(id or "").partition(":")
-    listing = checkpoints(workspace, f"run:{rest.rpartition(':')[0]}") if kind == "step" else styles(workspace)
+    listing = (
+        checkpoints(workspace, f"run:{rest.rpartition(':')[0]}")
+        if kind == "step"
+        else styles(workspace)
+    )
     for found in listing:
         if found.id == id:
             return found
-    raise StudioError("That style is not in the workspace any more. Choose another one in the list.")
+    raise StudioError(
+        "That style is not in the workspace any more. Choose another one in the list."
+    )
 
 
 def checkpoints(workspace: Workspace, id: str) -> list[Style]:
-    """The styles that a run wrote along the way, the earliest first; [] for a style that no run of the workspace made."""
+    """The styles that a run wrote along the way, the earliest first; [] for a style that no run of
+    the workspace made.
+    """
     kind, _, name = id.partition(":")
     if kind != "run" or name not in runs(workspace):
         return []
     by_updates = {
-        int(number): f for f in (workspace.runs() / name / STEPS).glob("*.safetensors") if (number := f.stem.rpartition("-")[2]).isdecimal()
+        int(number): f
+        for f in (workspace.runs() / name / STEPS).glob("*.safetensors")
+        if (number := f.stem.rpartition("-")[2]).isdecimal()
     }
-    return [Style(f"step:{name}:{updates}", f"{name} after {updates} updates", by_updates[updates]) for updates in sorted(by_updates)]
+    return [
+        Style(f"step:{name}:{updates}", f"{name} after {updates} updates", by_updates[updates])
+        for updates in sorted(by_updates)
+    ]
 
 
 def prompts(workspace: Workspace, id: str) -> tuple[str, ...]:
-    """What a run's last previews showed: good first prompts to compare with. () when it drew none or the style is no run's."""
+    """What a run's last previews showed:
+
+    good first prompts to compare with. () when it drew none or the style is no run's.
+    """
     kind, _, name = id.partition(":")
     if kind != "run" or name not in runs(workspace):
         return ()
-    drawn = [e.prompts for e in events.read(workspace.runs() / name / "events.jsonl") if isinstance(e, events.Previewed)]
+    drawn = [
+        e.prompts
+        for e in events.read(workspace.runs() / name / "events.jsonl")
+        if isinstance(e, events.Previewed)
+    ]
     return drawn[-1] if drawn else ()
 
 
 def guidance(style: Style) -> float | None:
-    """The guidance scale of the previews by which a style was judged while it was made; None when its file does not say."""
+    """The guidance scale of the previews by which a style was judged while it was made; None when
+    its file does not say.
+    """
     try:
         preview = recipe_of(read_metadata(style.path)).get("preview")
     except StyleFileError:
@@ -111,10 +159,21 @@ def guidance(style: Style) -> float | None:
 
 
 def bases(workspace: Workspace) -> list[str]:
-    """Base models to offer: the one chosen in the settings, those of the runs, the newest first, and the built-in one."""
+    """Base models to offer:
+
+    the one chosen in the settings, those of the runs, the newest first, and the built-in one.
+    """
     configs = (process.earlier(workspace.runs() / name) for name in runs(workspace)[:50])
     chosen = preferences.base(workspace)
-    return list(dict.fromkeys([*([chosen] if chosen else []), *(config.base.model for config in configs if config), "mini"]))
+    return list(
+        dict.fromkeys(
+            [
+                *([chosen] if chosen else []),
+                *(config.base.model for config in configs if config),
+                "mini",
+            ]
+        )
+    )
 
 
 def _described(id: str, name: str, path: Path) -> Style | None:
@@ -126,7 +185,12 @@ def _described(id: str, name: str, path: Path) -> Style | None:
     config = process.earlier(path.parent) if id.startswith("run:") else None
     trigger = told.get("modelspec.trigger_phrase") or (config.data.trigger if config else "")
     return Style(
-        id, card(path).title or name, path, trigger, told.get("ss_network_dim", ""), config.base.model if config else told.get("ss_sd_model_name", "")
+        id,
+        card(path).title or name,
+        path,
+        trigger,
+        told.get("ss_network_dim", ""),
+        config.base.model if config else told.get("ss_sd_model_name", ""),
     )
 
 

@@ -20,7 +20,9 @@ def choose_base(workspace: Workspace, setting: str) -> None:
 
 
 def go_on_from(workspace: Workspace, style: str) -> None:
-    """Let the training form be filled for going on from this style (its id) when it is opened next. Raises SpaceError."""
+    """Let the training form be filled for going on from this style (its id) when it is opened next.
+    Raises SpaceError.
+    """
     _keep(workspace, _kept(workspace) | {"go_on_from": style})
 
 
@@ -37,7 +39,11 @@ def _kept(workspace: Workspace) -> dict[str, str]:
         found = json.loads((workspace.root / "settings.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return {key: value for key, value in found.items() if isinstance(value, str) and value} if isinstance(found, dict) else {}
+    return (
+        {key: value for key, value in found.items() if isinstance(value, str) and value}
+        if isinstance(found, dict)
+        else {}
+    )
 
 
 def _keep(workspace: Workspace, kept: dict[str, str]) -> None:

@@ -1,4 +1,7 @@
-"""A style as it goes out: which fields it tells, field by field, and the file itself. Knows no torch and no gradio."""
+"""A style as it goes out:
+
+which fields it tells, field by field, and the file itself. Knows no torch and no gradio.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,14 @@ from training.errors import StyleFileError
 from training.style_files.key_names import PREFIXES
 from training.style_files.merge import packed
 from training.style_files.metadata import GROUPS, PUBLIC, Told, published, rewritten
-from training.style_files.reading import Style, named, placed, read_style, style_bytes, style_from_bytes
+from training.style_files.reading import (
+    Style,
+    named,
+    placed,
+    read_style,
+    style_bytes,
+    style_from_bytes,
+)
 
 Form = Literal["kohya", "diffusers", "zip"]
 FORMS: Mapping[str, Form] = {
@@ -26,7 +36,10 @@ TOGETHER = ("recipe", "training")  # groups that are told as a whole or not at a
 
 @dataclass(frozen=True)
 class Field:
-    """Something that a style tells and need not. key: of the metadata, or a group of TOGETHER; told: what it says, in words."""
+    """Something that a style tells and need not.
+
+    key: of the metadata, or a group of TOGETHER; told: what it says, in words.
+    """
 
     key: str
     group: str
@@ -35,31 +48,60 @@ class Field:
 
 
 def private_fields(style: Style, card: Card) -> list[Field]:
-    """Every field that may be left out, with what the user's card says put in. The kind of base always stays: programs need it."""
+    """Every field that may be left out, with what the user's card says put in.
+
+    The kind of base always stays: programs need it.
+    """
     found = [told for told in published(_offered(style, card)) if told.group != "kind"]
-    alone = [Field(t.key, t.group, t.value, not (t.key == "modelspec.description" and card.notes)) for t in found if t.group not in TOGETHER]
+    alone = [
+        Field(t.key, t.group, t.value, not (t.key == "modelspec.description" and card.notes))
+        for t in found
+        if t.group not in TOGETHER
+    ]
     whole = []
     for group in TOGETHER:
         if count := sum(t.group == group for t in found):
-            whole.append(Field(group, group, f"{GROUPS[group][0]} ({count} field{'' if count == 1 else 's'})", True))
+            whole.append(
+                Field(
+                    group,
+                    group,
+                    f"{GROUPS[group][0]} ({count} field{'' if count == 1 else 's'})",
+                    True,
+                )
+            )
     return alone + whole
 
 
-def told_with(style: Style, card: Card, keep: Collection[str]) -> list[Told]:
+def published_fields(style: Style, card: Card, keep: Collection[str]) -> list[Told]:
     """Exactly what the file will tell with those fields, hashes aside."""
     return published(_kept(style, card, keep))
 
 
-def made(path: Path, card: Card, form: Form, keep: Collection[str], picture: Path | None = None) -> tuple[str, bytes]:
-    """Name and content of the file that goes out, read back and compared before it does. keep: keys of private_fields. Raises StyleFileError."""
+def made(
+    path: Path, card: Card, form: Form, keep: Collection[str], picture: Path | None = None
+) -> tuple[str, bytes]:
+    """Name and content of the file that goes out, read back and compared before it does.
+
+    keep: keys of private_fields. Raises StyleFileError.
+    """
     style = read_style(path)
     family = style.family
     if family not in PREFIXES:
-        raise StyleFileError(f"{path.name} does not show which kind of base it is for, so that it cannot be rewritten. Share the file as it is.")
+        raise StyleFileError(
+            f"{path.name} does not show which kind of base it is for, so that it cannot be "
+            "rewritten. Share the file as it is."
+        )
     stem = plain_stem(card.title or style.title or path.stem)
     dialect = "diffusers" if form == "diffusers" else "kohya"
     modules = named(placed(style, family), dialect, family)
-    content = style_bytes(f"{stem}.safetensors", modules, _kept(style, card, keep), dtype=style.dtype, dialect=dialect, words=style.words)
+    content = style_bytes(
+        f"{stem}.safetensors",
+        modules,
+        _kept(style, card, keep),
+        dtype=style.dtype,
+        dialect=dialect,
+        words=style.words,
+    )
     again = style_from_bytes(content, f"{stem}.safetensors")
     if form != "zip":
         return f"{stem}.safetensors", content
@@ -67,11 +109,18 @@ def made(path: Path, card: Card, form: Form, keep: Collection[str], picture: Pat
 
 
 def _kept(style: Style, card: Card, keep: Collection[str]) -> dict[str, str]:
-    return {t.key: t.value for t in published(_offered(style, card)) if t.group == "kind" or {t.key, t.group} & set(keep)}
+    return {
+        t.key: t.value
+        for t in published(_offered(style, card))
+        if t.group == "kind" or {t.key, t.group} & set(keep)
+    }
 
 
 def _offered(style: Style, card: Card) -> dict[str, str]:
-    """All that could be told: the file's public metadata as it will be rewritten, over it what the card says."""
+    """All that could be told:
+
+    the file's public metadata as it will be rewritten, over it what the card says.
+    """
     said = {
         "modelspec.title": card.title,
         "ss_output_name": card.title,
@@ -79,7 +128,14 @@ def _offered(style: Style, card: Card) -> dict[str, str]:
         "modelspec.author": card.credit,
         "modelspec.description": card.notes,
     }
-    ranks, alphas = {lora.rank for lora in style.modules.values()}, {lora.alpha for lora in style.modules.values()}
-    found = rewritten(style.metadata, style.family, ranks, alphas) if style.family in PREFIXES else dict(style.metadata)
+    ranks, alphas = (
+        {lora.rank for lora in style.modules.values()},
+        {lora.alpha for lora in style.modules.values()},
+    )
+    found = (
+        rewritten(style.metadata, style.family, ranks, alphas)
+        if style.family in PREFIXES
+        else dict(style.metadata)
+    )
     found |= {key: text for key, text in said.items() if text}
     return {t.key: t.value for t in published(found) if t.group in PUBLIC and t.value}

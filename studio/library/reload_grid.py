@@ -1,4 +1,6 @@
-"""A drawn grid as PNG -> the wish that it was drawn with, its styles found again by their hashes. Knows no torch and no gradio."""
+"""A drawn grid as PNG -> the wish that it was drawn with, its styles found again by their hashes.
+Knows no torch and no gradio.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from studio.library import import_export, library
-from studio.library.comparisons import MOST_COLUMNS, Wish
+from studio.library.comparisons import MOST_COLUMNS, ComparisonSpec
 from training.errors import DataError
 from training.prompt import KEY
 from training.storage.paths import Workspace
@@ -17,37 +19,73 @@ from training.storage.paths import Workspace
 MOST_TEXTS, LONGEST_TEXT = 100, 2000  # prompts and seeds of a grid; characters of a prompt
 
 
-def wish_of(workspace: Workspace, file: Path) -> tuple[Wish, list[str]]:
-    """The wish in a grid's metadata, and the names of styles that are not in this workspace. Raises DataError for any other picture."""
+def wish_of(workspace: Workspace, file: Path) -> tuple[ComparisonSpec, list[str]]:
+    """The wish in a grid's metadata, and the names of styles that are not in this workspace.
+
+    Raises DataError for any other picture.
+    """
     told = _settings(file)
     try:
         columns = [column for column in told["columns"] if column.get("sha256")][:MOST_COLUMNS]
-        worn = next((column["mix"] for column in told["columns"] if column.get("mix")), [])[:MOST_COLUMNS]
+        active = next((column["mix"] for column in told["columns"] if column.get("mix")), [])[
+            :MOST_COLUMNS
+        ]
         prompts, seeds = told["prompts"], told["seeds"]
-        good = 0 < len(prompts) <= MOST_TEXTS and 0 < len(seeds) <= MOST_TEXTS and all(isinstance(prompt, str) for prompt in prompts)
+        good = (
+            0 < len(prompts) <= MOST_TEXTS
+            and 0 < len(seeds) <= MOST_TEXTS
+            and all(isinstance(prompt, str) for prompt in prompts)
+        )
         if not good:
             raise ValueError
         known = {import_export.digest(style.path): style.id for style in _all_styles(workspace)}
-        told_of = lambda one: (known.get(str(one["sha256"])), float(one["strength"]), str(one.get("title") or one["file"])[:80])
-        styles, mix = [told_of(column) for column in columns], [told_of(one) for one in worn]
-        numbers = (tuple(int(seed) for seed in seeds), int(told["steps"]), float(told["guidance"]), int(told["size"]))
+        told_of = lambda one: (
+            known.get(str(one["sha256"])),
+            float(one["strength"]),
+            str(one.get("title") or one["file"])[:80],
+        )
+        styles, mix = [told_of(column) for column in columns], [told_of(one) for one in active]
+        numbers = (
+            tuple(int(seed) for seed in seeds),
+            int(told["steps"]),
+            float(told["guidance"]),
+            int(told["size"]),
+        )
         base = _base(workspace, str(told["base"].get("model", "")))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        raise DataError(f"{file.name} says how it was drawn in a way that cannot be read. Drop a grid that this page drew.") from None
+        raise DataError(
+            f"{file.name} says how it was drawn in a way that cannot be read. Drop a grid that "
+            "this page drew."
+        ) from None
     missing = list(dict.fromkeys(title for id, _, title in (*styles, *mix) if id is None))
     here = lambda found: tuple((id, strength) for id, strength, _ in found if id is not None)
-    together = here(mix) if len(here(mix)) > 1 else ()  # what is left of a mix when all but one are gone is none
-    return Wish(base, here(styles), tuple(prompt[:LONGEST_TEXT] for prompt in prompts), *numbers, together), missing
+    # what is left of a mix when all but one are gone is none
+    together = here(mix) if len(here(mix)) > 1 else ()
+    return ComparisonSpec(
+        base, here(styles), tuple(prompt[:LONGEST_TEXT] for prompt in prompts), *numbers, together
+    ), missing
 
 
 def _settings(file: Path) -> dict[str, Any]:
     try:
         with Image.open(file, formats=["PNG"]) as picture:
             told = json.loads(picture.text.get(KEY, "null"))
-    except (OSError, ValueError, SyntaxError, RecursionError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file.name} cannot be read as a PNG ({error}). Drop a grid that this page drew.") from None
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        RecursionError,
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+    ) as error:
+        raise DataError(
+            f"{file.name} cannot be read as a PNG ({error}). Drop a grid that this page drew."
+        ) from None
     if not isinstance(told, dict) or told.get("kind") != "comparison":
-        raise DataError(f"{file.name} does not say how it was drawn. Drop a grid as it was downloaded here; other programs leave the settings out.")
+        raise DataError(
+            f"{file.name} does not say how it was drawn. Drop a grid as it was downloaded "
+            "here; other programs leave the settings out."
+        )
     return told
 
 
@@ -58,4 +96,8 @@ def _base(workspace: Workspace, model: str) -> str:
 
 
 def _all_styles(workspace: Workspace) -> list[library.Style]:
-    return [one for style in library.styles(workspace) for one in (*library.checkpoints(workspace, style.id), style)]
+    return [
+        one
+        for style in library.styles(workspace)
+        for one in (*library.checkpoints(workspace, style.id), style)
+    ]

@@ -1,4 +1,7 @@
-"""The example project of a new workspace: the sample pictures, the style that was trained on them, its report, a comparison. Knows no gradio."""
+"""The example project of a new workspace:
+
+the sample pictures, the style that was trained on them, its report, a comparison. Knows no gradio.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,15 @@ from training.storage.paths import Workspace, builtin_base
 
 NAME = "linocut"
 MARK = ".example"  # in the dataset's folder and the run's: this is not the user's own
-BEGINNINGS = ("example", "pictures", "empty")  # what a new workspace may hold: the whole example, its pictures alone, nothing
-FIRST = "2026-01-01 00-00-00"  # the comparison's name, before every name that is made of today's date
-LONG_AGO = 1_767_225_600  # seconds since 1970, that day: what the user makes comes before the example
+BEGINNINGS = (
+    "example",
+    "pictures",
+    "empty",
+)  # what a new workspace may hold: the whole example, its pictures alone, nothing
+# the comparison's name, before every name that is made of today's date
+FIRST = "2026-01-01 00-00-00"
+# seconds since 1970, that day: what the user makes comes before the example
+LONG_AGO = 1_767_225_600
 
 
 def source() -> Path:
@@ -26,7 +35,10 @@ def source() -> Path:
 
 
 def settle(workspace: Workspace, beginning: str = "pictures") -> None:
-    """Copy the example into a workspace that never had a dataset: as much of it as BEGINNINGS says. Raises SpaceError."""
+    """Copy the example into a workspace that never had a dataset:
+
+    as much of it as BEGINNINGS says. Raises SpaceError.
+    """
     if workspace.datasets().exists() or beginning == "empty":
         return
     try:
@@ -38,15 +50,24 @@ def settle(workspace: Workspace, beginning: str = "pictures") -> None:
                 if file.suffix in (".png", ".txt"):
                     shutil.copyfile(file, made / file.name)
             (made / MARK).touch()
-            if beginning == "example" and not workspace.runs().exists() and not workspace.comparisons().exists():
+            if (
+                beginning == "example"
+                and not workspace.runs().exists()
+                and not workspace.comparisons().exists()
+            ):
                 _finished(workspace, Path(half))
             made.parent.rename(workspace.datasets())  # last: with it the example is settled
     except OSError as error:
-        raise SpaceError(f"The example could not be copied into {workspace.root} ({error.strerror}). Free space on that disk.") from error
+        raise SpaceError(
+            f"The example could not be copied into {workspace.root} ({error.strerror}). Free "
+            "space on that disk."
+        ) from error
 
 
 def _finished(workspace: Workspace, half: Path) -> None:
-    """The run that `make example` made and its comparison, as if they had been made here long ago."""
+    """The run that `make example` made and its comparison, as if they had been made here
+    long ago.
+    """
     run, comparison = half / "runs" / NAME, half / "comparisons" / FIRST
     shutil.copytree(source() / "example" / "run", run)
     shutil.copytree(source() / "example" / "comparison", comparison)
@@ -72,5 +93,8 @@ def config(workspace: Workspace) -> RunConfig:
     """The settings that train the example in this workspace, under a name that is free."""
     told = read_toml(source() / "style.toml")
     told["data"]["folder"] = str(workspace.datasets() / NAME)
-    told["save"] |= {"folder": str(workspace.runs()), "name": library.free_run_name(workspace, NAME)}
+    told["save"] |= {
+        "folder": str(workspace.runs()),
+        "name": library.free_run_name(workspace, NAME),
+    }
     return from_mapping(told, "the example")

@@ -1,7 +1,8 @@
-"""Several styles at once: datasets that are trained together, or one with several values of its settings. Knows no torch and no gradio.
+"""Several styles at once: datasets that are trained together, or one with several values of its
+settings. Knows no torch and no gradio.
 
-A sweep is a folder under the workspace's sweeps/: sweep.toml as `train_style.py --sweep` reads it, and what jobs keeps of its process. Every style
-of it is a run like any other.
+A sweep is a folder under the workspace's sweeps/: sweep.toml as `train_style.py --sweep` reads it,
+and what jobs keeps of its process. Every style of it is a run like any other.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ MOST_VALUES = 16  # of one setting
 
 def varied() -> dict[str, str]:
     """Settings that a sweep can try values of: key -> its sentence."""
-    return {s.key: s.help for s in settings() if s.kind in (int, float, bool) and s.section in ("adapter", "optim", "data", "prior")}
+    return {
+        s.key: s.help
+        for s in settings()
+        if s.kind in (int, float, bool) and s.section in ("adapter", "optim", "data", "prior")
+    }
 
 
 def values(key: str, text: str) -> list[Any]:
@@ -40,7 +45,8 @@ def values(key: str, text: str) -> list[Any]:
             value = tomllib.loads(f"v = {word}")["v"]
         except tomllib.TOMLDecodeError:
             raise ConfigError(
-                f"{key}: {word[:40]!r} is no value of it. Numbers with commas between were expected, for instance 1e-4, 3e-4."
+                f"{key}: {word[:40]!r} is no value of it. Numbers with commas between were "
+                "expected, for instance 1e-4, 3e-4."
             ) from None
         found.append(float(value) if kinds.get(key) is float and type(value) is int else value)
     if not found or len(found) > MOST_VALUES:
@@ -48,8 +54,11 @@ def values(key: str, text: str) -> list[Any]:
     return found
 
 
-def planned(workspace: Workspace, config: RunConfig, sets: Sequence[str], tries: Mapping[str, str]) -> tuple[dict[str, Any], list[RunConfig]]:
-    """A sweep's tables and the runs it stands for. config: what all share; sets: datasets, each a style; tries: key -> values as typed.
+def planned(
+    workspace: Workspace, config: RunConfig, sets: Sequence[str], tries: Mapping[str, str]
+) -> tuple[dict[str, Any], list[RunConfig]]:
+    """A sweep's tables and the runs it stands for. config: what all share; sets: datasets, each a
+    style; tries: key -> values as typed.
 
     Raises StudioError with what is wrong.
     """
@@ -68,45 +77,76 @@ def planned(workspace: Workspace, config: RunConfig, sets: Sequence[str], tries:
     if grid:
         tables["grid"] = grid
     if not grid and len(sets) < 2:
-        raise ConfigError("One style alone is no sweep: choose several datasets, or a setting with several values.")
+        raise ConfigError(
+            "One style alone is no sweep: choose several datasets, or a setting with several "
+            "values."
+        )
     configs = styles_of(tables, "the form")
     taken = {name.casefold() for name in library.runs(workspace)}
     if there := [c.save.name for c in configs if c.save.name.casefold() in taken]:
-        raise ConfigError(f"There are runs of these names already: {', '.join(there[:5])}. Give the style another name.")
+        raise ConfigError(
+            f"There are runs of these names already: {', '.join(there[:5])}. Give the style "
+            "another name."
+        )
     return tables, configs
 
 
 def begin(workspace: Workspace, tables: Mapping[str, Any]) -> Path:
-    """Train them all in a process of its own; return the sweep's folder. Raises StudioError, also while another sweep goes on."""
+    """Train them all in a process of its own; return the sweep's folder.
+
+    Raises StudioError, also while another sweep goes on.
+    """
     root = workspace.root / "sweeps"
     if root.is_dir() and any(process.is_alive(folder) for folder in root.iterdir()):
-        raise BusyError("Several styles are being trained together right now. Wait for them, or stop one of them, which stops all.")
+        raise BusyError(
+            "Several styles are being trained together right now. Wait for them, or stop one "
+            "of them, which stops all."
+        )
     folder = root / time.strftime("%Y-%m-%d %H-%M-%S")
     write_whole(folder / "sweep.toml", tomli_w.dumps(tables))
-    process.start(folder, [sys.executable, "-m", "training.train_style", str(folder / "sweep.toml"), "--sweep"])
+    process.start(
+        folder,
+        [sys.executable, "-m", "training.train_style", str(folder / "sweep.toml"), "--sweep"],
+    )
     return folder
 
 
 def newest(workspace: Workspace) -> Path | None:
     """The sweep that was begun last, None when there was none."""
     root = workspace.root / "sweeps"
-    return max((folder for folder in root.iterdir() if (folder / "sweep.toml").is_file()), default=None) if root.is_dir() else None
+    return (
+        max(
+            (folder for folder in root.iterdir() if (folder / "sweep.toml").is_file()), default=None
+        )
+        if root.is_dir()
+        else None
+    )
 
 
 def runs_of(folder: Path) -> list[str]:
     """Names of a sweep's runs, [] when its file cannot be read."""
     try:
-        return [config.save.name for config in styles_of(tomllib.loads((folder / "sweep.toml").read_text(encoding="utf-8")), folder.name)]
+        return [
+            config.save.name
+            for config in styles_of(
+                tomllib.loads((folder / "sweep.toml").read_text(encoding="utf-8")), folder.name
+            )
+        ]
     except (OSError, ValueError, ConfigError):
         return []
 
 
 def _style(workspace: Workspace, config: RunConfig, name: str) -> dict[str, Any]:
-    return {"data": {"folder": str(_folder(workspace, name))}, "save": {"name": library.free_run_name(workspace, f"{config.save.name}-{name}"[:72])}}
+    return {
+        "data": {"folder": str(_folder(workspace, name))},
+        "save": {"name": library.free_run_name(workspace, f"{config.save.name}-{name}"[:72])},
+    }
 
 
 def _folder(workspace: Workspace, name: str) -> Path:
     folder = store.folder(workspace, name)
     if not store.pictures(folder):
-        raise DataError(f"The dataset {folder.name} has no pictures yet. Add some in the Pictures tab.")
+        raise DataError(
+            f"The dataset {folder.name} has no pictures yet. Add some in the Pictures tab."
+        )
     return folder

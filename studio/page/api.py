@@ -1,6 +1,8 @@
-"""The page's main verbs for programs: upload, train, status, stop, compare, comparison. The same checks as the page's own; see docs/api.md.
+"""The page's main verbs for programs: upload, train, status, stop, compare, comparison. The same
+checks as the page's own; see docs/api.md.
 
-Names and ids go in and out, never paths of this machine: bases and styles are looked up in the workspace's listings.
+Names and ids go in and out, never paths of this machine: bases and styles are looked up in the
+workspace's listings.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from gradio.utils import get_upload_folder
 
 from studio.datasets import store
 from studio.library import comparisons, library
-from studio.library.comparisons import MOST_COLUMNS, Wish
+from studio.library.comparisons import MOST_COLUMNS, ComparisonSpec
 from studio.page.handlers import of_the_disk, offered
 from studio.page.views import charts
 from studio.processes import process
@@ -53,26 +55,44 @@ def offer(workspace: Workspace) -> None:
 
     @answering
     def upload(dataset: str, files: list[dict]) -> dict:
-        """Put pictures, captions (.txt, metadata.jsonl) or zips into a dataset, which is made when there is none of that name."""
+        """Put pictures, captions (.txt, metadata.jsonl) or zips into a dataset, which is made when
+        there is none of that name.
+        """
         if not isinstance(files, list) or len(files) > MOST_FILES:
             raise DataError(f"files: a list of at most {MOST_FILES} uploaded files was expected.")
         found = [_uploaded(file) for file in files]
         name = checked_name(str(dataset), "dataset")
-        folder = store.folder(workspace, name) if name in store.names(workspace) else store.make(workspace, name)
+        folder = (
+            store.folder(workspace, name)
+            if name in store.names(workspace)
+            else store.make(workspace, name)
+        )
         added = store.add(folder, found)
         uploads.used(found)
-        return {"dataset": folder.name, "kept": list(added.kept), "refused": [list(one) for one in added.refused]}
+        return {
+            "dataset": folder.name,
+            "kept": list(added.kept),
+            "refused": [list(one) for one in added.refused],
+        }
 
     @answering
     def train(dataset: str, settings: dict) -> dict:
-        """Put a training into the line. settings: by dotted key, as in the README's table, for instance {"save.name": "ink", "optim.steps": 300}."""
+        """Put a training into the line.
+
+        settings: by dotted key, as in the README's table, for instance {"save.name": "ink",
+        "optim.steps": 300}.
+        """
         queue = Queue(workspace)
         job = queue.job(queue.add(_config(workspace, str(dataset), settings)))
         return {"run": job.run, "job": job.id}
 
     @answering
     def status(run: str) -> dict:
-        """How a training stands: its state, updates, seconds left, loss, what it said, and its style as a file when there is one."""
+        """How a training stands:
+
+        its state, updates, seconds left, loss, what it said, and its style as a file when there is
+        one.
+        """
         job = Queue(workspace).of_run(str(run))
         if run not in library.runs(workspace) and job is not None:
             return {"run": job.run, "state": job.state, "message": job.message}
@@ -90,7 +110,9 @@ def offer(workspace: Workspace) -> None:
             "seconds_left": last.left if last and state == "running" else None,
             "messages": [message.message for message in so_far.messages],
             "id": f"run:{folder.name}" if file and file.is_file() else None,
-            "style": _offered(file) if file and file.is_file() and state in ("finished", "stopped") else None,
+            "style": _offered(file)
+            if file and file.is_file() and state in ("finished", "stopped")
+            else None,
         }
 
     @answering
@@ -105,10 +127,21 @@ def offer(workspace: Workspace) -> None:
         return {"run": run}
 
     @answering
-    def compare(base: str, styles: list, prompts: list, seeds: list, steps: int = 25, guidance: float = 5.0, size: int = 0) -> dict:
-        """Begin to draw a base beside styles. styles: ids as status gives them, or [id, strength]; every prompt with every seed is a row."""
-        wish = _wish(workspace, base, styles, prompts, seeds, steps, guidance, size)
-        return {"comparison": comparisons.begin(workspace, wish).name}
+    def compare(
+        base: str,
+        styles: list,
+        prompts: list,
+        seeds: list,
+        steps: int = 25,
+        guidance: float = 5.0,
+        size: int = 0,
+    ) -> dict:
+        """Begin to draw a base beside styles.
+
+        styles: ids as status gives them, or [id, strength]; every prompt with every seed is a row.
+        """
+        spec = _wish(workspace, base, styles, prompts, seeds, steps, guidance, size)
+        return {"comparison": comparisons.begin(workspace, spec).name}
 
     @answering
     def comparison(name: str) -> dict:
@@ -119,18 +152,27 @@ def offer(workspace: Workspace) -> None:
         grid, alive = folder / "grid.png", process.is_alive(folder)
         done = grid.is_file() and not alive
         said = "" if done or alive else process.log_tail(folder, 5)
-        return {"state": "drawing" if alive else "finished" if done else "failed", "grid": _offered(grid) if done else None, "message": said}
+        return {
+            "state": "drawing" if alive else "finished" if done else "failed",
+            "grid": _offered(grid) if done else None,
+            "message": said,
+        }
 
     for verb in (upload, train, status, stop, compare, comparison):
         gr.api(verb, api_name=verb.__name__)
 
 
 def _uploaded(file: Any) -> Path:
-    """An uploaded file's place, which has to be among the uploads: a client names no file of this machine."""
+    """An uploaded file's place, which has to be among the uploads:
+
+    a client names no file of this machine.
+    """
     root = Path(get_upload_folder()).resolve()
     path = Path(str(file.get("path", ""))).resolve() if isinstance(file, dict) else root
     if not (path.is_relative_to(root) and path.is_file()):
-        raise DataError("files: uploaded files were expected, as gradio_client's handle_file makes them.")
+        raise DataError(
+            "files: uploaded files were expected, as gradio_client's handle_file makes them."
+        )
     return path
 
 
@@ -141,11 +183,14 @@ def _offered(file: Path) -> dict[str, Any]:
 def _config(workspace: Workspace, dataset: str, given: Any) -> Any:
     """Settings as the page's form gives them. Raises ConfigError that lists what is wrong."""
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
-        raise ConfigError('settings: an object by dotted key was expected, for instance {"save.name": "ink"}.')
+        raise ConfigError(
+            'settings: an object by dotted key was expected, for instance {"save.name": "ink"}.'
+        )
     known = {s.key for s in settings()}
     if wrong := sorted(key for key in given if key not in known or key in OURS):
         raise ConfigError(
-            f"settings that cannot be given here: {', '.join(key[:80] for key in wrong[:5])}. The README's table lists those there are."
+            f"settings that cannot be given here: {', '.join(key[:80] for key in wrong[:5])}. "
+            "The README's table lists those there are."
         )
     base = given.get("base.model", library.bases(workspace)[0])
     _check_base(workspace, base)
@@ -153,38 +198,89 @@ def _config(workspace: Workspace, dataset: str, given: Any) -> Any:
     if not store.pictures(folder):
         raise DataError(f"The dataset {folder.name} has no pictures yet. Upload some.")
     name = given.get("save.name", library.free_run_name(workspace, folder.name))
-    own = {"base.model": base, "data.folder": str(folder), "save.folder": str(workspace.runs()), "save.name": name}
+    own = {
+        "base.model": base,
+        "data.folder": str(folder),
+        "save.folder": str(workspace.runs()),
+        "save.name": name,
+    }
     return from_mapping(with_overrides({}, given | own), "settings")
 
 
 def _check_base(workspace: Workspace, base: Any) -> None:
     known = [one.setting for one in storage.bases(workspace)]
     if base not in known:
-        raise ConfigError(f"base.model is {str(base)[:80]!r}: one of the page's bases was expected: {', '.join(known)}.")
+        raise ConfigError(
+            f"base.model is {str(base)[:80]!r}: one of the page's bases was expected: "
+            f"{', '.join(known)}."
+        )
 
 
-def _wish(workspace: Workspace, base: Any, styles: Any, prompts: Any, seeds: Any, steps: Any, guidance: Any, size: Any) -> Wish:
+def _wish(
+    workspace: Workspace,
+    base: Any,
+    styles: Any,
+    prompts: Any,
+    seeds: Any,
+    steps: Any,
+    guidance: Any,
+    size: Any,
+) -> ComparisonSpec:
     """Raises StudioError with what is wrong."""
     _check_base(workspace, base)
-    pairs = [(one, 1.0) if isinstance(one, str) else one for one in styles] if isinstance(styles, list) else None
+    pairs = (
+        [(one, 1.0) if isinstance(one, str) else one for one in styles]
+        if isinstance(styles, list)
+        else None
+    )
     if pairs is None or len(pairs) > MOST_COLUMNS or not all(_is_pair(pair) for pair in pairs):
-        raise StudioError(f"styles: a list of at most {MOST_COLUMNS} ids was expected, or of [id, strength] with a strength from -2 to 2.")
+        raise StudioError(
+            f"styles: a list of at most {MOST_COLUMNS} ids was expected, or of [id, strength] "
+            "with a strength from -2 to 2."
+        )
     for id, _ in pairs:
         library.style(workspace, id)
-    if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) and p.strip() and len(p) <= LONGEST_PROMPT for p in prompts):
-        raise StudioError(f"prompts: a list of texts of at most {LONGEST_PROMPT} characters was expected.")
-    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < 2**63 for s in seeds):
+    if (
+        not isinstance(prompts, list)
+        or not prompts
+        or not all(isinstance(p, str) and p.strip() and len(p) <= LONGEST_PROMPT for p in prompts)
+    ):
+        raise StudioError(
+            f"prompts: a list of texts of at most {LONGEST_PROMPT} characters was expected."
+        )
+    if (
+        not isinstance(seeds, list)
+        or not seeds
+        or not all(type(s) is int and 0 <= s < 2**63 for s in seeds)
+    ):
         raise StudioError("seeds: a list of whole numbers from 0 was expected.")
     if len(prompts) * len(seeds) > MOST_ROWS:
-        raise StudioError(f"{len(prompts)} prompts and {len(seeds)} seeds make {len(prompts) * len(seeds)} rows, {MOST_ROWS} is the most.")
+        raise StudioError(
+            f"{len(prompts)} prompts and {len(seeds)} seeds make {len(prompts) * len(seeds)} "
+            f"rows, {MOST_ROWS} is the most."
+        )
     numbers = {"steps": (steps, 1, 200), "guidance": (guidance, 1, 30), "size": (size, 0, 4096)}
     for name, (value, low, high) in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or (name != "guidance" and value != int(value)):
-            raise StudioError(f"{name} is {str(value)[:20]}: a number from {low} to {high} was expected.")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not low <= value <= high
+            or (name != "guidance" and value != int(value))
+        ):
+            raise StudioError(
+                f"{name} is {str(value)[:20]}: a number from {low} to {high} was expected."
+            )
     kept = tuple((id, float(strength)) for id, strength in pairs)
-    return Wish(str(base), kept, tuple(prompts), tuple(seeds), int(steps), float(guidance), int(size))
+    return ComparisonSpec(
+        str(base), kept, tuple(prompts), tuple(seeds), int(steps), float(guidance), int(size)
+    )
 
 
 def _is_pair(pair: Any) -> bool:
     good = isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)
-    return bool(good) and isinstance(pair[1], int | float) and not isinstance(pair[1], bool) and -2 <= pair[1] <= 2
+    return (
+        bool(good)
+        and isinstance(pair[1], int | float)
+        and not isinstance(pair[1], bool)
+        and -2 <= pair[1] <= 2
+    )

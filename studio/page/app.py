@@ -15,19 +15,28 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.page import api
+from studio.page.scripts import script
 from studio.page.tabs import compare, pictures, settings, styles, train
 from studio.server import addresses, auth, gradio_patches, rate_limit, streams
 from training.storage.paths import Workspace
 
 LARGEST_UPLOAD = "512mb"  # of one file
 LONGEST_QUEUE = 100  # events that wait
-REST = 0.02  # seconds between two looks of the server for events: gradio 6.31 looks a thousand times a second, a twentieth of a core for nothing
-MOST_SESSIONS = 128  # open pages whose state is remembered, the least used goes first: half a MiB each, and gradio itself forgets none of 10,000
-# Nothing comes from elsewhere: no fonts, no scripts, no pictures. Inline scripts need the answer's nonce;
-# eval stays: gradio makes functions of the `js` and `js_on_load` that our own code gives it, and of nothing that a client sends.
+# seconds between two looks of the server for events: gradio 6.31 looks a thousand times a second, a
+# twentieth of a core for nothing
+REST = 0.02
+# open pages whose state is remembered, the least used goes first: half a MiB each, and gradio
+# itself forgets none of 10,000
+MOST_SESSIONS = 128
+# Nothing comes from elsewhere: no fonts, no scripts, no pictures. Inline scripts need the answer's
+# nonce;
+# eval stays: gradio makes functions of the `js` and `js_on_load` that our own code gives it, and of
+# nothing that a client sends.
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-eval'{nonce}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "font-src 'self' data:; worker-src 'self' blob:; connect-src 'self' data: blob:; media-src 'self' blob:; object-src 'none'; "
+    "default-src 'self'; script-src 'self' 'unsafe-eval'{nonce}; style-src 'self' "
+    "'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self' data:; worker-src 'self' blob:; connect-src 'self' data: blob:; media-src "
+    "'self' blob:; object-src 'none'; "
     "base-uri 'self'; frame-ancestors 'self'"
 )
 FILE_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -38,19 +47,19 @@ HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
 ]
-# Gradio 6.31 counts the time that a part of the page waits sixty times a second, and never ends with that of its first "Loading...": a twentieth of a
-# core for every page that is seen. Four times a second do. It takes the browser's function as it starts, so this has to stand before it.
-CLOCKS = rb"""<script>{
-    const frame = window.requestAnimationFrame.bind(window);
-    window.requestAnimationFrame = drawn => /performance\.now\(\)-/.test(drawn) ? setTimeout(() => frame(drawn), 250) : frame(drawn);
-}</script>"""
+# Gradio 6.31 counts the time that a part of the page waits sixty times a second, and never ends
+# with that of its first "Loading...": a twentieth of a core for every page that is seen. Four times
+# a second do. It takes the browser's function as it starts, so this has to stand before it.
+CLOCKS = f"<script>{script('clocks')}</script>".encode()
 LOOKS, KEYS = (Path(__file__).parent / "assets" / f"page.{kind}" for kind in ("css", "js"))
 MASTHEAD = """
 <header class="masthead">
-  <svg viewBox="0 0 38 38" aria-hidden="true"><rect x="1.5" y="1.5" width="35" height="35" rx="7" fill="none" stroke="currentColor" stroke-width="2"/>
-    <path d="M19 2 V36" stroke="currentColor" stroke-width="2"/><circle cx="19" cy="19" r="9" fill="none" stroke="currentColor" stroke-width="2"/>
+  <svg viewBox="0 0 38 38" aria-hidden="true" fill="none" stroke-width="2">
+    <rect x="1.5" y="1.5" width="35" height="35" rx="7" stroke="currentColor"/>
+    <path d="M19 2 V36" stroke="currentColor"/><circle cx="19" cy="19" r="9" stroke="currentColor"/>
     <path d="M19 10 A9 9 0 0 1 19 28 Z" style="fill:var(--seal)"/></svg>
-  <div><h1>Style Studio</h1><p>Teach Stable Diffusion to draw in your style, and see it beside the base.</p></div>
+  <div><h1>Style Studio</h1>
+    <p>Teach Stable Diffusion to draw in your style, and see it beside the base.</p></div>
   <button type="button" id="tour-again">Show me around</button>
   <button type="button" id="theme" aria-label="Change between light and dark">Dark</button>
 </header>
@@ -63,7 +72,9 @@ MASTHEAD = """
 
 
 class WithHeaders:
-    """Puts the same headers on every answer, and a policy where it has none; a file may do nothing at all."""
+    """Puts the same headers on every answer, and a policy where it has none; a file may do nothing
+    at all.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -72,9 +83,16 @@ class WithHeaders:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = message.get("headers", [])
-                policy = FILE_POLICY if scope["path"].startswith(addresses.FILE) else POLICY.format(nonce="")
+                policy = (
+                    FILE_POLICY
+                    if scope["path"].startswith(addresses.FILE)
+                    else POLICY.format(nonce="")
+                )
                 if not any(name.lower() == CSP for name, _ in headers) or policy == FILE_POLICY:
-                    headers = [*(pair for pair in headers if pair[0].lower() != CSP), (CSP, policy.encode())]
+                    headers = [
+                        *(pair for pair in headers if pair[0].lower() != CSP),
+                        (CSP, policy.encode()),
+                    ]
                 message["headers"] = [*headers, *HEADERS]
             await send(message)
 
@@ -82,7 +100,9 @@ class WithHeaders:
 
 
 class WithClocks:
-    """Puts CLOCKS at the head of the page, and on every script of it a nonce that its policy names."""
+    """Puts CLOCKS at the head of the page, and on every script of it a nonce that its
+    policy names.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -102,11 +122,24 @@ class WithClocks:
             if message.get("more_body"):
                 return
             nonce = base64.b64encode(secrets.token_bytes(18)).decode()
-            # gradio writes its settings into scripts with every < escaped, so that a tag can only be the template's
-            whole = bytes(body).replace(b"<head>", b"<head>" + CLOCKS, 1).replace(b"<script", f'<script nonce="{nonce}"'.encode())
+            # gradio writes its settings into scripts with every < escaped, so that a tag can only
+            # be the template's
+            whole = (
+                bytes(body)
+                .replace(b"<head>", b"<head>" + CLOCKS, 1)
+                .replace(b"<script", f'<script nonce="{nonce}"'.encode())
+            )
             policy = POLICY.format(nonce=f" 'nonce-{nonce}'").encode()
-            headers = [(name, value) for name, value in begun.get("headers", []) if name.lower() != b"content-length"]
-            headers += [(b"content-length", str(len(whole)).encode()), (CSP, policy), (b"cache-control", b"no-store")]
+            headers = [
+                (name, value)
+                for name, value in begun.get("headers", [])
+                if name.lower() != b"content-length"
+            ]
+            headers += [
+                (b"content-length", str(len(whole)).encode()),
+                (CSP, policy),
+                (b"cache-control", b"no-store"),
+            ]
             await send({**begun, "headers": headers})
             await send({"type": "http.response.body", "body": whole})
 
@@ -116,8 +149,9 @@ class WithClocks:
 class Page(gr.Blocks):
     """Blocks whose pages keep no connection open while nothing happens.
 
-    Gradio 6.31 has every page of them hold one, to learn when it is closed. A browser opens six to one server, for all its tabs together, so that
-    the seventh tab would never open. What is remembered for closed pages is bounded by MOST_SESSIONS instead.
+    Gradio 6.31 has every page of them hold one, to learn when it is closed. A browser opens six to
+    one server, for all its tabs together, so that the seventh tab would never open. What is
+    remembered for closed pages is bounded by MOST_SESSIONS instead.
     """
 
     def get_config_file(self) -> dict[str, Any]:
@@ -127,7 +161,9 @@ class Page(gr.Blocks):
 def build(workspace: Workspace) -> gr.Blocks:
     """The page over a workspace, not yet served."""
     with Page(title="Style Studio", analytics_enabled=False, fill_width=True) as page:
-        api.offer(workspace)  # first: a verb keeps its name, a tab's handler of that name gets another
+        api.offer(
+            workspace
+        )  # first: a verb keeps its name, a tab's handler of that name gets another
         gr.HTML(MASTHEAD, js_on_load=None)
         with gr.Tabs():
             for label, module in (
@@ -145,12 +181,37 @@ def build(workspace: Workspace) -> gr.Blocks:
 
 
 def theme() -> gr.themes.Base:
-    """Colours and fonts; only fonts the system has. What is special to this page stands in page.css."""
+    """Colours and fonts; only fonts the system has.
+
+    What is special to this page stands in page.css.
+    """
     seal = gr.themes.Color(
-        "#fdf3ef", "#f9e2d9", "#f3c6b6", "#eba48c", "#ef8260", "#cf5535", "#b3391f", "#942e1a", "#792819", "#652519", "#37100a", name="seal"
+        "#fdf3ef",
+        "#f9e2d9",
+        "#f3c6b6",
+        "#eba48c",
+        "#ef8260",
+        "#cf5535",
+        "#b3391f",
+        "#942e1a",
+        "#792819",
+        "#652519",
+        "#37100a",
+        name="seal",
     )
     paper = gr.themes.Color(
-        "#fbf9f5", "#f3efe7", "#e5dfd3", "#cfc7b8", "#a1998a", "#756e61", "#5a5449", "#433e36", "#2b2823", "#1e1b18", "#141210", name="paper"
+        "#fbf9f5",
+        "#f3efe7",
+        "#e5dfd3",
+        "#cfc7b8",
+        "#a1998a",
+        "#756e61",
+        "#5a5449",
+        "#433e36",
+        "#2b2823",
+        "#1e1b18",
+        "#141210",
+        name="paper",
     )
     made = gr.themes.Base(
         primary_hue=seal,
@@ -192,17 +253,41 @@ def theme() -> gr.themes.Base:
 def middleware(page: gr.Blocks, *, host: str, public_name: str = "") -> list[Middleware]:
     """What a request passes on its way to gradio, outermost first."""
     folder = Path(get_upload_folder())
-    limits = Middleware(rate_limit.Limits, events=len(page.fns), upload_folder=folder, is_logged_in=gradio_patches.is_logged_in)
-    known = Middleware(TrustedHostMiddleware, allowed_hosts=auth.names(host, public_name), www_redirect=False)
+    limits = Middleware(
+        rate_limit.Limits,
+        events=len(page.fns),
+        upload_folder=folder,
+        is_logged_in=gradio_patches.is_logged_in,
+    )
+    known = Middleware(
+        TrustedHostMiddleware, allowed_hosts=auth.names(host, public_name), www_redirect=False
+    )
     same = Middleware(auth.SameOrigin, public_name=public_name)
-    return [Middleware(WithHeaders), known, same, limits, Middleware(streams.LastWord), Middleware(WithClocks)]
+    return [
+        Middleware(WithHeaders),
+        known,
+        same,
+        limits,
+        Middleware(streams.LastWord),
+        Middleware(WithClocks),
+    ]
 
 
-def serve(page: gr.Blocks, *, host: str, port: int, password: str | None = None, public_name: str = "") -> None:
-    """Serve the page until the process is told to end. Raises OSError when the port cannot be had."""
+def serve(
+    page: gr.Blocks, *, host: str, port: int, password: str | None = None, public_name: str = ""
+) -> None:
+    """Serve the page until the process is told to end.
+
+    Raises OSError when the port cannot be had.
+    """
     gradio_patches.apply(behind_proxy=bool(public_name))
     passed = middleware(page, host=host, public_name=public_name)
-    settings: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None, "middleware": passed}
+    settings: dict[str, Any] = {
+        "docs_url": None,
+        "redoc_url": None,
+        "openapi_url": None,
+        "middleware": passed,
+    }
     page.launch(
         server_name=host,
         server_port=port,
@@ -225,6 +310,8 @@ def serve(page: gr.Blocks, *, host: str, port: int, password: str | None = None,
         app_kwargs=settings,
         prevent_thread_lock=True,
     )
-    print(f"Style Studio is open at {page.local_url}  (Ctrl+C closes it; trainings go on)", flush=True)
+    print(
+        f"Style Studio is open at {page.local_url}  (Ctrl+C closes it; trainings go on)", flush=True
+    )
     while True:
         time.sleep(3600)

@@ -1,4 +1,5 @@
-"""Settings <-> controls of the page: label, help, unit, range and choices come from the settings' own declaration.
+"""Settings <-> controls of the page: label, help, unit, range and choices come from the settings'
+own declaration.
 
 Knows gradio and the settings; knows nothing of tabs, runs or files.
 """
@@ -69,17 +70,29 @@ def label(setting: Setting) -> str:
 
 
 def explained(setting: Setting) -> str:
-    """The setting's sentence with its range and the reason for its default, as the line under the label."""
+    """The setting's sentence with its range and the reason for its default, as the line under the
+    label.
+    """
     sentence = in_words(setting.help[0].upper() + setting.help[1:])
     if setting.kind in (int, float) and setting.high is not None and setting.high < 1000:
         sentence += f" ({setting.low:g} to {setting.high:g})"
-    return f"{sentence}. Default {_shown(setting.default)}: {in_words(setting.why)}" if setting.why and setting.advanced else sentence
+    return (
+        f"{sentence}. Default {_shown(setting.default)}: {in_words(setting.why)}"
+        if setting.why and setting.advanced
+        else sentence
+    )
 
 
 def _shown(default: Any) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
-    return ", ".join(map(str, default)) if isinstance(default, list) else f"{default:g}" if isinstance(default, float) else str(default)
+    return (
+        ", ".join(map(str, default))
+        if isinstance(default, list)
+        else f"{default:g}"
+        if isinstance(default, float)
+        else str(default)
+    )
 
 
 def control(setting: Setting) -> Component:
@@ -102,7 +115,8 @@ def control(setting: Setting) -> Component:
     if setting.choices:
         return gr.Dropdown(list(setting.choices), value=value, **words)
     if setting.kind in (int, float) and not written(setting):
-        # No minimum or maximum here: from_mapping complains of every wrong value at once, and by name.
+        # No minimum or maximum here: from_mapping complains of every wrong value at once, and by
+        # name.
         return gr.Number(value, precision=0 if setting.kind is int else None, **words)
     return gr.Textbox(value, max_lines=1, **words)
 
@@ -127,7 +141,9 @@ def shown(setting: Setting, value: Any) -> Any:
 
 
 def meant(setting: Setting, found: Any) -> Any:
-    """A control's value as the setting wants it; what cannot be understood is passed on for from_mapping to complain about."""
+    """A control's value as the setting wants it; what cannot be understood is passed on for
+    from_mapping to complain about.
+    """
     if setting.kind is list and not setting.choices:
         return [line.strip() for line in (found or "").splitlines() if line.strip()]
     if setting.kind is list:
@@ -153,11 +169,18 @@ def to_mapping(keys: Sequence[str], found: Sequence[Any]) -> dict[str, dict[str,
 def from_config(config: RunConfig, keys: Sequence[str]) -> list[Any]:
     """The values the controls of these keys show for a config."""
     by_key = {s.key: s for s in settings()}
-    return [shown(by_key[key], getattr(getattr(config, by_key[key].section), by_key[key].name)) for key in keys]
+    return [
+        shown(by_key[key], getattr(getattr(config, by_key[key].section), by_key[key].name))
+        for key in keys
+    ]
 
 
 def in_words(complaint: str) -> str:
     """A complaint with the labels a user sees in place of the settings' keys."""
     labels = {s.key: f"“{label(s)}”" for s in settings()}
-    complaint = re.sub(r"(?<![\w./])[a-z_]+\.[a-z_]+(?![\w/])", lambda found: labels.get(found[0], found[0]), complaint)
+    complaint = re.sub(
+        r"(?<![\w./])[a-z_]+\.[a-z_]+(?![\w/])",
+        lambda found: labels.get(found[0], found[0]),
+        complaint,
+    )
     return complaint.replace(" is None:", " is empty:")

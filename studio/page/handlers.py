@@ -1,4 +1,7 @@
-"""The page's tabs, one module each, and what they share: how a complaint is told and how a picture is shown."""
+"""The page's tabs, one module each, and what they share:
+
+how a complaint is told and how a picture is shown.
+"""
 
 from __future__ import annotations
 
@@ -23,46 +26,64 @@ from training.storage.paths import write_whole
 P = ParamSpec("P")
 R = TypeVar("R")
 PRIVATE = {"api_visibility": "private"}  # of an event: only the page itself may call it
-TO_TRAINING = "() => [...document.querySelectorAll('[role=tab]')].find(tab => tab.textContent.includes('Train')).click()"
-LIGHTEN = "const lit = () => window.studio && window.studio.lighten && window.studio.lighten(); watch('value', lit); lit();"  # see page.js
+TO_TRAINING = (
+    "() => [...document.querySelectorAll('[role=tab]')].find(tab => "
+    "tab.textContent.includes('Train')).click()"
+)
+# see page.js
+LIGHTEN = (
+    "const lit = () => window.studio && window.studio.lighten && "
+    "window.studio.lighten(); watch('value', lit); lit();"
+)
 QUIET = {**PRIVATE, "show_progress": "hidden"}  # and no spinner over what it changes
 
 
-def told(handler: Callable[P, R]) -> Callable[P, R]:
+def shows_errors(handler: Callable[P, R]) -> Callable[P, R]:
     """A handler whose StudioError becomes a message on the page instead of a traceback."""
 
     @functools.wraps(handler)
     def telling(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _telling():
+        with _errors_on_the_page():
             return handler(*args, **kwargs)
 
     return telling
 
 
-def told_along(handler: Callable[P, Iterator[R]]) -> Callable[P, Iterator[R]]:
+def shows_errors_while_streaming(handler: Callable[P, Iterator[R]]) -> Callable[P, Iterator[R]]:
     """The same for a handler that answers again and again while it works."""
 
     @functools.wraps(handler)
     def telling(*args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
-        with _telling():
+        with _errors_on_the_page():
             yield from handler(*args, **kwargs)
 
     return telling
 
 
 @contextlib.contextmanager
-def _telling() -> Iterator[None]:
+def _errors_on_the_page() -> Iterator[None]:
     try:
         yield
     except StudioError as error:
-        raise gr.Error(in_html(in_words(str(error))), duration=20, title="That did not go", print_exception=False) from None
-    except OSError as error:  # a full or failing disk, wherever it shows; paths of this machine are nobody's business
-        raise gr.Error(in_html(of_the_disk(error)), duration=20, title="That did not go", print_exception=False) from error
+        raise gr.Error(
+            in_html(in_words(str(error))),
+            duration=20,
+            title="That did not go",
+            print_exception=False,
+        ) from None
+    # a full or failing disk, wherever it shows; paths of this machine are nobody's business
+    except OSError as error:
+        raise gr.Error(
+            in_html(of_the_disk(error)), duration=20, title="That did not go", print_exception=False
+        ) from error
 
 
 def of_the_disk(error: OSError) -> str:
     what = error.strerror or type(error).__name__
-    return f"The disk, or a file on it, could not be used ({what}). Free some space, look at its permissions, and try again."
+    return (
+        f"The disk, or a file on it, could not be used ({what}). Free some space, look at "
+        "its permissions, and try again."
+    )
 
 
 def in_html(text: str) -> str:
@@ -71,7 +92,10 @@ def in_html(text: str) -> str:
 
 
 def shown(picture: Path, side: int) -> str:
-    """Where the page may fetch a copy of a picture, at most side px wide and high: files of the workspace are never served themselves."""
+    """Where the page may fetch a copy of a picture, at most side px wide and high:
+
+    files of the workspace are never served themselves.
+    """
     return str(thumbnail(picture, side=side, into=Path(get_upload_folder()) / "shown"))
 
 
@@ -81,9 +105,16 @@ def address(picture: Path, side: int) -> str:
 
 
 def offered(file: Path) -> str:
-    """Where the page may fetch a file of ours as it is, for a download: a copy, made once for every state of the file."""
+    """Where the page may fetch a file of ours as it is, for a download:
+
+    a copy, made once for every state of the file.
+    """
     stat = file.stat()
-    folder = Path(get_upload_folder()) / "offered" / hashlib.sha256(f"{file}|{stat.st_mtime_ns}|{stat.st_size}".encode()).hexdigest()[:32]
+    folder = (
+        Path(get_upload_folder())
+        / "offered"
+        / hashlib.sha256(f"{file}|{stat.st_mtime_ns}|{stat.st_size}".encode()).hexdigest()[:32]
+    )
     if not (folder / file.name).exists():
         folder.mkdir(parents=True, exist_ok=True)
         half = shutil.copyfile(file, folder / f"{file.name}.half")
@@ -99,11 +130,16 @@ def made(name: str, content: bytes) -> str:
 
 
 def framed(page: Path) -> str:
-    """A style report in a frame of its own, which runs no scripts and asks for nothing; "" where there is none."""
+    """A style report in a frame of its own, which runs no scripts and asks for nothing; "" where
+    there is none.
+    """
     if not page.exists():
         return ""
     inside = escape(page.read_text(encoding="utf-8"), quote=True)
-    return f'<iframe title="Style report" sandbox srcdoc="{inside}" style="width: 100%; height: 36rem; border: 0"></iframe>'
+    return (
+        f'<iframe title="Style report" sandbox srcdoc="{inside}" style="width: 100%; '
+        'height: 36rem; border: 0"></iframe>'
+    )
 
 
 def offered_address(file: Path) -> str:

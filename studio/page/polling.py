@@ -1,7 +1,9 @@
-"""How a page follows what goes on: when it asks again, and what it is sent of an answer that mostly repeats itself.
+"""How a page follows what goes on: when it asks again, and what it is sent of an answer that mostly
+repeats itself.
 
-It asks often while somebody is at it, less often while nobody touches it, and not at all while it lies behind other windows or tabs; only one
-page of a browser then goes on asking, seldom, so that its title stays true and a word can be said at the end.
+It asks often while somebody is at it, less often while nobody touches it, and not at all while it
+lies behind other windows or tabs; only one page of a browser then goes on asking, seldom, so that
+its title stays true and a word can be said at the end.
 """
 
 from __future__ import annotations
@@ -16,47 +18,14 @@ from typing import Any, TypeVar
 
 import gradio as gr
 
+from studio.page.scripts import script
+
 T = TypeVar("T")
 MOST_KEPT = 32  # answers that are remembered for other pages
 
-# A lock of the browser makes one of its pages the speaker for what is followed; browsers give locks and notices to the same addresses only.
-ASK = """
-const IDLE = 5000, BEHIND = 15000;  // ms between two looks: when nobody touches the page; when nobody sees it
-const UNTOUCHED = 60000;  // ms after which nobody touches it
-let timer = 0, last = 0, touched = Date.now(), asked = '', speaks = false, letGo = () => {};
-const speaker = of => {
-    if (asked === of) return speaks;
-    letGo(); asked = of; speaks = false; letGo = () => {};
-    if (of && navigator.locks) navigator.locks.request('style-studio ' + of, () => asked !== of ? null : new Promise(done => {
-        speaks = true; letGo = done; plan();
-    }));
-    return speaks;
-};
-const pace = () => {
-    const mark = element.querySelector('[data-every]');
-    if (!mark) return Infinity;  // who spoke last stays the speaker: another one would only say the same again
-    const mine = speaker(mark.dataset.speak);
-    if (document.hidden) return mine ? BEHIND : Infinity;
-    if (!element.offsetParent) return BEHIND;
-    return document.hasFocus() && Date.now() - touched < UNTOUCHED ? 1000 * mark.dataset.every : IDLE;
-};
-const plan = () => {
-    clearTimeout(timer);
-    let wait = pace();
-    element.dataset.rests = document.hidden && wait === Infinity;
-    if (window.studio && window.studio.entitle) window.studio.entitle();
-    if (wait === Infinity) return;
-    if (Date.now() - last >= wait) { last = Date.now(); trigger('tick'); }
-    timer = setTimeout(plan, last + wait - Date.now());
-};
-const touch = () => { const idle = Date.now() - touched >= UNTOUCHED; touched = Date.now(); if (idle) plan(); };
-for (const kind of ['pointerdown', 'pointermove', 'keydown', 'wheel']) document.addEventListener(kind, touch, {passive: true});
-for (const kind of ['focus', 'blur']) window.addEventListener(kind, plan);
-document.addEventListener('visibilitychange', plan);
-const begin = () => { last = Date.now(); plan(); };
-watch('value', begin);
-begin();  // what stood in it before its tab was opened
-"""
+# A lock of the browser makes one of its pages the speaker for what is followed; browsers give locks
+# and notices to the same addresses only.
+ASK = script("polling_ask")
 
 
 def follower(**words: Any) -> gr.HTML:
@@ -65,25 +34,37 @@ def follower(**words: Any) -> gr.HTML:
 
 
 def following(every: float, *, speak: str = "") -> str:
-    """What makes a follower tick. every: seconds, while somebody is at the page; speak: what is told of at its end, also behind other windows."""
+    """What makes a follower tick.
+
+    every: seconds, while somebody is at the page; speak: what is told of at its end, also behind
+    other windows.
+    """
     return f'<i data-every="{every}" data-speak="{escape(speak)}"></i>'
 
 
 @dataclass(frozen=True)
 class Late:
-    """A part of an answer that costs something: made only for a page that has another one. mark: what tells it apart from others."""
+    """A part of an answer that costs something:
+
+    made only for a page that has another one. mark: what tells it apart from others.
+    """
 
     mark: str
     make: Callable[[], Any]
 
 
 def news(found: Sequence[Any], got: Sequence[str]) -> list[Any]:
-    """What of an answer a page does not have yet, gr.skip() for the rest; at the end what it has now, which it gives back the next time.
+    """What of an answer a page does not have yet, gr.skip() for the rest; at the end what it has
+    now, which it gives back the next time.
 
-    got: () for a page that has nothing. Components are given as gr.update(...), which can be told apart.
+    got: () for a page that has nothing. Components are given as gr.update(...), which can be told
+    apart.
     """
     before = [*got, *[""] * len(found)]
-    marks = [old if value == gr.skip() else _mark(value) for value, old in zip(found, before, strict=False)]
+    marks = [
+        old if value == gr.skip() else _mark(value)
+        for value, old in zip(found, before, strict=False)
+    ]
     sent = [
         gr.skip() if mark == old else value.make() if isinstance(value, Late) else value
         for value, mark, old in zip(found, marks, before, strict=False)
@@ -97,7 +78,9 @@ def _mark(value: Any) -> str:
 
 
 class Lately:
-    """Answers that many pages ask for at nearly the same time are worked out once; who asks meanwhile waits for it."""
+    """Answers that many pages ask for at nearly the same time are worked out once; who asks
+    meanwhile waits for it.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

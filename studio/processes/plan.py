@@ -1,4 +1,7 @@
-"""What a run would take, before it is begun: asked of a process of its own, shown as a table. Knows no torch and no gradio."""
+"""What a run would take, before it is begun:
+
+asked of a process of its own, shown as a table. Knows no torch and no gradio.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,29 @@ LONGEST = 600.0  # seconds: a base of full size on a slow disk takes its time
 
 
 def measured(config: RunConfig) -> dict[str, Any]:
-    """Rows and notes as training.cli.dry_run finds them. Raises StudioError with what the training itself would refuse."""
+    """Rows and notes as training.cli.dry_run finds them.
+
+    Raises StudioError with what the training itself would refuse.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "run.toml"
         path.write_text(to_toml(config), encoding="utf-8")
         command = [sys.executable, "-m", "studio.processes.plan_worker", str(path)]
         try:
-            said = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, env=process.environment(), check=False)
+            said = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=LONGEST,
+                env=process.environment(),
+                check=False,
+            )
             told = json.loads(said.stdout.strip().splitlines()[-1])
         except (subprocess.TimeoutExpired, ValueError, IndexError):
-            raise StudioError("The two updates that were to be measured came to no end. Is another training going on, or the memory full?") from None
+            raise StudioError(
+                "The two updates that were to be measured came to no end. Is another training "
+                "going on, or the memory full?"
+            ) from None
     if "error" in told:
         raise StudioError(told["error"])
     return told
@@ -35,6 +51,11 @@ def measured(config: RunConfig) -> dict[str, Any]:
 
 def shown(told: dict[str, Any]) -> str:
     """The plan as HTML."""
-    rows = "".join(f"<tr><th scope=row>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in told["rows"].items())
+    rows = "".join(
+        f"<tr><th scope=row>{escape(name)}</th><td>{escape(text)}</td></tr>"
+        for name, text in told["rows"].items()
+    )
     notes = "".join(f"<li>{escape(note)}</li>" for note in told["notes"])
-    return f'<table class="facts-table">{rows}</table>' + (f'<ul class="refused">{notes}</ul>' if notes else "")
+    return f'<table class="facts-table">{rows}</table>' + (
+        f'<ul class="refused">{notes}</ul>' if notes else ""
+    )

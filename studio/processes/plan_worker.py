@@ -1,7 +1,8 @@
 """What a run would take, measured with two real updates, as one JSON object:
 `python -m studio.processes.plan_worker RUN.toml`. Loads torch, so a process of its own.
 
-{"rows": {name: text}, "notes": [text]}, or {"error": text} for what the training itself would refuse.
+{"rows": {name: text}, "notes": [text]}, or {"error": text} for what the training itself would
+refuse.
 """
 
 from __future__ import annotations

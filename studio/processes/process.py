@@ -1,7 +1,9 @@
-"""Start, stop and find again the processes that train and draw; read what they say. Knows no torch and no gradio.
+"""Start, stop and find again the processes that train and draw; read what they say. Knows no torch
+and no gradio.
 
-A job is a folder: `process.json` says which process works there, `terminal.log` holds what it printed, `events.jsonl` what it reported.
-The process has its own session, so it outlives the page; whoever opens the folder later finds it by pid and start time.
+A job is a folder: `process.json` says which process works there, `terminal.log` holds what it
+printed, `events.jsonl` what it reported. The process has its own session, so it outlives the page;
+whoever opens the folder later finds it by pid and start time.
 """
 
 from __future__ import annotations
@@ -28,16 +30,24 @@ from training.errors import BusyError, ConfigError, StudioError
 from training.storage import run_lock
 from training.storage.paths import checked_writable, write_whole
 
-State = Literal["new", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"]
+State = Literal[
+    "new", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"
+]
 GOING: tuple[State, ...] = ("starting", "running", "stopping")
 RESUMABLE: tuple[State, ...] = ("stopped", "failed", "interrupted")
 TAIL = 65_536  # bytes read from the end of a log
-STALE = 60.0  # seconds after which a start that never came to be is forgotten, or a silent run begun elsewhere counts as gone
+# seconds after which a start that never came to be is forgotten, or a silent run begun elsewhere
+# counts as gone
+STALE = 60.0
 
 
 @dataclass(frozen=True)
 class Process:
-    """Who works in a job's folder. since: bytes of events.jsonl when it started; exit_code: None while it runs or when nobody saw it end."""
+    """Who works in a job's folder.
+
+    since: bytes of events.jsonl when it started; exit_code: None while it runs or when nobody saw
+    it end.
+    """
 
     pid: int
     started: float  # seconds since 1970, as the system counts the process's start
@@ -52,14 +62,19 @@ def training_command(run_toml: Path) -> list[str]:
 
 
 def start_run(config: RunConfig, command: Sequence[str] = ()) -> Path:
-    """Write run.toml and start the training; return the run's folder. command: a stand-in for training_command.
+    """Write run.toml and start the training; return the run's folder. command: a stand-in for
+    training_command.
 
-    A run of that name that has something saved is resumed. Raises StudioError when it is going, is finished, or learnt with other settings.
+    A run of that name that has something saved is resumed. Raises StudioError when it is going, is
+    finished, or learnt with other settings.
     """
     run = config.run_folder
     check(config)
     if is_alive(run):
-        raise BusyError(f"“{run.name}” is being trained right now. Wait for it, stop it, or give the new run another name.")
+        raise BusyError(
+            f"“{run.name}” is being trained right now. Wait for it, stop it, or give the new "
+            "run another name."
+        )
     checked_writable(run, "the run's folder")
     write_whole(run / "run.toml", to_toml(config))
     (run / "events.jsonl").touch()  # where this is, the trainer also writes why it could not begin
@@ -72,13 +87,32 @@ def check(config: RunConfig) -> None:
     run = config.run_folder
     if state(run) == "finished" and config.save.resume == "exact":
         raise StudioError(f"“{run.name}” is finished. Give the new run another name.")
-    before = earlier(run)  # the trainer compares run.toml with what it is told; who writes run.toml anew has to compare before
-    if config.save.resume != "exact" or before is None or not any((run / "checkpoints").glob("step-*")):
+    before = earlier(
+        run
+        # the trainer compares run.toml with what it is told; who writes run.toml anew has to
+        # compare before
+    )
+    if (
+        config.save.resume != "exact"
+        or before is None
+        or not any((run / "checkpoints").glob("step-*"))
+    ):
         return
-    changed = [f"  - {key} was {then!r}, now it is {now!r}" for key, then, now in changes(before, config)]
+    changed = [
+        f"  - {key} was {then!r}, now it is {now!r}" for key, then, now in changes(before, config)
+    ]
     if changed:
         head = f"There is a run named “{run.name}” with other settings:"
-        raise StudioError("\n".join([head, *changed, "Give the new run another name, or choose the old one in the list and resume it."]))
+        raise StudioError(
+            "\n".join(
+                [
+                    head,
+                    *changed,
+                    "Give the new run another name, or choose the old one in the list and "
+                    "resume it.",
+                ]
+            )
+        )
 
 
 def earlier(run: Path) -> RunConfig | None:
@@ -90,7 +124,10 @@ def earlier(run: Path) -> RunConfig | None:
 
 
 def start(folder: Path, command: Sequence[str]) -> Process:
-    """Start command in a session of its own, its words going to terminal.log. Raises StudioError when one is already going."""
+    """Start command in a session of its own, its words going to terminal.log.
+
+    Raises StudioError when one is already going.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with _starting(folder):
         if is_alive(folder):
@@ -99,7 +136,13 @@ def start(folder: Path, command: Sequence[str]) -> Process:
         since = said.stat().st_size if said.exists() else 0
         with (folder / "terminal.log").open("wb") as log:
             child = subprocess.Popen(
-                [*command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(), start_new_session=True, close_fds=True
+                [*command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(),
+                start_new_session=True,
+                close_fds=True,
             )
         process = Process(child.pid, psutil.Process(child.pid).create_time(), tuple(command), since)
         _write(folder, process)
@@ -108,7 +151,10 @@ def start(folder: Path, command: Sequence[str]) -> Process:
 
 
 def stop(folder: Path, *, at_once: bool = False) -> None:
-    """Ask the job to save and end; at_once ends it and all its children without saving. A job that is gone is no error."""
+    """Ask the job to save and end; at_once ends it and all its children without saving.
+
+    A job that is gone is no error.
+    """
     process = read(folder)
     if process is None or not _runs(process):
         _stop_elsewhere(folder, at_once)
@@ -122,7 +168,9 @@ def stop(folder: Path, *, at_once: bool = False) -> None:
 
 
 def _stop_elsewhere(folder: Path, at_once: bool) -> None:
-    """The same for a run begun in a terminal, which its lock names; it may share its group with other work."""
+    """The same for a run begun in a terminal, which its lock names; it may share its group with
+    other work.
+    """
     holder = run_lock.holder(folder)
     if holder is not None and holder.pid != os.getpid():
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -139,7 +187,9 @@ def read(folder: Path) -> Process | None:
 
 
 def is_alive(folder: Path) -> bool:
-    """Whether the process that was started here still runs, or another one that holds the run's lock."""
+    """Whether the process that was started here still runs, or another one that holds the run's
+    lock.
+    """
     process = read(folder)
     return (process is not None and _runs(process)) or run_lock.holder(folder) is not None
 
@@ -152,9 +202,14 @@ def _runs(process: Process) -> bool:
 def state(folder: Path) -> State:
     """How a run stands, from its process and the last thing it said."""
     process, alive = read(folder), is_alive(folder)
-    elsewhere = process is not None and not _runs(process) and alive  # begun here once, and gone on with in a terminal
+    # begun here once, and gone on with in a terminal
+    elsewhere = process is not None and not _runs(process) and alive
     process = None if elsewhere else process
-    said = [e for e in _last_events(folder, process.since if process else 0) if not isinstance(e, events.Noted | events.Warned)]
+    said = [
+        e
+        for e in _last_events(folder, process.since if process else 0)
+        if not isinstance(e, events.Noted | events.Warned)
+    ]
     last = said[-1] if said else None
     if process is None and alive and isinstance(last, events.Finished | events.Failed):
         return "starting"  # gone on with in a terminal
@@ -163,7 +218,13 @@ def state(folder: Path) -> State:
     if isinstance(last, events.Failed):
         return "failed"
     if alive:
-        return "stopping" if process is not None and process.stop_asked else "running" if last else "starting"
+        return (
+            "stopping"
+            if process is not None and process.stop_asked
+            else "running"
+            if last
+            else "starting"
+        )
     if process is None:
         return _state_elsewhere(folder, bool(last))
     if (process.exit_code or 0) > 0:
@@ -177,7 +238,11 @@ def _state_elsewhere(folder: Path, spoke: bool) -> State:
     """A run begun in a terminal has no process.json: it goes on as long as it speaks."""
     if not spoke:
         return "new"
-    return "running" if time.time() - (folder / "events.jsonl").stat().st_mtime < STALE else "interrupted"
+    return (
+        "running"
+        if time.time() - (folder / "events.jsonl").stat().st_mtime < STALE
+        else "interrupted"
+    )
 
 
 def log_tail(folder: Path, lines: int = 20) -> str:
@@ -187,7 +252,9 @@ def log_tail(folder: Path, lines: int = 20) -> str:
 
 
 class Tail:
-    """The events of one file, read on from where the last look ended; begins anew when the file was replaced by a shorter one."""
+    """The events of one file, read on from where the last look ended; begins anew when the file was
+    replaced by a shorter one.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -196,7 +263,10 @@ class Tail:
         self._lock = threading.Lock()
 
     def read_on(self) -> list[events.Event]:
-        """Every event so far, oldest first. A line that is still being written waits for the next look."""
+        """Every event so far, oldest first.
+
+        A line that is still being written waits for the next look.
+        """
         with self._lock:
             size = self.path.stat().st_size if self.path.exists() else 0
             if size < self._offset:
@@ -211,7 +281,11 @@ class Tail:
 
 
 def _parsed(lines: bytes) -> Iterator[events.Event]:
-    return (e for line in lines.decode("utf-8", errors="replace").splitlines() if (e := events.from_line(line)) is not None)
+    return (
+        e
+        for line in lines.decode("utf-8", errors="replace").splitlines()
+        if (e := events.from_line(line)) is not None
+    )
 
 
 def _last_events(folder: Path, since: int) -> list[events.Event]:
@@ -247,15 +321,25 @@ def _starting(folder: Path) -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """The child's environment: it finds this project also when that is a clone, speaks without delay, and leaves a core to the browser.
+    """The child's environment: it finds this project also when that is a clone, speaks without
+    delay, and leaves a core to the browser.
 
-    OpenMP's threads wait for each other at every operation: one core taken by a neighbour makes all of them wait, and a step several times as long.
+    OpenMP's threads wait for each other at every operation: one core taken by a neighbour makes all
+    of them wait, and a step several times as long.
     """
     home = str(Path(training.__file__).resolve().parents[1])
     path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
     ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, min(ours, psutil.cpu_count(logical=False) or ours) - 1))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": threads}
+    threads = os.environ.get("OMP_NUM_THREADS") or str(
+        max(1, min(ours, psutil.cpu_count(logical=False) or ours) - 1)
+    )
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8",
+        "OMP_NUM_THREADS": threads,
+    }
 
 
 def write_ended(folder: Path) -> None:
@@ -264,7 +348,9 @@ def write_ended(folder: Path) -> None:
 
 
 def _see_end(folder: Path, child: subprocess.Popen[bytes], process: Process) -> None:
-    """Wait for the child (so that no zombie stays) and write down how it ended, unless the folder is gone or another works there."""
+    """Wait for the child (so that no zombie stays) and write down how it ended, unless the folder
+    is gone or another works there.
+    """
     code = child.wait()
     now = read(folder)
     if now is not None and (now.pid, now.started) == (process.pid, process.started):

@@ -1,6 +1,8 @@
-"""Who may come in: names the page answers to, pages it takes requests from, and a password where others can reach it. Knows no gradio.
+"""Who may come in: names the page answers to, pages it takes requests from, and a password where
+others can reach it. Knows no gradio.
 
-See SECURITY.md for what this promises. On a loopback address there is no password: whoever is logged in on this machine may use the page.
+See SECURITY.md for what this promises. On a loopback address there is no password: whoever is
+logged in on this machine may use the page.
 """
 
 from __future__ import annotations
@@ -26,15 +28,26 @@ USER = "studio"  # the one name that the login asks for
 VARIABLE = "STYLE_STUDIO_PASSWORD"
 SHORTEST = 12  # characters of a password
 LONGEST = 1024
-MOST_ERRORS, FORGIVEN = 10, 60.0  # wrong passwords within so many seconds, after which all are refused for as long
-CLIENT: ContextVar[str] = ContextVar("client", default="")  # address of the request that is being answered
+MOST_ERRORS, FORGIVEN = (
+    10,
+    60.0,
+)  # wrong passwords within so many seconds, after which all are refused for as long
+CLIENT: ContextVar[str] = ContextVar(
+    "client", default=""
+)  # address of the request that is being answered
 READS = ("GET", "HEAD", "OPTIONS")
 
 
 def checked_public_name(name: str) -> str:
-    """A name as browsers send it in Host, in lower case. Raises ConfigError for an address with a scheme, port or path."""
+    """A name as browsers send it in Host, in lower case.
+
+    Raises ConfigError for an address with a scheme, port or path.
+    """
     if name and re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name.lower()) is None:
-        raise ConfigError(f"--public-name is {name}, a name such as studio.example.org was expected, with no https://, port or path.")
+        raise ConfigError(
+            f"--public-name is {name}, a name such as studio.example.org was expected, with no "
+            "https://, port or path."
+        )
     return name.lower()
 
 
@@ -47,33 +60,47 @@ def is_loopback(host: str) -> bool:
 
 
 def password(host: str, file: Path | None, *, port: int) -> str | None:
-    """The password that the page needs at that address, None where only this machine reaches it and none is given. Raises ConfigError."""
+    """The password that the page needs at that address, None where only this machine reaches it and
+    none is given. Raises ConfigError.
+    """
     found = _from_file(file) if file is not None else os.environ.get(VARIABLE)
     if found is None and not is_loopback(host):
         raise ConfigError(
-            f"--host is {host}, which other machines reach, so the page needs a password: put one of {SHORTEST} characters or more into a file that "
-            f"only you can read and give --password-file FILE, or into the variable {VARIABLE}. Safer, and with no password: leave out --host, and "
+            f"--host is {host}, which other machines reach, so the page needs a password: put "
+            f"one of {SHORTEST} characters or more into a file that "
+            "only you can read and give --password-file FILE, or into the variable "
+            f"{VARIABLE}. Safer, and with no password: leave out --host, and "
             f"from the other machine use `ssh -L {port}:127.0.0.1:{port} THIS_MACHINE`."
         )
     if found is not None and not SHORTEST <= len(found) <= LONGEST:
-        raise ConfigError(f"The page's password has {len(found)} characters, {SHORTEST} to {LONGEST} were expected. Choose another one.")
+        raise ConfigError(
+            f"The page's password has {len(found)} characters, {SHORTEST} to {LONGEST} were "
+            "expected. Choose another one."
+        )
     return found
 
 
 def _from_file(file: Path) -> str:
     try:
         if os.name == "posix" and file.stat().st_mode & 0o077:
-            raise ConfigError(f"--password-file {file} can be read by others on this machine. Say `chmod 600 {file}` first.")
+            raise ConfigError(
+                f"--password-file {file} can be read by others on this machine. Say `chmod 600 "
+                f"{file}` first."
+            )
         return file.read_text(encoding="utf-8").strip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--password-file {file} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'}).") from None
+        raise ConfigError(
+            f"--password-file {file} cannot be read "
+            f"({getattr(error, 'strerror', None) or 'it is not UTF-8'})."
+        ) from None
 
 
 class Lock:
-    """Says whether name and password are right; after MOST_ERRORS wrong ones an address is not let in for FORGIVEN seconds.
+    """Says whether name and password are right; after MOST_ERRORS wrong ones an address is not let
+    in for FORGIVEN seconds.
 
-    Errors are counted for each address, so that a stranger's guesses lock nobody else out; this machine's own is never
-    locked for who has the right password.
+    Errors are counted for each address, so that a stranger's guesses lock nobody else out; this
+    machine's own is never locked for who has the right password.
     """
 
     def __init__(self, secret: str) -> None:
@@ -84,8 +111,13 @@ class Lock:
         client = CLIENT.get()
         with self._turn:
             now = time.monotonic()
-            recent = {name: [then for then in errors if now - then < FORGIVEN] for name, errors in self._errors.items()}
-            self._errors = defaultdict(list, {name: errors for name, errors in recent.items() if errors})
+            recent = {
+                name: [then for then in errors if now - then < FORGIVEN]
+                for name, errors in self._errors.items()
+            }
+            self._errors = defaultdict(
+                list, {name: errors for name, errors in recent.items() if errors}
+            )
             if len(self._errors.get(client, ())) >= MOST_ERRORS and not is_loopback(client):
                 return False
             named = hmac.compare_digest(user.encode(), USER.encode())
@@ -96,19 +128,33 @@ class Lock:
 
 
 def names(host: str, public_name: str = "") -> list[str]:
-    """What a request may call this page: another name means that a foreign page made its own name lead here (DNS rebinding)."""
-    found = ["localhost", "127.0.0.1", "::1", "[::1]", host, *([public_name] if public_name else [])]
+    """What a request may call this page:
+
+    another name means that a foreign page made its own name lead here (DNS rebinding).
+    """
+    found = [
+        "localhost",
+        "127.0.0.1",
+        "::1",
+        "[::1]",
+        host,
+        *([public_name] if public_name else []),
+    ]
     if not is_loopback(host):
         name = socket.gethostname()
-        addresses = [a.address.partition("%")[0] for all_of in psutil.net_if_addrs().values() for a in all_of]
+        addresses = [
+            a.address.partition("%")[0] for all_of in psutil.net_if_addrs().values() for a in all_of
+        ]
         found += [name, f"{name}.local", *(a if ":" not in a else f"[{a}]" for a in addresses)]
     return list(dict.fromkeys(found))
 
 
 class SameOrigin:
-    """Refuses what another site's page asks in the user's browser, reading and writing: only following a link to the page itself is allowed.
+    """Refuses what another site's page asks in the user's browser, reading and writing: only
+    following a link to the page itself is allowed.
 
-    public_name: the name behind a TLS proxy on this machine, "" without one; only then is a forwarded protocol believed.
+    public_name: the name behind a TLS proxy on this machine, "" without one; only then is a
+    forwarded protocol believed.
     """
 
     def __init__(self, app: ASGIApp, public_name: str = "") -> None:
@@ -124,13 +170,18 @@ class SameOrigin:
         CLIENT.set(scope["client"][0] if scope.get("client") else "")
         scope = {**scope, "headers": self._believed(scope)}
         if _is_foreign(scope):
-            words = "This request came from another site's page and was refused. Use the page's own address."
+            words = (
+                "This request came from another site's page and was refused. Use the "
+                "page's own address."
+            )
             await PlainTextResponse(words, 403)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
     def _believed(self, scope: Scope) -> list[tuple[bytes, bytes]]:
-        """The headers without those by which a client could give this page another name or protocol."""
+        """The headers without those by which a client could give this page another name or
+        protocol.
+        """
         forged = {b"x-forwarded-host", b"x-gradio-server"}
         if not self.public_name:
             forged |= {b"x-forwarded-proto", b"x-forwarded-for", b"forwarded"}
@@ -146,5 +197,8 @@ def _is_foreign(scope: Scope) -> bool:
         return True
     if site in ("none", "same-origin"):
         return False
-    navigates = headers.get(b"sec-fetch-mode") == "navigate" and headers.get(b"sec-fetch-dest") == "document"
+    navigates = (
+        headers.get(b"sec-fetch-mode") == "navigate"
+        and headers.get(b"sec-fetch-dest") == "document"
+    )
     return not (navigates and scope["method"] in READS and scope["path"] == "/")

@@ -1,4 +1,7 @@
-"""Every change of gradio's own behaviour, each with its reason. Seen with gradio 6.31.0; tests/test_addresses.py holds each."""
+"""Every change of gradio's own behaviour, each with its reason.
+
+Seen with gradio 6.31.0; tests/test_addresses.py holds each.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from studio.server.errors import FetchRefused
 
-# Functions that fetch an address a client names. `{"path": "http://..."}` in an event, `file=http://...` in a request
-# and a file object's `url` all end in one of them. The page has no use for any.
+# Functions that fetch an address a client names. `{"path": "http://..."}` in an event,
+# `file=http://...` in a request and a file object's `url` all end in one of them. The page has no
+# use for any.
 FETCHERS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (
         processing_utils,
@@ -32,7 +36,10 @@ FETCHERS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (route_utils, ("secure_url_stream_response",)),
     (routes, ("secure_url_stream_response",)),
     (utils, ("download_if_url", "validate_url")),
-    (client_utils, ("probe_url", "download_tmp_copy_of_file", "encode_url_to_base64", "download_byte_stream")),
+    (
+        client_utils,
+        ("probe_url", "download_tmp_copy_of_file", "encode_url_to_base64", "download_byte_stream"),
+    ),
 )
 HEADER_LIMIT = 64 * 1024  # bytes of a request's headers
 KEEP_ALIVE = 15  # seconds an idle connection stays open
@@ -40,14 +47,20 @@ MOST_CONNECTIONS = 1000
 
 
 def apply(*, behind_proxy: bool) -> None:
-    """Make every change. behind_proxy: believe X-Forwarded-For and X-Forwarded-Proto of a proxy on this machine."""
+    """Make every change. behind_proxy:
+
+    believe X-Forwarded-For and X-Forwarded-Proto of a proxy on this machine.
+    """
     refuse_fetching()
     remove_cors()
     bound_server(behind_proxy=behind_proxy)
 
 
 def refuse_fetching() -> None:
-    """Replace gradio's fetching functions: a server that fetches what a stranger names is a relay into its own network."""
+    """Replace gradio's fetching functions:
+
+    a server that fetches what a stranger names is a relay into its own network.
+    """
     for module, names in FETCHERS:
         for name in names:
             if hasattr(module, name):
@@ -62,7 +75,9 @@ def _refusing(name: str) -> Callable[..., NoReturn]:
 
 
 class NoCors:
-    """Stands where gradio's CORS layer would, which lets every port of this machine read answers with credentials."""
+    """Stands where gradio's CORS layer would, which lets every port of this machine read answers
+    with credentials.
+    """
 
     def __init__(self, app: ASGIApp, **_: object) -> None:
         self.app = app
@@ -77,7 +92,9 @@ def remove_cors() -> None:
 
 
 def bound_server(*, behind_proxy: bool) -> None:
-    """Bound headers and connections; gradio leaves uvicorn's defaults, which believe any X-Forwarded-For from loopback."""
+    """Bound headers and connections; gradio leaves uvicorn's defaults, which believe any
+    X-Forwarded-For from loopback.
+    """
     configure = functools.partial(
         uvicorn.Config,
         http="h11",
@@ -93,7 +110,10 @@ def bound_server(*, behind_proxy: bool) -> None:
 
 
 def is_logged_in(scope: Scope) -> bool:
-    """Whether a request may go on to the page: no password is set, or its cookie belongs to a login."""
+    """Whether a request may go on to the page:
+
+    no password is set, or its cookie belongs to a login.
+    """
     app = scope.get("app")
     if app is None or getattr(app, "auth", None) is None:
         return True

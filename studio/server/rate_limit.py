@@ -1,7 +1,9 @@
-"""How much a client may ask of the page, and which of gradio's addresses it has at all. Knows ASGI; no gradio.
+"""How much a client may ask of the page, and which of gradio's addresses it has at all. Knows ASGI;
+no gradio.
 
-The page itself asks few things of the server. What it never asks (calls without the line of events, recordings, other servers) is not
-there, so that nothing behind it has to be kept safe; what it does ask is bounded in number and size, and checked before gradio sees it.
+The page itself asks few things of the server. What it never asks (calls without the line of events,
+recordings, other servers) is not there, so that nothing behind it has to be kept safe; what it does
+ask is bounded in number and size, and checked before gradio sees it.
 """
 
 from __future__ import annotations
@@ -26,14 +28,20 @@ UPLOAD = re.compile(r"(/gradio_api)?/upload/?")
 LARGEST_EVENT = 8 * 2**20  # bytes of what is sent with an event: a form and its captions
 LARGEST_LOGIN = 16 * 2**10  # bytes of a name and a password
 LARGEST_UPLOAD = 4 * 2**30  # bytes of one upload, all its files together
-MOST_EVENTS, MINUTE = 3000, 60.0  # events and uploads of one address within so many seconds; a few dozen open pages ask no more
+MOST_EVENTS, MINUTE = (
+    3000,
+    60.0,
+)  # events and uploads of one address within so many seconds; a few dozen open pages ask no more
 MOST_HELD = 64 * 2**20  # bytes of unfinished bodies kept at one time, of all clients together
 LONGEST_BODY = 30.0  # seconds in which a body has to come
 LONGEST_HASH = 64  # characters of a session's name
 
 
 class Limits:
-    """Refuses what is too large, too often, or no event of a page. events: how many events the page has."""
+    """Refuses what is too large, too often, or no event of a page.
+
+    events: how many events the page has.
+    """
 
     def __init__(
         self,
@@ -68,7 +76,13 @@ class Limits:
         if not LOGIN.fullmatch(path) and not self.is_logged_in(scope):
             await PlainTextResponse("Log in first.", 401)(scope, receive, send)
             return
-        most = LARGEST_UPLOAD if UPLOAD.fullmatch(path) else LARGEST_LOGIN if LOGIN.fullmatch(path) else LARGEST_EVENT
+        most = (
+            LARGEST_UPLOAD
+            if UPLOAD.fullmatch(path)
+            else LARGEST_LOGIN
+            if LOGIN.fullmatch(path)
+            else LARGEST_EVENT
+        )
         told = dict(scope["headers"]).get(b"content-length", b"0")
         if not told.isdigit() or len(told) > 15 or int(told) > most:
             await _too_large(most)(scope, receive, send)
@@ -77,7 +91,11 @@ class Limits:
             await self.app(scope, _counted(receive, most), send)
             return
         body = await self._read(receive, most)
-        complaint = body if isinstance(body, PlainTextResponse) else self._complaint(path, body, _host(scope))
+        complaint = (
+            body
+            if isinstance(body, PlainTextResponse)
+            else self._complaint(path, body, _host(scope))
+        )
         if complaint is not None:
             await complaint(scope, receive, send)
             return
@@ -86,7 +104,9 @@ class Limits:
     def _too_often(self, client: str) -> bool:
         now = time.monotonic()
         with self._turn:
-            for other in [name for name, asked in self._asked.items() if not asked or now - asked[-1] > MINUTE]:
+            for other in [
+                name for name, asked in self._asked.items() if not asked or now - asked[-1] > MINUTE
+            ]:
                 del self._asked[other]
             asked = self._asked[client]
             while asked and now - asked[0] > MINUTE:
@@ -103,21 +123,32 @@ class Limits:
         try:
             event = json.loads(body)
         except (ValueError, RecursionError):
-            return PlainTextResponse("This is not JSON. The page sends {fn_index, data, session_hash}.", 400)
+            return PlainTextResponse(
+                "This is not JSON. The page sends {fn_index, data, session_hash}.", 400
+            )
         if not isinstance(event, dict):
-            return PlainTextResponse("This is no event. The page sends {fn_index, data, session_hash}.", 400)
+            return PlainTextResponse(
+                "This is no event. The page sends {fn_index, data, session_hash}.", 400
+            )
         number, session, data = event.get("fn_index"), event.get("session_hash"), event.get("data")
         if type(number) is not int or not 0 <= number < self.events:
-            return PlainTextResponse(f"fn_index is wrong: a number from 0 to {self.events - 1} was expected.", 400)
+            return PlainTextResponse(
+                f"fn_index is wrong: a number from 0 to {self.events - 1} was expected.", 400
+            )
         if not isinstance(session, str) or not re.fullmatch(rf"[\w-]{{1,{LONGEST_HASH}}}", session):
-            return PlainTextResponse(f"session_hash is wrong: 1 to {LONGEST_HASH} letters and digits were expected.", 400)
+            return PlainTextResponse(
+                f"session_hash is wrong: 1 to {LONGEST_HASH} letters and digits were expected.", 400
+            )
         if not isinstance(data, list):
             return PlainTextResponse("data is wrong: a list was expected.", 400)
         found = addresses.complaint_of_files(event, host)
         return None if found is None else PlainTextResponse(found, 400)
 
     async def _read(self, receive: Receive, most: int) -> bytes | PlainTextResponse:
-        """The whole body, or why it is not waited for: too large, too slow, or too many unfinished ones are held."""
+        """The whole body, or why it is not waited for:
+
+        too large, too slow, or too many unfinished ones are held.
+        """
         body = bytearray()
         try:
             with anyio.move_on_after(LONGEST_BODY):
@@ -129,10 +160,18 @@ class Limits:
                     if len(body) > most:
                         return _too_large(most)
                     if self._held > MOST_HELD:
-                        return PlainTextResponse("Too much is being sent at once. Try again in a moment.", 503, {"retry-after": "5"})
+                        return PlainTextResponse(
+                            "Too much is being sent at once. Try again in a moment.",
+                            503,
+                            {"retry-after": "5"},
+                        )
                     if message["type"] != "http.request" or not message.get("more_body"):
                         return bytes(body)
-            return PlainTextResponse(f"The request did not arrive within {LONGEST_BODY:.0f} seconds.", 408, {"connection": "close"})
+            return PlainTextResponse(
+                f"The request did not arrive within {LONGEST_BODY:.0f} seconds.",
+                408,
+                {"connection": "close"},
+            )
         finally:
             self._held -= len(body)
 
@@ -142,7 +181,9 @@ def _host(scope: Scope) -> str:
 
 
 def _too_large(most: int) -> PlainTextResponse:
-    return PlainTextResponse(f"This is too large: {most / 2**20:,.0f} MiB is the most. Send it in parts.", 413)
+    return PlainTextResponse(
+        f"This is too large: {most / 2**20:,.0f} MiB is the most. Send it in parts.", 413
+    )
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
@@ -156,7 +197,10 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 def _counted(receive: Receive, most: int) -> Receive:
-    """A body that ends, as if its client had gone, where it is too large: its length need not be what was told, or told at all."""
+    """A body that ends, as if its client had gone, where it is too large:
+
+    its length need not be what was told, or told at all.
+    """
     size = 0
 
     async def counting() -> Message:

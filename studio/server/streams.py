@@ -1,7 +1,9 @@
-"""Answers to events that were under way when a page closed its stream are not lost. Knows ASGI; no gradio.
+"""Answers to events that were under way when a page closed its stream are not lost. Knows ASGI; no
+gradio.
 
-Gradio 6.31 tells a page that nothing is pending, upon which the page hangs up. Where the server notices this while it is still sending those
-words, it takes the whole page for gone and throws away every event that the page sent in the meantime, among them captions to be saved.
+Gradio 6.31 tells a page that nothing is pending, upon which the page hangs up. Where the server
+notices this while it is still sending those words, it takes the whole page for gone and throws away
+every event that the page sent in the meantime, among them captions to be saved.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ CLOSING = b'"msg":"close_stream"'
 
 
 class LastWord:
-    """After a stream's last word, that the page hangs up is no news any more: the stream ends by itself."""
+    """After a stream's last word, that the page hangs up is no news any more:
+
+    the stream ends by itself.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,4 +1,7 @@
-"""What a training would run on, as one JSON object: `python -m studio.system.device_worker`. Loads torch, therefore a process of its own."""
+"""What a training would run on, as one JSON object:
+
+`python -m studio.system.device_worker`. Loads torch, therefore a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from importlib.util import find_spec
 
 import psutil
 
-from training.runtime.device import GIB, Place, choose, told_of
+from training.runtime.device import GIB, DeviceSpec, choose, device_record
 
 
-def _multiplied(place: Place) -> str:
+def _multiplied(place: DeviceSpec) -> str:
     """Whether the device can do in its precision what a training asks of it."""
     import torch
 
@@ -28,10 +31,12 @@ def main() -> int:
     import torch
 
     place = choose()
-    told = {key: str(value) for key, value in told_of(place).items()}
+    told = {key: str(value) for key, value in device_record(place).items()}
     memory = psutil.virtual_memory()
     told["memory"] = f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f} GiB"
-    told["attention"] = "scaled_dot_product_attention of torch" + (", xformers" if find_spec("xformers") else "")
+    told["attention"] = "scaled_dot_product_attention of torch" + (
+        ", xformers" if find_spec("xformers") else ""
+    )
     told["a first product"] = _multiplied(place)
     if place.device.type == "cuda":
         free, whole = torch.cuda.mem_get_info(place.device)

@@ -1,4 +1,7 @@
-"""What works on this machine, what does not, and what to do: `style-studio doctor`. Its words hold no names of people, folders or pictures."""
+"""What works on this machine, what does not, and what to do:
+
+`style-studio doctor`. Its words hold no names of people, folders or pictures.
+"""
 
 from __future__ import annotations
 
@@ -37,22 +40,46 @@ class Finding:
 
 
 def examined(workspace: Workspace) -> Iterator[Finding]:
-    """Look at everything a training and the page need; takes some seconds, for torch is loaded in a process of its own."""
-    yield Finding("system", "good", f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPU threads")
+    """Look at everything a training and the page need; takes some seconds, for torch is loaded in a
+    process of its own.
+    """
+    yield Finding(
+        "system",
+        "good",
+        f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPU "
+        "threads",
+    )
     for name, version in storage.versions().items():
         there = version != "not installed"
-        yield Finding(name, "good" if there else "bad", version, "" if there else f"Install it: pip install {name}")
+        yield Finding(
+            name,
+            "good" if there else "bad",
+            version,
+            "" if there else f"Install it: pip install {name}",
+        )
     yield from _device()
     memory = psutil.virtual_memory()
     few = memory.available < LITTLE_MEMORY
     yield Finding(
-        "memory", "worth a look" if few else "good", f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f} GiB",
-        "Enough for the built-in base; Stable Diffusion 1.5 takes about 4 GiB on a CPU. Close other programs." if few else "",
-    )  # fmt: skip
+        "memory",
+        "worth a look" if few else "good",
+        f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f} GiB",
+        (
+            "Enough for the built-in base; Stable Diffusion 1.5 takes about 4 GiB on a CPU. Close "
+            "other programs."
+        )
+        if few
+        else "",
+    )
     for about, folder in (("workspace", workspace.root), ("cache", cache_folder())):
         yield from _folder(about, folder)
     whole = (builtin_base() / "model_index.json").is_file()
-    yield Finding("built-in base", "good" if whole else "bad", "is there" if whole else "is missing", "" if whole else "Install the program again.")
+    yield Finding(
+        "built-in base",
+        "good" if whole else "bad",
+        "is there" if whole else "is missing",
+        "" if whole else "Install the program again.",
+    )
     others = len(storage.bases(workspace)) - 1
     yield Finding("other bases", "good", f"{others} on this machine")
     yield _vocabulary()
@@ -62,16 +89,30 @@ def _device() -> Iterator[Finding]:
     try:
         told = storage.device()
     except StudioError as error:
-        yield Finding("device", "bad", str(error), "Install torch again: pip install --force-reinstall torch")
+        yield Finding(
+            "device", "bad", str(error), "Install torch again: pip install --force-reinstall torch"
+        )
         return
     works = told.pop("a first product", "works")
-    yield Finding("device", "good", ", ".join(f"{key} {value}" for key, value in told.items() if key not in ("torch", "memory")))
+    yield Finding(
+        "device",
+        "good",
+        ", ".join(
+            f"{key} {value}" for key, value in told.items() if key not in ("torch", "memory")
+        ),
+    )
     yield Finding(
         "convolution and attention there", "good" if works == "works" else "bad", works,
-        "" if works == "works" else "Set base.device = \"cpu\", or install the build of torch that is made for this device.",
+        "" if works == "works" else ("Set base.device = \"cpu\", or install the build of torch "
+                                    "that is made for this device."),
     )  # fmt: skip
     if told.get("device") == "cpu" and told.get("precision") == "float32":
-        yield Finding("precision", "worth a look", "this CPU does not multiply bfloat16", "A newer CPU, or a GPU, trains several times as fast.")
+        yield Finding(
+            "precision",
+            "worth a look",
+            "this CPU does not multiply bfloat16",
+            "A newer CPU, or a GPU, trains several times as fast.",
+        )
 
 
 def _folder(about: str, folder: Path) -> Iterator[Finding]:
@@ -82,7 +123,12 @@ def _folder(about: str, folder: Path) -> Iterator[Finding]:
     try:
         checked_writable(there, about)
     except StudioError:
-        yield Finding(f"{about} folder", "bad", "cannot be written", "Look at its owner and permissions, or choose another folder.")
+        yield Finding(
+            f"{about} folder",
+            "bad",
+            "cannot be written",
+            "Look at its owner and permissions, or choose another folder.",
+        )
         return
     yield Finding(f"{about} folder", "good", "can be written")
     free = shutil.disk_usage(there).free
@@ -100,25 +146,43 @@ def _vocabulary() -> Finding:
     from training.models.single_file import known_vocabulary
 
     if known_vocabulary():
-        return Finding("CLIP's vocabulary", "good", "is there: single-file checkpoints open without a network")
+        return Finding(
+            "CLIP's vocabulary", "good", "is there: single-file checkpoints open without a network"
+        )
     return Finding(
-        "CLIP's vocabulary", "worth a look", "is not in the caches: a single-file checkpoint will ask the hub for it",
-        "Put vocab.json and merges.txt of any Stable Diffusion's tokenizer/ into tokenizers/clip/ of the cache, or open one from the hub once.",
+        "CLIP's vocabulary", "worth a look", "is not in the caches: a single-file checkpoint "
+                                             "will ask the hub for it",
+        "Put vocab.json and merges.txt of any Stable Diffusion's tokenizer/ into "
+        "tokenizers/clip/ of the cache, or open one from the hub once.",
     )  # fmt: skip
 
 
 def asked_elsewhere(workspace: Workspace) -> list[Finding]:
-    """The same, from a process of its own, so that the page never loads torch. Raises StudioError."""
+    """The same, from a process of its own, so that the page never loads torch.
+
+    Raises StudioError.
+    """
     asked = [sys.executable, "-m", "studio", "doctor", "--json", "--workspace", str(workspace.root)]
     try:
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=2 * storage.LONGEST_LOOK, env=process.environment()).stdout
+        said = subprocess.run(
+            asked,
+            capture_output=True,
+            text=True,
+            timeout=2 * storage.LONGEST_LOOK,
+            env=process.environment(),
+        ).stdout
         return [Finding(**one) for one in json.loads(said)]
     except (OSError, subprocess.SubprocessError, ValueError, TypeError) as error:
-        raise StudioError(f"The doctor could not be asked ({type(error).__name__}). Say `style-studio doctor` in a terminal.") from error
+        raise StudioError(
+            f"The doctor could not be asked ({type(error).__name__}). Say `style-studio "
+            "doctor` in a terminal."
+        ) from error
 
 
-def line(finding: Finding) -> str:
-    return f"[{MARKS[finding.state]}] {finding.about}: {finding.told}" + (f"\n        {finding.advice}" if finding.advice else "")
+def summary_line(finding: Finding) -> str:
+    return f"[{MARKS[finding.state]}] {finding.about}: {finding.told}" + (
+        f"\n        {finding.advice}" if finding.advice else ""
+    )
 
 
 def as_json(findings: Sequence[Finding]) -> str:

@@ -1,4 +1,8 @@
-"""The workspace as a whole: how large it is, what may be cleared, which bases are on this machine, which one is offered first. No torch."""
+"""The workspace as a whole:
+
+how large it is, what may be cleared, which bases are on this machine, which one is offered first.
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +43,13 @@ def size_of(folder: Path) -> int:
 
 def sizes(workspace: Workspace) -> dict[str, int]:
     """Bytes of each part of the workspace."""
-    parts = (workspace.datasets(), workspace.runs(), workspace.styles(), workspace.comparisons(), import_export.trash(workspace))
+    parts = (
+        workspace.datasets(),
+        workspace.runs(),
+        workspace.styles(),
+        workspace.comparisons(),
+        import_export.trash(workspace),
+    )
     return {part.name: size_of(part) for part in parts}
 
 
@@ -49,17 +59,31 @@ def clear_trash(workspace: Workspace) -> None:
 
 
 def clear_cache(workspace: Workspace) -> None:
-    """Delete unpacked checkpoints and encoded pictures, which are made again when needed. Raises BusyError while something is trained or drawn."""
-    going = [f for root in (workspace.runs(), workspace.comparisons()) if root.is_dir() for f in root.iterdir() if process.is_alive(f)]
+    """Delete unpacked checkpoints and encoded pictures, which are made again when needed.
+
+    Raises BusyError while something is trained or drawn.
+    """
+    going = [
+        f
+        for root in (workspace.runs(), workspace.comparisons())
+        if root.is_dir()
+        for f in root.iterdir()
+        if process.is_alive(f)
+    ]
     if going:
-        raise BusyError(f"“{going[0].name}” is going on and may need them. Wait for it, or stop it.")
+        raise BusyError(
+            f"“{going[0].name}” is going on and may need them. Wait for it, or stop it."
+        )
     _clear(unpacked())
     _clear(latents_folder())
 
 
 def caches() -> dict[str, int]:
     """Bytes of what lies outside of any workspace and can be made again."""
-    return {"unpacked checkpoints": size_of(unpacked()), "encoded pictures": size_of(latents_folder())}
+    return {
+        "unpacked checkpoints": size_of(unpacked()),
+        "encoded pictures": size_of(latents_folder()),
+    }
 
 
 def unpacked() -> Path:
@@ -72,19 +96,30 @@ def _clear(folder: Path) -> None:
         if folder.is_dir():
             shutil.rmtree(folder)
     except OSError as error:
-        raise SpaceError(f"{folder} could not be deleted ({error.strerror}). Look at the permissions there.") from error
+        raise SpaceError(
+            f"{folder} could not be deleted ({error.strerror}). Look at the permissions there."
+        ) from error
 
 
 def bases(workspace: Workspace) -> list[Base]:
-    """Every base that is found without the network: mini, those of the runs, in the workspace's models/ and in the hub's cache."""
+    """Every base that is found without the network:
+
+    mini, those of the runs, in the workspace's models/ and in the hub's cache.
+    """
     found = {"mini": Base("mini", "built in", size_of(builtin_base()))}
     for place in (workspace.root / FOLDERS_OF_BASES).glob("*"):
-        if (place / "model_index.json").is_file() or (place.suffix == ".safetensors" and place.is_file()):
-            found[str(place)] = Base(str(place), _kind(place), size_of(place) if place.is_dir() else place.stat().st_size)
+        if (place / "model_index.json").is_file() or (
+            place.suffix == ".safetensors" and place.is_file()
+        ):
+            found[str(place)] = Base(
+                str(place), _kind(place), size_of(place) if place.is_dir() else place.stat().st_size
+            )
     for setting in library.bases(workspace):
         place = Path(setting).expanduser()
         if setting not in found and place.exists():
-            found[setting] = Base(setting, _kind(place), size_of(place) if place.is_dir() else place.stat().st_size)
+            found[setting] = Base(
+                setting, _kind(place), size_of(place) if place.is_dir() else place.stat().st_size
+            )
     return [*found.values(), *_of_hub(set(found))]
 
 
@@ -96,8 +131,17 @@ def _of_hub(known: set[str]) -> list[Base]:
         repos = scan_cache_dir().repos
     except (CacheNotFound, OSError):
         return []
-    places = [(repo, revision.snapshot_path) for repo in repos if repo.repo_type == "model" for revision in repo.revisions]
-    found = {repo.repo_id: Base(repo.repo_id, _kind(place), repo.size_on_disk) for repo, place in places if (place / "model_index.json").is_file()}
+    places = [
+        (repo, revision.snapshot_path)
+        for repo in repos
+        if repo.repo_type == "model"
+        for revision in repo.revisions
+    ]
+    found = {
+        repo.repo_id: Base(repo.repo_id, _kind(place), repo.size_on_disk)
+        for repo, place in places
+        if (place / "model_index.json").is_file()
+    }
     return [found[name] for name in sorted(found) if name not in known]
 
 
@@ -124,10 +168,22 @@ def versions() -> dict[str, str]:
 
 
 def device() -> dict[str, str]:
-    """What a training would run on. Asked of a process of its own, so that the page itself never loads torch. Raises StudioError."""
+    """What a training would run on.
+
+    Asked of a process of its own, so that the page itself never loads torch. Raises StudioError.
+    """
     asked = [sys.executable, "-m", "studio.system.device_worker"]
     try:
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=LONGEST_LOOK, env=process.environment(), check=True).stdout
+        said = subprocess.run(
+            asked,
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_LOOK,
+            env=process.environment(),
+            check=True,
+        ).stdout
         return {str(key): str(value) for key, value in json.loads(said.splitlines()[-1]).items()}
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, AttributeError) as error:
-        raise StudioError(f"The device could not be asked for ({type(error).__name__}). Is torch installed whole?") from error
+        raise StudioError(
+            f"The device could not be asked for ({type(error).__name__}). Is torch installed whole?"
+        ) from error

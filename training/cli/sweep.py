@@ -1,7 +1,9 @@
-"""Several styles from one file: `train_style.py --sweep SWEEP.toml` trains them together, then compares and ranks them.
+"""Several styles from one file: `train_style.py --sweep SWEEP.toml` trains them together, then
+compares and ranks them.
 
-The file is a run.toml whose settings all styles share, with [[styles]] (tables of settings, one a style), [grid] (lists of settings, every
-combination a style), or both: each of the styles with every combination.
+The file is a run.toml whose settings all styles share, with [[styles]] (tables of settings, one a
+style), [grid] (lists of settings, every combination a style), or both: each of the styles with
+every combination.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from training.config.schema import RunConfig, Setting, from_mapping, nearest, se
 from training.errors import ConfigError
 
 if TYPE_CHECKING:
-    from training.runtime.distributed import World
+    from training.runtime.distributed import ProcessGroup
     from training.trainer.loop import Stop
 
 MOST = 64  # styles of one sweep
@@ -26,45 +28,84 @@ COLUMNS = 12  # styles in the grid at most
 
 
 def styles_of(tables: Mapping[str, Any], source: str) -> list[RunConfig]:
-    """The configs that a sweep's tables stand for, each with a save.name of its own. Raises ConfigError with what is wrong."""
-    shared = {section: values for section, values in tables.items() if section not in ("styles", "grid")}
+    """The configs that a sweep's tables stand for, each with a save.name of its own.
+
+    Raises ConfigError with what is wrong.
+    """
+    shared = {
+        section: values for section, values in tables.items() if section not in ("styles", "grid")
+    }
     styles, grid = tables.get("styles", [{}]), tables.get("grid", {})
     if not isinstance(styles, list) or not all(isinstance(one, Mapping) for one in styles):
         raise ConfigError(f"{source}: styles is to be written as [[styles]] tables, one a style.")
     if "styles" not in tables and "grid" not in tables:
-        raise ConfigError(f"{source} is no sweep: it has neither [[styles]] nor [grid]. Without --sweep it is one run.")
+        raise ConfigError(
+            f"{source} is no sweep: it has neither [[styles]] nor [grid]. Without --sweep it "
+            "is one run."
+        )
     axes = _axes(grid, source)
     count = len(styles)
     for _, values in axes:
         count *= len(values)
     if not 0 < count <= MOST:
-        raise ConfigError(f"{source} stands for {count} styles, 1 to {MOST} were expected. Take fewer values.")
+        raise ConfigError(
+            f"{source} stands for {count} styles, 1 to {MOST} were expected. Take fewer values."
+        )
     made: list[RunConfig] = []
     for number, one in enumerate(styles):
         for chosen in itertools.product(*(values for _, values in axes)):
             values = [(s, value) for (s, _), value in zip(axes, chosen, strict=True)]
             given = _merged(_merged(shared, one), _nested(values))
             named = one.get("save", {}) if isinstance(one.get("save", {}), Mapping) else {}
-            stem = str(named.get("name") or given.get("save", {}).get("name") or RunConfig().save.name)
+            stem = str(
+                named.get("name") or given.get("save", {}).get("name") or RunConfig().save.name
+            )
             stem += f"-{number + 1}" if len(styles) > 1 and "name" not in named else ""
-            given = _merged(given, {"save": {"name": stem + "".join(f"-{s.name.replace('_', '-')}-{_word(value)}" for s, value in values)}})
-            made.append(from_mapping(given, f"{source}, style {len(made) + 1} ({given['save']['name']})"))
+            given = _merged(
+                given,
+                {
+                    "save": {
+                        "name": stem
+                        + "".join(
+                            f"-{s.name.replace('_', '-')}-{_word(value)}" for s, value in values
+                        )
+                    }
+                },
+            )
+            made.append(
+                from_mapping(given, f"{source}, style {len(made) + 1} ({given['save']['name']})")
+            )
     return made
 
 
 def _axes(grid: Any, source: str) -> list[tuple[Setting, list[Any]]]:
     """The settings that vary and their values."""
-    if not isinstance(grid, Mapping) or not all(isinstance(values, Mapping) for values in grid.values()):
-        raise ConfigError(f"{source}: [grid] holds settings with lists of values, for instance adapter.rank = [4, 16].")
+    if not isinstance(grid, Mapping) or not all(
+        isinstance(values, Mapping) for values in grid.values()
+    ):
+        raise ConfigError(
+            f"{source}: [grid] holds settings with lists of values, for instance adapter.rank "
+            "= [4, 16]."
+        )
     known = {s.key: s for s in settings()}
     axes = []
     for section, values in grid.items():
         for name, choices in values.items():
             key = f"{section}.{name}"
             if key not in known or key in ("save.name", "save.folder"):
-                raise ConfigError(f"{source}: grid.{key} is not a setting that can vary{nearest(key, list(known))}")
-            if not isinstance(choices, list) or not choices or (known[key].kind is list and not all(isinstance(c, list) for c in choices)):
-                raise ConfigError(f"{source}: grid.{key} is {choices!r}, a list of its values was expected, for instance {key} = [...].")
+                raise ConfigError(
+                    f"{source}: grid.{key} is not a setting that can "
+                    f"vary{nearest(key, list(known))}"
+                )
+            if (
+                not isinstance(choices, list)
+                or not choices
+                or (known[key].kind is list and not all(isinstance(c, list) for c in choices))
+            ):
+                raise ConfigError(
+                    f"{source}: grid.{key} is {choices!r}, a list of its values was expected, "
+                    f"for instance {key} = [...]."
+                )
             axes.append((known[key], choices))
     return axes
 
@@ -81,27 +122,44 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     made = dict(below)
     for section, values in above.items():
         under = made.get(section)
-        made[section] = {**under, **values} if isinstance(under, Mapping) and isinstance(values, Mapping) else values
+        made[section] = (
+            {**under, **values}
+            if isinstance(under, Mapping) and isinstance(values, Mapping)
+            else values
+        )
     return made
 
 
 def _word(value: Any) -> str:
     """A value as a part of a file's name."""
-    text = "+".join(map(str, value)) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value)
-    return "".join(c if c.isalnum() or c in "+-." else "-" for c in text)[-24:].strip("-.") or "none"
+    text = (
+        "+".join(map(str, value))
+        if isinstance(value, list)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+    return (
+        "".join(c if c.isalnum() or c in "+-." else "-" for c in text)[-24:].strip("-.") or "none"
+    )
 
 
-def run(configs: Sequence[RunConfig], stop: Stop, world: World) -> int:
-    """Train them together, show and record; then the grid of all beside the base and the table. Returns the exit code.
+def run(configs: Sequence[RunConfig], stop: Stop, world: ProcessGroup) -> int:
+    """Train them together, show and record; then the grid of all beside the base and the table.
+    Returns the exit code.
 
-    Several processes take turns at the styles, each over a base of its own; what comes at the end is the first one's.
+    Several processes take turns at the styles, each over a base of its own; what comes at the end
+    is the first one's.
     """
     from training import events
     from training.cli.terminal import show_many
     from training.trainer.joint import together
 
     if world.shards:
-        raise ConfigError("a sweep gives each process styles of its own over a whole base: turn FSDP off in accelerate's configuration.")
+        raise ConfigError(
+            "a sweep gives each process styles of its own over a whole base: turn FSDP off in "
+            "accelerate's configuration."
+        )
     own = configs[world.rank :: world.size]
 
     def recorded() -> Any:
@@ -111,7 +169,11 @@ def run(configs: Sequence[RunConfig], stop: Stop, world: World) -> int:
                 folder.mkdir(parents=True, exist_ok=True)
                 events.append(folder / "events.jsonl", event)
             except OSError as error:
-                print(f"{folder / 'events.jsonl'} cannot be written ({error.strerror}): the training goes on without it.", file=sys.stderr)
+                print(
+                    f"{folder / 'events.jsonl'} cannot be written ({error.strerror}): the "
+                    "training goes on without it.",
+                    file=sys.stderr,
+                )
             if isinstance(event, events.Failed):
                 failed.append(own[number])
             if isinstance(event, events.Finished) and not event.stopped:
@@ -122,8 +184,12 @@ def run(configs: Sequence[RunConfig], stop: Stop, world: World) -> int:
     failed: list[RunConfig] = []
     done: list[RunConfig] = []
     if own:
-        show_many(recorded(), [config.save.name for config in own], [config.run_folder for config in own])
-    failed, done = ([config for part in world.gathered(some) for config in part] for some in (failed, done))
+        show_many(
+            recorded(), [config.save.name for config in own], [config.run_folder for config in own]
+        )
+    failed, done = (
+        [config for part in world.gathered(some) for config in part] for some in (failed, done)
+    )
     done.sort(key=configs.index)
     if world.writes and len(done) > 1 and not stop():
         print(ranking(done), flush=True)
@@ -136,20 +202,48 @@ def ranking(configs: Sequence[RunConfig]) -> str:
     rows = []
     for config in configs:
         try:
-            best = json.loads((config.run_folder / "report" / "report.json").read_text(encoding="utf-8"))["best"]
-            style, content, file, strength = float(best["style"]), float(best["content"]), str(best["file"]), float(best["strength"])
-            rows.append((-(style**2 * content), f"{config.save.name}: {style:.0%} style, {content:.0%} content ({file} at {strength:g})"))
+            best = json.loads(
+                (config.run_folder / "report" / "report.json").read_text(encoding="utf-8")
+            )["best"]
+            style, content, file, strength = (
+                float(best["style"]),
+                float(best["content"]),
+                str(best["file"]),
+                float(best["strength"]),
+            )
+            rows.append(
+                (
+                    -(style**2 * content),
+                    f"{config.save.name}: {style:.0%} style, {content:.0%} content ({file} at "
+                    f"{strength:g})",
+                )
+            )
         except (OSError, ValueError, KeyError, TypeError):
-            rows.append((1.0, f"{config.save.name}: no report (report.minutes = {config.report.minutes:g})"))
+            rows.append(
+                (1.0, f"{config.save.name}: no report (report.minutes = {config.report.minutes:g})")
+            )
     return "\n".join(f"{place}. {text}" for place, (_, text) in enumerate(sorted(rows), 1))
 
 
 def _grid(configs: Sequence[RunConfig]) -> bool:
-    """Have the base and every style drawn side by side on the first style's prompts, by a process of its own; whether it could be."""
+    """Have the base and every style drawn side by side on the first style's prompts, by a process
+    of its own; whether it could be.
+    """
     first, shown = configs[0], configs[:COLUMNS]
     prompts = first.preview.prompts or ["a cat", "a house", "a tree"]
-    command = [sys.executable, "-m", "studio.compare", "--base", first.base.model, "--out", str(Path(first.save.folder) / "together.png")]
+    command = [
+        sys.executable,
+        "-m",
+        "studio.compare",
+        "--base",
+        first.base.model,
+        "--out",
+        str(Path(first.save.folder) / "together.png"),
+    ]
     command += ["--guidance", f"{first.preview.guidance:g}", "--steps", str(first.preview.steps)]
-    for key, values in (("--prompt", prompts), ("--style", [config.run_folder / f"{config.save.name}.safetensors" for config in shown])):
+    for key, values in (
+        ("--prompt", prompts),
+        ("--style", [config.run_folder / f"{config.save.name}.safetensors" for config in shown]),
+    ):
         command += [key, *map(str, values)]
     return subprocess.run(command, check=False).returncode == 0

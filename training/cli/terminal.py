@@ -12,32 +12,62 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from training.events import Event, Failed, Finished, Noted, Previewed, Saved, Started, Stepped, Warned
+from training.events import (
+    Event,
+    Failed,
+    Finished,
+    Noted,
+    Previewed,
+    Saved,
+    Started,
+    Stepped,
+    Warned,
+)
 
 WIDEST = 10_000  # characters of a line where there is no terminal: nothing is wrapped for a script
 EVERY = 15.0  # seconds between lines where there is no terminal to draw a bar in
 
 
 def escaping_console() -> Console:
-    """What prints to stdout; characters that its encoding does not have are escaped, so that a message never ends a training."""
+    """What prints to stdout; characters that its encoding does not have are escaped, so that a
+    message never ends a training.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     return Console(width=None if sys.stdout.isatty() else WIDEST)
 
 
 def show(stream: Iterable[Event], folder: Path) -> None:
-    """Print the events of the run in folder until the stream ends. A message is one line, however long: scripts read it too."""
+    """Print the events of the run in folder until the stream ends.
+
+    A message is one line, however long: scripts read it too.
+    """
     console = escaping_console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[told]}"),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task, said = None, 0.0
         for event in stream:
             if isinstance(event, Started):
-                weights = f"{event.trainable:,} weights trained ({event.trainable / max(1, event.total):.2%})"
-                console.print(f"{event.pictures} pictures, {weights}, {event.dtype} on {escape(event.device)}", soft_wrap=True)
+                weights = (
+                    f"{event.trainable:,} weights trained "
+                    f"({event.trainable / max(1, event.total):.2%})"
+                )
+                console.print(
+                    f"{event.pictures} pictures, {weights}, {event.dtype} on "
+                    f"{escape(event.device)}",
+                    soft_wrap=True,
+                )
                 task = bar.add_task("training", total=event.steps, completed=event.step, told="")
             elif isinstance(event, Stepped):
-                told = f"loss {event.loss:.4f}  lr {event.learning_rate:.1e}  {event.seconds:.2f} s/update  {clock(event.left)} left"
+                told = (
+                    f"loss {event.loss:.4f}  lr {event.learning_rate:.1e}  "
+                    f"{event.seconds:.2f} s/update  {clock(event.left)} left"
+                )
                 if task is not None:
                     bar.update(task, completed=event.step, told=told)
                 if not console.is_terminal and time.monotonic() - said > EVERY:
@@ -47,10 +77,20 @@ def show(stream: Iterable[Event], folder: Path) -> None:
                 console.print(line, highlight=False, soft_wrap=True)
 
 
-def show_many(stream: Iterable[tuple[int, Event]], names: Sequence[str], folders: Sequence[Path]) -> None:
-    """Print the events of several runs until the stream ends: a bar each, and every line with the run's name before it."""
+def show_many(
+    stream: Iterable[tuple[int, Event]], names: Sequence[str], folders: Sequence[Path]
+) -> None:
+    """Print the events of several runs until the stream ends:
+
+    a bar each, and every line with the run's name before it.
+    """
     console = escaping_console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[told]}"),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         tasks = [bar.add_task(escape(name), total=None, told="") for name in names]
         said = time.monotonic()
@@ -59,29 +99,44 @@ def show_many(stream: Iterable[tuple[int, Event]], names: Sequence[str], folders
             if isinstance(event, Started):
                 bar.update(tasks[number], total=event.steps, completed=event.step)
             elif isinstance(event, Stepped):
-                bar.update(tasks[number], completed=event.step, told=f"loss {event.loss:.4f}  {clock(event.left)} left")
+                bar.update(
+                    tasks[number],
+                    completed=event.step,
+                    told=f"loss {event.loss:.4f}  {clock(event.left)} left",
+                )
                 reached[number] = f"{escape(names[number])} {event.step} (loss {event.loss:.4f})"
                 if not console.is_terminal and time.monotonic() - said > EVERY:
-                    console.print("updates: " + ", ".join(reached[i] for i in sorted(reached)), soft_wrap=True)
+                    console.print(
+                        "updates: " + ", ".join(reached[i] for i in sorted(reached)), soft_wrap=True
+                    )
                     said = time.monotonic()
             elif (line := sentence(event, folders[number])) is not None:
                 console.print(f"{escape(names[number])}: {line}", highlight=False, soft_wrap=True)
 
 
 def sentence(event: Event, folder: Path) -> str | None:
-    """One line for an event of the run in folder, or None when it needs none. Rich markup; what comes from outside is escaped."""
+    """One line for an event of the run in folder, or None when it needs none.
+
+    Rich markup; what comes from outside is escaped.
+    """
     match event:
         case Noted(message):
             return escape(message)
         case Warned(message):
             return f"[yellow]Note:[/] {escape(message)}"
         case Previewed(step, (first, *more), _):
-            return f"previews after {step} updates: {escape(first)}{f' and {len(more)} more' if more else ''}"
+            return (
+                f"previews after {step} updates: "
+                f"{escape(first)}{f' and {len(more)} more' if more else ''}"
+            )
         case Saved(step, _):
             return f"saved after {step} updates"
         case Finished(step, path, stopped, seconds):
             file = f": [bold]{escape(str(folder / path))}[/]" if path else ""
-            return f"{'stopped' if stopped else 'finished'} after {step} updates, {clock(seconds)}{file}"
+            return (
+                f"{'stopped' if stopped else 'finished'} after {step} updates, "
+                f"{clock(seconds)}{file}"
+            )
         case Failed(message, _):
             return f"[red]{escape(message)}[/]"
     return None

@@ -1,7 +1,7 @@
 """Aspect-ratio buckets, as pure integers in px. Knows nothing of pictures or models.
 
-A bucket is a size all pictures of a batch share; every bucket has about the same area, so a batch costs the same whatever its shape
-(NovelAI aspect ratio bucketing, 2022).
+A bucket is a size all pictures of a batch share; every bucket has about the same area, so a batch
+costs the same whatever its shape (NovelAI aspect ratio bucketing, 2022).
 """
 
 from __future__ import annotations
@@ -26,14 +26,19 @@ class Bucket:
 def buckets(area_side: int, multiple: int) -> list[Bucket]:
     """Return the buckets from 1:2 to 2:1, tallest first; the square is always one of them.
 
-    area_side: side in px of the square no bucket's area exceeds; multiple: what every side is a multiple of, in px.
-    Raises ConfigError when not even one square of that multiple fits.
+    area_side: side in px of the square no bucket's area exceeds; multiple: what every side is a
+    multiple of, in px. Raises ConfigError when not even one square of that multiple fits.
     """
     square = area_side // multiple * multiple
     if square < multiple:
-        raise ConfigError(f"data.resolution is {area_side} px, this base needs {multiple} px or more. Set data.resolution = {multiple} or higher.")
+        raise ConfigError(
+            f"data.resolution is {area_side} px, this base needs {multiple} px or more. Set "
+            f"data.resolution = {multiple} or higher."
+        )
     by_ratio = {Fraction(1): Bucket(square, square)}
-    for short in range(multiple, square, multiple):  # growing, so the largest bucket of a ratio stays
+    for short in range(
+        multiple, square, multiple
+    ):  # growing, so the largest bucket of a ratio stays
         long = min(area_side**2 // short, WIDEST * short) // multiple * multiple
         by_ratio[Fraction(short, long)] = Bucket(short, long)
         by_ratio[Fraction(long, short)] = Bucket(long, short)
@@ -41,26 +46,47 @@ def buckets(area_side: int, multiple: int) -> list[Bucket]:
 
 
 def nearest(width: int, height: int, choices: Iterable[Bucket]) -> Bucket:
-    """Return the bucket whose log aspect ratio is nearest to that of width x height; of two equally near ones the larger, then the wider."""
+    """Return the bucket whose log aspect ratio is nearest to that of width x height; of two equally
+    near ones the larger, then the wider.
+    """
 
     def distance(bucket: Bucket) -> tuple[Fraction, int, int]:
         across, down = width * bucket.height, height * bucket.width
-        return Fraction(max(across, down), min(across, down)), -bucket.width * bucket.height, -bucket.width  # exp |log a - log b|, exact
+        return (
+            Fraction(max(across, down), min(across, down)),
+            -bucket.width * bucket.height,
+            -bucket.width,
+        )  # exp |log a - log b|, exact
 
     return min(choices, key=distance)
 
 
-def fit(width: int, height: int, bucket: Bucket, place: tuple[float, float] = (0.5, 0.5)) -> tuple[int, int, int, int]:
-    """Return (resized width, resized height, left, top): the smallest size of width x height that covers the bucket, and its crop. All px.
+def fit(
+    width: int, height: int, bucket: Bucket, place: tuple[float, float] = (0.5, 0.5)
+) -> tuple[int, int, int, int]:
+    """Return (resized width, resized height, left, top): the smallest size of width x height that
+    covers the bucket, and its crop. All px.
 
-    place: where the crop lies, as shares across and down of the room it has: 0 at the left or top edge, 0.5 centred, 1 at the other edge.
+    place: where the crop lies, as shares across and down of the room it has: 0 at the left or top
+    edge, 0.5 centred, 1 at the other edge.
     """
     if bucket.width * height >= bucket.height * width:
-        resized_width, resized_height = bucket.width, max(bucket.height, _rounded(height * bucket.width, width))
+        resized_width, resized_height = (
+            bucket.width,
+            max(bucket.height, _rounded(height * bucket.width, width)),
+        )
     else:
-        resized_width, resized_height = max(bucket.width, _rounded(width * bucket.height, height)), bucket.height
+        resized_width, resized_height = (
+            max(bucket.width, _rounded(width * bucket.height, height)),
+            bucket.height,
+        )
     across, down = place
-    return resized_width, resized_height, int((resized_width - bucket.width) * across), int((resized_height - bucket.height) * down)
+    return (
+        resized_width,
+        resized_height,
+        int((resized_width - bucket.width) * across),
+        int((resized_height - bucket.height) * down),
+    )
 
 
 def _rounded(numerator: int, denominator: int) -> int:

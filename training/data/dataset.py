@@ -1,6 +1,8 @@
-"""A folder of pictures and captions -> examples, and every complaint about it at once. Knows Pillow, nothing of models; never writes.
+"""A folder of pictures and captions -> examples, and every complaint about it at once. Knows
+Pillow, nothing of models; never writes.
 
-read_dataset looks at all there is before training begins; open_picture and pixels give one picture as the trainer sees it.
+read_dataset looks at all there is before training begins; open_picture and pixels give one picture
+as the trainer sees it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,18 @@ from training.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")  # what the content may be, whatever the suffix says
-UNREAD_SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jxl", ".svg", ".tif", ".tiff")  # pictures, but not for us
+UNREAD_SUFFIXES = (
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".heic",
+    ".heif",
+    ".jfif",
+    ".jxl",
+    ".svg",
+    ".tif",
+    ".tiff",
+)  # pictures, but not for us
 METADATA = "metadata.jsonl"
 CROP = ".crop.json"  # after a picture's stem: where its crop lies
 CENTRE = (0.5, 0.5)
@@ -47,7 +60,9 @@ LONGEST_NAME = 255  # characters of a file's name, the most that systems have
 # What Pillow's readers raise for damaged files.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 WARNINGS_LOCK = threading.Lock()  # warnings.catch_warnings changes the whole process
-UPRIGHT = {  # EXIF 2.32, tag 0x0112. ImageOps.exif_transpose writes the EXIF anew as well, which damaged EXIF does not survive.
+# EXIF 2.32, tag 0x0112. ImageOps.exif_transpose writes the EXIF anew as well, which damaged EXIF
+# does not survive.
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -58,7 +73,8 @@ UPRIGHT = {  # EXIF 2.32, tag 0x0112. ImageOps.exif_transpose writes the EXIF an
 }
 TO_8_BITS = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 SAYS_NOTHING = frozenset(  # words of file names that cameras, phones and browsers give
-    "a at copy dcim download downloads dsc dscf dscn file fullsizerender gopr image images img imgp mvi p pic picture pictures photo photos pxl"
+    "a at copy dcim download downloads dsc dscf dscn file fullsizerender gopr image images img "
+    "imgp mvi p pic picture pictures photo photos pxl"
     " s scan screen screenshot shot unbenannt unknown unnamed untitled v wa whatsapp".split()
 )
 AS_UTF8 = "Save it again as UTF-8 (in an editor: Save as, encoding UTF-8)."
@@ -66,7 +82,8 @@ AS_UTF8 = "Save it again as UTF-8 (in an editor: Save as, encoding UTF-8)."
 
 @dataclass(frozen=True)
 class Example:
-    """A picture that decodes. width, height: px, upright; caption: with the trigger; place: of its crop, as training.data.buckets.fit takes it;
+    """A picture that decodes. width, height: px, upright; caption: with the trigger; place: of its
+    crop, as training.data.buckets.fit takes it;
     plain: the caption without the trigger; digest: sha256 of the file's bytes, hex."""
 
     path: Path
@@ -80,20 +97,32 @@ class Example:
     @property
     def identity(self) -> str:
         """What is learnt from, hex: another file or another place of the crop is another one."""
-        return self.digest if self.place == CENTRE else hashlib.sha256(f"{self.digest} {self.place}".encode()).hexdigest()
+        return (
+            self.digest
+            if self.place == CENTRE
+            else hashlib.sha256(f"{self.digest} {self.place}".encode()).hexdigest()
+        )
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """examples in the order of their names; notes: what is worth knowing about the folder, one sentence each."""
+    """examples in the order of their names; notes:
+
+    what is worth knowing about the folder, one sentence each.
+    """
 
     folder: Path
     examples: tuple[Example, ...]
     notes: tuple[str, ...]
 
 
-def read_dataset(folder: Path, *, trigger: str = "", template: str = TEMPLATE, background: str = "white") -> Dataset:
-    """Read all pictures and captions of a folder, without its sub-folders. Raises one DataError that lists all that is wrong."""
+def read_dataset(
+    folder: Path, *, trigger: str = "", template: str = TEMPLATE, background: str = "white"
+) -> Dataset:
+    """Read all pictures and captions of a folder, without its sub-folders.
+
+    Raises one DataError that lists all that is wrong.
+    """
     complaints: list[str] = []
     notes: list[str] = []
     for check, value in ((_colour, background), (names_in, template)):
@@ -127,7 +156,8 @@ def read_dataset(folder: Path, *, trigger: str = "", template: str = TEMPLATE, b
 
 
 def open_picture(path: Path, background: str = "white") -> Image.Image:
-    """Return the picture as the trainer sees it: RGB, 8 bits, upright, sRGB, first frame, what is transparent flattened on the background.
+    """Return the picture as the trainer sees it: RGB, 8 bits, upright, sRGB, first frame, what is
+    transparent flattened on the background.
 
     Raises DataError that names the file and what is wrong with it.
     """
@@ -137,24 +167,43 @@ def open_picture(path: Path, background: str = "white") -> Image.Image:
         raise DataError(f"{_shown(path)} {error}") from None
 
 
-def pixels(picture: Image.Image, bucket: Bucket, flipped: bool = False, place: tuple[float, float] = CENTRE) -> np.ndarray:
-    """Return uint8 [bucket height, bucket width, 3]: RGB resized (Lanczos) to cover the bucket, cropped at its place, mirrored if asked."""
+def pixels(
+    picture: Image.Image, bucket: Bucket, flipped: bool = False, place: tuple[float, float] = CENTRE
+) -> np.ndarray:
+    """Return uint8 [bucket height, bucket width, 3]:
+
+    RGB resized (Lanczos) to cover the bucket, cropped at its place, mirrored if asked.
+    """
     width, height, left, top = fit(*picture.size, bucket, place)
     across, down = picture.width / width, picture.height / height
-    # Only what the crop shows is resized, with its true surroundings: a strip of 16 x 1,000,000 px must not become 512 x 32,000,000 px first.
-    right, bottom = min((left + bucket.width) * across, picture.width), min((top + bucket.height) * down, picture.height)
-    shown = picture.resize((bucket.width, bucket.height), Image.Resampling.LANCZOS, box=(left * across, top * down, right, bottom))
+    # Only what the crop shows is resized, with its true surroundings: a strip of 16 x 1,000,000 px
+    # must not become 512 x 32,000,000 px first.
+    right, bottom = (
+        min((left + bucket.width) * across, picture.width),
+        min((top + bucket.height) * down, picture.height),
+    )
+    shown = picture.resize(
+        (bucket.width, bucket.height),
+        Image.Resampling.LANCZOS,
+        box=(left * across, top * down, right, bottom),
+    )
     array = np.array(shown)
     return np.ascontiguousarray(array[:, ::-1]) if flipped else array
 
 
 def crop_file(picture: Path) -> Path:
-    """Where the place of a picture's crop is kept: `<stem>.crop.json` beside it, with {"across": 0.5, "down": 0.2}."""
+    """Where the place of a picture's crop is kept:
+
+    `<stem>.crop.json` beside it, with {"across": 0.5, "down": 0.2}.
+    """
     return picture.with_name(picture.stem + CROP)
 
 
 def read_place(picture: Path) -> tuple[float, float]:
-    """Return the place of a picture's crop, the centre when it has none of its own. Raises DataError without the file's name."""
+    """Return the place of a picture's crop, the centre when it has none of its own.
+
+    Raises DataError without the file's name.
+    """
     file = crop_file(picture)
     if not file.exists():
         return CENTRE
@@ -163,14 +212,22 @@ def read_place(picture: Path) -> tuple[float, float]:
         told = json.loads(_text(_content(file, LARGEST_CROP)))
     except (ValueError, RecursionError):
         raise DataError(f"is not JSON. {advice}") from None
-    place = tuple(told.get(key, 0.5) for key in ("across", "down")) if isinstance(told, dict) else (told,)
-    if len(place) != 2 or any(type(share) not in (int, float) or not 0 <= share <= 1 for share in place):
+    place = (
+        tuple(told.get(key, 0.5) for key in ("across", "down"))
+        if isinstance(told, dict)
+        else (told,)
+    )
+    if len(place) != 2 or any(
+        type(share) not in (int, float) or not 0 <= share <= 1 for share in place
+    ):
         raise DataError(f"has {_given(told)} as the place of a crop. {advice}")
     return float(place[0]), float(place[1])
 
 
 def metadata_captions(file: Path, names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """Return captions that a metadata.jsonl gives to pictures of these names, and what is wrong in it."""
+    """Return captions that a metadata.jsonl gives to pictures of these names, and what is wrong in
+    it.
+    """
     listing, complaints = _Listing(file.parent, pictures=list(names)), []
     return _metadata(listing, file.name, complaints, []), complaints
 
@@ -180,7 +237,10 @@ def metadata_captions(file: Path, names: Iterable[str]) -> tuple[dict[str, str],
 
 @dataclass(frozen=True)
 class _Listing:
-    """What lies in a folder, names sorted. texts: stem -> .txt; nested: sub-folder -> pictures directly in it; others: suffix -> files."""
+    """What lies in a folder, names sorted.
+
+    texts: stem -> .txt; nested: sub-folder -> pictures directly in it; others: suffix -> files.
+    """
 
     folder: Path
     pictures: list[str] = field(default_factory=list)
@@ -194,15 +254,29 @@ def _listed(folder: Path) -> _Listing:
     """Raises DataError when the folder cannot be read or has no pictures."""
     try:
         listing = _Listing(folder.expanduser())
-        names = sorted(entry.name for entry in listing.folder.iterdir() if not entry.name.startswith("."))
+        names = sorted(
+            entry.name for entry in listing.folder.iterdir() if not entry.name.startswith(".")
+        )
         for name in names:
             _sort_in(listing, name)
     except FileNotFoundError:
-        raise DataError("the folder is not there. Set data.folder to the folder with your pictures.") from None
+        raise DataError(
+            "the folder is not there. Set data.folder to the folder with your pictures."
+        ) from None
     except NotADirectoryError:
-        raise DataError("this is a file, a folder with pictures was expected. Set data.folder to the folder it lies in.") from None
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~name of an unknown user; ValueError: a NUL in the name
-        raise DataError(f"the folder cannot be read ({_reason(error)}). Mend that, or set data.folder to another one.") from None
+        raise DataError(
+            "this is a file, a folder with pictures was expected. Set data.folder to the "
+            "folder it lies in."
+        ) from None
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # RuntimeError: ~name of an unknown user; ValueError: a NUL in the name
+        raise DataError(
+            f"the folder cannot be read ({_reason(error)}). Mend that, or set data.folder to "
+            "another one."
+        ) from None
     if not listing.pictures:
         raise DataError(f"the folder holds no pictures, {_found_instead(listing)}")
     return listing
@@ -226,7 +300,10 @@ def _sort_in(listing: _Listing, name: str) -> None:
 def _pictures_directly_in(folder: Path) -> int:
     """Not deeper: data.folder may be somebody's home."""
     try:
-        return sum(path.suffix.lower() in SUFFIXES and not path.name.startswith(".") for path in folder.iterdir())
+        return sum(
+            path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+            for path in folder.iterdir()
+        )
     except OSError:
         return 0  # only counted for a note
 
@@ -236,8 +313,20 @@ def _found_instead(listing: _Listing) -> str:
     for name, count in listing.nested.items():
         if count:
             there = _shown(listing.folder / name)
-            return f"but its sub-folder {_shown(name)} holds {count}. Set data.folder to {there}, or move the pictures up."
-    kinds = Counter({".txt": len(listing.texts), METADATA: len(listing.metadata), "sub-folder": len(listing.nested)}) + listing.others
+            return (
+                f"but its sub-folder {_shown(name)} holds {count}. Set data.folder to "
+                f"{there}, or move the pictures up."
+            )
+    kinds = (
+        Counter(
+            {
+                ".txt": len(listing.texts),
+                METADATA: len(listing.metadata),
+                "sub-folder": len(listing.nested),
+            }
+        )
+        + listing.others
+    )
     if not kinds:
         return f"it is empty. {advice}"
     found = ", ".join(f"{count} {_shown(kind)}" for kind, count in kinds.most_common(6))
@@ -248,18 +337,29 @@ def _passed_over(listing: _Listing) -> Iterator[str]:
     """A note on each kind of thing that looks as if it were meant for training and is not read."""
     if nested := {name: count for name, count in listing.nested.items() if count}:
         yield f"Pictures in sub-folders are not read: {sum(nested.values())} ({_some(nested)})."
-    if unread := {suffix: count for suffix, count in listing.others.items() if suffix in UNREAD_SUFFIXES}:
-        yield f"Pictures of other kinds are not read: {sum(unread.values())} ({_some(sorted(unread))}). Save them as PNG to use them."
+    if unread := {
+        suffix: count for suffix, count in listing.others.items() if suffix in UNREAD_SUFFIXES
+    }:
+        yield (
+            f"Pictures of other kinds are not read: {sum(unread.values())} "
+            f"({_some(sorted(unread))}). Save them as PNG to use them."
+        )
     stems = {_key(Path(name).stem) for name in listing.pictures}
     if orphans := [name for stem, name in listing.texts.items() if stem not in stems]:
-        yield f"Captions without a picture of the same name are not used: {len(orphans)} ({_some(orphans)})."
+        yield (
+            f"Captions without a picture of the same name are not used: {len(orphans)} "
+            f"({_some(orphans)})."
+        )
 
 
 # --- captions ---
 
 
 def _captions(listing: _Listing, complaints: list[str], notes: list[str]) -> dict[str, str]:
-    """Return a caption for every picture name: its .txt, else metadata.jsonl, else words of the file name, else empty."""
+    """Return a caption for every picture name:
+
+    its .txt, else metadata.jsonl, else words of the file name, else empty.
+    """
     listed: dict[str, str] = {}
     for name in listing.metadata:
         listed |= _metadata(listing, name, complaints, notes)
@@ -276,27 +376,41 @@ def _captions(listing: _Listing, complaints: list[str], notes: list[str]) -> dic
         elif name in listed:
             found[name] = listed[name]
         else:
-            found[name] = said_by_name(name)
+            found[name] = caption_from_name(name)
             (from_name if found[name] else wordless).append(name)
     if from_name:
         example = f"{_shown(from_name[0])} -> {found[from_name[0]]}"
         notes.append(f"{_share(from_name, listing)} no caption: file names are used ({example}).")
     if wordless:
-        notes.append(f"{_share(wordless, listing)} no caption and a file name that says nothing: the caption is empty ({_some(wordless)}).")
+        notes.append(
+            f"{_share(wordless, listing)} no caption and a file name that says nothing: the "
+            f"caption is empty ({_some(wordless)})."
+        )
     if empty:
-        notes.append(f"{_share(empty, listing)} an empty .txt: the caption is empty ({_some(empty)}).")
+        notes.append(
+            f"{_share(empty, listing)} an empty .txt: the caption is empty ({_some(empty)})."
+        )
     if overruled:
-        notes.append(f"{_share(overruled, listing)} another caption in {METADATA} than in the .txt: the .txt counts ({_some(overruled)}).")
+        notes.append(
+            f"{_share(overruled, listing)} another caption in {METADATA} than in the .txt: the "
+            f".txt counts ({_some(overruled)})."
+        )
     return found
 
 
 def _share(names: list[str], listing: _Listing) -> str:
-    return f"{len(names)} of {len(listing.pictures)} pictures {'has' if len(names) == 1 else 'have'}"
+    return (
+        f"{len(names)} of {len(listing.pictures)} pictures {'has' if len(names) == 1 else 'have'}"
+    )
 
 
-def said_by_name(name: str) -> str:
-    """Return the words of a file name, without numbering; empty when a camera or a hash function named the file."""
-    stem = "".join(c for c in unicodedata.normalize("NFC", Path(name).stem) if c.isprintable())  # no lone surrogates either
+def caption_from_name(name: str) -> str:
+    """Return the words of a file name, without numbering; empty when a camera or a hash function
+    named the file.
+    """
+    stem = "".join(
+        c for c in unicodedata.normalize("NFC", Path(name).stem) if c.isprintable()
+    )  # no lone surrogates either
     words = " ".join(re.split(r"[\s_.-]+", stem)).strip()
     words = re.sub(r"^(0\d*|\d{5,})\s+", "", words)
     while (shorter := re.sub(r"\s*(\d+|\(\d*\))$", "", words)) != words:
@@ -308,7 +422,12 @@ def _says_something(word: str) -> bool:
     camera_or_sign = word.lower() in SAYS_NOTHING or not re.search(r"[^\W\d_]", word)
     hexadecimal = re.fullmatch(r"[0-9a-f]{3,}", word, re.IGNORECASE) and re.search(r"\d", word)
     mixed = len(re.findall(r"\d+", word)) > 1
-    return not (camera_or_sign or hexadecimal or mixed or re.fullmatch(r"[0-9a-f]{24,}", word, re.IGNORECASE))
+    return not (
+        camera_or_sign
+        or hexadecimal
+        or mixed
+        or re.fullmatch(r"[0-9a-f]{24,}", word, re.IGNORECASE)
+    )
 
 
 def _sidecar(path: Path, complaints: list[str]) -> str:
@@ -319,8 +438,13 @@ def _sidecar(path: Path, complaints: list[str]) -> str:
         return ""
 
 
-def _metadata(listing: _Listing, name: str, complaints: list[str], notes: list[str]) -> dict[str, str]:
-    """Return picture name -> caption from lines like {"file_name": "a.png", "text": "a red apple"}."""
+def _metadata(
+    listing: _Listing, name: str, complaints: list[str], notes: list[str]
+) -> dict[str, str]:
+    """Return picture name -> caption from lines like {"file_name":
+
+    "a.png", "text": "a red apple"}.
+    """
     try:
         lines = _text(_content(listing.folder / name, LARGEST_METADATA)).split("\n")
     except DataError as error:
@@ -341,17 +465,30 @@ def _metadata(listing: _Listing, name: str, complaints: list[str], notes: list[s
             again.append(picture)
         found[picture] = caption
     if again:
-        notes.append(f"{_shown(name)} has several captions for the same picture: the last one counts ({_some(again)}).")
+        notes.append(
+            f"{_shown(name)} has several captions for the same picture: the last one counts "
+            f"({_some(again)})."
+        )
     return found
 
 
 def _entry(line: str, names: Mapping[str, str], folder: Path) -> tuple[str, str]:
-    """Return (picture name, caption). names: key -> name as it is on disk. Raises DataError with what is wrong in this line."""
+    """Return (picture name, caption).
+
+    names: key -> name as it is on disk. Raises DataError with what is wrong in this line.
+    """
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
-        what = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "it cannot be read"
-        raise DataError(f'is not JSON ({what}). Write one line per picture: {{"file_name": "a.png", "text": "a red apple"}}.') from None
+        what = (
+            f"{error.msg}, column {error.colno}"
+            if isinstance(error, json.JSONDecodeError)
+            else "it cannot be read"
+        )
+        raise DataError(
+            f'is not JSON ({what}). Write one line per picture: {{"file_name": "a.png", '
+            '"text": "a red apple"}.'
+        ) from None
     if not isinstance(entry, dict):
         raise DataError('is not an object. Write {"file_name": "a.png", "text": "a red apple"}.')
     named, caption = entry.get("file_name"), entry.get("text", entry.get("caption"))
@@ -367,14 +504,25 @@ def _named_picture(named: str, names: Mapping[str, str], folder: Path) -> str:
         return names[key]
     parts = [part for part in re.split(r"[/\\]", named) if part not in ("", ".")]
     if ".." in parts or named[0] in "/\\" or re.match(r"[A-Za-z]:", named):
-        raise DataError(f"names {_shown(named)}, which leads out of the folder. Put the picture into the folder and write only its name.")
+        raise DataError(
+            f"names {_shown(named)}, which leads out of the folder. Put the picture into the "
+            "folder and write only its name."
+        )
     if (key := _key("/".join(parts))) in names:
         return names[key]
     if len(parts) > 1:
-        raise DataError(f"names {_shown(named)} in a sub-folder, which is not read. Move the picture up and write only its name.")
+        raise DataError(
+            f"names {_shown(named)} in a sub-folder, which is not read. Move the picture up "
+            "and write only its name."
+        )
     if "\0" not in named and len(named) <= LONGEST_NAME and (folder / named).is_file():
-        raise DataError(f"names {_shown(named)}, which is not a {', '.join(SUFFIXES)} file. Save it as PNG, or remove the line.")
-    raise DataError(f"names {_shown(named)}, which is not there. Add the picture, or remove the line.")
+        raise DataError(
+            f"names {_shown(named)}, which is not a {', '.join(SUFFIXES)} file. Save it as "
+            "PNG, or remove the line."
+        )
+    raise DataError(
+        f"names {_shown(named)}, which is not there. Add the picture, or remove the line."
+    )
 
 
 def _text(content: bytes) -> str:
@@ -386,17 +534,26 @@ def _text(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"is not UTF-8 text (byte {content[error.start]:#04x} at position {error.start}). {AS_UTF8}") from None
+        raise DataError(
+            f"is not UTF-8 text (byte {content[error.start]:#04x} at position {error.start}). "
+            f"{AS_UTF8}"
+        ) from None
 
 
 def _clean(caption: str) -> str:
-    """Return one line of single-spaced words without control characters. Raises DataError for what cannot be a caption."""
+    """Return one line of single-spaced words without control characters.
+
+    Raises DataError for what cannot be a caption.
+    """
     if "\0" in caption:
         raise DataError("has a NUL character in its caption. Remove it.")
     if any("\ud800" <= c <= "\udfff" for c in caption):
         raise DataError("has half a character (a lone surrogate) in its caption. Write it anew.")
     if (size := len(caption.encode())) > LARGEST_CAPTION:
-        raise DataError(f"has a caption of {size:,} bytes, {LARGEST_CAPTION:,} is the most. Shorten it: models read about 75 words.")
+        raise DataError(
+            f"has a caption of {size:,} bytes, {LARGEST_CAPTION:,} is the most. Shorten it: "
+            "models read about 75 words."
+        )
     return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", caption).split())
 
 
@@ -422,7 +579,9 @@ class _Seen:
 
 
 def _pictures(listing: _Listing, complaints: list[str], notes: list[str]) -> dict[str, _Seen]:
-    """Decode every picture once and return what is known of the good ones, in the order of their names."""
+    """Decode every picture once and return what is known of the good ones, in the order of their
+    names.
+    """
     good: dict[str, _Seen] = {}
     remarks: dict[str, list[str]] = defaultdict(list)
     for name in listing.pictures:
@@ -467,21 +626,39 @@ def _decoded(content: bytes) -> tuple[Image.Image, list[str]]:
         except UnidentifiedImageError:
             raise DataError(_disguised(content)) from None
         except DAMAGED as error:
-            raise DataError(f"is damaged or cut off ({_reason(error)}). Export or download it again, or remove it.") from None
+            raise DataError(
+                f"is damaged or cut off ({_reason(error)}). Export or download it again, or "
+                "remove it."
+            ) from None
     if picture.format == "PNG" and _ends_in_nothing(picture) and png.lacks_rows(content):
-        raise DataError("is cut off: it has fewer rows of pixels than it says. Export or download it again, or remove it.")
-    remarks = [f"Damaged details were skipped: {_reason(w.message)}" for w in caught if not issubclass(w.category, Image.DecompressionBombWarning)]
+        raise DataError(
+            "is cut off: it has fewer rows of pixels than it says. Export or download it "
+            "again, or remove it."
+        )
+    remarks = [
+        f"Damaged details were skipped: {_reason(w.message)}"
+        for w in caught
+        if not issubclass(w.category, Image.DecompressionBombWarning)
+    ]
     if picture.format in ("PNG", "WEBP") and getattr(picture, "is_animated", False):
         remarks.append("Of animated pictures only the first frame is used")
     if picture.format == "PNG" and "transparency" in picture.info:
-        upright.info["transparency"] = _key_colour(picture, depth=content[24])  # IHDR: bits per sample
+        upright.info["transparency"] = _key_colour(
+            picture, depth=content[24]
+        )  # IHDR: bits per sample
     return upright, list(dict.fromkeys(remarks))
 
 
 def _ends_in_nothing(picture: Image.Image) -> bool:
-    """Whether one of the last two rows, of which one is drawn last, holds only zeros: what decoders leave of a row that is missing."""
+    """Whether one of the last two rows, of which one is drawn last, holds only zeros:
+
+    what decoders leave of a row that is missing.
+    """
     width, height = picture.size
-    return any(not any(picture.crop((0, y, width, y + 1)).tobytes()) for y in range(max(0, height - 2), height))
+    return any(
+        not any(picture.crop((0, y, width, y + 1)).tobytes())
+        for y in range(max(0, height - 2), height)
+    )
 
 
 def _check_size(width: int, height: int) -> None:
@@ -489,15 +666,24 @@ def _check_size(width: int, height: int) -> None:
     if width * height > LARGEST_PICTURE:
         raise DataError(_too_large(f"{width} x {height} px"))
     if min(width, height) < SMALLEST_SIDE:
-        raise DataError(f"has {width} x {height} px, {SMALLEST_SIDE} px is the least for a side. Use a larger version, or remove it.")
+        raise DataError(
+            f"has {width} x {height} px, {SMALLEST_SIDE} px is the least for a side. Use a "
+            "larger version, or remove it."
+        )
 
 
 def _too_large(size: str) -> str:
-    return f"has {size}, {LARGEST_PICTURE // 1_000_000} megapixels is the most. Save it smaller, or remove it."
+    return (
+        f"has {size}, {LARGEST_PICTURE // 1_000_000} megapixels is the most. Save it "
+        "smaller, or remove it."
+    )
 
 
 def _key_colour(picture: Image.Image, depth: int) -> int | tuple[int, ...] | bytes:
-    """Return the transparent colour on the scale of the decoded pixels: Pillow scales those, but not the colour."""
+    """Return the transparent colour on the scale of the decoded pixels:
+
+    Pillow scales those, but not the colour.
+    """
     key = picture.info["transparency"]
     if picture.mode == "L" and depth in (2, 4):
         return key * 255 // (2**depth - 1)
@@ -510,17 +696,35 @@ def _disguised(content: bytes) -> str:
     """Say what a file is that is no picture of ours."""
     is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
     if content.startswith((b"\x89PNG", b"\xff\xd8")) or is_webp:
-        return "is damaged or cut off (its header cannot be read). Export or download it again, or remove it."
-    kinds = {b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"%PDF": "PDF", b"8BPS": "Photoshop"}
-    kind = next((kind for magic, kind in kinds.items() if content.startswith(magic)), "HEIC or AVIF" if content[4:8] == b"ftyp" else "")
+        return (
+            "is damaged or cut off (its header cannot be read). Export or download it "
+            "again, or remove it."
+        )
+    kinds = {
+        b"GIF8": "GIF",
+        b"BM": "BMP",
+        b"II*\0": "TIFF",
+        b"MM\0*": "TIFF",
+        b"%PDF": "PDF",
+        b"8BPS": "Photoshop",
+    }
+    kind = next(
+        (kind for magic, kind in kinds.items() if content.startswith(magic)),
+        "HEIC or AVIF" if content[4:8] == b"ftyp" else "",
+    )
     if kind:
         return f"is a {kind} file in spite of its name. Save it as PNG, or remove it."
     try:
-        is_text = b"\0" not in content[:1024] and bool(codecs.getincrementaldecoder("utf-8")().decode(content[:1024]))
+        is_text = b"\0" not in content[:1024] and bool(
+            codecs.getincrementaldecoder("utf-8")().decode(content[:1024])
+        )
     except UnicodeDecodeError:
         is_text = False
     if is_text:
-        return "is text, not a picture (a web page or a pointer saved in its place?). Download the picture itself, or remove it."
+        return (
+            "is text, not a picture (a web page or a pointer saved in its place?). Download "
+            "the picture itself, or remove it."
+        )
     return "is not a PNG, JPEG or WEBP picture. Save it as PNG, or remove it."
 
 
@@ -533,7 +737,9 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _parted(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Return the colours (L, RGB, CMYK or what else was there) and how opaque each pixel is (L; None: all of it is)."""
+    """Return the colours (L, RGB, CMYK or what else was there) and how opaque each pixel is (L;
+    None: all of it is).
+    """
     if picture.mode.startswith("I"):
         return _from_16_bits(picture)
     if picture.mode in ("P", "PA"):
@@ -552,7 +758,9 @@ def _from_16_bits(picture: Image.Image) -> tuple[Image.Image, Image.Image | None
     values = np.asarray(picture).clip(0, 65535).astype(np.uint16)
     grey = Image.fromarray(TO_8_BITS[values])
     key = picture.info.get("transparency")
-    return grey, None if key is None else Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
+    return grey, None if key is None else Image.fromarray(
+        np.where(values == key, 0, 255).astype(np.uint8)
+    )
 
 
 def _in_srgb(picture: Image.Image, profile: bytes | None) -> tuple[Image.Image, list[str]]:
@@ -561,30 +769,44 @@ def _in_srgb(picture: Image.Image, profile: bytes | None) -> tuple[Image.Image, 
         return picture.convert("RGB"), []
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB"), []
+        return ImageCms.profileToProfile(
+            picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        ), []
     except (ImageCms.PyCMSError, *DAMAGED):
-        return picture.convert("RGB"), ["A colour profile that is damaged or does not fit its picture is ignored"]
+        return picture.convert("RGB"), [
+            "A colour profile that is damaged or does not fit its picture is ignored"
+        ]
 
 
 def _colour(background: str) -> tuple[int, int, int]:
     try:
         return ImageColor.getrgb(background)[:3]
     except ValueError:
-        raise DataError(f"data.background is {background!r}, which is not a colour. Write a name such as white, or #rrggbb.") from None
+        raise DataError(
+            f"data.background is {background!r}, which is not a colour. Write a name such as "
+            "white, or #rrggbb."
+        ) from None
 
 
 # --- files and words ---
 
 
 def _content(path: Path, largest: int) -> bytes:
-    """Return a file's bytes. Raises DataError when it cannot be read or has more than `largest` bytes."""
+    """Return a file's bytes.
+
+    Raises DataError when it cannot be read or has more than `largest` bytes.
+    """
     try:
         if not path.is_file():
-            raise DataError("is a link to nowhere or no ordinary file. Put the file itself there, or remove it.")
+            raise DataError(
+                "is a link to nowhere or no ordinary file. Put the file itself there, or remove it."
+            )
         with path.open("rb") as file:
             content = file.read(largest + 1)
     except OSError as error:
-        raise DataError(f"cannot be read ({_reason(error)}). Allow reading it, or remove it.") from None
+        raise DataError(
+            f"cannot be read ({_reason(error)}). Allow reading it, or remove it."
+        ) from None
     if len(content) > largest:
         raise DataError(f"has more than {largest:,} bytes. Make it smaller, or remove it.")
     return content
@@ -593,10 +815,19 @@ def _content(path: Path, largest: int) -> bytes:
 def _all_in_one(folder: Path, complaints: list[str]) -> DataError:
     if len(complaints) == 1:
         return DataError(f"{_shown(folder)}: {complaints[0]}")
-    return DataError("\n".join([f"{len(complaints)} things are wrong in {_shown(folder)}:", *(f"  - {complaint}" for complaint in complaints)]))
+    return DataError(
+        "\n".join(
+            [
+                f"{len(complaints)} things are wrong in {_shown(folder)}:",
+                *(f"  - {complaint}" for complaint in complaints),
+            ]
+        )
+    )
 
 
-def _places(listing: _Listing, complaints: list[str], notes: list[str]) -> dict[str, tuple[float, float]]:
+def _places(
+    listing: _Listing, complaints: list[str], notes: list[str]
+) -> dict[str, tuple[float, float]]:
     """Return the place of every picture's crop, and note which were moved."""
     places: dict[str, tuple[float, float]] = {}
     for name in listing.pictures:
@@ -621,7 +852,10 @@ def _some(names: Iterable[str], most: int = 3) -> str:
 
 
 def _shown(name: str | Path) -> str:
-    """A name that any terminal can show: file names may hold line ends, escape codes and bytes that are no text. Too long ones are cut."""
+    """A name that any terminal can show:
+
+    file names may hold line ends, escape codes and bytes that are no text. Too long ones are cut.
+    """
     text = str(name) if len(str(name)) <= LONGEST_SHOWN else str(name)[:LONGEST_SHOWN] + "..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -632,5 +866,7 @@ def _given(value: object) -> str:
 
 def _reason(error: object) -> str:
     """The error's own words on one line, without addresses of objects."""
-    words = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+    words = (
+        error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    ) or type(error).__name__
     return _shown(" ".join(re.sub(r"<[^>]*>", "", words).split())[:160]).rstrip(". ")

@@ -1,4 +1,7 @@
-"""Whether a PNG holds all the rows its header promises: decoders fill what is missing with black and say nothing. Pure bytes."""
+"""Whether a PNG holds all the rows its header promises:
+
+decoders fill what is missing with black and say nothing. Pure bytes.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,25 @@ import zlib
 from collections.abc import Iterator
 
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by colour type
-# Of Adam7's passes: first column and row, steps between columns and rows (PNG specification, W3C 2003, 8.2)
-PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+# Of Adam7's passes: first column and row, steps between columns and rows (PNG specification, W3C
+# 2003, 8.2)
+PASSES = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 AT_ONCE = 2**20  # bytes unpacked at once
 
 
 def lacks_rows(content: bytes) -> bool:
-    """Whether fewer bytes are packed than the picture needs. content: a PNG that a decoder has accepted."""
+    """Whether fewer bytes are packed than the picture needs.
+
+    content: a PNG that a decoder has accepted.
+    """
     promised = _promised(content)
     unpack = zlib.decompressobj()
     try:
@@ -22,7 +37,11 @@ def lacks_rows(content: bytes) -> bool:
                 packed = unpack.unconsumed_tail
             if promised <= 0 or unpack.eof:
                 break
-        while promised > 0 and not unpack.eof and (more := unpack.decompress(unpack.unconsumed_tail, AT_ONCE)):
+        while (
+            promised > 0
+            and not unpack.eof
+            and (more := unpack.decompress(unpack.unconsumed_tail, AT_ONCE))
+        ):
             promised -= len(more)
     except zlib.error:  # the decoder found it good enough, or will say so itself
         return promised > 0
@@ -36,7 +55,11 @@ def _promised(content: bytes) -> int:
     row = lambda columns: 1 + (columns * SAMPLES.get(colour, 1) * depth + 7) // 8 if columns else 0
     if not interlaced:
         return height * row(width)
-    return sum(-(-(height - y) // down) * row(-(-(width - x) // across)) for x, y, across, down in PASSES if width > x and height > y)
+    return sum(
+        -(-(height - y) // down) * row(-(-(width - x) // across))
+        for x, y, across, down in PASSES
+        if width > x and height > y
+    )
 
 
 def _data(content: bytes) -> Iterator[bytes]:

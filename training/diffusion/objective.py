@@ -11,13 +11,19 @@ def _wide(values: Tensor, like: Tensor) -> Tensor:
 
 
 def noised(latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """Return x_t. latents, noise: [B, C, h, w]; alpha_bar: [B], cumulative, in [0, 1). Ho et al. 2020, eq. 4."""
+    """Return x_t. latents, noise:
+
+    [B, C, h, w]; alpha_bar: [B], cumulative, in [0, 1). Ho et al. 2020, eq. 4.
+    """
     a = _wide(alpha_bar, latents)
     return a.sqrt() * latents + (1 - a).sqrt() * noise
 
 
 def target(prediction_type: str, latents: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """What the model should say: the noise, or the velocity (Salimans and Ho 2022, appendix D). Shapes as in noised."""
+    """What the model should say:
+
+    the noise, or the velocity (Salimans and Ho 2022, appendix D). Shapes as in noised.
+    """
     if prediction_type == "epsilon":
         return noise
     if prediction_type == "v_prediction":
@@ -27,7 +33,10 @@ def target(prediction_type: str, latents: Tensor, noise: Tensor, alpha_bar: Tens
 
 
 def denoised(prediction_type: str, noisy: Tensor, said: Tensor, alpha_bar: Tensor) -> Tensor:
-    """The x_0 that a prediction stands for; the inverse of target. alpha_bar above 0 for epsilon."""
+    """The x_0 that a prediction stands for; the inverse of target.
+
+    alpha_bar above 0 for epsilon.
+    """
     a = _wide(alpha_bar, noisy)
     if prediction_type == "epsilon":
         return (noisy - (1 - a).sqrt() * said) / a.sqrt()
@@ -35,15 +44,22 @@ def denoised(prediction_type: str, noisy: Tensor, said: Tensor, alpha_bar: Tenso
 
 
 def loss_weights(prediction_type: str, alpha_bar: Tensor, gamma: float) -> Tensor:
-    """Min-SNR weights [B] (arXiv 2303.09556, section 3.4): min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v; ones for gamma 0."""
+    """Min-SNR weights [B] (arXiv 2303.09556, section 3.4):
+
+    min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v; ones for gamma 0.
+    """
     if gamma == 0:
         return torch.ones_like(alpha_bar)
-    # min(snr, gamma) / snr and / (snr + 1), written with alpha_bar so that SNR 0 and infinity need no special case
+    # min(snr, gamma) / snr and / (snr + 1), written with alpha_bar so that SNR 0 and infinity need
+    # no special case
     bounded = torch.minimum(alpha_bar, gamma * (1 - alpha_bar))
     return bounded / alpha_bar.clamp(min=1e-12) if prediction_type == "epsilon" else bounded
 
 
 def weighted_loss(said: Tensor, wanted: Tensor, weights: Tensor, *, rows: int) -> Tensor:
-    """Sum of each row's mean squared error times its weight, over `rows` style pictures. said, wanted: [B, C, h, w]; weights: [B]."""
+    """Sum of each row's mean squared error times its weight, over `rows` style pictures.
+
+    said, wanted: [B, C, h, w]; weights: [B].
+    """
     errors = (said.float() - wanted.float()).square().flatten(1).mean(1)
     return (errors * weights).sum() / rows

@@ -1,6 +1,8 @@
-"""How near a picture is to a style, to what was asked, and to the pictures it was learnt from; with what the base itself holds.
+"""How near a picture is to a style, to what was asked, and to the pictures it was learnt from; with
+what the base itself holds.
 
-Nothing is downloaded: the VAE's encoder tells hands apart, the denoiser tells things apart. Knows nothing of runs or files.
+Nothing is downloaded: the VAE's encoder tells hands apart, the denoiser tells things apart. Knows
+nothing of runs or files.
 """
 
 from __future__ import annotations
@@ -16,18 +18,24 @@ from torch import Tensor, nn
 
 from training.diffusion import objective
 from training.models.family import Parts
-from training.runtime.rng import dice
+from training.runtime.rng import seeded_generator
 
 AT_ONCE = 16  # pictures or rows in one pass of a network
-CHANNELS = 96  # of a layer at most whose products of channels are taken; wider ones give means and deviations only
-SHRINKAGE = 0.3  # share of the identity in the covariance; with some ten pictures of hundreds of features most of it is noise
-# Shares of the noise schedule at which the base is asked what it sees: neither all noise nor all picture
+# of a layer at most whose products of channels are taken; wider ones give means and deviations only
+CHANNELS = 96
+# share of the identity in the covariance; with some ten pictures of hundreds of features most of it
+# is noise
+SHRINKAGE = 0.3
+# Shares of the noise schedule at which the base is asked what it sees: neither all noise nor all
+# picture
 TOLD_AT = (0.35, 0.5, 0.65)
 BANDS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))  # of timesteps, little noise first
 
 
 def tensors(pictures: Sequence[Image.Image], side: int) -> Tensor:
-    """Pictures -> [N, 3, side, side] in [-1, 1], on white, fitted by their shorter side and cropped to the middle."""
+    """Pictures -> [N, 3, side, side] in [-1, 1], on white, fitted by their shorter side and cropped
+    to the middle.
+    """
     values = []
     for picture in pictures:
         scale = side / min(picture.size)
@@ -42,7 +50,9 @@ def tensors(pictures: Sequence[Image.Image], side: int) -> Tensor:
 def _listening(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     """The latest outputs of the layers, in the order in which they come."""
     heard: list[Tensor] = []
-    take = lambda module, args, output: heard.append((output[0] if isinstance(output, tuple) else output).float())
+    take = lambda module, args, output: heard.append(
+        (output[0] if isinstance(output, tuple) else output).float()
+    )
     hooks = [layer.register_forward_hook(take) for layer in layers]
     try:
         yield heard
@@ -52,11 +62,11 @@ def _listening(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def hand(parts: Parts, x: Tensor) -> Tensor:
+def style_features(parts: Parts, x: Tensor) -> Tensor:
     """Features of how pictures are drawn, whatever they show: [N, 3, H, W] -> [N, D].
 
-    Of every level of the VAE's encoder the channels' means and deviations, and of the first ones the products of channels (the Gram
-    matrix of Gatys et al. 2016, section 2.2, without its mean).
+    Of every level of the VAE's encoder the channels' means and deviations, and of the first ones
+    the products of channels (the Gram matrix of Gatys et al. 2016, section 2.2, without its mean).
     """
     vae = parts.networks["vae"]
     layers = [vae.encoder.conv_in, *vae.encoder.down_blocks]
@@ -88,41 +98,62 @@ def encoded(parts: Parts, x: Tensor) -> Tensor:
     vae = parts.networks["vae"]
     found = []
     for some in x.split(AT_ONCE):
-        mean = vae.encode(some.to(vae.device, vae.dtype, memory_format=torch.channels_last)).latent_dist.mean.float()
+        mean = vae.encode(
+            some.to(vae.device, vae.dtype, memory_format=torch.channels_last)
+        ).latent_dist.mean.float()
         found.append(((mean - parts.latent_shift) * parts.latent_scale).cpu())
     return torch.cat(found)
 
 
 def predicted(parts: Parts, noisy: Tensor, t: Tensor, words: Any) -> Tensor:
-    """What the denoiser says to noisy latents [B, C, h, w] at timesteps [B], in float32 on the CPU."""
+    """What the denoiser says to noisy latents [B, C, h, w] at timesteps [B], in float32 on
+    the CPU.
+    """
     device, dtype = parts.denoiser.device, parts.denoiser.dtype
-    return parts.family.predict(parts, noisy.to(device, dtype, memory_format=torch.channels_last), t.to(device), words).float().cpu()
+    return (
+        parts.family.predict(
+            parts, noisy.to(device, dtype, memory_format=torch.channels_last), t.to(device), words
+        )
+        .float()
+        .cpu()
+    )
 
 
 @torch.no_grad()
-def told_apart(parts: Parts, x: Tensor, prompts: Sequence[str], seed: int = 0) -> Tensor:
-    """The base's denoising loss of every picture under every prompt, [N, prompts]: the diffusion classifier of Li et al. 2023
-    (arXiv 2303.16203, eq. 8), with the same noise for all, so that only words differ."""
+def retrieval_ranks(parts: Parts, x: Tensor, prompts: Sequence[str], seed: int = 0) -> Tensor:
+    """The base's denoising loss of every picture under every prompt, [N, prompts]: the diffusion
+    classifier of Li et al. 2023 (arXiv 2303.16203, eq. 8), with the same noise for all, so that
+    only words differ."""
     latents = encoded(parts, x)
     words = [parts.family.encode_text(parts, [p]) for p in prompts]
     losses = torch.zeros(len(latents), len(prompts))
     for i, latent in enumerate(latents):
         for k, share in enumerate(TOLD_AT):
             t = torch.tensor([int(share * len(parts.alphas_cumprod))])
-            noise = torch.randn((1, *latent.shape), generator=dice(seed, k))
+            noise = torch.randn((1, *latent.shape), generator=seeded_generator(seed, k))
             alpha_bar = parts.alphas_cumprod[t]
-            noisy, wanted = objective.noised(latent[None], noise, alpha_bar), objective.target(parts.prediction_type, latent[None], noise, alpha_bar)
+            noisy, wanted = (
+                objective.noised(latent[None], noise, alpha_bar),
+                objective.target(parts.prediction_type, latent[None], noise, alpha_bar),
+            )
             for at in range(0, len(prompts), AT_ONCE):
                 some = words[at : at + AT_ONCE]
-                said = predicted(parts, noisy.expand(len(some), -1, -1, -1), t.expand(len(some)), parts.family.gather(some))
+                said = predicted(
+                    parts,
+                    noisy.expand(len(some), -1, -1, -1),
+                    t.expand(len(some)),
+                    parts.family.gather(some),
+                )
                 losses[i, at : at + len(some)] += (said - wanted).square().flatten(1).mean(1)
     return losses / len(TOLD_AT)
 
 
-class Likeness:
-    """Tells one hand from another: 0 is the base's, 1 the style's. Made from features [n, D] of true pictures and of the base's own.
+class StyleDiscriminant:
+    """Tells one hand from another: 0 is the base's, 1 the style's. Made from features [n, D] of
+    true pictures and of the base's own.
 
-    Fisher's linear discriminant with a shrunken covariance (Friedman 1989), in the space the samples span, so that D may be large.
+    Fisher's linear discriminant with a shrunken covariance (Friedman 1989), in the space the
+    samples span, so that D may be large.
     """
 
     def __init__(self, style: Tensor, base: Tensor) -> None:
@@ -144,28 +175,41 @@ class Likeness:
 
     def __call__(self, features: Tensor) -> Tensor:
         """[N, D] -> [N], unbounded: beyond 1 is more of it than the true pictures have."""
-        return ((self._scaled(features) @ self.direction - self.zero) / (self.one - self.zero)).float()
+        return (
+            (self._scaled(features) @ self.direction - self.zero) / (self.one - self.zero)
+        ).float()
 
 
 def taken(likeness: Tensor) -> Tensor:
-    """The chance that a picture would be taken for one of the style's rather than one of the base's, (0, 1).
+    """The chance that a picture would be taken for one of the style's rather than one of the
+    base's, (0, 1).
 
-    A logistic curve around the middle; its width was fitted to what a classifier of true pictures said of 5,400 drawings in five styles.
+    A logistic curve around the middle; its width was fitted to what a classifier of true pictures
+    said of 5,400 drawings in five styles.
     """
     return torch.sigmoid((likeness - 0.5) / 0.12)
 
 
-def left_out(make: Callable[[Tensor], Likeness], style: Tensor) -> Tensor:
-    """What each true picture scores when it is not among those that decide: what a perfect drawing could reach. [n]"""
+def left_out(make: Callable[[Tensor], StyleDiscriminant], style: Tensor) -> Tensor:
+    """What each true picture scores when it is not among those that decide:
+
+    what a perfect drawing could reach. [n]
+    """
     rows = torch.arange(len(style))
     return torch.cat([make(style[rows != i])(style[i : i + 1]) for i in rows])
 
 
 def distances(x: Tensor, others: Tensor) -> Tensor:
-    """How far pictures lie apart, [N, 3, H, W] and [M, 3, H, W] -> [N, M]: root mean square over small grey copies that were brought to
-    the same mean and contrast, the nearer of a picture and its mirror image."""
+    """How far pictures lie apart, [N, 3, H, W] and [M, 3, H, W] -> [N, M]: root mean square over
+    small grey copies that were brought to the same mean and contrast, the nearer of a picture and
+    its mirror image."""
     a, b = _small(x), _small(others)
-    return torch.minimum(torch.cdist(a.flatten(1), b.flatten(1)), torch.cdist(a.flip(2).flatten(1), b.flatten(1))) / a.shape[1]
+    return (
+        torch.minimum(
+            torch.cdist(a.flatten(1), b.flatten(1)), torch.cdist(a.flip(2).flatten(1), b.flatten(1))
+        )
+        / a.shape[1]
+    )
 
 
 def _small(x: Tensor) -> Tensor:
@@ -175,7 +219,9 @@ def _small(x: Tensor) -> Tensor:
 
 
 def own_distance(x: Tensor, share: float) -> float:
-    """The distance below which `share` of the pictures have a neighbour among themselves; 0 for a single picture."""
+    """The distance below which `share` of the pictures have a neighbour among themselves; 0 for a
+    single picture.
+    """
     if len(x) < 2:
         return 0.0
     apart = distances(x, x)
@@ -184,17 +230,20 @@ def own_distance(x: Tensor, share: float) -> float:
 
 
 def content_kept(parts: Parts, x: Tensor, prompts: Sequence[str], seed: int = 0) -> float:
-    """How surely the base tells the N pictures [N, 3, H, W] to be what was asked, see right_among; the first N prompts are the right ones."""
-    return right_among(told_apart(parts, x, prompts, seed))
+    """How surely the base tells the N pictures [N, 3, H, W] to be what was asked, see right_among;
+    the first N prompts are the right ones.
+    """
+    return right_among(retrieval_ranks(parts, x, prompts, seed))
 
 
 def right_among(losses: Tensor) -> float:
-    """Mean reciprocal rank of the right words, [N, words] -> (0, 1]; word i is picture i's. 1: every picture fits best to its own words;
-    0.5: some others fit better.
+    """Mean reciprocal rank of the right words, [N, words] -> (0, 1]; word i is picture i's. 1:
+    every picture fits best to its own words; 0.5: some others fit better.
 
-    What counts is how much better words fit a picture than they fit all N: in a hand that the base does not know some words fit whatever is
-    shown, and hide the right ones (centring against hubs, Suzuki et al. 2013). Words that fit alike share their ranks: N pictures that are all
-    the same, or a single one, tell nothing.
+    What counts is how much better words fit a picture than they fit all N: in a hand that the base
+    does not know some words fit whatever is shown, and hide the right ones (centring against hubs,
+    Suzuki et al. 2013). Words that fit alike share their ranks: N pictures that are all the same,
+    or a single one, tell nothing.
     """
     losses = losses - losses.mean(0)
     right = losses.diagonal()[:, None]
@@ -202,13 +251,15 @@ def right_among(losses: Tensor) -> float:
     return (1 / ranks).mean().item()
 
 
-class Hand:
-    """How many of some pictures would be taken for the style's, told by features that are learnt from true pictures and the base's own."""
+class StyleClassifier:
+    """How many of some pictures would be taken for the style's, told by features that are learnt
+    from true pictures and the base's own.
+    """
 
     def __init__(self, seen: Callable[[Tensor], Tensor], true: Tensor, base: Tensor) -> None:
         self.seen = seen
         style, plain = seen(true), seen(base)
-        make = lambda features: Likeness(features, plain)
+        make = lambda features: StyleDiscriminant(features, plain)
         self.likeness = make(style)
         self.reachable = left_out(make, style).clamp(0, 1).mean().item() if len(true) > 2 else 1.0
 

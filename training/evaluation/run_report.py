@@ -1,4 +1,7 @@
-"""The style report of a run: what to look at within the time there is, and where the report is written."""
+"""The style report of a run:
+
+what to look at within the time there is, and where the report is written.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,19 @@ from training.config.schema import Report as Reporting
 from training.data.dataset import Dataset, captioned, read_dataset
 from training.evaluation.external_metrics import present
 from training.evaluation.metrics import TOLD_AT
-from training.evaluation.report import FEWEST, Candidate, Wish, drawn, judged
+from training.evaluation.report import FEWEST, Candidate, ReportRequest, drawn, judged
 from training.evaluation.report_html import write
 from training.models.family import Parts
 from training.storage.paths import STEPS
 
-# Plain things that every base draws. Those whose names stand in the captions are left out: what is asked must not have been learnt.
+# Plain things that every base draws. Those whose names stand in the captions are left out: what is
+# asked must not have been learnt.
 AMONG = 20  # words that the base chooses from when it tells what a picture shows
 THINGS = (
-    "castle, penguin, hamburger, rocket, cactus, crown, teapot, owl, bicycle, sunflower, turtle, airplane, strawberry, bus, cow, fish, violin, tent, "
-    "fox, candle, snowman, frog, telescope, snail, umbrella, guitar, house, dog, mushroom, sailboat, pineapple, key, butterfly, tractor, cloud, "
+    "castle, penguin, hamburger, rocket, cactus, crown, teapot, owl, bicycle, sunflower, "
+    "turtle, airplane, strawberry, bus, cow, fish, violin, tent, "
+    "fox, candle, snowman, frog, telescope, snail, umbrella, guitar, house, dog, mushroom, "
+    "sailboat, pineapple, key, butterfly, tractor, cloud, "
     "camera, duck, rose, trumpet, bell, elephant, chair, pizza, whale, tree, hat, balloon, carrot"
 ).split(", ")
 
@@ -33,10 +39,15 @@ def asked(given: Sequence[str], pictures: Dataset, most: int) -> tuple[str, ...]
     return tuple(given) or tuple(thing for thing in THINGS if thing not in captions)[:most]
 
 
-def affordable(wish: Wish, texts: Sequence[str], seconds: float, a_picture: float) -> tuple[Wish, Sequence[str]] | None:
-    """As much of a report as fits the time: fewer checkpoints first, then strength 1 alone, then fewer prompts; None if nothing does."""
+def affordable(
+    request: ReportRequest, texts: Sequence[str], seconds: float, a_picture: float
+) -> tuple[ReportRequest, Sequence[str]] | None:
+    """As much of a report as fits the time:
+
+    fewer checkpoints first, then strength 1 alone, then fewer prompts; None if nothing does.
+    """
     fits = lambda w, t: len(t) * (1 + len(w.candidates) * len(w.strengths)) * a_picture <= seconds
-    smaller: list[Callable[[Wish, Sequence[str]], tuple[Wish, Sequence[str]]]] = [
+    smaller: list[Callable[[ReportRequest, Sequence[str]], tuple[ReportRequest, Sequence[str]]]] = [
         lambda w, t: (w, t),
         lambda w, t: (w, t[:12]),
         lambda w, t: (dataclasses.replace(w, candidates=spread(w.candidates, 6)), t),
@@ -45,9 +56,9 @@ def affordable(wish: Wish, texts: Sequence[str], seconds: float, a_picture: floa
         lambda w, t: (dataclasses.replace(w, candidates=spread(w.candidates, 3)), t[:FEWEST]),
     ]
     for make in smaller:
-        wish, texts = make(wish, texts)
-        if fits(wish, texts):
-            return wish, texts
+        request, texts = make(request, texts)
+        if fits(request, texts):
+            return request, texts
     return None
 
 
@@ -58,35 +69,81 @@ def spread(candidates: Sequence[Candidate], most: int) -> tuple[Candidate, ...]:
     return tuple(candidates[round((i + 1) * len(candidates) / most) - 1] for i in range(most))
 
 
-def of_run(config: RunConfig, dataset: Dataset, parts: Parts, *, minutes: float = math.inf) -> Generator[str, None, Path | None]:
-    """Judge the style files that a run kept, within the time, and write <run>/report/report.html; None when the time is too short for any."""
+def of_run(
+    config: RunConfig, dataset: Dataset, parts: Parts, *, minutes: float = math.inf
+) -> Generator[str, None, Path | None]:
+    """Judge the style files that a run kept, within the time, and write <run>/report/report.html;
+    None when the time is too short for any.
+    """
     settings, preview = config.report, config.preview
     files = sorted((config.run_folder / STEPS).glob("*.safetensors"))
     final = config.run_folder / f"{config.save.name}.safetensors"
-    candidates = tuple(Candidate(f, int(f.stem.rsplit("-", 1)[1])) for f in files) or (Candidate(final, 0),)
-    held = read_dataset(Path(settings.held_out), trigger=config.data.trigger, template=config.data.template) if settings.held_out else None
-    wish = Wish(
+    candidates = tuple(Candidate(f, int(f.stem.rsplit("-", 1)[1])) for f in files) or (
+        Candidate(final, 0),
+    )
+    held = (
+        read_dataset(
+            Path(settings.held_out), trigger=config.data.trigger, template=config.data.template
+        )
+        if settings.held_out
+        else None
+    )
+    request = ReportRequest(
         candidates, dataset, held, preview.negative, strengths(settings.weakest),
         preview.steps, preview.guidance, preview.seed, config.data.background,
     )  # fmt: skip
     texts = asked(settings.prompts, dataset, settings.most)
     called = lambda text: captioned(text, config.data.trigger, config.data.template)
-    return (yield from reported(wish, parts, texts, called, config.run_folder / "report", config.save.name, minutes=minutes))
+    return (
+        yield from reported(
+            request,
+            parts,
+            texts,
+            called,
+            config.run_folder / "report",
+            config.save.name,
+            minutes=minutes,
+        )
+    )
 
 
 def of_files(
-    files: Sequence[Path], parts: Parts, folder: Path, settings: Data, preview: Preview, report: Reporting
+    files: Sequence[Path],
+    parts: Parts,
+    folder: Path,
+    settings: Data,
+    preview: Preview,
+    report: Reporting,
 ) -> Generator[str, None, Path | None]:
-    """Judge any style files against a folder of pictures in their style, and write <folder>/report.html."""
-    read = lambda pictures: read_dataset(Path(pictures), trigger=settings.trigger, template=settings.template, background=settings.background)
+    """Judge any style files against a folder of pictures in their style, and write
+    <folder>/report.html.
+    """
+    read = lambda pictures: read_dataset(
+        Path(pictures),
+        trigger=settings.trigger,
+        template=settings.template,
+        background=settings.background,
+    )
     dataset, held = read(settings.folder), read(report.held_out) if report.held_out else None
     candidates = tuple(Candidate(file, 0) for file in files)
-    wish = Wish(
-        candidates, dataset, held, preview.negative, strengths(report.weakest), preview.steps, preview.guidance, preview.seed, settings.background
+    request = ReportRequest(
+        candidates,
+        dataset,
+        held,
+        preview.negative,
+        strengths(report.weakest),
+        preview.steps,
+        preview.guidance,
+        preview.seed,
+        settings.background,
     )
     texts = asked(report.prompts, dataset, report.most)
     called = lambda text: captioned(text, settings.trigger, settings.template)
-    return (yield from reported(wish, parts, texts, called, folder, " and ".join(file.stem for file in files)))
+    return (
+        yield from reported(
+            request, parts, texts, called, folder, " and ".join(file.stem for file in files)
+        )
+    )
 
 
 def strengths(weakest: float) -> tuple[float, ...]:
@@ -95,21 +152,36 @@ def strengths(weakest: float) -> tuple[float, ...]:
 
 
 def reported(
-    wish: Wish, parts: Parts, texts: Sequence[str], called: Callable[[str], str], folder: Path, title: str, *, minutes: float = math.inf
+    request: ReportRequest,
+    parts: Parts,
+    texts: Sequence[str],
+    called: Callable[[str], str],
+    folder: Path,
+    title: str,
+    *,
+    minutes: float = math.inf,
 ) -> Generator[str, None, Path | None]:
-    """Judge what is wished, within the time, and write the page into folder; None when the time is too short for any."""
-    wish = dataclasses.replace(wish, others=tuple(t for t in THINGS if t not in texts)[: max(0, AMONG - len(texts))])
+    """Judge what is wished, within the time, and write the page into folder; None when the time is
+    too short for any.
+    """
+    request = dataclasses.replace(
+        request, others=tuple(t for t in THINGS if t not in texts)[: max(0, AMONG - len(texts))]
+    )
     if math.isfinite(minutes):
         began = time.monotonic()
-        drawn(parts, wish, texts[:2], [])
-        # A picture is denoised with words and without, and then asked about under every wrong and right word
-        asking = 1 + len(TOLD_AT) * (len(texts) + len(wish.others)) / (2 * wish.steps)
-        chosen = affordable(wish, texts, minutes * 60, asking * (time.monotonic() - began) / 2)
+        drawn(parts, request, texts[:2], [])
+        # A picture is denoised with words and without, and then asked about under every wrong and
+        # right word
+        asking = 1 + len(TOLD_AT) * (len(texts) + len(request.others)) / (2 * request.steps)
+        chosen = affordable(request, texts, minutes * 60, asking * (time.monotonic() - began) / 2)
         if chosen is None:
-            yield f"no report: it would take longer than report.minutes = {minutes:g}. `train_style.py RUN.toml --report` makes one in its own time."
+            yield (
+                f"no report: it would take longer than report.minutes = {minutes:g}. "
+                "`train_style.py RUN.toml --report` makes one in its own time."
+            )
             return None
-        wish, texts = chosen
-    report = yield from judged(wish, parts, called, texts, present())
+        request, texts = chosen
+    report = yield from judged(request, parts, called, texts, present())
     report.title = title
     path = write(report, folder)
     yield f"report: {report.reason} All of it: {path}"

@@ -1,4 +1,7 @@
-"""What lies in a base's folder, read with care: configs, names of weights, and what the libraries say when files do not fit. Loads nothing."""
+"""What lies in a base's folder, read with care:
+
+configs, names of weights, and what the libraries say when files do not fit. Loads nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,11 @@ from safetensors import SafetensorError
 from training.errors import ModelError
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-# How diffusers and transformers name weights: whole or in shards, the variant before or after the shard's number
-WEIGHTS = re.compile(r"(?:diffusion_pytorch_)?model(?P<before>\.fp16)?(?:-\d{5}-of-(?P<of>\d{5}))?(?P<after>\.fp16)?\.safetensors")
+# How diffusers and transformers name weights: whole or in shards, the variant before or after the
+# shard's number
+WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_)?model(?P<before>\.fp16)?(?:-\d{5}-of-(?P<of>\d{5}))?(?P<after>\.fp16)?\.safetensors"
+)
 AGAIN = "Download it again, or choose another base.model."
 
 
@@ -24,16 +30,26 @@ def read_json(path: Path, model: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{model} has no {path.parent.name}/{path.name}. Download it again, or choose another base.model.") from None
+        raise ModelError(
+            f"{model} has no {path.parent.name}/{path.name}. Download it again, or choose "
+            "another base.model."
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read ({reason(error)}). Download the base again.") from None
+        raise ModelError(
+            f"{path} cannot be read ({reason(error)}). Download the base again."
+        ) from None
     if not isinstance(found, dict):
-        raise ModelError(f"{path} is not a config: an object was expected. Download the base again.")
+        raise ModelError(
+            f"{path} is not a config: an object was expected. Download the base again."
+        )
     return found
 
 
 def weights_of(folder: Path, model: str) -> tuple[list[Path], str | None]:
-    """The safetensors of one part, whole or in shards, and the variant they are of: full precision before fp16. Raises ModelError."""
+    """The safetensors of one part, whole or in shards, and the variant they are of:
+
+    full precision before fp16. Raises ModelError.
+    """
     found: dict[str | None, list[Path]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         if name := WEIGHTS.fullmatch(path.name):
@@ -44,13 +60,18 @@ def weights_of(folder: Path, model: str) -> tuple[list[Path], str | None]:
             return paths, variant
     pickled = [p.name for p in folder.iterdir() if p.suffix in PICKLES]
     seen = f"only {pickled[0]}, a pickle" if pickled else "no weights"
-    raise ModelError(f"{folder} holds {seen}; .safetensors was expected. Download {model} with its safetensors files.")
+    raise ModelError(
+        f"{folder} holds {seen}; .safetensors was expected. Download {model} with its "
+        "safetensors files."
+    )
 
 
 def _check_shards(paths: list[Path]) -> None:
     expected = max(int((WEIGHTS.fullmatch(path.name) or {"of": 0})["of"] or 0) for path in paths)
     if expected and len(paths) != expected:
-        raise ModelError(f"{paths[0].parent} holds {len(paths)} of {expected} shards of its weights. {AGAIN}")
+        raise ModelError(
+            f"{paths[0].parent} holds {len(paths)} of {expected} shards of its weights. {AGAIN}"
+        )
 
 
 def file_hash(path: Path) -> str:
@@ -60,11 +81,17 @@ def file_hash(path: Path) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """While inside, diffusers and transformers draw no bars and give no advice: what is wrong is told by us."""
+    """While inside, diffusers and transformers draw no bars and give no advice:
+
+    what is wrong is told by us.
+    """
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
-    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in (of_diffusers, of_transformers)]
+    before = [
+        (log, log.get_verbosity(), log.is_progress_bar_enabled())
+        for log in (of_diffusers, of_transformers)
+    ]
     for log, _, _ in before:
         log.set_verbosity_error()
         log.disable_progress_bar()
@@ -81,7 +108,16 @@ def unusable() -> tuple[type[Exception], ...]:
     """What diffusers and transformers raise for files that do not fit together."""
     from huggingface_hub.errors import StrictDataclassError
 
-    return (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError, StrictDataclassError)
+    return (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+        StrictDataclassError,
+    )
 
 
 def reason(error: Exception) -> str:

@@ -1,6 +1,8 @@
-"""A frozen base that is divided among processes: each keeps a part of every weight and asks the others for the rest, block by block.
+"""A frozen base that is divided among processes: each keeps a part of every weight and asks the
+others for the rest, block by block.
 
-FSDP2 does it (arXiv 2304.11277), with the cuts that accelerate's configuration names. Adapters are whole in every process: they are small.
+FSDP2 does it (arXiv 2304.11277), with the cuts that accelerate's configuration names. Adapters are
+whole in every process: they are small.
 """
 
 from __future__ import annotations
@@ -10,24 +12,34 @@ from torch import nn
 
 from training.models import loader
 from training.models.family import Parts
-from training.runtime.device import Place
+from training.runtime.device import DeviceSpec
 
-SMALLEST = 1_000_000  # weights of a block that is divided by itself, where accelerate's configuration does not say
+# weights of a block that is divided by itself, where accelerate's configuration does not say
+SMALLEST = 1_000_000
 
 
-def loaded(files: loader.BaseFiles, place: Place) -> Parts:
-    """As families.detect.load, the denoiser divided among all processes of the training. Raises ModelError."""
+def loaded(files: loader.BaseFiles, place: DeviceSpec) -> Parts:
+    """As families.detect.load, the denoiser divided among all processes of the training.
+
+    Raises ModelError.
+    """
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     wanted = FullyShardedDataParallelPlugin()
-    parts = loader.load(files, Place(torch.device("cpu"), place.dtype))  # no device has room for the whole
-    denoiser = parts.denoiser.to(memory_format=torch.contiguous_format)  # the only layout FSDP2 divides
+    parts = loader.load(
+        files, DeviceSpec(torch.device("cpu"), place.dtype)
+    )  # no device has room for the whole
+    denoiser = parts.denoiser.to(
+        memory_format=torch.contiguous_format
+    )  # the only layout FSDP2 divides
     divided = {"mesh": init_device_mesh(place.device.type, (torch.distributed.get_world_size(),))}
     divided |= {"reshard_after_forward": bool(wanted.reshard_after_forward)}
     named = wanted.transformer_cls_names_to_wrap or ()
-    for block in reversed(_blocks(denoiser, named, wanted.min_num_params or SMALLEST)):  # inner ones first
+    for block in reversed(
+        _blocks(denoiser, named, wanted.min_num_params or SMALLEST)
+    ):  # inner ones first
         fully_shard(block, **divided)
     fully_shard(denoiser, **divided)
     for name, network in parts.networks.items():
@@ -35,10 +47,17 @@ def loaded(files: loader.BaseFiles, place: Place) -> Parts:
     return parts
 
 
-def _blocks(network: nn.Module, named: str | list[str] | tuple[str, ...], smallest: int) -> list[nn.Module]:
-    """Parts of a network to be divided by themselves: those of the named classes, else entries of lists with so many weights."""
+def _blocks(
+    network: nn.Module, named: str | list[str] | tuple[str, ...], smallest: int
+) -> list[nn.Module]:
+    """Parts of a network to be divided by themselves:
+
+    those of the named classes, else entries of lists with so many weights.
+    """
     names = named.split(",") if isinstance(named, str) else named
     if names:
         return [part for part in network.modules() if type(part).__name__ in names]
-    entries = [part for parent in network.modules() if isinstance(parent, nn.ModuleList) for part in parent]
+    entries = [
+        part for parent in network.modules() if isinstance(parent, nn.ModuleList) for part in parent
+    ]
     return [part for part in entries if sum(p.numel() for p in part.parameters()) >= smallest]

@@ -1,4 +1,7 @@
-"""Stable Diffusion 1.x and 2.x, and the built-in mini base: one CLIP text encoder, one UNet with cross-attention."""
+"""Stable Diffusion 1.x and 2.x, and the built-in mini base:
+
+one CLIP text encoder, one UNet with cross-attention.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from training.models.textual_inversion import Row, spoken
 
 
 def encode_text(parts: Parts, captions: Sequence[str], tokens: Sequence[Row] = ()) -> Tensor:
-    """Return the text encoder's last states [B, tokens, width], layer norm included, as the stock pipeline does."""
+    """Return the text encoder's last states [B, tokens, width], layer norm included, as the stock
+    pipeline does.
+    """
     encoder = parts.networks["text_encoder"]
     with spoken(encoder, "text_encoder", parts.tokenizers["tokenizer"], captions, tokens) as ids:
         return encoder(ids)[0]
@@ -29,7 +34,11 @@ SD1 = Family(
     pipeline="StableDiffusionPipeline",
     denoiser="unet",
     text_encoders=("text_encoder",),
-    classes={"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"},
+    classes={
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+        "text_encoder": "CLIPTextModel",
+    },
     tokenizers=("tokenizer",),
     architecture="stable-diffusion-v1",
     groups=UNET_GROUPS,

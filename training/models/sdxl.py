@@ -1,4 +1,6 @@
-"""Stable Diffusion XL: two CLIP text encoders side by side, a pooled state, and a UNet that is told the picture's size."""
+"""Stable Diffusion XL: two CLIP text encoders side by side, a pooled state, and a UNet that is told
+the picture's size.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ class Said(NamedTuple):
 
 
 def encode_text(parts: Parts, captions: Sequence[str], tokens: Sequence[Row] = ()) -> Said:
-    """Return the last states but one of both encoders, without their layer norm, and the second's projected summary (Podell et al. 2023, 2.1).
+    """Return the last states but one of both encoders, without their layer norm, and the second's
+    projected summary (Podell et al. 2023, 2.1).
 
     No caption is zeroed: an empty one is encoded as the empty text, in training and in drawing.
     """
@@ -34,12 +37,21 @@ def encode_text(parts: Parts, captions: Sequence[str], tokens: Sequence[Row] = (
 
 
 def predict(parts: Parts, noisy: Tensor, timesteps: Tensor, conditioning: Said) -> Tensor:
-    """The UNet hears that the picture was never larger and is not cropped (Podell et al. 2023, 2.2), in training as in drawing."""
+    """The UNet hears that the picture was never larger and is not cropped (Podell et al.
+
+    2023, 2.2), in training as in drawing.
+    """
     height, width = (side * parts.pixel_step for side in noisy.shape[2:])
-    told = noisy.new_zeros(6)  # original size, crop, target size; px. Filled on the device, which a copy from the host would wait for
+    told = noisy.new_zeros(
+        6
+        # original size, crop, target size; px. Filled on the device, which a copy from the host
+        # would wait for
+    )
     told[0::4], told[1::4] = height, width
     beside = {"text_embeds": conditioning.pooled, "time_ids": told.expand(len(noisy), -1)}
-    return parts.denoiser(noisy, timesteps, conditioning.states, added_cond_kwargs=beside, return_dict=False)[0]
+    return parts.denoiser(
+        noisy, timesteps, conditioning.states, added_cond_kwargs=beside, return_dict=False
+    )[0]
 
 
 def gather(conditionings: Sequence[Said]) -> Said:

@@ -1,6 +1,8 @@
-"""Single-file checkpoints of Stability's own layout: opened without a network from the configs beside this module.
+"""Single-file checkpoints of Stability's own layout: opened without a network from the configs
+beside this module.
 
-What no checkpoint holds is the tokenizer's vocabulary: it is looked for beside the file, in our cache and in the hub's.
+What no checkpoint holds is the tokenizer's vocabulary: it is looked for beside the file, in our
+cache and in the hub's.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from training.models.files import AGAIN, file_hash, quiet, read_json, reason, un
 from training.storage.paths import cache_folder
 
 CONFIGS = Path(__file__).parent / "configs"
-UNET = "model.diffusion_model.input_blocks.0.0.weight"  # [channels, in_channels, 3, 3] in every checkpoint of 1.x, 2.x and XL
+# [channels, in_channels, 3, 3] in every checkpoint of 1.x, 2.x and XL
+UNET = "model.diffusion_model.input_blocks.0.0.weight"
 VAE = "first_stage_model.decoder.conv_in.weight"
 # A text encoder's tensor -> whose it is, the one to ask first
 ENCODERS = {
@@ -51,7 +54,10 @@ class Told:
 
 
 def unpacked(checkpoint: Path) -> Path:
-    """The checkpoint as a diffusers folder in our cache, converted once for each content. Raises ModelError or SpaceError."""
+    """The checkpoint as a diffusers folder in our cache, converted once for each content.
+
+    Raises ModelError or SpaceError.
+    """
     told = examined(checkpoint)
     target = cache_folder() / "bases" / f"{file_hash(checkpoint)[:24]}-{told.prediction[0]}"
     if (target / "model_index.json").exists():
@@ -67,13 +73,17 @@ def unpacked(checkpoint: Path) -> Path:
                 (Path(scratch) / "base").rename(target)
     except (OSError, SafetensorError) as error:
         raise SpaceError(
-            f"{target} could not be written ({reason(error)}). Free space there, or set STYLE_STUDIO_CACHE to a folder on another disk."
+            f"{target} could not be written ({reason(error)}). Free space there, or set "
+            "STYLE_STUDIO_CACHE to a folder on another disk."
         ) from None
     return target
 
 
 def examined(checkpoint: Path) -> Told:
-    """Look at names and shapes of the tensors only. Raises ModelError when this is no checkpoint of ours."""
+    """Look at names and shapes of the tensors only.
+
+    Raises ModelError when this is no checkpoint of ours.
+    """
     try:
         with safe_open(checkpoint, framework="pt") as file:
             names, metadata = set(file.keys()), file.metadata() or {}
@@ -81,23 +91,43 @@ def examined(checkpoint: Path) -> Told:
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{checkpoint} is damaged or cut off ({reason(error)}). {AGAIN}") from None
     if any("lora_" in name for name in names):
-        raise ModelError(f"{checkpoint} is a style (LoRA), not a base. Set base.model to the model that it was made for.")
+        raise ModelError(
+            f"{checkpoint} is a style (LoRA), not a base. Set base.model to the model that it "
+            "was made for."
+        )
     if not channels:
-        raise ModelError(f"{checkpoint} holds no UNet of a Stable Diffusion 1.x, 2.x or XL. Choose another base.model.")
+        raise ModelError(
+            f"{checkpoint} holds no UNet of a Stable Diffusion 1.x, 2.x or XL. Choose another "
+            "base.model."
+        )
     if channels != 4:
         what = {9: "an inpainting model", 8: "an editing model"}.get(channels, "a model")
-        raise ModelError(f"{checkpoint} is {what} of {channels} channels, which cannot be trained on pictures alone. Choose the model it came from.")
+        raise ModelError(
+            f"{checkpoint} is {what} of {channels} channels, which cannot be trained on "
+            "pictures alone. Choose the model it came from."
+        )
     family = next((found for name, found in ENCODERS.items() if name in names), None)
     if family is None and any(name.startswith(REFINER) for name in names):
-        raise ModelError(f"{checkpoint} is a Stable Diffusion XL refiner: it only finishes pictures that the base began. Choose that base.")
-    lacking = [words for words, there in (("text encoder", family), ("VAE", VAE in names)) if not there]
+        raise ModelError(
+            f"{checkpoint} is a Stable Diffusion XL refiner: it only finishes pictures that "
+            "the base began. Choose that base."
+        )
+    lacking = [
+        words for words, there in (("text encoder", family), ("VAE", VAE in names)) if not there
+    ]
     if family is None or lacking:
-        raise ModelError(f"{checkpoint} holds a UNet but no {' and no '.join(lacking)}. Choose a whole checkpoint.")
+        raise ModelError(
+            f"{checkpoint} holds a UNet but no {' and no '.join(lacking)}. Choose a whole "
+            "checkpoint."
+        )
     return Told(family, _prediction(checkpoint, family, names, metadata), "ztsnr" in names)
 
 
 def _prediction(checkpoint: Path, family: str, names: set[str], metadata: Mapping[str, str]) -> str:
-    """epsilon or v_prediction, as the file or the .yaml beside it says. The weights do not tell; for 2.x nothing is usual."""
+    """epsilon or v_prediction, as the file or the .yaml beside it says.
+
+    The weights do not tell; for 2.x nothing is usual.
+    """
     if "v_pred" in names:
         return "v_prediction"
     said = metadata.get("modelspec.prediction_type", "")
@@ -106,21 +136,32 @@ def _prediction(checkpoint: Path, family: str, names: set[str], metadata: Mappin
     beside = checkpoint.with_suffix(".yaml")
     if beside.is_file():
         with beside.open(encoding="utf-8", errors="replace") as file:
-            return "v_prediction" if re.search(r"""parameterization:\s*["']?v\b""", file.read(100_000)) else "epsilon"
+            return (
+                "v_prediction"
+                if re.search(r"""parameterization:\s*["']?v\b""", file.read(100_000))
+                else "epsilon"
+            )
     if family == "sd2":
         raise ModelError(
-            f"{checkpoint} is a Stable Diffusion 2.x that does not say what it predicts. Put the .yaml it was published with beside it, as "
-            f'{beside.name}: the 768 px models have `parameterization: "v"` in it, the 512 px ones do not. Or give a diffusers folder.'
+            f"{checkpoint} is a Stable Diffusion 2.x that does not say what it predicts. Put "
+            "the .yaml it was published with beside it, as "
+            f'{beside.name}: the 768 px models have `parameterization: "v"` in it, the 512 px '
+            "ones do not. Or give a diffusers folder."
         )
     return "epsilon"
 
 
 def known_vocabulary(*places: Path) -> Path | None:
-    """A folder with vocab.json and merges.txt: one of the places, our cache or the hub's; None when it is in none of them."""
+    """A folder with vocab.json and merges.txt:
+
+    one of the places, our cache or the hub's; None when it is in none of them.
+    """
     for place in (*places, _own_vocabulary()):
         if all((place / name).is_file() for name in VOCABULARY):
             return place
-    return next((found for repository in VOCABULARIES if (found := _of_hub(repository, offline=True))), None)
+    return next(
+        (found for repository in VOCABULARIES if (found := _of_hub(repository, offline=True))), None
+    )
 
 
 def _own_vocabulary() -> Path:
@@ -132,40 +173,73 @@ def _of_hub(repository: str, *, offline: bool) -> Path | None:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        found = [Path(hf_hub_download(repository, VOCABULARIES[repository] + name, local_files_only=offline)) for name in VOCABULARY]
+        found = [
+            Path(
+                hf_hub_download(
+                    repository, VOCABULARIES[repository] + name, local_files_only=offline
+                )
+            )
+            for name in VOCABULARY
+        ]
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
         return None
     return found[0].parent
 
 
 def _vocabulary(checkpoint: Path) -> Path:
-    """A folder with vocab.json and merges.txt. Raises ModelError that says where they would be found."""
+    """A folder with vocab.json and merges.txt.
+
+    Raises ModelError that says where they would be found.
+    """
     beside = checkpoint.parent / "tokenizer"
     found = known_vocabulary(beside) or _of_hub(next(iter(VOCABULARIES)), offline=False)
     if found is not None:
         return found
     places = [beside, _own_vocabulary()]
-    missing = {place: [name for name in VOCABULARY if not (place / name).is_file()] for place in places}
+    missing = {
+        place: [name for name in VOCABULARY if not (place / name).is_file()] for place in places
+    }
     lines = [f"  - {place}: {' and '.join(names)} missing" for place, names in missing.items()]
     raise ModelError(
-        "\n".join([f"{checkpoint} has everything but the words of its tokenizer, and the hub cannot be asked for them. Looked for in:", *lines])
-        + f"\nPut both files into one of these folders; they are in {next(iter(VOCABULARIES))} and in the tokenizer/ folder of any Stable Diffusion."
+        "\n".join(
+            [
+                f"{checkpoint} has everything but the words of its tokenizer, and the hub "
+                "cannot be asked for them. Looked for in:",
+                *lines,
+            ]
+        )
+        + (
+            f"\nPut both files into one of these folders; they are in {next(iter(VOCABULARIES))} "
+            "and in the tokenizer/ folder of any Stable Diffusion."
+        )
     )
 
 
 def _configs(told: Told, vocabulary: Path, folder: Path) -> Path:
-    """A diffusers folder without weights, made of our configs, what the checkpoint says and the vocabulary."""
+    """A diffusers folder without weights, made of our configs, what the checkpoint says and the
+    vocabulary.
+    """
     parts = read_json(CONFIGS / f"{told.family}.json", told.family)
     parts["scheduler"] |= {"prediction_type": told.prediction}
     if told.zero_snr:
-        parts["scheduler"] |= {"_class_name": "DDIMScheduler", "clip_sample": False, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        parts["model_index"]["scheduler"] = ["diffusers", "DDIMScheduler"]  # not all of diffusers' samplers know such a schedule
+        parts["scheduler"] |= {
+            "_class_name": "DDIMScheduler",
+            "clip_sample": False,
+            "rescale_betas_zero_snr": True,
+            "timestep_spacing": "trailing",
+        }
+        parts["model_index"]["scheduler"] = [
+            "diffusers",
+            "DDIMScheduler",
+        ]  # not all of diffusers' samplers know such a schedule
     if told.family == "sd2" and told.prediction == "v_prediction":
         parts["unet"] |= {"sample_size": 96, "upcast_attention": True}  # the 768 px models
     names = {"model_index": "model_index.json", "scheduler": "scheduler/scheduler_config.json"}
     for part, config in parts.items():
         of_tokenizer = part.startswith("tokenizer")
-        path = folder / names.get(part, f"{part}/{'tokenizer_config' if of_tokenizer else 'config'}.json")
+        path = folder / names.get(
+            part, f"{part}/{'tokenizer_config' if of_tokenizer else 'config'}.json"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(config), encoding="utf-8")
         if of_tokenizer:
@@ -179,14 +253,29 @@ def _opened(checkpoint: Path, configs: Path) -> Any:
     with quiet():
         import diffusers
 
-        kind = getattr(diffusers, read_json(configs / "model_index.json", str(checkpoint))["_class_name"])
+        kind = getattr(
+            diffusers, read_json(configs / "model_index.json", str(checkpoint))["_class_name"]
+        )
         extra = {} if kind is diffusers.StableDiffusionXLPipeline else {"safety_checker": None}
         try:
-            pipe = kind.from_single_file(str(checkpoint), config=str(configs), local_files_only=True, dtype=torch.float16, **extra)
+            pipe = kind.from_single_file(
+                str(checkpoint),
+                config=str(configs),
+                local_files_only=True,
+                dtype=torch.float16,
+                **extra,
+            )
         except unusable() as error:
             raise ModelError(f"{checkpoint} cannot be opened ({reason(error)}). {AGAIN}") from None
     for part in pipe.components.values():
-        unread = [name for name, p in part.named_parameters() if p.is_meta] if isinstance(part, torch.nn.Module) else []
+        unread = (
+            [name for name, p in part.named_parameters() if p.is_meta]
+            if isinstance(part, torch.nn.Module)
+            else []
+        )
         if unread:
-            raise ModelError(f"{checkpoint} lacks {len(unread)} weights of its {type(part).__name__} ({unread[0]}). {AGAIN}")
+            raise ModelError(
+                f"{checkpoint} lacks {len(unread)} weights of its {type(part).__name__} "
+                f"({unread[0]}). {AGAIN}"
+            )
     return pipe

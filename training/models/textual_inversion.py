@@ -1,7 +1,9 @@
-"""Words with vectors of their own in the text encoders: textual inversion (Gal et al. 2022), trained together with the adapters.
+"""Words with vectors of their own in the text encoders: textual inversion (Gal et al. 2022),
+trained together with the adapters.
 
-Nothing in tokenizer or text encoder is changed: where such a word stands in a caption, its vectors take the place of the embeddings, row by row.
-So rows of one batch may know different words, and the base none.
+Nothing in tokenizer or text encoder is changed: where such a word stands in a caption, its vectors
+take the place of the embeddings, row by row. So rows of one batch may know different words, and the
+base none.
 """
 
 from __future__ import annotations
@@ -18,19 +20,24 @@ from torch import Tensor, nn
 
 from training.errors import ConfigError
 from training.runtime.device import sent
-from training.runtime.rng import FIRST_TOKENS, dice
+from training.runtime.rng import FIRST_TOKENS, seeded_generator
 from training.style_files.embeddings import Vectors, Words
 
 if TYPE_CHECKING:
     from training.models.family import Parts
 
 PLACEHOLDER = 0  # an id that is never the end of a text, whose embedding is not looked at
-APART = 0.1  # noise on vectors that begin as the same token, as a share of their own deviation: else they would stay equal
+# noise on vectors that begin as the same token, as a share of their own deviation: else they would
+# stay equal
+APART = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Token:
-    """A word and its vectors. vectors: text encoder part -> [n, width]; every text encoder of the base has as many."""
+    """A word and its vectors.
+
+    vectors: text encoder part -> [n, width]; every text encoder of the base has as many.
+    """
 
     word: str
     vectors: dict[str, Tensor]
@@ -39,8 +46,11 @@ class Token:
 Row = Sequence[Token]  # the words that one caption may use
 
 
-def read_ids(tokenizer: Any, caption: str, words: Sequence[str], counts: Sequence[int]) -> tuple[list[int], list[tuple[int, int, int]]]:
-    """Ids of a caption, begun, ended, cut and padded as the tokenizer does it, and (place, word, vector) of every vector in it.
+def read_ids(
+    tokenizer: Any, caption: str, words: Sequence[str], counts: Sequence[int]
+) -> tuple[list[int], list[tuple[int, int, int]]]:
+    """Ids of a caption, begun, ended, cut and padded as the tokenizer does it, and (place, word,
+    vector) of every vector in it.
 
     counts: vectors of each word. A word is found whole and in any case, as a trigger is.
     """
@@ -55,28 +65,46 @@ def read_ids(tokenizer: Any, caption: str, words: Sequence[str], counts: Sequenc
         places += [(len(ids) + 1 + k, i, k) for k in range(counts[i])]
         ids += [PLACEHOLDER] * counts[i]
         at = found.end()
-    ids = [tokenizer.bos_token_id, *(ids + plain(caption[at:]))[: length - 2], tokenizer.eos_token_id]
-    return ids + [tokenizer.pad_token_id] * (length - len(ids)), [place for place in places if place[0] < length - 1]
+    ids = [
+        tokenizer.bos_token_id,
+        *(ids + plain(caption[at:]))[: length - 2],
+        tokenizer.eos_token_id,
+    ]
+    return ids + [tokenizer.pad_token_id] * (length - len(ids)), [
+        place for place in places if place[0] < length - 1
+    ]
 
 
 def _pattern(words: Sequence[str]) -> str:
-    return rf"(?<!\w)(?:{'|'.join(re.escape(word) for word in sorted(words, key=len, reverse=True))})(?!\w)"
+    longest_first = sorted(words, key=len, reverse=True)
+    return rf"(?<!\w)(?:{'|'.join(re.escape(word) for word in longest_first)})(?!\w)"
 
 
 @contextmanager
-def spoken(encoder: nn.Module, part: str, tokenizer: Any, captions: Sequence[str], tokens: Sequence[Row]) -> Iterator[Tensor]:
-    """Yield the ids [B, length] to give to a text encoder; while inside, the words of each caption's row have their vectors.
+def spoken(
+    encoder: nn.Module, part: str, tokenizer: Any, captions: Sequence[str], tokens: Sequence[Row]
+) -> Iterator[Tensor]:
+    """Yield the ids [B, length] to give to a text encoder; while inside, the words of each
+    caption's row have their vectors.
 
     tokens: one row a caption, or none for captions without words of that kind.
     """
     length = tokenizer.model_max_length
-    ids = tokenizer(list(captions), padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+    ids = tokenizer(
+        list(captions),
+        padding="max_length",
+        truncation=True,
+        max_length=length,
+        return_tensors="pt",
+    ).input_ids
     rows, columns, vectors = [], [], []
     for i, (caption, row) in enumerate(zip(captions, tokens, strict=True) if tokens else ()):
         words = [token.word for token in row]
         if not words or not re.search(_pattern(words), caption, re.IGNORECASE):
             continue
-        own, places = read_ids(tokenizer, caption, words, [len(token.vectors[part]) for token in row])
+        own, places = read_ids(
+            tokenizer, caption, words, [len(token.vectors[part]) for token in row]
+        )
         ids[i] = torch.tensor(own)
         for column, word, k in places:
             rows.append(i)
@@ -96,20 +124,30 @@ def spoken(encoder: nn.Module, part: str, tokenizer: Any, captions: Sequence[str
 
 
 def first_token(parts: Parts, word: str, count: int, start: str, seed: int) -> Token:
-    """A new word of `count` trainable vectors, float32. They begin as the tokens of `start`, over and over, repeated ones with some noise.
+    """A new word of `count` trainable vectors, float32. They begin as the tokens of `start`, over
+    and over, repeated ones with some noise.
 
     Raises ConfigError when start has no tokens.
     """
     vectors: dict[str, Tensor] = {}
-    for place, (part, tokenizer) in enumerate(zip(parts.family.text_encoders, parts.tokenizers.values(), strict=True)):
+    for place, (part, tokenizer) in enumerate(
+        zip(parts.family.text_encoders, parts.tokenizers.values(), strict=True)
+    ):
         ids = tokenizer(start, add_special_tokens=False).input_ids
         if not ids:
             raise ConfigError(
-                f"adapter.token_start is {start!r}, which {parts.title} reads as nothing. Give one or more plain words, for instance style."
+                f"adapter.token_start is {start!r}, which {parts.title} reads as nothing. Give "
+                "one or more plain words, for instance style."
             )
         table = parts.networks[part].get_input_embeddings().weight.detach().float()
         first = table[[ids[k % len(ids)] for k in range(count)]].clone()
-        noise = torch.randn(first.shape, generator=dice(seed, FIRST_TOKENS, place)).to(first) * first.std(1, keepdim=True, unbiased=False) * APART
+        noise = (
+            torch.randn(first.shape, generator=seeded_generator(seed, FIRST_TOKENS, place)).to(
+                first
+            )
+            * first.std(1, keepdim=True, unbiased=False)
+            * APART
+        )
         first[len(ids) :] += noise[len(ids) :]
         exact = torch.promote_types(parts.networks[part].dtype, torch.float32)
         vectors[part] = nn.Parameter(first.to(exact))
@@ -118,9 +156,17 @@ def first_token(parts: Parts, word: str, count: int, start: str, seed: int) -> T
 
 def as_words(tokens: Row) -> dict[str, Vectors]:
     """For a file."""
-    return {token.word: {part: v.detach().float().cpu().numpy().copy() for part, v in token.vectors.items()} for token in tokens}
+    return {
+        token.word: {
+            part: v.detach().float().cpu().numpy().copy() for part, v in token.vectors.items()
+        }
+        for token in tokens
+    }
 
 
 def of_words(words: Words) -> tuple[Token, ...]:
     """Words of a file, to be drawn with."""
-    return tuple(Token(word, {p: torch.from_numpy(np.array(v, np.float32)) for p, v in found.items()}) for word, found in words.items())
+    return tuple(
+        Token(word, {p: torch.from_numpy(np.array(v, np.float32)) for p, v in found.items()})
+        for word, found in words.items()
+    )

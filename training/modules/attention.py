@@ -1,8 +1,10 @@
-"""Attention for the frozen base: the kernel is chosen by shape, because none is the quickest for all.
+"""Attention for the frozen base: the kernel is chosen by shape, because none is the quickest for
+all.
 
-Measured on CPUs with bf16 units: softmax(q k^T) v in slices wins for cross-attention and for maps up to about 1024 positions, since the fused
-one's backward is slow for short rows. For larger maps the fused one wins, but on CPUs with AMX only its forward does: there the backward goes
-through the keys in blocks. On a GPU every kernel that is there is timed when a shape is first met.
+Measured on CPUs with bf16 units: softmax(q k^T) v in slices wins for cross-attention and for maps
+up to about 1024 positions, since the fused one's backward is slow for short rows. For larger maps
+the fused one wins, but on CPUs with AMX only its forward does: there the backward goes through the
+keys in blocks. On a GPU every kernel that is there is timed when a shape is first met.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from torch import Tensor, nn
 
 from training.runtime.device import finished
 
-Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]  # q: [B, heads, n, d]; k, v: [B, heads, m, d] -> [B, heads, n, d]
+Kernel = Callable[
+    [Tensor, Tensor, Tensor], Tensor
+]  # q: [B, heads, n, d]; k, v: [B, heads, m, d] -> [B, heads, n, d]
 
 OWN = "torch's own choice"
 TIMED = 3  # times that each kernel is timed for a shape, after one that does not count
@@ -29,9 +33,11 @@ AMX = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(q k^T) v for [rows, n, d] and [rows, m, d], a few rows at a time, so that the scores never leave the processor's cache.
+    """softmax(q k^T) v for [rows, n, d] and [rows, m, d], a few rows at a time, so that the scores
+    never leave the processor's cache.
 
-    Keeps q, k, v: the probabilities, the largest thing of a step, are computed again in the backward, which costs less than reading them.
+    Keeps q, k, v: the probabilities, the largest thing of a step, are computed again in the
+    backward, which costs less than reading them.
     """
 
     @staticmethod
@@ -39,7 +45,9 @@ class _Attention(torch.autograd.Function):
         ctx.save_for_backward(q, k, v)
         mixed = torch.empty_like(q)
         for some in _slices(q, k):
-            torch.bmm(torch.bmm(q[some], k[some].transpose(1, 2)).softmax(-1), v[some], out=mixed[some])
+            torch.bmm(
+                torch.bmm(q[some], k[some].transpose(1, 2)).softmax(-1), v[some], out=mixed[some]
+            )
         return mixed
 
     @staticmethod
@@ -49,23 +57,30 @@ class _Attention(torch.autograd.Function):
         for some in _slices(q, k):
             p = torch.bmm(q[some], k[some].transpose(1, 2)).softmax(-1)
             torch.bmm(p.transpose(1, 2), grad[some], out=to_v[some])
-            to_scores = torch._softmax_backward_data(torch.bmm(grad[some], v[some].transpose(1, 2)), p, -1, p.dtype)
+            to_scores = torch._softmax_backward_data(
+                torch.bmm(grad[some], v[some].transpose(1, 2)), p, -1, p.dtype
+            )
             torch.bmm(to_scores, k[some], out=to_q[some])
             torch.bmm(to_scores.transpose(1, 2), q[some], out=to_k[some])
         return to_q, to_k, to_v
 
 
 class _LongAttention(torch.autograd.Function):
-    """softmax(q k^T) v for [rows, n, d] and [rows, m, d]: forward by torch's fused kernel, backward head by head through the keys in blocks.
+    """softmax(q k^T) v for [rows, n, d] and [rows, m, d]: forward by torch's fused kernel, backward
+    head by head through the keys in blocks.
 
-    With L the logarithm of a query's sum of exponentials and D = sum(grad * mixed), the probabilities are exp(q k^T - L) and the gradient of
-    the scores is p (grad v^T - D): Dao 2023, FlashAttention-2, algorithm 2. L and D go through the products as two more columns each, the
-    second holding what rounding to the inputs' precision takes from the first, so a block is read and written twice less.
+    With L the logarithm of a query's sum of exponentials and D = sum(grad * mixed), the
+    probabilities are exp(q k^T - L) and the gradient of the scores is p (grad v^T - D): Dao 2023,
+    FlashAttention-2, algorithm 2. L and D go through the products as two more columns each, the
+    second holding what rounding to the inputs' precision takes from the first, so a block is read
+    and written twice less.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q[None], k[None], v[None], scale=1.0)
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q[None], k[None], v[None], scale=1.0
+        )
         mixed, logs = found[0][0], found[1][0]
         ctx.save_for_backward(q, k, v, mixed, logs)
         return mixed
@@ -107,7 +122,10 @@ def _slices(q: Tensor, k: Tensor) -> Iterator[slice]:
 
 
 def kernels() -> dict[str, Kernel]:
-    """The kernels that a GPU may have, by name. One that cannot do a shape or is not built in raises RuntimeError when it is called."""
+    """The kernels that a GPU may have, by name.
+
+    One that cannot do a shape or is not built in raises RuntimeError when it is called.
+    """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     def of_torch(backend: Any) -> Kernel:
@@ -118,19 +136,27 @@ def kernels() -> dict[str, Kernel]:
         return kernel
 
     found: dict[str, Kernel] = {OWN: F.scaled_dot_product_attention}
-    found |= {"flash": of_torch(SDPBackend.FLASH_ATTENTION), "efficient": of_torch(SDPBackend.EFFICIENT_ATTENTION)}
+    found |= {
+        "flash": of_torch(SDPBackend.FLASH_ATTENTION),
+        "efficient": of_torch(SDPBackend.EFFICIENT_ATTENTION),
+    }
     found["cudnn"] = of_torch(SDPBackend.CUDNN_ATTENTION)
     try:
         from xformers.ops import memory_efficient_attention
     except (ImportError, OSError):  # not there, or built for another torch
         return found
     turned = lambda x: x.transpose(1, 2)  # its heads stand behind the positions
-    found["xformers"] = lambda q, k, v: turned(memory_efficient_attention(turned(q), turned(k), turned(v)))
+    found["xformers"] = lambda q, k, v: turned(
+        memory_efficient_attention(turned(q), turned(k), turned(v))
+    )
     return found
 
 
 class Table:
-    """The quickest kernel for every shape, measured when it is first met: with the backward pass while something is learnt, else without."""
+    """The quickest kernel for every shape, measured when it is first met:
+
+    with the backward pass while something is learnt, else without.
+    """
 
     def __init__(self, kernels: Mapping[str, Kernel]) -> None:
         self.kernels = kernels
@@ -140,14 +166,20 @@ class Table:
         learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
         shape = (*q.shape, k.shape[2], q.dtype, q.device, learning)
         if shape not in self.seconds:
-            self.seconds[shape] = {name: s for name, kernel in self.kernels.items() if (s := _timed(kernel, q, k, v, learning)) is not None}
+            self.seconds[shape] = {
+                name: s
+                for name, kernel in self.kernels.items()
+                if (s := _timed(kernel, q, k, v, learning)) is not None
+            }
         told = self.seconds[shape]
         return self.kernels[min(told, key=lambda name: told[name]) if told else OWN]
 
 
 def _timed(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, learning: bool) -> float | None:
     """Median seconds for inputs of that shape; None where it cannot do them."""
-    given = [torch.randn_like(x, requires_grad=learning) for x in (q.detach(), k.detach(), v.detach())]
+    given = [
+        torch.randn_like(x, requires_grad=learning) for x in (q.detach(), k.detach(), v.detach())
+    ]
     seconds = []
     try:
         for _ in range(1 + TIMED):
@@ -166,25 +198,47 @@ def _timed(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, learning: bool) -> f
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, table: Table | None = None) -> Tensor:
-    """q: [B, heads, n, d]; k, v: [B, heads, m, d] -> [B, heads, n, d]. Vaswani et al. 2017, eq. 1. table: of the kernels of a GPU."""
+    """q: [B, heads, n, d]; k, v:
+
+    [B, heads, m, d] -> [B, heads, n, d]. Vaswani et al. 2017, eq. 1. table: of the kernels of a
+    GPU.
+    """
     if q.device.type == "cpu" and torch.is_grad_enabled():
         small = q.shape[2] * k.shape[2] <= PLAIN_UP_TO
         if small or (AMX and q.dtype == torch.bfloat16):
             rows = lambda x: x.reshape(-1, *x.shape[2:])
-            return (_Attention if small else _LongAttention).apply(rows(q * q.shape[-1] ** -0.5), rows(k), rows(v)).view(q.shape)
-    # What was timed differs from time to time; equal bits need one choice, and so does code that is compiled once
-    if table is None or torch.compiler.is_compiling() or torch.are_deterministic_algorithms_enabled():
+            return (
+                (_Attention if small else _LongAttention)
+                .apply(rows(q * q.shape[-1] ** -0.5), rows(k), rows(v))
+                .view(q.shape)
+            )
+    # What was timed differs from time to time; equal bits need one choice, and so does code that is
+    # compiled once
+    if (
+        table is None
+        or torch.compiler.is_compiling()
+        or torch.are_deterministic_algorithms_enabled()
+    ):
         return F.scaled_dot_product_attention(q, k, v)
     return table.best(q, k, v)(q, k, v)
 
 
 class ShapedAttention:
-    """A diffusers attention processor for the transformer blocks of UNets. table: of a GPU's kernels, shared by all blocks."""
+    """A diffusers attention processor for the transformer blocks of UNets.
+
+    table: of a GPU's kernels, shared by all blocks.
+    """
 
     def __init__(self, table: Table | None = None) -> None:
         self.table = table
 
-    def __call__(self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: object) -> Tensor:
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        **_: object,
+    ) -> Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         split = lambda x: x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
@@ -198,6 +252,17 @@ def choose_attention(unet: nn.Module) -> None:
 
     table = Table(kernels()) if next(unet.parameters()).device.type == "cuda" else None
     for part in unet.modules():
-        simple = isinstance(part, Attention) and part.group_norm is None and part.spatial_norm is None and not part.norm_cross
-        if simple and part.norm_q is None and part.norm_k is None and part.added_kv_proj_dim is None and not part.upcast_softmax:
+        simple = (
+            isinstance(part, Attention)
+            and part.group_norm is None
+            and part.spatial_norm is None
+            and not part.norm_cross
+        )
+        if (
+            simple
+            and part.norm_q is None
+            and part.norm_k is None
+            and part.added_kv_proj_dim is None
+            and not part.upcast_softmax
+        ):
             part.set_processor(ShapedAttention(table))

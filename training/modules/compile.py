@@ -1,6 +1,8 @@
-"""The denoiser's passes as compiled code, for long runs on a GPU, where a small step is bound by launches. Knows torch, and blocks by name.
+"""The denoiser's passes as compiled code, for long runs on a GPU, where a small step is bound by
+launches. Knows torch, and blocks by name.
 
-Compiled is what is trained with; pictures are drawn, in other sizes of batches, by the code as it is written (`as_written`).
+Compiled is what is trained with; pictures are drawn, in other sizes of batches, by the code as it
+is written (`as_written`).
 """
 
 from __future__ import annotations
@@ -10,15 +12,18 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
-BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D")  # of diffusers' UNets: what they are made of, many times over
+BLOCKS = (
+    "BasicTransformerBlock",
+    "ResnetBlock2D",
+)  # of diffusers' UNets: what they are made of, many times over
 SHAPES = 256  # sizes of blocks and pictures that are compiled before torch gives up
 
 
 def compile_passes(network: nn.Module, how: str, *, backend: str = "inductor") -> None:
     """Have a network compile itself at its first pass, anew for every size of pictures.
 
-    how: "blocks", its repeated blocks one by one, each kind and size once; "whole", all of it at once, on a GPU as CUDA graphs, which have
-    one launch a pass; "off". backend: of torch.compile.
+    how: "blocks", its repeated blocks one by one, each kind and size once; "whole", all of it at
+    once, on a GPU as CUDA graphs, which have one launch a pass; "off". backend: of torch.compile.
     """
     if how == "off":
         return
@@ -26,7 +31,11 @@ def compile_passes(network: nn.Module, how: str, *, backend: str = "inductor") -
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
     if how == "whole":
-        network.compile(dynamic=False, backend=backend, **({"mode": "reduce-overhead"} if backend == "inductor" else {}))
+        network.compile(
+            dynamic=False,
+            backend=backend,
+            **({"mode": "reduce-overhead"} if backend == "inductor" else {}),
+        )
         return
     for block in network.modules():
         if type(block).__name__ in BLOCKS:

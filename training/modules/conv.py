@@ -1,7 +1,9 @@
-"""Convolutions of a frozen base: nothing is kept for their backward, and on a CPU small pictures go through one matrix product.
+"""Convolutions of a frozen base: nothing is kept for their backward, and on a CPU small pictures go
+through one matrix product.
 
-oneDNN reorders a convolution's whole weight at every call; where a weight is used for few pixels only, that is most of the time. In
-channels_last the weight is a matrix as it lies, so a product over gathered patches needs no reordering. Knows nothing of models.
+oneDNN reorders a convolution's whole weight at every call; where a weight is used for few pixels
+only, that is most of the time. In channels_last the weight is a matrix as it lies, so a product
+over gathered patches needs no reordering. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -12,40 +14,81 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ROWS = {torch.bfloat16: 256, torch.float32: 64}  # output pixels of a batch up to which a CPU gathers patches; see benchmarks/RESULTS.md
+ROWS = {
+    torch.bfloat16: 256,
+    torch.float32: 64,
+}  # output pixels of a batch up to which a CPU gathers patches; see benchmarks/RESULTS.md
 
 
 class _Convolution(torch.autograd.Function):
     """y = x * W + b. x: [B, in, h, w]; W: [out, in, kh, kw], b: [out] or None, both frozen."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+    ) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.shape, ctx.stride, ctx.padding = x.shape, stride, padding
         return convolved(x, weight, bias, stride, padding)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return input_gradient(grad, ctx.saved_tensors[0], ctx.shape, ctx.stride, ctx.padding), None, None, None, None
+        return (
+            input_gradient(grad, ctx.saved_tensors[0], ctx.shape, ctx.stride, ctx.padding),
+            None,
+            None,
+            None,
+            None,
+        )
 
 
-def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+def convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+) -> Tensor:
     """What F.conv2d gives, [B, out, h', w']."""
-    height, width = ((n + 2 * p - k) // s + 1 for n, p, k, s in zip(x.shape[2:], padding, weight.shape[2:], stride, strict=True))
+    height, width = (
+        (n + 2 * p - k) // s + 1
+        for n, p, k, s in zip(x.shape[2:], padding, weight.shape[2:], stride, strict=True)
+    )
     if not _by_product(x, weight, len(x) * height * width):
         return F.conv2d(x, weight, bias, stride, padding)
     rows = _patches(x.permute(0, 2, 3, 1), weight.shape[2:], stride, padding, (height, width))
-    return F.linear(rows, weight.permute(0, 2, 3, 1).flatten(1), bias).view(len(x), height, width, -1).permute(0, 3, 1, 2)
+    return (
+        F.linear(rows, weight.permute(0, 2, 3, 1).flatten(1), bias)
+        .view(len(x), height, width, -1)
+        .permute(0, 3, 1, 2)
+    )
 
 
-def input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+def input_gradient(
+    grad: Tensor,
+    weight: Tensor,
+    shape: torch.Size,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+) -> Tensor:
     """The gradient [B, in, h, w] = shape of the input, from the output's [B, out, h', w']."""
     b, channels, h, w = shape
     if not _by_product(grad, weight, grad.numel() // grad.shape[1]):
-        unread = grad.new_empty(shape).to(memory_format=torch.channels_last)  # only its shape counts
+        unread = grad.new_empty(shape).to(
+            memory_format=torch.channels_last
+        )  # only its shape counts
         constant = (list(stride), list(padding), [1, 1], False, [0, 0], 1)
-        return torch.ops.aten.convolution_backward(grad, unread, weight, None, *constant, [True, False, False])[0]
-    to_patches = grad.permute(0, 2, 3, 1).reshape(-1, grad.shape[1]) @ weight.permute(0, 2, 3, 1).flatten(1)
+        return torch.ops.aten.convolution_backward(
+            grad, unread, weight, None, *constant, [True, False, False]
+        )[0]
+    to_patches = grad.permute(0, 2, 3, 1).reshape(-1, grad.shape[1]) @ weight.permute(
+        0, 2, 3, 1
+    ).flatten(1)
     height, width = grad.shape[2:]
     to_patches = to_patches.view(b, height, width, *weight.shape[2:], channels)
     if weight.shape[2:] == (1, 1) and stride == (1, 1) and padding == (0, 0):
@@ -54,7 +97,9 @@ def input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, stride: tupl
     sums = torch.zeros((b, h + 2 * up, w + 2 * left, channels), dtype=exact, device=grad.device)
     for i in range(weight.shape[2]):
         for j in range(weight.shape[3]):
-            sums[:, i : i + stride[0] * height : stride[0], j : j + stride[1] * width : stride[1]] += to_patches[:, :, :, i, j]
+            sums[
+                :, i : i + stride[0] * height : stride[0], j : j + stride[1] * width : stride[1]
+            ] += to_patches[:, :, :, i, j]
     return sums[:, up : up + h, left : left + w].to(grad.dtype).permute(0, 3, 1, 2)
 
 
@@ -64,12 +109,20 @@ def _by_product(x: Tensor, weight: Tensor, pixels: int) -> bool:
     return weight.shape[2:] == (1, 1) or pixels <= ROWS.get(x.dtype, 64)
 
 
-def _patches(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, int], padding: tuple[int, int], out: tuple[int, int]) -> Tensor:
+def _patches(
+    x: Tensor,
+    kernel: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    out: tuple[int, int],
+) -> Tensor:
     """x: [B, h, w, in] -> [B h' w', kh kw in], the order of a channels_last weight."""
     padded = F.pad(x, (0, 0, padding[1], padding[1], padding[0], padding[0])).contiguous()
     b, row, pixel, one = padded.stride()
     strides = (b, row * stride[0], pixel * stride[1], row, pixel, one)
-    return padded.as_strided((len(x), *out, *kernel, x.shape[3]), strides).reshape(len(x) * out[0] * out[1], -1)
+    return padded.as_strided((len(x), *out, *kernel, x.shape[3]), strides).reshape(
+        len(x) * out[0] * out[1], -1
+    )
 
 
 class FrozenConv2d(nn.Conv2d):

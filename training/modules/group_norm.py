@@ -1,6 +1,8 @@
-"""Group normalisation for CPUs: the library's backward in channels_last takes a third of a training step.
+"""Group normalisation for CPUs: the library's backward in channels_last takes a third of a training
+step.
 
-The backward here is three passes over contiguous memory instead of a strided loop. Knows nothing of models.
+The backward here is three passes over contiguous memory instead of a strided loop. Knows nothing of
+models.
 """
 
 from __future__ import annotations
@@ -15,10 +17,16 @@ class _GroupNorm(torch.autograd.Function):
     """x: [B, C, H, W] in channels_last, weight and bias: [C]. Wu and He 2018, arXiv 1803.08494."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+    ) -> Tensor:
         _, c, h, w = x.shape
-        x = x.as_strided(x.shape, (c * h * w, 1, w * c, c))  # a side of 1 may have any stride, and the library then sees another layout
-        y, mean, rstd = torch.native_group_norm(x, weight, bias, *x.shape[:2], x.shape[2] * x.shape[3], groups, eps)
+        x = x.as_strided(
+            x.shape, (c * h * w, 1, w * c, c)
+        )  # a side of 1 may have any stride, and the library then sees another layout
+        y, mean, rstd = torch.native_group_norm(
+            x, weight, bias, *x.shape[:2], x.shape[2] * x.shape[3], groups, eps
+        )
         exact = torch.float64 if x.dtype == torch.float64 else torch.float32
         ctx.save_for_backward(x, weight, mean.to(exact), rstd.to(exact))
         return y
@@ -29,19 +37,29 @@ class _GroupNorm(torch.autograd.Function):
         b, c, h, w = x.shape
         groups, per_group = mean.shape[1], c // mean.shape[1]
         # Rows are pixels: [B, HW, C]. One number a channel is enough to know both group sums.
-        rows, dy = x.permute(0, 2, 3, 1).reshape(b, h * w, c), grad.permute(0, 2, 3, 1).reshape(b, h * w, c)
+        rows, dy = (
+            x.permute(0, 2, 3, 1).reshape(b, h * w, c),
+            grad.permute(0, 2, 3, 1).reshape(b, h * w, c),
+        )
         sum_dy = dy.sum(1, dtype=mean.dtype)  # [B, C]
         sum_dy_x = (dy * rows).sum(1, dtype=mean.dtype)
         scale, shift = rstd.repeat_interleave(per_group, 1), mean.repeat_interleave(per_group, 1)
         sum_dy_xhat = (sum_dy_x - shift * sum_dy) * scale
         n = per_group * h * w
-        mean_dy = ((sum_dy * weight).view(b, groups, per_group).sum(2) / n).repeat_interleave(per_group, 1)
-        mean_dy_xhat = ((sum_dy_xhat * weight).view(b, groups, per_group).sum(2) / n).repeat_interleave(per_group, 1)
-        # dx = rstd (w dy - mean(w dy) - xhat mean(w dy xhat)), as one multiple of dy, one of x and a constant
+        mean_dy = ((sum_dy * weight).view(b, groups, per_group).sum(2) / n).repeat_interleave(
+            per_group, 1
+        )
+        mean_dy_xhat = (
+            (sum_dy_xhat * weight).view(b, groups, per_group).sum(2) / n
+        ).repeat_interleave(per_group, 1)
+        # dx = rstd (w dy - mean(w dy) - xhat mean(w dy xhat)), as one multiple of dy, one of x and
+        # a constant
         of_dy = (scale * weight).to(x.dtype).unsqueeze(1)
         of_x = -scale * scale * mean_dy_xhat
         constant = -scale * mean_dy - of_x * shift
-        dx = torch.addcmul(constant.to(x.dtype).unsqueeze(1), rows, of_x.to(x.dtype).unsqueeze(1)).addcmul_(dy, of_dy)
+        dx = torch.addcmul(
+            constant.to(x.dtype).unsqueeze(1), rows, of_x.to(x.dtype).unsqueeze(1)
+        ).addcmul_(dy, of_dy)
         dx = dx.view(b, h, w, c).permute(0, 3, 1, 2)
         to_weight = sum_dy_xhat.sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
         to_bias = sum_dy.sum(0).to(weight.dtype) if ctx.needs_input_grad[2] else None
@@ -49,16 +67,30 @@ class _GroupNorm(torch.autograd.Function):
 
 
 class FastGroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm` with the quick backward wherever it applies: a 4-D channels_last input on a CPU."""
+    """`nn.GroupNorm` with the quick backward wherever it applies:
+
+    a 4-D channels_last input on a CPU.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x.dim() != 4 or not x.requires_grad or not x.is_contiguous(memory_format=torch.channels_last):
+        if (
+            x.device.type != "cpu"
+            or x.dim() != 4
+            or not x.requires_grad
+            or not x.is_contiguous(memory_format=torch.channels_last)
+        ):
             return super().forward(x)
-        dtype = x.dtype if x.dtype == self.weight.dtype or x.dtype == torch.bfloat16 else self.weight.dtype
-        return _GroupNorm.apply(x.to(dtype), self.weight.to(dtype), self.bias.to(dtype), self.num_groups, self.eps)
+        dtype = (
+            x.dtype
+            if x.dtype == self.weight.dtype or x.dtype == torch.bfloat16
+            else self.weight.dtype
+        )
+        return _GroupNorm.apply(
+            x.to(dtype), self.weight.to(dtype), self.bias.to(dtype), self.num_groups, self.eps
+        )
 
 
-def quicken(module: nn.Module) -> None:
+def use_fast_group_norm(module: nn.Module) -> None:
     """Give every affine group normalisation of a model the quick backward, in place."""
     for part in module.modules():
         if type(part) is nn.GroupNorm and part.affine:

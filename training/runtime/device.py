@@ -1,4 +1,7 @@
-"""Where the work runs and in what precision: device, dtype, attention, memory. The first module that imports torch."""
+"""Where the work runs and in what precision:
+
+device, dtype, attention, memory. The first module that imports torch.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,16 @@ from torch import Tensor
 
 from training.errors import ConfigError, OutOfMemory
 
-REPEATABLE = (":4096:8", ":16:8")  # workspaces with which cuBLAS gives the same bits every time, as its documentation has it
+REPEATABLE = (
+    ":4096:8",
+    ":16:8",
+)  # workspaces with which cuBLAS gives the same bits every time, as its documentation has it
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GIB = 1024**3
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceSpec:
     """A device and the precision of the frozen weights on it."""
 
     device: torch.device
@@ -28,34 +34,60 @@ class Place:
 
     @property
     def name(self) -> str:
-        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        return (
+            torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else self.device.type
+        )
 
     @property
     def precision(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
 
-def choose(device: str = "auto", dtype: str = "auto") -> Place:
+def choose(device: str = "auto", dtype: str = "auto") -> DeviceSpec:
     """Turn settings into a place. Raises ConfigError for a device that is not here."""
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     kind, _, index = device.partition(":")
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[kind]
+    here = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }[kind]
     if not here or (index and int(index) >= torch.cuda.device_count()):
-        raise ConfigError(f"base.device is {device}, which this machine or this build of torch does not have. Set it to auto or cpu.")
-    return Place(torch.device(device), _best_dtype(torch.device(device)) if dtype == "auto" else DTYPES[dtype])
+        raise ConfigError(
+            f"base.device is {device}, which this machine or this build of torch does not "
+            "have. Set it to auto or cpu."
+        )
+    return DeviceSpec(
+        torch.device(device),
+        _best_dtype(torch.device(device)) if dtype == "auto" else DTYPES[dtype],
+    )
 
 
 def _best_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return (
+            torch.bfloat16
+            if torch.cuda.is_bf16_supported(including_emulation=False)
+            else torch.float16
+        )
     if device.type == "cpu":
         return torch.bfloat16 if has_bfloat16_units() else torch.float32
     return torch.float32
 
 
 def has_bfloat16_units() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX, or Arm's BF16); emulated it is slower than float32."""
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX, or Arm's BF16); emulated
+    it is slower than float32.
+    """
     if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         return False
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -65,26 +97,44 @@ def has_bfloat16_units() -> bool:
     return bool(capabilities.get("bf16") or capabilities.get("avx512_bf16"))
 
 
-def told_of(place: Place) -> dict[str, str | int]:
-    """What decides how sums are rounded: equal answers and equal settings give equal bits on a CPU."""
+def device_record(place: DeviceSpec) -> dict[str, str | int]:
+    """What decides how sums are rounded:
+
+    equal answers and equal settings give equal bits on a CPU.
+    """
     cpu = torch.backends.cpu.get_cpu_capability()
-    return {"torch": torch.__version__, "device": place.name, "precision": place.precision, "threads": torch.get_num_threads(), "instructions": cpu}
+    return {
+        "torch": torch.__version__,
+        "device": place.name,
+        "precision": place.precision,
+        "threads": torch.get_num_threads(),
+        "instructions": cpu,
+    }
 
 
 @contextmanager
 def repeatable(wanted: bool, device: torch.device) -> Iterator[None]:
-    """While inside, a GPU gives the same bits for the same work; a CPU is left as it is, for it does so anyway.
+    """While inside, a GPU gives the same bits for the same work; a CPU is left as it is, for it
+    does so anyway.
 
-    Torch chooses algorithms that do, and raises RuntimeError for an operation without one. A UNet has none: fused attention has such a
-    backward (but cuDNN's, which is not asked), and the backward of doubling by nearest neighbours adds up in a fixed order as it is.
+    Torch chooses algorithms that do, and raises RuntimeError for an operation without one. A UNet
+    has none: fused attention has such a backward (but cuDNN's, which is not asked), and the
+    backward of doubling by nearest neighbours adds up in a fixed order as it is.
     """
     if not wanted or device.type != "cuda":
         yield
         return
     if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in REPEATABLE:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = REPEATABLE[0]  # read at the first product on the device
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = REPEATABLE[
+            0
+        ]  # read at the first product on the device
     cudnn, cuda, kept = torch.backends.cudnn, torch.backends.cuda, torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark, cuda.cudnn_sdp_enabled()
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        cudnn.deterministic,
+        cudnn.benchmark,
+        cuda.cudnn_sdp_enabled(),
+    )
     filled = kept.fill_uninitialized_memory
     try:
         _choose_algorithms(True, True, False, False)
@@ -95,7 +145,9 @@ def repeatable(wanted: bool, device: torch.device) -> Iterator[None]:
         kept.fill_uninitialized_memory = filled
 
 
-def _choose_algorithms(deterministic: bool, in_cudnn: bool, benchmark: bool, cudnn_attention: bool) -> None:
+def _choose_algorithms(
+    deterministic: bool, in_cudnn: bool, benchmark: bool, cudnn_attention: bool
+) -> None:
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = in_cudnn, benchmark
     torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)
@@ -107,8 +159,16 @@ def has_own_memory(device: torch.device) -> bool:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device. A GPU is not waited for: neither until it has the copy, nor until it has done what it was given before."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    """The tensor on the device.
+
+    A GPU is not waited for: neither until it has the copy, nor until it has done what it was given
+    before.
+    """
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else tensor.to(device)
+    )
 
 
 def finished(device: torch.device) -> None:
@@ -130,6 +190,7 @@ def peak_memory(device: torch.device) -> float:
 def memory_full(error: torch.OutOfMemoryError) -> OutOfMemory:
     """The same, with what helps."""
     return OutOfMemory(
-        f"the device's memory is full ({str(error).splitlines()[0]}). Lower optim.batch_size and raise optim.accumulate by as much, "
+        f"the device's memory is full ({str(error).splitlines()[0]}). Lower optim.batch_size "
+        "and raise optim.accumulate by as much, "
         "turn on optim.checkpointing, or lower data.resolution."
     )

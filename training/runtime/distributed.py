@@ -1,7 +1,9 @@
-"""The processes of one training: who divides what, what all agree on, and the one sum an update needs.
+"""The processes of one training: who divides what, what all agree on, and the one sum an update
+needs.
 
-`torchrun` and `accelerate launch` start the same command several times and tell each its rank. Every process then tells the same story:
-each takes its rows of every batch, the first one writes. Alone, all of this costs nothing and changes nothing.
+`torchrun` and `accelerate launch` start the same command several times and tell each its rank.
+Every process then tells the same story: each takes its rows of every batch, the first one writes.
+Alone, all of this costs nothing and changes nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +22,16 @@ from torch import Tensor
 from training.errors import ConfigError, OthersEndedError, StudioError
 
 T = TypeVar("T")
-PATIENCE = datetime.timedelta(days=2)  # the others may wait for a full disk, or for class pictures; one that ends is noticed at once
+PATIENCE = datetime.timedelta(
+    days=2
+)  # the others may wait for a full disk, or for class pictures; one that ends is noticed at once
 
 
-class World:
-    """This process among `size`; rank 0 writes. shards: the frozen base is divided among them, so all must call it together."""
+class ProcessGroup:
+    """This process among `size`; rank 0 writes.
+
+    shards: the frozen base is divided among them, so all must call it together.
+    """
 
     def __init__(self, rank: int = 0, size: int = 1, *, shards: bool = False) -> None:
         self.rank, self.size, self.shards = rank, size, shards
@@ -33,24 +40,36 @@ class World:
         self._stopped = False
 
     def agreed_stop(self, asked: Callable[[], bool]) -> Callable[[], bool]:
-        """Turn this process's stop into one that all give at the same place: what any was asked is heard by all at the next meeting."""
+        """Turn this process's stop into one that all give at the same place:
+
+        what any was asked is heard by all at the next meeting.
+        """
         if self.size == 1:
             return asked
         self._asked = asked
         return lambda: self._stopped
 
     def share(self, count: int) -> range:
-        """Which of `count` rows or pictures are this process's: as many as anyone's, or one fewer, in order."""
+        """Which of `count` rows or pictures are this process's:
+
+        as many as anyone's, or one fewer, in order.
+        """
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def summed(self, gradients: Sequence[Tensor], loss: Tensor, full: bool) -> tuple[Tensor, bool]:
-        """Replace the gradients by their sums over all processes; return the sum of the losses and whether any had its memory full.
+        """Replace the gradients by their sums over all processes; return the sum of the losses and
+        whether any had its memory full.
 
         One all-reduce, of a flat buffer.
         """
         if self.size == 1:
             return loss, full
-        flat = torch.cat([*(g.flatten() for g in gradients), torch.stack([loss.to(gradients[0]), *_figures(gradients[0], full, self._asked())])])
+        flat = torch.cat(
+            [
+                *(g.flatten() for g in gradients),
+                torch.stack([loss.to(gradients[0]), *_figures(gradients[0], full, self._asked())]),
+            ]
+        )
         _together(lambda: dist.all_reduce(flat))
         at = 0
         for gradient in gradients:
@@ -81,7 +100,9 @@ class World:
         return box[0]
 
     def each(self, make: Callable[[], T]) -> T:
-        """What every process makes by itself; where one cannot, all end, and a reason that several have is told once."""
+        """What every process makes by itself; where one cannot, all end, and a reason that several
+        have is told once.
+        """
         if self.size == 1:
             return make()
         made, reason = None, None
@@ -97,7 +118,7 @@ class World:
         return made
 
 
-ALONE = World()
+ALONE = ProcessGroup()
 
 
 def is_one_of_many() -> bool:
@@ -106,8 +127,11 @@ def is_one_of_many() -> bool:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[World]:
-    """Join the processes that the launcher started with this one; device: base.device. Raises ConfigError when that cannot go."""
+def joined(device: str) -> Iterator[ProcessGroup]:
+    """Join the processes that the launcher started with this one; device:
+
+    base.device. Raises ConfigError when that cannot go.
+    """
     if not is_one_of_many():
         yield ALONE
         return
@@ -115,13 +139,19 @@ def joined(device: str) -> Iterator[World]:
     _check_device(device, on_gpu)
     shards = _wants_shards()
     # Objects travel on the CPU, gradients where they are
-    _together(lambda: dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE))
-    world = World(dist.get_rank(), dist.get_world_size(), shards=shards)
+    _together(
+        lambda: dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE
+        )
+    )
+    world = ProcessGroup(dist.get_rank(), dist.get_world_size(), shards=shards)
     try:
         yield world
         world.meet()  # the others still wait for answers where one leaves early
     finally:
-        gc.collect()  # a divided base, in circles, that outlives the group it speaks through aborts the process at its end
+        # a divided base, in circles, that outlives the group it speaks through aborts the process
+        # at its end
+        gc.collect()
         dist.destroy_process_group()
 
 
@@ -129,13 +159,17 @@ def _check_device(device: str, on_gpu: bool) -> None:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(
-            f"base.device is {device}, but several processes were started: each takes a device of its own. Set it to auto, cuda or cpu."
+            f"base.device is {device}, but several processes were started: each takes a device "
+            "of its own. Set it to auto, cuda or cpu."
         )
     if not on_gpu:
         return
     if local >= torch.cuda.device_count():
         found, asked = torch.cuda.device_count(), os.environ.get("LOCAL_WORLD_SIZE", "more")
-        raise ConfigError(f"{asked} processes were started on a machine with {found} GPU(s). Start one for each GPU, or set base.device = cpu.")
+        raise ConfigError(
+            f"{asked} processes were started on a machine with {found} GPU(s). Start one for "
+            "each GPU, or set base.device = cpu."
+        )
     torch.cuda.set_device(local)
 
 
@@ -144,13 +178,21 @@ def _wants_shards() -> bool:
     told = lambda name: os.environ.get(name, "false").lower() in ("true", "1", "yes")
     if told("ACCELERATE_USE_DEEPSPEED"):
         raise ConfigError(
-            "accelerate is configured for DeepSpeed, which divides trained weights and their optimiser: here these are a few MB, it is the frozen "
-            "base that is large. Choose FSDP in `accelerate config` (version 2) to divide the base, or plain multi-GPU."
+            "accelerate is configured for DeepSpeed, which divides trained weights and their "
+            "optimiser: here these are a few MB, it is the frozen "
+            "base that is large. Choose FSDP in `accelerate config` (version 2) to divide the "
+            "base, or plain multi-GPU."
         )
     if told("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
-        raise ConfigError("accelerate is configured for FSDP version 1, which cannot divide a frozen base. Set fsdp_version: 2 in its configuration.")
+        raise ConfigError(
+            "accelerate is configured for FSDP version 1, which cannot divide a frozen base. "
+            "Set fsdp_version: 2 in its configuration."
+        )
     if told("ACCELERATE_USE_FSDP") and told("FSDP_OFFLOAD_PARAMS"):
-        raise ConfigError("accelerate is configured with fsdp_offload_params, which is not done here. Turn it off, or start more processes.")
+        raise ConfigError(
+            "accelerate is configured with fsdp_offload_params, which is not done here. Turn "
+            "it off, or start more processes."
+        )
     return told("ACCELERATE_USE_FSDP")
 
 
@@ -159,14 +201,20 @@ def _figures(like: Tensor, *values: bool) -> list[Tensor]:
 
 
 def _together(act: Callable[[], Any]) -> None:
-    """Do what all processes do at once. Raises OthersEndedError when one of them is not there any more."""
+    """Do what all processes do at once.
+
+    Raises OthersEndedError when one of them is not there any more.
+    """
     try:
         act()
-    except RuntimeError as error:  # what torch.distributed raises when a connection ends or no one answers
+    except (
+        RuntimeError
+    ) as error:  # what torch.distributed raises when a connection ends or no one answers
         if isinstance(error, torch.OutOfMemoryError):
             raise
         rank, size = os.environ.get("RANK", "?"), os.environ.get("WORLD_SIZE", "?")
         raise OthersEndedError(
-            f"process {rank} of {size}: another process of this training has ended ({str(error).splitlines()[0]}); its own message says why. "
+            f"process {rank} of {size}: another process of this training has ended "
+            f"({str(error).splitlines()[0]}); its own message says why. "
             "Run the same command again to go on."
         ) from None

@@ -1,4 +1,6 @@
-"""How much memory there is, how much this process takes at worst, and a CPU that says in time when that would be too much. Knows no models."""
+"""How much memory there is, how much this process takes at worst, and a CPU that says in time when
+that would be too much. Knows no models.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,25 @@ from torch import nn
 
 from training.runtime.device import GIB
 
-LOOKS = 0.002  # seconds between two looks at a CPU's memory: what is gone sooner can hardly have been filled with more than some 10 MB
-# Limit, use and what of the use is only cache, in the folder of a control group: version 2 and version 1
+# seconds between two looks at a CPU's memory: what is gone sooner can hardly have been filled with
+# more than some 10 MB
+LOOKS = 0.002
+# Limit, use and what of the use is only cache, in the folder of a control group: version 2 and
+# version 1
 GROUPS = {
     "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    "memory": (
+        "sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
 }
 
 
 def free(device: torch.device, system: Path = Path("/")) -> float:
-    """What may still be taken, in GiB: of a GPU, or of the machine as far as this process's control groups let it.
+    """What may still be taken, in GiB: of a GPU, or of the machine as far as this process's control
+    groups let it.
 
     system: the folder in which proc and sys lie.
     """
@@ -37,13 +48,24 @@ def free(device: torch.device, system: Path = Path("/")) -> float:
 
 def _available(system: Path) -> int:
     try:
-        return int(re.search(r"^MemAvailable:\s*(\d+) kB$", (system / "proc/meminfo").read_text(), re.MULTILINE)[1]) * 1024
+        return (
+            int(
+                re.search(
+                    r"^MemAvailable:\s*(\d+) kB$",
+                    (system / "proc/meminfo").read_text(),
+                    re.MULTILINE,
+                )[1]
+            )
+            * 1024
+        )
     except (OSError, TypeError):  # no Linux
         return psutil.virtual_memory().available
 
 
 def _left_in_groups(system: Path) -> Iterator[int]:
-    """Bytes below the limit of every control group that holds this process; a container sees its own as the root."""
+    """Bytes below the limit of every control group that holds this process; a container sees its
+    own as the root.
+    """
     try:
         told = (system / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -53,18 +75,28 @@ def _left_in_groups(system: Path) -> Iterator[int]:
         for controller in {*controllers.split(",")} & GROUPS.keys():
             root, *names, cache = GROUPS[controller]
             group = system / root / ("" if ".." in path else path.strip("/"))
-            for folder in [group, *group.parents][: len(group.parts) - len((system / root).parts) + 1]:
+            for folder in [group, *group.parents][
+                : len(group.parts) - len((system / root).parts) + 1
+            ]:
                 try:
                     limit, used = (int((folder / name).read_text()) for name in names)
-                    found = re.search(rf"^{cache} (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+                    found = re.search(
+                        rf"^{cache} (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE
+                    )
                 except (OSError, ValueError):  # not there, or "max"
                     continue
                 yield limit - used + (int(found[1]) if found else 0)
 
 
 def taken(device: torch.device) -> float:
-    """What this process holds now, in GiB; of a CPU without what only mirrors files, which the system takes back when it needs room."""
-    return torch.cuda.memory_reserved(device) / GIB if device.type == "cuda" else _own(psutil.Process())
+    """What this process holds now, in GiB; of a CPU without what only mirrors files, which the
+    system takes back when it needs room.
+    """
+    return (
+        torch.cuda.memory_reserved(device) / GIB
+        if device.type == "cuda"
+        else _own(psutil.Process())
+    )
 
 
 def _own(process: psutil.Process) -> float:
@@ -73,22 +105,36 @@ def _own(process: psutil.Process) -> float:
 
 
 def mapped(networks: Iterable[nn.Module]) -> float:
-    """GiB of weights that are used as they lie in a file: free memory to the system, but read again at every update if it takes them back."""
+    """GiB of weights that are used as they lie in a file:
+
+    free memory to the system, but read again at every update if it takes them back.
+    """
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return 0.0
-    places = [[int(place, 16) for place in line.split(" ", 1)[0].split("-")] for line in lines if line.endswith(".safetensors")]
+    places = [
+        [int(place, 16) for place in line.split(" ", 1)[0].split("-")]
+        for line in lines
+        if line.endswith(".safetensors")
+    ]
     weights = {p.data_ptr(): p.nbytes for network in networks for p in network.parameters()}
-    return sum(size for at, size in weights.items() if any(begin <= at < end for begin, end in places)) / GIB
+    return (
+        sum(size for at, size in weights.items() if any(begin <= at < end for begin, end in places))
+        / GIB
+    )
 
 
 def give_back(device: torch.device) -> None:
-    """Let go of what was freed but kept for later, so that what is measured next begins where this began."""
+    """Let go of what was freed but kept for later, so that what is measured next begins where this
+    began.
+    """
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    elif trim := getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None:
+    elif (
+        trim := getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    ):
         trim(0)
 
 
@@ -100,13 +146,15 @@ class Watch:
 
 @contextmanager
 def watched(device: torch.device, most: float, beside: float = 0.0) -> Iterator[Watch]:
-    """See how much this process takes at worst while inside, in GiB. Raises OutOfMemoryError inside, or at the end, where it is more than `most`.
+    """See how much this process takes at worst while inside, in GiB. Raises OutOfMemoryError
+    inside, or at the end, where it is more than `most`.
 
     beside: what a CPU needs that `taken` does not count, see `mapped`.
 
-    On a CPU nothing raises that by itself: the system ends the process. So every module of a network asks before it computes. The peak is
-    sampled here and not taken from ru_maxrss, which never falls: with give_back before it, a second try in this process is measured as
-    honestly as in one of its own, which would have to load the base again.
+    On a CPU nothing raises that by itself: the system ends the process. So every module of a
+    network asks before it computes. The peak is sampled here and not taken from ru_maxrss, which
+    never falls: with give_back before it, a second try in this process is measured as honestly as
+    in one of its own, which would have to load the base again.
     """
     if device.type == "cuda":
         yield from _watched_gpu(device, most)
@@ -119,12 +167,15 @@ def watched(device: torch.device, most: float, beside: float = 0.0) -> Iterator[
 def _watched_gpu(device: torch.device, most: float) -> Iterator[Watch]:
     watch, whole = Watch(), torch.cuda.mem_get_info(device)[1] / GIB
     torch.cuda.reset_peak_memory_stats(device)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, most / whole), device)  # else some drivers move what is too much to the host, silently
+    torch.cuda.set_per_process_memory_fraction(
+        min(1.0, most / whole), device
+    )  # else some drivers move what is too much to the host, silently
     try:
         yield watch
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
-        watch.peak = torch.cuda.max_memory_reserved(device) / GIB  # reserved, not allocated: no one else can have it
+        # reserved, not allocated: no one else can have it
+        watch.peak = torch.cuda.max_memory_reserved(device) / GIB
 
 
 def _watched_cpu(most: float, beside: float) -> Iterator[Watch]:
@@ -136,7 +187,9 @@ def _watched_cpu(most: float, beside: float) -> Iterator[Watch]:
     def ask(*_: object) -> None:
         look()
         if watch.peak > most:
-            raise torch.OutOfMemoryError(f"{watch.peak:.2f} GiB are taken, of {most:.2f} that may be")
+            raise torch.OutOfMemoryError(
+                f"{watch.peak:.2f} GiB are taken, of {most:.2f} that may be"
+            )
 
     def look_on() -> None:
         while not ended.wait(LOOKS):

@@ -1,6 +1,8 @@
-"""Examples to batches: which pictures, which noise, at which update. Every answer is a function of (seed, position) alone.
+"""Examples to batches: which pictures, which noise, at which update. Every answer is a function of
+(seed, position) alone.
 
-So a resumed run needs no state of any random generator, and what one row gets does not depend on the others.
+So a resumed run needs no state of any random generator, and what one row gets does not depend on
+the others.
 """
 
 from __future__ import annotations
@@ -12,10 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ORDER, ROW, FIRST_WEIGHTS, FIRST_TOKENS = 1, 2, 3, 4  # purposes: what a stream of random numbers is for
+ORDER, ROW, FIRST_WEIGHTS, FIRST_TOKENS = (
+    1,
+    2,
+    3,
+    4,
+)  # purposes: what a stream of random numbers is for
 
 
-def dice(seed: int, *key: int) -> torch.Generator:
+def seeded_generator(seed: int, *key: int) -> torch.Generator:
     """A generator of its own for every key (purpose, step, row, ...), on the CPU."""
     words = np.random.SeedSequence([seed, *key]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
@@ -33,26 +40,41 @@ class Draw:
 
 
 def drawn(
-    seed: int, step: int, row: int, *, shape: tuple[int, ...], timesteps: int, flip: bool, caption_dropout: float, noise_offset: float,
+    seed: int,
+    step: int,
+    row: int,
+    *,
+    shape: tuple[int, ...],
+    timesteps: int,
+    flip: bool,
+    caption_dropout: float,
+    noise_offset: float,
     timestep_bias: float = 0.0,
-) -> Draw:  # fmt: skip
+) -> Draw:
     """The chance of row `row` of update `step`; shape: [C, h, w] of the latents.
 
-    Timesteps are T u^(2^-b) with u uniform and b the bias: their density is uniform at 0, rises linearly with noise at 1, and at -1
-    falls as t^(-1/2).
+    Timesteps are T u^(2^-b) with u uniform and b the bias: their density is uniform at 0, rises
+    linearly with noise at 1, and at -1 falls as t^(-1/2).
     """
-    g = dice(seed, ROW, step, row)
+    g = seeded_generator(seed, ROW, step, row)
     u = torch.rand(3, generator=g, dtype=torch.float64).tolist()
     noise = torch.randn(shape, generator=g)
     if noise_offset:  # https://www.crosslabs.org/blog/diffusion-with-offset-noise
         noise = noise + noise_offset * torch.randn((shape[0], 1, 1), generator=g)
-    return Draw(noise, torch.randn(shape, generator=g), int(u[0] ** 2.0**-timestep_bias * timesteps), flip and u[1] < 0.5, u[2] < caption_dropout)
+    return Draw(
+        noise,
+        torch.randn(shape, generator=g),
+        int(u[0] ** 2.0**-timestep_bias * timesteps),
+        flip and u[1] < 0.5,
+        u[2] < caption_dropout,
+    )
 
 
 class Order:
     """The endless order of the style's pictures in passes of equal size and bucket.
 
-    groups: for every bucket the indices of its examples. A bucket whose pictures do not fill its last pass begins again.
+    groups: for every bucket the indices of its examples. A bucket whose pictures do not fill its
+    last pass begins again.
     """
 
     def __init__(self, groups: Sequence[Sequence[int]], *, batch_size: int, seed: int) -> None:
@@ -69,11 +91,13 @@ class Order:
         return self._made[place]
 
     def _shuffled(self, epoch: int) -> list[tuple[int, ...]]:
-        g = dice(self.seed, ORDER, epoch)
+        g = seeded_generator(self.seed, ORDER, epoch)
         made = []
         for group in self.groups:
             order = [group[i] for i in torch.randperm(len(group), generator=g).tolist()]
             whole = -(-len(order) // self.batch_size) * self.batch_size
             order = [order[i % len(order)] for i in range(whole)]
-            made += [tuple(order[i : i + self.batch_size]) for i in range(0, whole, self.batch_size)]
+            made += [
+                tuple(order[i : i + self.batch_size]) for i in range(0, whole, self.batch_size)
+            ]
         return [made[i] for i in torch.randperm(len(made), generator=g).tolist()]

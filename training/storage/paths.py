@@ -12,13 +12,21 @@ from pathlib import Path
 
 from training.errors import ConfigError, SpaceError
 
-WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+WINDOWS_DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)),
+}
 LONGEST_NAME = 200  # bytes of UTF-8; most systems end at 255, and files add their endings
 STEPS = "steps"  # in a run's folder: the style files that were written along the way
 
 
 def builtin_base() -> Path:
-    """The folder of the base model that comes with the project, in a clone and in an installation alike."""
+    """The folder of the base model that comes with the project, in a clone and in an installation
+    alike.
+    """
     return Path(__file__).resolve().parents[2] / "sample_data" / "mini-sd"
 
 
@@ -35,21 +43,35 @@ def latents_folder() -> Path:
 
 
 def checked_name(name: str, setting: str = "name") -> str:
-    """Return name if it can be a file's name on every system; else raise ConfigError. Names never become paths unchecked."""
-    good = re.fullmatch(r"[\w][\w .()+-]{0,79}", name) and not name.endswith((".", " ")) and name.split(".")[0].lower() not in WINDOWS_DEVICES
+    """Return name if it can be a file's name on every system; else raise ConfigError.
+
+    Names never become paths unchecked.
+    """
+    good = (
+        re.fullmatch(r"[\w][\w .()+-]{0,79}", name)
+        and not name.endswith((".", " "))
+        and name.split(".")[0].lower() not in WINDOWS_DEVICES
+    )
     if not good or len(name.encode()) > LONGEST_NAME:
         raise ConfigError(
-            f"{setting} is {name!r}: a name has 1 to 80 letters, digits, spaces or ._-+() and begins with a letter or digit. Choose another."
+            f"{setting} is {name!r}: a name has 1 to 80 letters, digits, spaces or ._-+() and "
+            "begins with a letter or digit. Choose another."
         )
     return name
 
 
 def inside(root: Path, *parts: str) -> Path:
-    """Return root/parts, resolved; raise ConfigError when that leads out of root (.., absolute parts, symbolic links)."""
+    """Return root/parts, resolved; raise ConfigError when that leads out of root (.., absolute
+    parts, symbolic links).
+    """
     try:
         path = root.joinpath(*parts).resolve()
         within = path.is_relative_to(root.resolve())
-    except (ValueError, RuntimeError, OSError):  # a NUL character, links in a circle, a name that is too long
+    except (
+        ValueError,
+        RuntimeError,
+        OSError,
+    ):  # a NUL character, links in a circle, a name that is too long
         within = False
     if not within:
         raise ConfigError(f"{'/'.join(parts)!r} leads out of {root}. Choose a place inside it.")
@@ -64,19 +86,27 @@ def fsync_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot do this for folders
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # some network file systems cannot do this for folders
             raise
     finally:
         os.close(handle)
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader sees the old or the new content whole, also after a crash. Raises SpaceError."""
+    """Write a file so that a reader sees the old or the new content whole, also after a crash.
+
+    Raises SpaceError.
+    """
     data = content.encode() if isinstance(content, str) else content
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent
+        )
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -90,12 +120,16 @@ def write_whole(path: Path, content: bytes | str) -> None:
         raise SpaceError(f"{path} could not be written ({error.strerror}). {advice}") from error
     finally:
         if temporary is not None:
-            with contextlib.suppress(OSError):  # a disk that turned read-only: the first reason is the one to tell
+            with contextlib.suppress(
+                OSError
+            ):  # a disk that turned read-only: the first reason is the one to tell
                 temporary.unlink(missing_ok=True)
 
 
 def checked_writable(folder: Path, setting: str) -> None:
-    """Make folder if missing and try one small file in it; raise SpaceError when that does not go."""
+    """Make folder if missing and try one small file in it; raise SpaceError when that does
+    not go.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
@@ -104,18 +138,28 @@ def checked_writable(folder: Path, setting: str) -> None:
             os.fsync(probe.fileno())
     except OSError as error:
         advice = "Choose a folder you may write to, with space left."
-        raise SpaceError(f"{setting} is {folder}, which cannot be written ({error.strerror}). {advice}") from error
+        raise SpaceError(
+            f"{setting} is {folder}, which cannot be written ({error.strerror}). {advice}"
+        ) from error
 
 
 def checked_room(folder: Path, needed: int, what: str) -> None:
-    """Raise SpaceError unless the disk under folder, which is made if missing, has `needed` bytes left for `what`."""
+    """Raise SpaceError unless the disk under folder, which is made if missing, has `needed` bytes
+    left for `what`.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise SpaceError(f"{what} cannot be written into {folder} ({error.strerror}). Look whether that disk is there and may be written.") from error
+        raise SpaceError(
+            f"{what} cannot be written into {folder} ({error.strerror}). Look whether that "
+            "disk is there and may be written."
+        ) from error
     if free < needed:
-        found = f"{what} needs {needed / 1e6:,.1f} MB in {folder}, and {free / 1e6:,.1f} MB are free there."
+        found = (
+            f"{what} needs {needed / 1e6:,.1f} MB in {folder}, and {free / 1e6:,.1f} MB "
+            "are free there."
+        )
         raise SpaceError(f"{found} Free space on that disk or choose another folder.")
 
 

@@ -1,6 +1,8 @@
-"""One process a run: who works in a run's folder holds `run.lock`, which says its pid and when it started. Knows no torch.
+"""One process a run: who works in a run's folder holds `run.lock`, which says its pid and when it
+started. Knows no torch.
 
-The system's own lock ends with the process, however it ends; pid and start time tell others whom to wait for or to stop.
+The system's own lock ends with the process, however it ends; pid and start time tell others whom to
+wait for or to stop.
 """
 
 from __future__ import annotations
@@ -19,13 +21,21 @@ import psutil
 from training.errors import BusyError, SpaceError
 
 NAME = "run.lock"
-SAME_START = 5.0  # seconds: the clock may be set while a process runs, but a pid does not come back this soon
-UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # some network file systems have no locks
+# seconds: the clock may be set while a process runs, but a pid does not come back this soon
+SAME_START = 5.0
+UNSUPPORTED = (
+    errno.ENOLCK,
+    errno.ENOTSUP,
+    errno.ENOSYS,
+    errno.EINVAL,
+)  # some network file systems have no locks
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A process. started: seconds since 1970, as the system counts it, so that no stranger is taken for it when the pid comes back."""
+    """A process. started: seconds since 1970, as the system counts it, so that no stranger is taken
+    for it when the pid comes back.
+    """
 
     pid: int
     started: float
@@ -34,7 +44,10 @@ class Holder:
         """Whether this very process still runs."""
         try:
             found = psutil.Process(self.pid)
-            return abs(found.create_time() - self.started) < SAME_START and found.status() != psutil.STATUS_ZOMBIE
+            return (
+                abs(found.create_time() - self.started) < SAME_START
+                and found.status() != psutil.STATUS_ZOMBIE
+            )
         except (psutil.NoSuchProcess, psutil.AccessDenied, ValueError, OverflowError):
             return False
 
@@ -45,20 +58,26 @@ def myself() -> Holder:
 
 def holder(folder: Path) -> Holder | None:
     """The living process that works in a run's folder, or None."""
-    found = _told(folder / NAME)
+    found = _recorded_holder(folder / NAME)
     return found if found is not None and found.is_alive() else None
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Work in folder alone. Raises BusyError, naming run and process, while another one does; SpaceError when nothing can be written."""
+    """Work in folder alone.
+
+    Raises BusyError, naming run and process, while another one does; SpaceError when nothing can be
+    written.
+    """
     path = folder / NAME
     handle = _taken(path)
     try:
         _write(path, handle)
         yield
     finally:
-        with contextlib.suppress(OSError):  # a disk that takes nothing more: the file names a process that is gone then
+        with contextlib.suppress(
+            OSError
+        ):  # a disk that takes nothing more: the file names a process that is gone then
             path.unlink(missing_ok=True)
         os.close(handle)
 
@@ -68,7 +87,9 @@ def _write(path: Path, handle: int) -> None:
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(asdict(myself())).encode(), 0)
     except OSError as error:
-        raise SpaceError(f"{path} could not be written ({error.strerror}). Free space on that disk.") from error
+        raise SpaceError(
+            f"{path} could not be written ({error.strerror}). Free space on that disk."
+        ) from error
 
 
 def _taken(path: Path) -> int:
@@ -77,7 +98,10 @@ def _taken(path: Path) -> int:
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise SpaceError(f"{path} could not be written ({error.strerror}). Choose a folder you may write to, with space left.") from error
+            raise SpaceError(
+                f"{path} could not be written ({error.strerror}). Choose a folder you may "
+                "write to, with space left."
+            ) from error
         if not _locked(handle) or _is_anothers(path):
             os.close(handle)
             raise _busy(path)
@@ -100,11 +124,11 @@ def _locked(handle: int) -> bool:
 
 def _is_anothers(path: Path) -> bool:
     """Where the file system has no locks, the word of the file counts."""
-    found = _told(path)
+    found = _recorded_holder(path)
     return found is not None and found.pid != os.getpid() and found.is_alive()
 
 
-def _told(path: Path) -> Holder | None:
+def _recorded_holder(path: Path) -> Holder | None:
     try:
         found = json.loads(path.read_bytes())
         return Holder(int(found["pid"]), float(found["started"]))
@@ -113,6 +137,9 @@ def _told(path: Path) -> Holder | None:
 
 
 def _busy(path: Path) -> BusyError:
-    found = _told(path)
+    found = _recorded_holder(path)
     who = f"process {found.pid}" if found else "another process"
-    return BusyError(f"“{path.parent.name}” is being trained right now by {who}. Wait for it, stop it, or choose another save.name.")
+    return BusyError(
+        f"“{path.parent.name}” is being trained right now by {who}. Wait for it, stop it, or "
+        "choose another save.name."
+    )

@@ -1,7 +1,8 @@
-"""The weights of a base on disk, a diffusers folder, one tensor at a time: to compare two of them, and to write one that wears a style, as a
-folder or as one file.
+"""The weights of a base on disk, a diffusers folder, one tensor at a time: to compare two of them,
+and to write one that wears a style, as a folder or as one file.
 
-Knows numpy and safetensors files, no torch; a base of any size passes through the memory of its largest layer.
+Knows numpy and safetensors files, no torch; a base of any size passes through the memory of its
+largest layer.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from training.storage.paths import fsync_folder
 from training.style_files.checkpoint_keys import Piece, pieces
 from training.style_files.key_names import WORDS
 from training.style_files.lora import Lora
-from training.style_files.safetensors_io import ON_DISK, Entry, Head, array_of, header_bytes, json_object, read_head, stored
+from training.style_files.safetensors_io import (
+    ON_DISK,
+    Entry,
+    Head,
+    array_of,
+    header_bytes,
+    json_object,
+    read_head,
+    stored,
+)
 
 DTYPES = {"F16": "float16", "F32": "float32", "BF16": "bfloat16"}
 COPIED = (".json", ".txt", ".md", ".model")  # what goes along into a new base; pickles do not
@@ -35,7 +45,8 @@ class _Tensor(NamedTuple):
 
 
 class BaseWeights:
-    """An opened diffusers folder. shapes: part -> module -> shape of every linear and 2-D convolution.
+    """An opened diffusers folder. shapes: part -> module -> shape of every linear and 2-D
+    convolution.
 
     Raises ModelError for a folder without a UNet, StyleFileError for a damaged file.
     """
@@ -44,12 +55,17 @@ class BaseWeights:
         self.folder = folder
         self.files = {part: found for part in WORDS if (found := _weight_files(folder / part))}
         if "unet" not in self.files:
-            raise ModelError(f"{folder} holds no unet/ with .safetensors weights. Give a diffusers folder.")
+            raise ModelError(
+                f"{folder} holds no unet/ with .safetensors weights. Give a diffusers folder."
+            )
         self.tensors: dict[tuple[str, str], _Tensor] = {}  # (part, name in the file)
         for part, files in self.files.items():
             for path in files:
                 head = _head(path)
-                self.tensors |= {(part, name): _Tensor(path, entry, head.start) for name, entry in head.tensors.items()}
+                self.tensors |= {
+                    (part, name): _Tensor(path, entry, head.start)
+                    for name, entry in head.tensors.items()
+                }
 
         self.shapes = self._found_shapes()
 
@@ -57,15 +73,24 @@ class BaseWeights:
         found: dict[str, dict[str, tuple[int, ...]]] = {part: {} for part in self.files}
         for (part, name), tensor in self.tensors.items():
             module = name.removesuffix(".weight")
-            if module != name and len(tensor.entry.shape) in (2, 4) and not module.endswith(EMBEDDINGS):
+            if (
+                module != name
+                and len(tensor.entry.shape) in (2, 4)
+                and not module.endswith(EMBEDDINGS)
+            ):
                 found[part][module] = tensor.entry.shape
         return found
 
     def tensor(self, part: str, name: str) -> np.ndarray:
-        """float32. Raises KeyError for what is not there, ModelError for numbers that are no floats of 16 or 32 bits."""
+        """float32. Raises KeyError for what is not there, ModelError for numbers that are no floats
+        of 16 or 32 bits.
+        """
         path, entry, start = self.tensors[part, name]
         if entry.dtype not in ON_DISK:
-            raise ModelError(f"{path} stores {name} as {entry.dtype}, expected F16, BF16 or F32. Convert it first.")
+            raise ModelError(
+                f"{path} stores {name} as {entry.dtype}, expected F16, BF16 or F32. Convert it "
+                "first."
+            )
         with path.open("rb") as file:
             file.seek(start + entry.begin)
             return array_of(entry, file.read(entry.end - entry.begin))
@@ -75,7 +100,9 @@ class BaseWeights:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors of one part, whole or in shards; of several variants the one without a name."""
+    """The safetensors of one part, whole or in shards; of several variants the one without
+    a name.
+    """
     found = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     plain = [path for path in found if ".fp16." not in path.name]
     return plain or found
@@ -86,16 +113,27 @@ def _head(path: Path) -> Head:
         with path.open("rb") as file:
             return read_head(path.name, file, path.stat().st_size)
     except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}). Check its permissions and its disk.") from error
+        raise ModelError(
+            f"{path} cannot be read ({error.strerror}). Check its permissions and its disk."
+        ) from error
 
 
-def write_wearing(base: BaseWeights, changes: Mapping[tuple[str, str], Lora], out: Path, told: Callable[[str], None] | None = None) -> None:
-    """Write a new base, the old one with changes added to its weights: whole or not at all. changes: (part, module as in the base) -> Lora.
+def write_with_style(
+    base: BaseWeights,
+    changes: Mapping[tuple[str, str], Lora],
+    out: Path,
+    told: Callable[[str], None] | None = None,
+) -> None:
+    """Write a new base, the old one with changes added to its weights: whole or not at all.
+    changes: (part, module as in the base) -> Lora.
 
-    Everything keeps its precision; told gets the name of each file. Raises StyleFileError when out exists or a value does not fit, SpaceError.
+    Everything keeps its precision; told gets the name of each file. Raises StyleFileError when out
+    exists or a value does not fit, SpaceError.
     """
     if out.exists() or out.is_symlink():
-        raise StyleFileError(f"{out} exists. A base is written into a new folder only: choose another name.")
+        raise StyleFileError(
+            f"{out} exists. A base is written into a new folder only: choose another name."
+        )
     weighed = {path for files in base.files.values() for path in files}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -108,26 +146,46 @@ def write_wearing(base: BaseWeights, changes: Mapping[tuple[str, str], Lora], ou
                 if told:
                     told(path.relative_to(base.folder).as_posix())
                 if path in weighed:
-                    _write_wearing(path, copy, {m: lora for (part, m), lora in changes.items() if part == path.parent.name})
+                    _write_with_style(
+                        path,
+                        copy,
+                        {
+                            m: lora
+                            for (part, m), lora in changes.items()
+                            if part == path.parent.name
+                        },
+                    )
                 else:
                     shutil.copyfile(path, copy)
             target.rename(out)
         fsync_folder(out.parent)
     except OSError as error:
-        raise SpaceError(f"{out} could not be written ({error.strerror}). Free space on that disk or choose another folder.") from error
+        raise SpaceError(
+            f"{out} could not be written ({error.strerror}). Free space on that disk or choose "
+            "another folder."
+        ) from error
 
 
 def _going_along(base: BaseWeights) -> Iterator[Path]:
-    """Every file of the folder that a new base needs: of the weights one variant, no pickles, nothing hidden, nothing deeper."""
+    """Every file of the folder that a new base needs:
+
+    of the weights one variant, no pickles, nothing hidden, nothing deeper.
+    """
     for path in sorted([*base.folder.glob("*"), *base.folder.glob("*/*")]):
-        if not path.is_file() or any(name.startswith(".") for name in path.relative_to(base.folder).parts):
+        if not path.is_file() or any(
+            name.startswith(".") for name in path.relative_to(base.folder).parts
+        ):
             continue
-        weights = path.suffix == ".safetensors" and path.parent != base.folder and path in _weight_files(path.parent)
+        weights = (
+            path.suffix == ".safetensors"
+            and path.parent != base.folder
+            and path in _weight_files(path.parent)
+        )
         if weights or path.suffix in COPIED or path.name.startswith("LICENSE"):
             yield path
 
 
-def _write_wearing(path: Path, copy: Path, changes: Mapping[str, Lora]) -> None:
+def _write_with_style(path: Path, copy: Path, changes: Mapping[str, Lora]) -> None:
     """One file, tensor by tensor; the header stays as it is, since shapes and precision do."""
     head = _head(path)
     with path.open("rb") as source, copy.open("wb") as target:
@@ -135,35 +193,61 @@ def _write_wearing(path: Path, copy: Path, changes: Mapping[str, Lora]) -> None:
         for name, entry in sorted(head.tensors.items(), key=lambda item: item[1].begin):
             data = source.read(entry.end - entry.begin)
             lora = changes.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
-            target.write(data if lora is None else _worn(path, name, entry, data, lora))
+            target.write(data if lora is None else _with_style(path, name, entry, data, lora))
         target.flush()
         os.fsync(target.fileno())
 
 
-def _worn(path: Path, name: str, entry: Entry, data: bytes, lora: Lora) -> bytes:
+def _with_style(path: Path, name: str, entry: Entry, data: bytes, lora: Lora) -> bytes:
     if entry.dtype not in DTYPES:
-        raise ModelError(f"{path} stores {name} as {entry.dtype}, expected F16, BF16 or F32. Convert it first.")
+        raise ModelError(
+            f"{path} stores {name} as {entry.dtype}, expected F16, BF16 or F32. Convert it first."
+        )
     with np.errstate(over="ignore", invalid="ignore"):  # what becomes too large is told by stored
         changed = array_of(entry, data) + lora.delta()
     return stored(path.name, name, changed, DTYPES[entry.dtype])
 
 
 def write_single(
-    base: BaseWeights, family: str, changes: Mapping[tuple[str, str], Lora], out: Path, told: Callable[[str], None] | None = None
+    base: BaseWeights,
+    family: str,
+    changes: Mapping[tuple[str, str], Lora],
+    out: Path,
+    told: Callable[[str], None] | None = None,
 ) -> None:
-    """Write the base with changes added as one checkpoint in Stability's layout, whole or not at all; tensor by tensor, in its own precision.
+    """Write the base with changes added as one checkpoint in Stability's layout, whole or not at
+    all; tensor by tensor, in its own precision.
 
-    The file says what the base predicts, in its metadata and by the empty tensors that ComfyUI looks for. Raises StyleFileError, SpaceError.
+    The file says what the base predicts, in its metadata and by the empty tensors that ComfyUI
+    looks for. Raises StyleFileError, SpaceError.
     """
     if out.exists() or out.is_symlink():
-        raise StyleFileError(f"{out} exists. A base is written into a new file only: choose another name.")
+        raise StyleFileError(
+            f"{out} exists. A base is written into a new file only: choose another name."
+        )
     parts = {part: _tensors_of(base.folder / part) for part in (*base.files, "vae")}
     if not parts["vae"]:
-        raise ModelError(f"{base.folder} holds no vae/ with .safetensors weights, without which no checkpoint is whole.")
-    found = pieces(family, {part: {name: tensor.entry.shape for name, tensor in tensors.items()} for part, tensors in parts.items()})
-    dtypes = {piece.name: {parts[piece.part][name].entry.dtype for name in piece.of} for piece in found}
-    if strange := [name for name, kinds in dtypes.items() if len(kinds) > 1 or not kinds <= set(DTYPES)]:
-        raise ModelError(f"{base.folder} stores {strange[0]} as {' and '.join(sorted(dtypes[strange[0]]))}, expected one of F16, BF16 and F32.")
+        raise ModelError(
+            f"{base.folder} holds no vae/ with .safetensors weights, without which no "
+            "checkpoint is whole."
+        )
+    found = pieces(
+        family,
+        {
+            part: {name: tensor.entry.shape for name, tensor in tensors.items()}
+            for part, tensors in parts.items()
+        },
+    )
+    dtypes = {
+        piece.name: {parts[piece.part][name].entry.dtype for name in piece.of} for piece in found
+    }
+    if strange := [
+        name for name, kinds in dtypes.items() if len(kinds) > 1 or not kinds <= set(DTYPES)
+    ]:
+        raise ModelError(
+            f"{base.folder} stores {strange[0]} as {' and '.join(sorted(dtypes[strange[0]]))}, "
+            "expected one of F16, BF16 and F32."
+        )
     entries, end = {}, 0
     for piece in found:
         (dtype,) = dtypes[piece.name]
@@ -188,7 +272,10 @@ def write_single(
             path.rename(out)
         fsync_folder(out.parent)
     except OSError as error:
-        raise SpaceError(f"{out} could not be written ({error.strerror}). Free space on that disk or choose another folder.") from error
+        raise SpaceError(
+            f"{out} could not be written ({error.strerror}). Free space on that disk or choose "
+            "another folder."
+        ) from error
 
 
 def _tensors_of(folder: Path) -> dict[str, _Tensor]:
@@ -199,23 +286,33 @@ def _tensors_of(folder: Path) -> dict[str, _Tensor]:
     return found
 
 
-def _content_of(tensor: _Tensor, piece: Piece, name: str, changes: Mapping[tuple[str, str], Lora]) -> bytes:
+def _content_of(
+    tensor: _Tensor, piece: Piece, name: str, changes: Mapping[tuple[str, str], Lora]
+) -> bytes:
     path, entry, start = tensor
     with path.open("rb") as file:
         file.seek(start + entry.begin)
         data = file.read(entry.end - entry.begin)
-    lora = changes.get((piece.part, name.removesuffix(".weight"))) if name.endswith(".weight") else None
+    lora = (
+        changes.get((piece.part, name.removesuffix(".weight")))
+        if name.endswith(".weight")
+        else None
+    )
     if lora is not None:
-        data = _worn(path, name, entry, data, lora)
+        data = _with_style(path, name, entry, data, lora)
     if piece.turned:
-        data = np.ascontiguousarray(np.frombuffer(data, ON_DISK[entry.dtype]).reshape(entry.shape).T).tobytes()
+        data = np.ascontiguousarray(
+            np.frombuffer(data, ON_DISK[entry.dtype]).reshape(entry.shape).T
+        ).tobytes()
     return data
 
 
 def _predicts(folder: Path) -> tuple[dict[str, str], list[str]]:
     """Metadata and names of empty tensors that say what a base predicts."""
     path = folder / "scheduler" / "scheduler_config.json"
-    scheduler = json_object(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
+    scheduler = (
+        json_object(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
+    )
     v = scheduler.get("prediction_type") == "v_prediction"
     marks = ["v_pred"] * v + ["ztsnr"] * (scheduler.get("rescale_betas_zero_snr") is True)
     return {"modelspec.prediction_type": "v" if v else "epsilon"}, marks

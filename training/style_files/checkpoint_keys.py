@@ -1,6 +1,8 @@
-"""Names of a base's tensors in checkpoints of one file, Stability's own layout, from their names in a diffusers folder. Pure strings and sizes.
+"""Names of a base's tensors in checkpoints of one file, Stability's own layout, from their names in
+a diffusers folder. Pure strings and sizes.
 
-ldm.modules.diffusionmodules (openaimodel.py, model.py) name the UNet and the VAE, transformers or open_clip the text encoders.
+ldm.modules.diffusionmodules (openaimodel.py, model.py) name the UNet and the VAE, transformers or
+open_clip the text encoders.
 """
 
 from __future__ import annotations
@@ -33,7 +35,12 @@ UNET_EDGES = {
 }
 VAE_ATTENTION = {
     **{"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"},
-    **{"query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"},  # as older versions of diffusers saved them
+    **{
+        "query": "q",
+        "key": "k",
+        "value": "v",
+        "proj_attn": "proj_out",
+    },  # as older versions of diffusers saved them
 }
 OPEN_CLIP_EDGES = {
     "embeddings.token_embedding.weight": "token_embedding.weight",
@@ -42,7 +49,13 @@ OPEN_CLIP_EDGES = {
     "final_layer_norm.bias": "ln_final.bias",
     "text_projection.weight": "text_projection",
 }
-OPEN_CLIP = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj"}
+OPEN_CLIP = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
 ENCODERS = {  # family -> part -> (beginning of its names, the library that names the rest)
     "sd1": {"text_encoder": ("cond_stage_model.transformer.text_model.", "transformers")},
     "sd2": {"text_encoder": ("cond_stage_model.model.", "open_clip")},
@@ -54,7 +67,10 @@ ENCODERS = {  # family -> part -> (beginning of its names, the library that name
 
 
 class Piece(NamedTuple):
-    """One tensor of a checkpoint. of: the tensors of the part whose rows it is made of; turned: it is their transpose."""
+    """One tensor of a checkpoint.
+
+    of: the tensors of the part whose rows it is made of; turned: it is their transpose.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -64,13 +80,22 @@ class Piece(NamedTuple):
 
 
 def pieces(family: str, parts: Mapping[str, Shapes]) -> list[Piece]:
-    """Every tensor of the checkpoint. parts: unet, vae and text encoders of a diffusers folder. Raises StyleFileError for other families."""
+    """Every tensor of the checkpoint.
+
+    parts: unet, vae and text encoders of a diffusers folder. Raises StyleFileError for other
+    families.
+    """
     if family not in ENCODERS:
         kind = BASES.get(family, family)
-        raise StyleFileError(f"No other program opens {kind} as one file. Give a folder as --out, or bake into a 1.x, 2.x or XL base.")
+        raise StyleFileError(
+            f"No other program opens {kind} as one file. Give a folder as --out, or bake into "
+            "a 1.x, 2.x or XL base."
+        )
     found = list(_unet(parts["unet"])) + list(_vae(parts["vae"]))
     for part, (begins, library) in ENCODERS[family].items():
-        name: Callable[[str, Shapes, str], Iterator[Piece]] = _open_clip if library == "open_clip" else _transformers
+        name: Callable[[str, Shapes, str], Iterator[Piece]] = (
+            _open_clip if library == "open_clip" else _transformers
+        )
         found += name(part, parts[part], begins)
     return found
 
@@ -82,11 +107,24 @@ def _stem(name: str) -> tuple[str, str]:
 
 
 def _unet(shapes: Shapes) -> Iterator[Piece]:
-    resnets = len({found[1] for name in shapes if (found := re.match(r"down_blocks\.0\.resnets\.(\d+)\.", name))})
-    attends = {found[1] for name in shapes if (found := re.match(r"up_blocks\.(\d+)\.attentions\.", name))}
+    resnets = len(
+        {
+            found[1]
+            for name in shapes
+            if (found := re.match(r"down_blocks\.0\.resnets\.(\d+)\.", name))
+        }
+    )
+    attends = {
+        found[1] for name in shapes if (found := re.match(r"up_blocks\.(\d+)\.attentions\.", name))
+    }
     for name, shape in shapes.items():
         stem, kind = _stem(name)
-        yield Piece(f"model.diffusion_model.{_unet_place(stem, resnets, attends)}.{kind}", shape, "unet", (name,))
+        yield Piece(
+            f"model.diffusion_model.{_unet_place(stem, resnets, attends)}.{kind}",
+            shape,
+            "unet",
+            (name,),
+        )
 
 
 def _unet_place(stem: str, resnets: int, attends: set[str]) -> str:
@@ -100,24 +138,45 @@ def _unet_place(stem: str, resnets: int, attends: set[str]) -> str:
             return f"input_blocks.{(int(level) + 1) * (resnets + 1)}.0.op"
         case ["down_blocks", level, kind, index, *rest]:
             at = int(level) * (resnets + 1) + int(index) + 1
-            return f"input_blocks.{at}.0.{inner(rest)}" if kind == "resnets" else f"input_blocks.{at}.1.{'.'.join(rest)}"
+            return (
+                f"input_blocks.{at}.0.{inner(rest)}"
+                if kind == "resnets"
+                else f"input_blocks.{at}.1.{'.'.join(rest)}"
+            )
         case ["up_blocks", level, "upsamplers", "0", "conv"]:
-            return f"output_blocks.{int(level) * (resnets + 1) + resnets}.{2 if level in attends else 1}.conv"
+            block = int(level) * (resnets + 1) + resnets
+            return f"output_blocks.{block}.{2 if level in attends else 1}.conv"
         case ["up_blocks", level, kind, index, *rest]:
             at = int(level) * (resnets + 1) + int(index)
-            return f"output_blocks.{at}.0.{inner(rest)}" if kind == "resnets" else f"output_blocks.{at}.1.{'.'.join(rest)}"
+            return (
+                f"output_blocks.{at}.0.{inner(rest)}"
+                if kind == "resnets"
+                else f"output_blocks.{at}.1.{'.'.join(rest)}"
+            )
     return UNET_EDGES.get(stem, stem)
 
 
 def _vae(shapes: Shapes) -> Iterator[Piece]:
-    levels = len({found[1] for name in shapes if (found := re.match(r"decoder\.up_blocks\.(\d+)\.", name))})
+    levels = len(
+        {found[1] for name in shapes if (found := re.match(r"decoder\.up_blocks\.(\d+)\.", name))}
+    )
     for name, shape in shapes.items():
         stem, kind = _stem(name)
         stem = re.sub(r"down_blocks\.(\d+)\.resnets\.", r"down.\1.block.", stem)
         stem = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", stem)
-        stem = re.sub(r"up_blocks\.(\d+)\.resnets\.", lambda found: f"up.{levels - 1 - int(found[1])}.block.", stem)
-        stem = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda found: f"up.{levels - 1 - int(found[1])}.upsample", stem)
-        stem = re.sub(r"mid_block\.resnets\.(\d)", lambda found: f"mid.block_{int(found[1]) + 1}", stem)
+        stem = re.sub(
+            r"up_blocks\.(\d+)\.resnets\.",
+            lambda found: f"up.{levels - 1 - int(found[1])}.block.",
+            stem,
+        )
+        stem = re.sub(
+            r"up_blocks\.(\d+)\.upsamplers\.0",
+            lambda found: f"up.{levels - 1 - int(found[1])}.upsample",
+            stem,
+        )
+        stem = re.sub(
+            r"mid_block\.resnets\.(\d)", lambda found: f"mid.block_{int(found[1]) + 1}", stem
+        )
         stem = stem.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
         if attention := re.fullmatch(r"(.*)mid_block\.attentions\.0\.(.*)", stem):
             stem = f"{attention[1]}mid.attn_1.{VAE_ATTENTION[attention[2]]}"
@@ -137,7 +196,13 @@ def _open_clip(part: str, shapes: Shapes, begins: str) -> Iterator[Piece]:
         bare = name.removeprefix("text_model.")
         if bare in OPEN_CLIP_EDGES:
             turned = bare.startswith("text_projection")
-            yield Piece(begins + OPEN_CLIP_EDGES[bare], shape[::-1] if turned else shape, part, (name,), turned)
+            yield Piece(
+                begins + OPEN_CLIP_EDGES[bare],
+                shape[::-1] if turned else shape,
+                part,
+                (name,),
+                turned,
+            )
             continue
         found = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", bare)
         if found is None:

@@ -1,7 +1,9 @@
-"""Words that a style brings with it (textual inversion, Gal et al. 2022): their vectors as they stand in files. Knows numpy, not torch.
+"""Words that a style brings with it (textual inversion, Gal et al. 2022): their vectors as they
+stand in files. Knows numpy, not torch.
 
-Bundled in a style file    bundle_emb.WORD.string_to_param.*  or, with two text encoders,  bundle_emb.WORD.clip_l and .clip_g
-A file of their own        emb_params  or  clip_l and clip_g; the file is called as the word
+Bundled in a style file    bundle_emb.WORD.string_to_param.*  or, with two text encoders,
+bundle_emb.WORD.clip_l and .clip_g A file of their own        emb_params  or  clip_l and clip_g; the
+file is called as the word
 """
 
 from __future__ import annotations
@@ -19,7 +21,11 @@ Vectors = Mapping[str, np.ndarray]  # text encoder part -> [n, width], float32
 Words = Mapping[str, Vectors]
 
 BUNDLED = "bundle_emb."
-ENDINGS = {"string_to_param.*": "text_encoder", "clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+ENDINGS = {
+    "string_to_param.*": "text_encoder",
+    "clip_l": "text_encoder",
+    "clip_g": "text_encoder_2",
+}
 ALONE = {"emb_params": "text_encoder", "clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 MOST = 64  # vectors of a word; a caption has room for 75
 
@@ -32,7 +38,8 @@ def is_alone(names: Collection[str]) -> bool:
 def places(names: Iterable[str], stem: str) -> dict[str, dict[str, str]]:
     """Word -> part -> tensor's name, of the tensors that are vectors of words.
 
-    A word with anything else, with two tensors for one part or with none for the first part is not among them.
+    A word with anything else, with two tensors for one part or with none for the first part is not
+    among them.
     stem: what the word of a file of its own is called.
     """
     names = list(names)
@@ -48,10 +55,16 @@ def places(names: Iterable[str], stem: str) -> dict[str, dict[str, str]]:
             found.setdefault(word, {})[ENDINGS[ending]] = name
         else:
             strange.add(word)
-    return {word: parts for word, parts in found.items() if word not in strange and "text_encoder" in parts}
+    return {
+        word: parts
+        for word, parts in found.items()
+        if word not in strange and "text_encoder" in parts
+    }
 
 
-def read(label: str, stem: str, names: Iterable[str], array: Callable[[str], np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+def read(
+    label: str, stem: str, names: Iterable[str], array: Callable[[str], np.ndarray]
+) -> dict[str, dict[str, np.ndarray]]:
     """The words of a file, checked. array(tensor's name) -> float32. Raises StyleFileError."""
     return {
         word: {part: _checked(label, word, array(name)) for part, name in sorted(found.items())}
@@ -63,9 +76,15 @@ def _checked(label: str, word: str, values: np.ndarray) -> np.ndarray:
     values = values.reshape(1, -1) if values.ndim == 1 else values
     size = "x".join(map(str, values.shape))
     if values.ndim != 2 or not 1 <= len(values) <= MOST or not 1 <= values.shape[1] <= 8192:
-        raise StyleFileError(f"{label} holds the word {printable(word, 60)!r} as {size} numbers, expected 1 to {MOST} vectors. Do not use it.")
+        raise StyleFileError(
+            f"{label} holds the word {printable(word, 60)!r} as {size} numbers, expected 1 to "
+            f"{MOST} vectors. Do not use it."
+        )
     if not np.isfinite(values).all():
-        raise StyleFileError(f"{label} holds the word {printable(word, 60)!r} with values that are not finite. Do not use it.")
+        raise StyleFileError(
+            f"{label} holds the word {printable(word, 60)!r} with values that are not finite. "
+            "Do not use it."
+        )
     return values
 
 
@@ -79,30 +98,46 @@ def family_of_words(words: Words) -> str:
 
 
 def complaint(words: Words, widths: Mapping[str, int]) -> str:
-    """Why a base cannot say these words, "" when it can. widths: text encoder part of the base -> width of its vectors."""
+    """Why a base cannot say these words, "" when it can.
+
+    widths: text encoder part of the base -> width of its vectors.
+    """
     for word, vectors in words.items():
         own = {part: values.shape[1] for part, values in vectors.items()}
         if widths and own != dict(widths):
             told = lambda sizes: " and ".join(str(size) for _, size in sorted(sizes.items()))
             return (
-                f"Its word {printable(word, 60)!r} has vectors of {told(own)} numbers, the base's have {told(widths)}: it was made for another base."
+                f"Its word {printable(word, 60)!r} has vectors of {told(own)} numbers, the "
+                f"base's have {told(widths)}: it was made for another base."
             )
     return ""
 
 
 def joined(several: Iterable[tuple[str, Words]]) -> dict[str, Vectors]:
-    """The words of several styles. Raises StyleFileError when two bring different ones of one name. several: (what a person calls it, words)."""
+    """The words of several styles.
+
+    Raises StyleFileError when two bring different ones of one name. several: (what a person calls
+    it, words).
+    """
     found: dict[str, Vectors] = {}
     for label, words in several:
         for word, vectors in words.items():
             before = found.setdefault(word, vectors)
-            if before.keys() != vectors.keys() or any(not np.array_equal(before[part], vectors[part]) for part in vectors):
-                raise StyleFileError(f"{label} brings the word {printable(word, 60)!r}, and another of these brings a different one of that name.")
+            if before.keys() != vectors.keys() or any(
+                not np.array_equal(before[part], vectors[part]) for part in vectors
+            ):
+                raise StyleFileError(
+                    f"{label} brings the word {printable(word, 60)!r}, and another of these "
+                    "brings a different one of that name."
+                )
     return found
 
 
 def bundled(label: str, words: Words, dtype: Dtype) -> dict[str, tuple[tuple[int, ...], bytes]]:
-    """Tensor's name -> shape and content, as they stand in a style file. Raises StyleFileError for a word that can be no tensor's name."""
+    """Tensor's name -> shape and content, as they stand in a style file.
+
+    Raises StyleFileError for a word that can be no tensor's name.
+    """
     found = {}
     for word, vectors in words.items():
         _check_name(label, word)
@@ -113,7 +148,9 @@ def bundled(label: str, words: Words, dtype: Dtype) -> dict[str, tuple[tuple[int
 
 
 def embedding_bytes(word: str, vectors: Vectors) -> bytes:
-    """A file with that word alone, float32, which A1111, ComfyUI and InvokeAI read as an embedding; its name is the word's."""
+    """A file with that word alone, float32, which A1111, ComfyUI and InvokeAI read as an embedding;
+    its name is the word's.
+    """
     _check_name(f"{word}.safetensors", word)
     entries, data = {}, b""
     for name, part in sorted(_endings(vectors, "emb_params").items()):
@@ -124,17 +161,31 @@ def embedding_bytes(word: str, vectors: Vectors) -> bytes:
 
 
 def _endings(vectors: Vectors, single: str) -> dict[str, str]:
-    return {"clip_l": "text_encoder", "clip_g": "text_encoder_2"} if "text_encoder_2" in vectors else {single: "text_encoder"}
+    return (
+        {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+        if "text_encoder_2" in vectors
+        else {single: "text_encoder"}
+    )
 
 
 def _check_name(label: str, word: str) -> None:
     if not re.fullmatch(WORD, word):
-        raise StyleFileError(f"{label} was not written: the word {printable(word, 60)!r} is none of letters, digits, _ and - only. Leave it out.")
+        raise StyleFileError(
+            f"{label} was not written: the word {printable(word, 60)!r} is none of letters, "
+            "digits, _ and - only. Leave it out."
+        )
 
 
 def alike(found: Words, wanted: Words) -> bool:
     """Whether two sets of words are the same, but for the rounding of half precision."""
     if {word: set(v) for word, v in found.items()} != {word: set(v) for word, v in wanted.items()}:
         return False
-    pairs = [(found[word][part], values) for word, vectors in wanted.items() for part, values in vectors.items()]
-    return all(a.shape == b.shape and bool((abs(a - b) <= 4e-3 * abs(b).max() + 1e-7).all()) for a, b in pairs)
+    pairs = [
+        (found[word][part], values)
+        for word, vectors in wanted.items()
+        for part, values in vectors.items()
+    ]
+    return all(
+        a.shape == b.shape and bool((abs(a - b) <= 4e-3 * abs(b).max() + 1e-7).all())
+        for a, b in pairs
+    )

@@ -1,9 +1,10 @@
-"""The tensors of a style file, in whichever form a program wrote them, as one Lora a layer. Pure arithmetic; knows nothing of files or bases.
+"""The tensors of a style file, in whichever form a program wrote them, as one Lora a layer. Pure
+arithmetic; knows nothing of files or bases.
 
-LoRA      down, up                          kohya, diffusers old and new, peft; with lora_mid: LoCon with a Tucker core (LyCORIS)
-LoHa      (w1_a @ w1_b) * (w2_a @ w2_b)     LyCORIS, peft
-LoKr      kron(w1, w2)                      LyCORIS, peft
-DoRA      any of them and a magnitude       kept beside the Lora: its meaning depends on the base's weights
+LoRA      down, up                          kohya, diffusers old and new, peft; with lora_mid: LoCon
+with a Tucker core (LyCORIS) LoHa      (w1_a @ w1_b) * (w2_a @ w2_b)     LyCORIS, peft LoKr
+kron(w1, w2)                      LyCORIS, peft DoRA      any of them and a magnitude       kept
+beside the Lora: its meaning depends on the base's weights
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ Arrays = Mapping[str, np.ndarray]
 MAX_RANK = 1024
 MAX_LAYER = 2**27  # weights of one layer; the largest of any base in use has half as many
 MAX_WEIGHTS = 2**30  # of all matrices of a style together, 4 GiB in float32
-LIMITS = (MAX_RANK, 512, 256, 128, 64)  # ranks that LoHa and LoKr are rewritten with, the first that keeps within MAX_WEIGHTS
+LIMITS = (
+    MAX_RANK,
+    512,
+    256,
+    128,
+    64,
+)  # ranks that LoHa and LoKr are rewritten with, the first that keeps within MAX_WEIGHTS
 
 HADAMARD = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
 KRONECKER = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
@@ -62,7 +69,11 @@ UNREADABLE = {  # pattern in a tensor's name -> what it belongs to
 
 
 class Magnitude(NamedTuple):
-    """DoRA's magnitudes. axis "out": of every row, (out,); axis "in": of every input channel, (in,). Liu et al. 2024; LyCORIS has both."""
+    """DoRA's magnitudes. axis "out":
+
+    of every row, (out,); axis "in": of every input channel, (in,). Liu et al. 2024; LyCORIS has
+    both.
+    """
 
     values: np.ndarray
     axis: Literal["out", "in"]
@@ -75,8 +86,11 @@ class Layer(NamedTuple):
     left_out: float  # Frobenius norm of what a Lora of the largest rank cannot hold
 
 
-def sorted_out(label: str, names: Collection[str], part: str = "") -> tuple[Dialect, dict[str, dict[str, str]], list[str]]:
-    """Return the dialect, layer -> role -> tensor's name, and words that are brought along. Raises StyleFileError for what is none of these.
+def sorted_out(
+    label: str, names: Collection[str], part: str = ""
+) -> tuple[Dialect, dict[str, dict[str, str]], list[str]]:
+    """Return the dialect, layer -> role -> tensor's name, and words that are brought along. Raises
+    StyleFileError for what is none of these.
 
     label: what a person calls the file; part: where dotted names without one belong.
     """
@@ -94,12 +108,17 @@ def sorted_out(label: str, names: Collection[str], part: str = "") -> tuple[Dial
             continue
         dialects.add(dialect)
         if role in layers.setdefault(layer, {}):
-            raise StyleFileError(f"{label} holds {layer} twice, in two spellings. Export it again with one of them.")
+            raise StyleFileError(
+                f"{label} holds {layer} twice, in two spellings. Export it again with one of them."
+            )
         layers[layer][role] = name
     if strange:
         raise _unsupported(label, strange, bool(layers))
     if len(dialects) > 1:
-        raise StyleFileError(f"{label} mixes kohya and diffusers names, expected one of them. Export it again in one format.")
+        raise StyleFileError(
+            f"{label} mixes kohya and diffusers names, expected one of them. Export it again "
+            "in one format."
+        )
     return dialects.pop() if dialects else "kohya", layers, sorted(words)
 
 
@@ -109,37 +128,71 @@ def _role(name: str, part: str) -> tuple[Dialect, str, str]:
     if not suffix:
         return "kohya", name, ""
     layer = name.removesuffix(suffix) + ("_lora" if suffix.startswith("_") else "")
-    return ("diffusers", dotted_name(layer, part), LEAVES[suffix]) if "." in layer else ("kohya", layer, LEAVES[suffix])
+    return (
+        ("diffusers", dotted_name(layer, part), LEAVES[suffix])
+        if "." in layer
+        else ("kohya", layer, LEAVES[suffix])
+    )
 
 
 def _unsupported(label: str, strange: list[str], others: bool) -> StyleFileError:
     for pattern, kind in UNREADABLE.items():
         if found := next(filter(None, (re.search(pattern, name) for name in strange)), None):
-            return StyleFileError(f"{label} holds {kind} ({found.group().strip('.')}), which cannot be read. Use a LoRA, LoHa or LoKr.")
+            return StyleFileError(
+                f"{label} holds {kind} ({found.group().strip('.')}), which cannot be read. Use "
+                "a LoRA, LoHa or LoKr."
+            )
     shown = ", ".join(strange[:3])
     if others:
-        return StyleFileError(f"{label} holds tensors that no LoRA, LoHa or LoKr has ({shown}) and cannot be read whole. Use another file.")
-    return StyleFileError(f"{label} is no style: it holds {shown}. If it is a whole model, give it as base.model.")
+        return StyleFileError(
+            f"{label} holds tensors that no LoRA, LoHa or LoKr has ({shown}) and cannot be "
+            "read whole. Use another file."
+        )
+    return StyleFileError(
+        f"{label} is no style: it holds {shown}. If it is a whole model, give it as base.model."
+    )
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What adapter_config.json or lora_adapter_metadata says of strengths, part by part. Patterns are taken as plain names, never as expressions."""
+    """What adapter_config.json or lora_adapter_metadata says of strengths, part by part.
+
+    Patterns are taken as plain names, never as expressions.
+    """
 
     label: str
     values: Mapping[str, Any]  # "unet.lora_alpha", "unet.alpha_pattern", ...
 
     def strength(self, layer: str, rank: int | None) -> tuple[float, int]:
-        """alpha and rank of a layer beside which no alpha stands: alpha is the rank when nothing is said. rank: None when weights do not show it."""
+        """alpha and rank of a layer beside which no alpha stands:
+
+        alpha is the rank when nothing is said. rank: None when weights do not show it.
+        """
         part, _, module = layer.partition(".")
-        alpha = self._of(part, module, "alpha_pattern", self.values.get(f"{part}.lora_alpha", self.values.get(f"{part}.alpha")))
+        alpha = self._of(
+            part,
+            module,
+            "alpha_pattern",
+            self.values.get(f"{part}.lora_alpha", self.values.get(f"{part}.alpha")),
+        )
         if rank is None:
             rank = self._of(part, module, "rank_pattern", self.values.get(f"{part}.r"))
         if alpha is None or rank is None:
             return float(rank or 1), rank or 1
-        if any(isinstance(n, bool) or not isinstance(n, int | float) or not abs(n) <= 1e6 for n in (alpha, rank)) or rank < 1:
-            raise StyleFileError(f"{self.label} gives {layer} an alpha that is no number. Export it again in kohya format.")
-        return float(alpha) * (math.sqrt(rank) if self.values.get(f"{part}.use_rslora") is True else 1.0), rank
+        if (
+            any(
+                isinstance(n, bool) or not isinstance(n, int | float) or not abs(n) <= 1e6
+                for n in (alpha, rank)
+            )
+            or rank < 1
+        ):
+            raise StyleFileError(
+                f"{self.label} gives {layer} an alpha that is no number. Export it again in "
+                "kohya format."
+            )
+        return float(alpha) * (
+            math.sqrt(rank) if self.values.get(f"{part}.use_rslora") is True else 1.0
+        ), rank
 
     def promises_dora(self, layer: str) -> bool:
         return bool(self.values.get(f"{layer.partition('.')[0]}.use_dora"))
@@ -153,21 +206,43 @@ class Settings:
 
     def _patterns(self, key: str) -> dict[str, tuple[int, Any]]:
         found = self.values.get(key) or {}
-        if not isinstance(found, dict) or not all(re.fullmatch(r"[A-Za-z0-9_.]+", name) for name in found):
+        if not isinstance(found, dict) or not all(
+            re.fullmatch(r"[A-Za-z0-9_.]+", name) for name in found
+        ):
             what = key.partition(".")[2]
-            raise StyleFileError(f"{self.label} has an {what} with expressions in it, expected plain names. Export it again in kohya format.")
-        return {name.removeprefix("text_model."): (i, value) for i, (name, value) in enumerate(found.items())}
+            raise StyleFileError(
+                f"{self.label} has an {what} with expressions in it, expected plain names. "
+                "Export it again in kohya format."
+            )
+        return {
+            name.removeprefix("text_model."): (i, value)
+            for i, (name, value) in enumerate(found.items())
+        }
 
 
 def layer_limit(label: str, layers: Mapping[str, Mapping[str, tuple[int, ...]]]) -> int:
-    """The largest rank that layers may be rewritten with. layers: layer -> role -> shape. Raises StyleFileError before anything is computed."""
+    """The largest rank that layers may be rewritten with.
+
+    layers: layer -> role -> shape. Raises StyleFileError before anything is computed.
+    """
     sizes = [_size(shapes) for shapes in layers.values()]
     if any(size.rows * size.columns > MAX_LAYER for size in sizes):
-        raise StyleFileError(f"{label} has a layer of more than {MAX_LAYER} weights, larger than any base has. Do not use it.")
+        raise StyleFileError(
+            f"{label} has a layer of more than {MAX_LAYER} weights, larger than any base has. "
+            "Do not use it."
+        )
     for limit in LIMITS:
-        if sum((s.rows + s.columns) * (min(s.rank, limit) if s.rewritten else s.rank) for s in sizes) <= MAX_WEIGHTS:
+        if (
+            sum(
+                (s.rows + s.columns) * (min(s.rank, limit) if s.rewritten else s.rank)
+                for s in sizes
+            )
+            <= MAX_WEIGHTS
+        ):
             return limit
-    raise StyleFileError(f"{label} unfolds to more than {MAX_WEIGHTS} weights, larger than any style. Do not use it.")
+    raise StyleFileError(
+        f"{label} unfolds to more than {MAX_WEIGHTS} weights, larger than any style. Do not use it."
+    )
 
 
 class _Size(NamedTuple):
@@ -178,12 +253,20 @@ class _Size(NamedTuple):
 
 
 def _size(shapes: Mapping[str, tuple[int, ...]]) -> _Size:
-    """The size of a layer's change. What is malformed counts as little here and is refused later."""
+    """The size of a layer's change.
+
+    What is malformed counts as little here and is refused later.
+    """
     first = lambda role, i: shapes[role][i] if role in shapes and len(shapes[role]) > i else 1
     if "hada_w1_a" in shapes:
         core = shapes.get("hada_t1", ())
-        rows, columns = first("hada_w1_a", 1 if core else 0), first("hada_w1_b", 1) * math.prod(core[2:])
-        return _Size(rows, columns, min(rows, columns, first("hada_w1_b", 0) * first("hada_w2_b", 0)))
+        rows, columns = (
+            first("hada_w1_a", 1 if core else 0),
+            first("hada_w1_b", 1) * math.prod(core[2:]),
+        )
+        return _Size(
+            rows, columns, min(rows, columns, first("hada_w1_b", 0) * first("hada_w2_b", 0))
+        )
     if any(role.startswith("lokr") for role in shapes):
         one = _factor_size(shapes, "lokr_w1", ())
         two = _factor_size(shapes, "lokr_w2", shapes.get("lokr_t2", ()))
@@ -192,7 +275,9 @@ def _size(shapes: Mapping[str, tuple[int, ...]]) -> _Size:
     return _Size(first("up", 0), first("down", 1) * kernel, first("down", 0), rewritten=False)
 
 
-def _factor_size(shapes: Mapping[str, tuple[int, ...]], name: str, core: tuple[int, ...]) -> tuple[int, int, int]:
+def _factor_size(
+    shapes: Mapping[str, tuple[int, ...]], name: str, core: tuple[int, ...]
+) -> tuple[int, int, int]:
     if name in shapes:
         rows, columns = (shapes[name] or (1,))[0], math.prod(shapes[name][1:])
     else:
@@ -202,7 +287,10 @@ def _factor_size(shapes: Mapping[str, tuple[int, ...]], name: str, core: tuple[i
 
 
 def layer_of(label: str, name: str, arrays: Arrays, settings: Settings, limit: int) -> Layer:
-    """One layer from its tensors, float32. limit: the largest rank of a Lora that LoHa and LoKr become. Raises StyleFileError."""
+    """One layer from its tensors, float32.
+
+    limit: the largest rank of a Lora that LoHa and LoKr become. Raises StyleFileError.
+    """
     roles = set(arrays)
     lora_roles, kind = {"down", "up"}, "LoRA"
     if roles & set(HADAMARD):
@@ -216,16 +304,28 @@ def layer_of(label: str, name: str, arrays: Arrays, settings: Settings, limit: i
     if missing := sorted(lora_roles - roles):
         raise damaged(label, f"{name} has no {missing[0]} weight")
     if surplus := sorted(roles - lora_roles - {"alpha", "dora_scale", "magnitude"}):
-        raise damaged(label, f"{name} holds {surplus[0]} beside {', '.join(sorted(lora_roles))}, which belong to different methods")
+        raise damaged(
+            label,
+            f"{name} holds {surplus[0]} beside {', '.join(sorted(lora_roles))}, which belong "
+            "to different methods",
+        )
     for role in lora_roles:
         if not np.isfinite(arrays[role]).all():
-            raise StyleFileError(f"{label} cannot be used: {name} holds values that are not finite (NaN or infinity). Use another file.")
+            raise StyleFileError(
+                f"{label} cannot be used: {name} holds values that are not finite (NaN or "
+                "infinity). Use another file."
+            )
     shapes = ", ".join(f"{role} {arrays[role].shape}" for role in sorted(lora_roles))
-    misfits = StyleFileError(f"{label} cannot be used: {name} has weights of shapes that do not belong together ({shapes}). Use another file.")
+    misfits = StyleFileError(
+        f"{label} cannot be used: {name} has weights of shapes that do not belong together "
+        f"({shapes}). Use another file."
+    )
     if any(arrays[role].ndim < 2 for role in lora_roles):
         raise misfits
     alpha, rank = _strength(label, name, arrays, kind, settings)
-    build: Callable[..., tuple[Lora, float]] = {"LoRA": _plain, "LoHa": _loha, "LoKr": _lokr}.get(kind, _tucker)
+    build: Callable[..., tuple[Lora, float]] = {"LoRA": _plain, "LoHa": _loha, "LoKr": _lokr}.get(
+        kind, _tucker
+    )
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             lora, left_out = build(name, arrays, limit)
@@ -233,7 +333,9 @@ def layer_of(label: str, name: str, arrays: Arrays, settings: Settings, limit: i
         raise misfits from None
     lora = Lora(lora.down, lora.up, alpha if lora.rank == rank else alpha / rank * lora.rank)
     if complaint := complaint_about(lora):
-        raise StyleFileError(f"{label} cannot be used: {name} {complaint}. Export it again, or use another file.")
+        raise StyleFileError(
+            f"{label} cannot be used: {name} {complaint}. Export it again, or use another file."
+        )
     if settings.promises_dora(name) and not roles & {"dora_scale", "magnitude"}:
         raise damaged(label, f"it says it is DoRA (use_dora), and {name} has no magnitudes")
     return Layer(lora, kind, _magnitude(label, name, arrays, lora), left_out * alpha / rank)
@@ -246,14 +348,20 @@ def _kronecker_roles(roles: set[str]) -> set[str]:
     return found | (roles & {"lokr_t2"} if "lokr_w2" not in roles else set())
 
 
-def _strength(label: str, name: str, arrays: Arrays, kind: str, settings: Settings) -> tuple[float, int]:
+def _strength(
+    label: str, name: str, arrays: Arrays, kind: str, settings: Settings
+) -> tuple[float, int]:
     """alpha and the rank that it is divided by."""
     roles = {"LoHa": ("hada_w1_b",), "LoKr": ("lokr_w1_b", "lokr_w2_b")}.get(kind, ("down",))
     rank = next((len(arrays[role]) for role in roles if role in arrays), None)
     if "alpha" not in arrays:
         return settings.strength(name, rank)
     if arrays["alpha"].shape not in ((), (1,)):
-        raise damaged(label, f"the alpha of {name} has the shape {arrays['alpha'].shape}, a single number was expected")
+        raise damaged(
+            label,
+            f"the alpha of {name} has the shape {arrays['alpha'].shape}, a single number was "
+            "expected",
+        )
     if rank is None:  # a LoKr of two whole factors: LyCORIS ignores its alpha
         return 1.0, 1
     return float(arrays["alpha"].reshape(())), rank
@@ -271,7 +379,10 @@ def _tucker(name: str, arrays: Arrays, limit: int) -> tuple[Lora, float]:
 
 
 def _loha(name: str, arrays: Arrays, limit: int) -> tuple[Lora, float]:
-    (a1, b1, k1), (a2, b2, _) = (_unfolded(arrays[f"hada_w{n}_a"], arrays[f"hada_w{n}_b"], arrays.get(f"hada_t{n}")) for n in (1, 2))
+    (a1, b1, k1), (a2, b2, _) = (
+        _unfolded(arrays[f"hada_w{n}_a"], arrays[f"hada_w{n}_b"], arrays.get(f"hada_t{n}"))
+        for n in (1, 2)
+    )
     shape = _weight_shape(name, len(a1), b1.shape[1], k1)
     if b1.shape[1] != b2.shape[1] or len(a1) != len(a2):
         raise ValueError
@@ -292,11 +403,17 @@ def _lokr(name: str, arrays: Arrays, limit: int) -> tuple[Lora, float]:
             found = a @ b
         factors.append(found.reshape(len(found), -1))
     w1, w2 = factors
-    return kronecker(w1, w2, _weight_shape(name, len(w1) * len(w2), w1.shape[1] * w2.shape[1], kernel), limit)
+    return kronecker(
+        w1, w2, _weight_shape(name, len(w1) * len(w2), w1.shape[1] * w2.shape[1], kernel), limit
+    )
 
 
-def _unfolded(a: np.ndarray, b: np.ndarray, core: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-    """(a [out, r], b [r, in * k * k], kernel) of two factors; a core (r, r, k, k) comes with a as (r, out) and b as (r, in)."""
+def _unfolded(
+    a: np.ndarray, b: np.ndarray, core: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """(a [out, r], b [r, in * k * k], kernel) of two factors; a core (r, r, k, k) comes with a as
+    (r, out) and b as (r, in).
+    """
     if core is None:
         if a.ndim != 2 or b.ndim != 2:
             raise ValueError
@@ -305,7 +422,9 @@ def _unfolded(a: np.ndarray, b: np.ndarray, core: np.ndarray | None) -> tuple[np
 
 
 def _weight_shape(name: str, rows: int, columns: int, kernel: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the base's weight; where the file keeps a convolution as a matrix, its name tells the kernel."""
+    """Shape of the base's weight; where the file keeps a convolution as a matrix, its name tells
+    the kernel.
+    """
     side = kernel_of(name)
     if not kernel and side > 1 and columns % side**2 == 0:
         kernel = (side, side)
@@ -328,13 +447,22 @@ def _magnitude(label: str, name: str, arrays: Arrays, lora: Lora) -> Magnitude |
             fits += ["out"] if found.shape[0] == out and found.size == out else []
             fits += ["in"] if found.shape[1] == channels and found.size == channels else []
     if len(fits) != 1:
-        what = "could be of its rows or of its inputs" if fits else "fits neither its rows nor its inputs"
+        what = (
+            "could be of its rows or of its inputs"
+            if fits
+            else "fits neither its rows nor its inputs"
+        )
         raise StyleFileError(
-            f"{label} is DoRA, and the {'dora_scale' if role == 'dora_scale' else 'lora_magnitude_vector'} of {name}, {found.shape}, {what}."
+            f"{label} is DoRA, and the "
+            f"{'dora_scale' if role == 'dora_scale' else 'lora_magnitude_vector'} of {name}, "
+            f"{found.shape}, {what}."
             " Merge it into its base where it was made, or use a plain LoRA."
         )
     if not np.isfinite(found).all():
-        raise StyleFileError(f"{label} cannot be used: the magnitudes of {name} are not finite (NaN or infinity). Use another file.")
+        raise StyleFileError(
+            f"{label} cannot be used: the magnitudes of {name} are not finite (NaN or "
+            "infinity). Use another file."
+        )
     return Magnitude(found.reshape(-1), fits[0])
 
 
@@ -342,12 +470,20 @@ def complaint_about(lora: Lora) -> str:
     """What is wrong with a layer, "" when nothing is."""
     down, up, alpha = lora.down, lora.up, lora.alpha
     shapes = f"(lora_down {down.shape}, lora_up {up.shape})"
-    if down.ndim not in (2, 4) or up.ndim != down.ndim or 0 in (*down.shape, *up.shape) or up.shape[2:] not in ((), (1, 1)):
+    if (
+        down.ndim not in (2, 4)
+        or up.ndim != down.ndim
+        or 0 in (*down.shape, *up.shape)
+        or up.shape[2:] not in ((), (1, 1))
+    ):
         return f"has weights of shapes that no LoRA has {shapes}"
     if up.shape[1] != lora.rank or lora.rank > MAX_RANK:
         return f"has ranks that do not agree or are above {MAX_RANK} {shapes}"
     if not (math.isfinite(alpha) and 0 < alpha <= max(64 * lora.rank, 1024)):
-        return f"has an alpha of {alpha:g}, expected more than 0 and at most {max(64 * lora.rank, 1024)}"
+        return (
+            f"has an alpha of {alpha:g}, expected more than 0 and at most "
+            f"{max(64 * lora.rank, 1024)}"
+        )
     if not (np.isfinite(down).all() and np.isfinite(up).all()):
         return "holds values that are not finite (NaN or infinity)"
     return ""

@@ -1,12 +1,16 @@
-"""What style files call the layers of a base model, in two dialects. Pure text; knows nothing of tensors or files.
+"""What style files call the layers of a base model, in two dialects. Pure text; knows nothing of
+tensors or files.
 
-kohya:     `lora_unet_down_blocks_0_…`, with the names of Stability's own code (`input_blocks_4_1_…`) for SDXL; every program reads it
+kohya:     `lora_unet_down_blocks_0_…`, with the names of Stability's own code
+(`input_blocks_4_1_…`) for SDXL; every program reads it
 diffusers: `unet.down_blocks.0.…`, the dotted names of diffusers and peft
 
-Read as well: `lycoris_…` (LyCORIS, SimpleTuner), `base_model.model.…` (peft), `diffusion_model.…` (ComfyUI), `clip_l.…` and `clip_g.…` (OneTrainer),
-dotted names without a part, either kind of block names, and the attention processors of 2023.
+Read as well: `lycoris_…` (LyCORIS, SimpleTuner), `base_model.model.…` (peft), `diffusion_model.…`
+(ComfyUI), `clip_l.…` and `clip_g.…` (OneTrainer), dotted names without a part, either kind of block
+names, and the attention processors of 2023.
 
-Names are built forwards from a live module's dotted name. A name in a file is looked up among those, never taken apart at its underscores.
+Names are built forwards from a live module's dotted name. A name in a file is looked up among
+those, never taken apart at its underscores.
 """
 
 from __future__ import annotations
@@ -23,7 +27,10 @@ Place = tuple[str, str, tuple[int, ...]]  # part, live dotted module name, shape
 SINGLE = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 DOUBLE = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
 PREFIXES = {"mini": SINGLE, "sd1": SINGLE, "sd2": SINGLE, "sdxl": DOUBLE}
-ALSO = {"unet": ("lycoris_",), "text_encoder": ("lora_te1_",)}  # diffusers' own converter writes lora_te1_ for a single text encoder, too
+ALSO = {
+    "unet": ("lycoris_",),
+    "text_encoder": ("lora_te1_",),
+}  # diffusers' own converter writes lora_te1_ for a single text encoder, too
 DOTTED = {  # how dotted names begin elsewhere -> here
     "base_model.model.": "",
     "base_model.": "",
@@ -31,13 +38,22 @@ DOTTED = {  # how dotted names begin elsewhere -> here
     "clip_l.": "text_encoder.",
     "clip_g.": "text_encoder_2.",
 }
-BARE_UNET = ("down_blocks.", "mid_block.", "up_blocks.", "conv_in", "conv_out", "time_embedding.", "add_embedding.")
+BARE_UNET = (
+    "down_blocks.",
+    "mid_block.",
+    "up_blocks.",
+    "conv_in",
+    "conv_out",
+    "time_embedding.",
+    "add_embedding.",
+)
 BARE_TEXT = ("text_model.", "encoder.layers.", "text_projection")
 PROCESSOR = re.compile(r"(?P<before>.+?)(?P<processor>\.processor)?\.to_(?P<which>q|k|v|out)_lora$")
 THREE_BY_THREE = re.compile(
     r"(conv1|conv2|conv_in|conv_out|samplers_0_conv|in_layers_2|out_layers_3|_\d_0_op|_[12]_conv|input_blocks_0_0|unet_out_2)$"
 )
-# 1x1 convolutions of the UNet; as matrices they look like linears, and diffusers takes them only as what they are
+# 1x1 convolutions of the UNet; as matrices they look like linears, and diffusers takes them only as
+# what they are
 POINTWISE = {
     "mini": ("conv_shortcut", "proj_in", "proj_out"),
     "sd1": ("conv_shortcut", "proj_in", "proj_out"),
@@ -46,7 +62,8 @@ POINTWISE = {
 }
 WORDS = {"unet": "UNet", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
 
-# SDXL's modules in sgm (Stability-AI/generative-models), as sd-scripts and diffusers write and read them.
+# SDXL's modules in sgm (Stability-AI/generative-models), as sd-scripts and diffusers write and read
+# them.
 SGM_SINGLES = {
     "conv_in": "input_blocks.0.0",
     "conv_out": "out.2",
@@ -55,50 +72,90 @@ SGM_SINGLES = {
     "add_embedding.linear_1": "label_emb.0.0",
     "add_embedding.linear_2": "label_emb.0.2",
 }
-SGM_RESNET = {"conv1": "in_layers.2", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}
+SGM_RESNET = {
+    "conv1": "in_layers.2",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
 SGM_COLUMN = {"resnets": 0, "attentions": 1}
 
 
 def canonical_name(part: str, module: str, family: str) -> str:
-    """Return the kohya name a style file is written with. module: the live dotted name. Raises StyleFileError for an unknown family or part."""
+    """Return the kohya name a style file is written with.
+
+    module: the live dotted name. Raises StyleFileError for an unknown family or part.
+    """
     return _prefix(part, family) + _spellings(part, module, family)[0].replace(".", "_")
 
 
 def kohya_names(part: str, modules: Iterable[str], family: str) -> dict[str, str]:
-    """Return every kohya name that is accepted -> live module: the canonical one and what other programs write for it."""
+    """Return every kohya name that is accepted -> live module:
+
+    the canonical one and what other programs write for it.
+    """
     prefixes = dict.fromkeys((_prefix(part, family), *ALSO.get(part, ())))
-    return {prefix + s.replace(".", "_"): module for module in modules for s in _spellings(part, module, family) for prefix in prefixes}
+    return {
+        prefix + s.replace(".", "_"): module
+        for module in modules
+        for s in _spellings(part, module, family)
+        for prefix in prefixes
+    }
 
 
 def _prefix(part: str, family: str) -> str:
     try:
         return PREFIXES[family][part]
     except KeyError:
-        raise StyleFileError(f"There are no style file names for the {part} of a {family or 'unknown'} base. Known: {', '.join(PREFIXES)}.") from None
+        raise StyleFileError(
+            f"There are no style file names for the {part} of a {family or 'unknown'} base. "
+            f"Known: {', '.join(PREFIXES)}."
+        ) from None
 
 
 def diffusers_names(part: str, modules: Iterable[str], family: str = "") -> dict[str, str]:
-    """Return every dotted name that is accepted -> live module; the first of a module is the one to write. family: adds sgm's block names."""
-    spelt = {module: [module, *_spellings(part, module, family)] if part == "unet" else _spellings(part, module, family) for module in modules}
-    return {f"{part}.{spelling}": module for module, spellings in spelt.items() for spelling in spellings}
+    """Return every dotted name that is accepted -> live module; the first of a module is the one to
+    write. family: adds sgm's block names.
+    """
+    spelt = {
+        module: [module, *_spellings(part, module, family)]
+        if part == "unet"
+        else _spellings(part, module, family)
+        for module in modules
+    }
+    return {
+        f"{part}.{spelling}": module
+        for module, spellings in spelt.items()
+        for spelling in spellings
+    }
 
 
 def dotted_name(name: str, part: str = "") -> str:
-    """A dotted module name from elsewhere as `part.module`. part: where a name without one belongs, "" to tell by its blocks."""
+    """A dotted module name from elsewhere as `part.module`.
+
+    part: where a name without one belongs, "" to tell by its blocks.
+    """
     for elsewhere, here in DOTTED.items():
         if name.startswith(elsewhere):
             name = here + name.removeprefix(elsewhere)
     if old := PROCESSOR.fullmatch(name):
         before, which = old["before"], old["which"]
         in_unet = old["processor"] or ".self_attn" not in before
-        name = f"{before}.to_{which}{'.0' if which == 'out' else ''}" if in_unet else f"{before}.{which}_proj"
+        name = (
+            f"{before}.to_{which}{'.0' if which == 'out' else ''}"
+            if in_unet
+            else f"{before}.{which}_proj"
+        )
     if name.startswith(BARE_UNET):
         return f"{part or 'unet'}.{name}"
     return f"{part or 'text_encoder'}.{name}" if name.startswith(BARE_TEXT) else name
 
 
 def kernel_of(name: str) -> int:
-    """Side of the convolution that a name of either dialect belongs to: 3, or 1 for linears and 1x1 convolutions. For files that do not say."""
+    """Side of the convolution that a name of either dialect belongs to:
+
+    3, or 1 for linears and 1x1 convolutions. For files that do not say.
+    """
     return 3 if THREE_BY_THREE.search(name.replace(".", "_")) else 1
 
 
@@ -107,27 +164,46 @@ def is_pointwise(part: str, module: str, family: str) -> bool:
     return part == "unet" and module.rpartition(".")[2] in POINTWISE.get(family, ())
 
 
-def accepted_names(parts: Mapping[str, Mapping[str, tuple[int, ...]]], family: str) -> dict[str, Place]:
-    """Return name in a file -> its place in the base, in both dialects. parts: part -> live module -> shape of its weight."""
+def accepted_names(
+    parts: Mapping[str, Mapping[str, tuple[int, ...]]], family: str
+) -> dict[str, Place]:
+    """Return name in a file -> its place in the base, in both dialects.
+
+    parts: part -> live module -> shape of its weight.
+    """
     accepted: dict[str, Place] = {}
     for part, shapes in parts.items():
-        for name, module in (kohya_names(part, shapes, family) | diffusers_names(part, shapes, family)).items():
+        for name, module in (
+            kohya_names(part, shapes, family) | diffusers_names(part, shapes, family)
+        ).items():
             accepted[name] = (part, module, shapes[module])
     return accepted
 
 
 def standard_places(family: str) -> dict[str, tuple[str, str]]:
-    """Return accepted name -> (part, module) for all that models of a family have, so that files convert without a model at hand."""
+    """Return accepted name -> (part, module) for all that models of a family have, so that files
+    convert without a model at hand.
+    """
     places: dict[str, tuple[str, str]] = {}
     for part in PREFIXES.get(family, {}):
         modules = list(_standard_unet(family) if part == "unet" else _standard_text_encoder())
-        places |= {name: (part, module) for name, module in (kohya_names(part, modules, family) | diffusers_names(part, modules, family)).items()}
+        places |= {
+            name: (part, module)
+            for name, module in (
+                kohya_names(part, modules, family) | diffusers_names(part, modules, family)
+            ).items()
+        }
     return places
 
 
 def part_of(name: str) -> str:
     """Return the part that a name of either dialect belongs to, "" when it is none of ours."""
-    for prefixes in (PREFIXES["sdxl"], SINGLE, {part: f"{part}." for part in WORDS}, {"unet": "lycoris_"}):
+    for prefixes in (
+        PREFIXES["sdxl"],
+        SINGLE,
+        {part: f"{part}." for part in WORDS},
+        {"unet": "lycoris_"},
+    ):
         for part, prefix in prefixes.items():
             if name.startswith(prefix):
                 return part
@@ -135,10 +211,15 @@ def part_of(name: str) -> str:
 
 
 def counted(names: Iterable[str]) -> str:
-    """In words how many layers of which part: `128 layers of the UNet, 72 layers of the text encoder`."""
+    """In words how many layers of which part:
+
+    `128 layers of the UNet, 72 layers of the text encoder`.
+    """
     found = [part_of(name) for name in names]
     rows = [(found.count(part), words) for part, words in [*WORDS.items(), ("", "unknown part")]]
-    return ", ".join(f"{count} layer{'s' if count > 1 else ''} of the {words}" for count, words in rows if count)
+    return ", ".join(
+        f"{count} layer{'s' if count > 1 else ''} of the {words}" for count, words in rows if count
+    )
 
 
 def _spellings(part: str, module: str, family: str) -> list[str]:
@@ -146,16 +227,25 @@ def _spellings(part: str, module: str, family: str) -> list[str]:
     if part == "unet":
         if family == "sdxl":
             return [_sgm(module), module]
-        # Without attention before it, the first sampler upwards is one place earlier in 1.x and 2.x than in XL; OneTrainer numbers it as XL does.
-        early = [_sgm(module).replace("_blocks.2.2.", "_blocks.2.1.")] if module == "up_blocks.0.upsamplers.0.conv" else []
+        # Without attention before it, the first sampler upwards is one place earlier in 1.x and 2.x
+        # than in XL; OneTrainer numbers it as XL does.
+        early = (
+            [_sgm(module).replace("_blocks.2.2.", "_blocks.2.1.")]
+            if module == "up_blocks.0.upsamplers.0.conv"
+            else []
+        )
         return [module, _sgm(module), *early] if family in ("sd1", "sd2") else [module]
-    # transformers 5 has no `text_model` in CLIPTextModel any more, but every other program looks for it.
+    # transformers 5 has no `text_model` in CLIPTextModel any more, but every other program looks
+    # for it.
     bare = module.removeprefix("text_model.")
     return [bare] if bare.startswith("text_projection") else [f"text_model.{bare}", bare]
 
 
 def _sgm(module: str) -> str:
-    """diffusers' name of a module of SDXL's UNet -> sgm's. All SDXL models have two resnets a level, hence the 3 (with the sampler)."""
+    """diffusers' name of a module of SDXL's UNet -> sgm's.
+
+    All SDXL models have two resnets a level, hence the 3 (with the sampler).
+    """
     match module.split("."):
         case ["mid_block", "attentions", "0", *inner]:
             block = "middle_block.1"
@@ -176,18 +266,41 @@ def _sgm(module: str) -> str:
 
 
 def _standard_unet(family: str) -> Iterator[str]:
-    """More modules than any one model has: 4 levels, 2 resnets down and 3 up (one more each for mini bases), 10 transformer blocks."""
+    """More modules than any one model has:
+
+    4 levels, 2 resnets down and 3 up (one more each for mini bases), 10 transformer blocks.
+    """
     yield from SGM_SINGLES
     attention = [f"attn{n}.to_{x}" for n in (1, 2) for x in ("q", "k", "v", "out.0")]
-    blocks = [f"transformer_blocks.{n}.{inner}" for n in range(10) for inner in [*attention, "ff.net.0.proj", "ff.net.2"]]
-    rows = {f"resnets.{{}}.{inner}" for inner in SGM_RESNET} | {f"attentions.{{}}.{inner}" for inner in ["proj_in", "proj_out", *blocks]}
+    blocks = [
+        f"transformer_blocks.{n}.{inner}"
+        for n in range(10)
+        for inner in [*attention, "ff.net.0.proj", "ff.net.2"]
+    ]
+    rows = {f"resnets.{{}}.{inner}" for inner in SGM_RESNET} | {
+        f"attentions.{{}}.{inner}" for inner in ["proj_in", "proj_out", *blocks]
+    }
     down = 3 if family == "mini" else 2
     for row in sorted(rows):
-        yield from (f"down_blocks.{level}.{row.format(index)}" for level in range(4) for index in range(down))
-        yield from (f"up_blocks.{level}.{row.format(index)}" for level in range(4) for index in range(down + 1))
-        yield from (f"mid_block.{row.format(index)}" for index in range(2 if row.startswith("resnets") else 1))
+        yield from (
+            f"down_blocks.{level}.{row.format(index)}"
+            for level in range(4)
+            for index in range(down)
+        )
+        yield from (
+            f"up_blocks.{level}.{row.format(index)}"
+            for level in range(4)
+            for index in range(down + 1)
+        )
+        yield from (
+            f"mid_block.{row.format(index)}"
+            for index in range(2 if row.startswith("resnets") else 1)
+        )
     for level in range(4):
-        yield from (f"down_blocks.{level}.downsamplers.0.conv", f"up_blocks.{level}.upsamplers.0.conv")
+        yield from (
+            f"down_blocks.{level}.downsamplers.0.conv",
+            f"up_blocks.{level}.upsamplers.0.conv",
+        )
 
 
 def _standard_text_encoder() -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""One layer's low-rank change, and the arithmetic on it: adding, cutting to a rank, products of other kinds rewritten. Knows numpy only."""
+"""One layer's low-rank change, and the arithmetic on it:
+
+adding, cutting to a rank, products of other kinds rewritten. Knows numpy only.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ ROUNDING = 1e-13  # squared singular values below this share of the largest are 
 
 @dataclass(frozen=True, eq=False)
 class Lora:
-    """One layer's change. down: (r, in) or (r, in, k, k); up: (out, r) or (out, r, 1, 1); both float32. Hu et al. 2021."""
+    """One layer's change. down:
+
+    (r, in) or (r, in, k, k); up: (out, r) or (out, r, 1, 1); both float32. Hu et al. 2021.
+    """
 
     down: np.ndarray
     up: np.ndarray
@@ -29,33 +35,52 @@ class Lora:
 
     def flat(self) -> tuple[np.ndarray, np.ndarray]:
         """up [out, r] with alpha / rank in it, and down [r, in * k * k]."""
-        return self.up.reshape(self.up.shape[0], -1) * np.float32(self.alpha / self.rank), self.down.reshape(self.rank, -1)
+        return self.up.reshape(self.up.shape[0], -1) * np.float32(
+            self.alpha / self.rank
+        ), self.down.reshape(self.rank, -1)
 
     def delta(self) -> np.ndarray:
         """alpha / rank * up @ down, float32, in the shape of the base's weight."""
         product = self.up.reshape(self.up.shape[0], -1) @ self.down.reshape(self.rank, -1)
-        return (product * np.float32(self.alpha / self.rank)).astype(np.float32, copy=False).reshape(self.shape)
+        return (
+            (product * np.float32(self.alpha / self.rank))
+            .astype(np.float32, copy=False)
+            .reshape(self.shape)
+        )
 
     def shaped(self, shape: tuple[int, ...]) -> Lora | None:
         """The same change for a weight of that shape (out, in[, k, k]); None when it does not fit.
 
-        A linear layer and a 1x1 convolution are the same thing, and some programs store a k x k convolution as a matrix (out, in * k * k).
+        A linear layer and a 1x1 convolution are the same thing, and some programs store a k x k
+        convolution as a matrix (out, in * k * k).
         """
         if self.shape == shape:
             return self
-        if len(shape) not in (2, 4) or self.shape[0] != shape[0] or self.down[0].size != np.prod(shape[1:], dtype=np.int64):
+        if (
+            len(shape) not in (2, 4)
+            or self.shape[0] != shape[0]
+            or self.down[0].size != np.prod(shape[1:], dtype=np.int64)
+        ):
             return None
         if len(self.shape) == 4 and (len(shape) == 4 or self.shape[1] != shape[1]):
             return None
         ones = (1,) * (len(shape) - 2)
-        return replace(self, down=self.down.reshape(self.rank, *shape[1:]), up=self.up.reshape(shape[0], self.rank, *ones))
+        return replace(
+            self,
+            down=self.down.reshape(self.rank, *shape[1:]),
+            up=self.up.reshape(shape[0], self.rank, *ones),
+        )
 
 
 def from_matrices(up: np.ndarray, down: np.ndarray, shape: tuple[int, ...]) -> Lora:
     """A Lora of scale 1 for a weight of that shape. up: [out, r]; down: [r, in * k * k]."""
     ones = (1,) * (len(shape) - 2)
     rank = down.shape[0]
-    return Lora(down.astype(np.float32).reshape(rank, *shape[1:]), up.astype(np.float32).reshape(shape[0], rank, *ones), float(rank))
+    return Lora(
+        down.astype(np.float32).reshape(rank, *shape[1:]),
+        up.astype(np.float32).reshape(shape[0], rank, *ones),
+        float(rank),
+    )
 
 
 def added(changes: Sequence[tuple[Lora, float]]) -> Lora:
@@ -66,10 +91,11 @@ def added(changes: Sequence[tuple[Lora, float]]) -> Lora:
 
 
 def cut(lora: Lora, *, rank: int | None = None, energy: float | None = None) -> tuple[Lora, float]:
-    """The nearest change of a smaller rank, and what it leaves out (Frobenius norm). Eckart and Young 1936.
+    """The nearest change of a smaller rank, and what it leaves out (Frobenius norm). Eckart and
+    Young 1936.
 
-    rank: at most so many; energy: the fewest that keep this share (0 to 1] of the squared norm; with both, the smaller. No more ranks
-    than the change has.
+    rank: at most so many; energy: the fewest that keep this share (0 to 1] of the squared norm;
+    with both, the smaller. No more ranks than the change has.
     """
     up, down = (matrix.astype(np.float64) for matrix in lora.flat())
     if lora.rank >= min(len(up), down.shape[1]):
@@ -79,29 +105,40 @@ def cut(lora: Lora, *, rank: int | None = None, energy: float | None = None) -> 
     left, values, right = np.linalg.svd(r_up @ r_down.T)
     kept = _kept(values**2, rank, energy)
     root = np.sqrt(values[:kept])
-    found = from_matrices(q_up @ (left[:, :kept] * root), (root[:, None] * right[:kept]) @ q_down.T, lora.shape)
+    found = from_matrices(
+        q_up @ (left[:, :kept] * root), (root[:, None] * right[:kept]) @ q_down.T, lora.shape
+    )
     return found, _rest(values**2, kept)
 
 
-def nearest(change: np.ndarray, *, rank: int | None = None, energy: float | None = None) -> tuple[Lora, float]:
+def nearest(
+    change: np.ndarray, *, rank: int | None = None, energy: float | None = None
+) -> tuple[Lora, float]:
     """The same for any change of a weight, given whole: (out, in[, k, k])."""
     matrix = change.reshape(len(change), -1).astype(np.float64)
     turned = matrix.shape[0] > matrix.shape[1]
     wide = matrix.T if turned else matrix
-    squares, vectors = np.linalg.eigh(wide @ wide.T)  # of the smaller side: a tenth of the time of a whole SVD
+    squares, vectors = np.linalg.eigh(
+        wide @ wide.T
+    )  # of the smaller side: a tenth of the time of a whole SVD
     squares, vectors = np.maximum(squares[::-1], 0), vectors[:, ::-1]
     kept = _kept(squares, rank, energy)
     root = np.maximum(squares[:kept] ** 0.25, np.finfo(np.float32).tiny)
     left, right = vectors[:, :kept] * root, (vectors[:, :kept] / root).T @ wide
     rest = _rest(squares, kept)
-    return from_matrices(right.T if turned else left, left.T if turned else right, change.shape), rest
+    return from_matrices(
+        right.T if turned else left, left.T if turned else right, change.shape
+    ), rest
 
 
 def _kept(squares: np.ndarray, rank: int | None, energy: float | None) -> int:
     """How many of the falling squared singular values stay."""
     count = int(np.sum(squares > ROUNDING * squares[0]))
     if energy is not None:
-        count = min(count, int(np.searchsorted(np.cumsum(squares), energy * np.sum(squares) * (1 - 1e-12))) + 1)
+        count = min(
+            count,
+            int(np.searchsorted(np.cumsum(squares), energy * np.sum(squares) * (1 - 1e-12))) + 1,
+        )
     return max(1, count if rank is None else min(count, rank))
 
 
@@ -112,23 +149,38 @@ def _rest(squares: np.ndarray, kept: int) -> float:
 
 
 def whole(change: np.ndarray, limit: int) -> tuple[Lora, float]:
-    """Any change of a weight, (out, in[, k, k]), in at most limit ranks: exactly where they are enough, else the nearest and what it leaves out."""
+    """Any change of a weight, (out, in[, k, k]), in at most limit ranks:
+
+    exactly where they are enough, else the nearest and what it leaves out.
+    """
     matrix = change.reshape(len(change), -1)
     full = min(matrix.shape)
     if full > limit:
         return nearest(change, rank=limit)
     eye = np.eye(full, dtype=np.float32)  # a matrix is its own product with the identity
-    return from_matrices(*((eye, matrix) if len(matrix) == full else (matrix, eye)), change.shape), 0.0
+    return from_matrices(
+        *((eye, matrix) if len(matrix) == full else (matrix, eye)), change.shape
+    ), 0.0
 
 
-def hadamard(a1: np.ndarray, b1: np.ndarray, a2: np.ndarray, b2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(a1 @ b1) * (a2 @ b2), element by element, as one product of r1 * r2 ranks. FedPara: Hyeon-Woo et al. 2022, proposition 2."""
+def hadamard(
+    a1: np.ndarray, b1: np.ndarray, a2: np.ndarray, b2: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(a1 @ b1) * (a2 @ b2), element by element, as one product of r1 * r2 ranks.
+
+    FedPara: Hyeon-Woo et al. 2022, proposition 2.
+    """
     up = (a1[:, :, None] * a2[:, None, :]).reshape(len(a1), -1)
     return up, (b1[:, None, :] * b2[None, :, :]).reshape(-1, b1.shape[1])
 
 
-def kronecker(w1: np.ndarray, w2: np.ndarray, shape: tuple[int, ...], limit: int) -> tuple[Lora, float]:
-    """kron(w1, w2) in at most limit ranks, and what is left out. Its singular values are the products of theirs, so no large SVD is needed."""
+def kronecker(
+    w1: np.ndarray, w2: np.ndarray, shape: tuple[int, ...], limit: int
+) -> tuple[Lora, float]:
+    """kron(w1, w2) in at most limit ranks, and what is left out.
+
+    Its singular values are the products of theirs, so no large SVD is needed.
+    """
     parts = []
     for matrix in (w1, w2):
         left, values, right = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)

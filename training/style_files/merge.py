@@ -1,6 +1,8 @@
-"""What can be done with finished styles: mix them, cut them to a rank, take one out of a fine-tuned model, turn DoRA into LoRA, pack one to share.
+"""What can be done with finished styles: mix them, cut them to a rank, take one out of a fine-tuned
+model, turn DoRA into LoRA, pack one to share.
 
-Layer by layer, exactly where mathematics allows it; else what is lost is said. Knows numpy, not torch.
+Layer by layer, exactly where mathematics allows it; else what is lost is said. Knows numpy, not
+torch.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ NOTHING = 1e-7  # share of a weight's norm below which two are equal but for rou
 
 @dataclass(frozen=True)
 class Result:
-    """changes: the new style; residual: Frobenius norm of what was left out, as a share of the whole; notes: sentences for the user."""
+    """changes: the new style; residual:
+
+    Frobenius norm of what was left out, as a share of the whole; notes: sentences for the user.
+    """
 
     changes: Changes
     residual: float = 0.0
@@ -42,16 +47,26 @@ class Result:
 
 
 def merged(
-    styles: Sequence[tuple[Changes, Weight]], *, rank: int | None = None, energy: float | None = None, largest: int | None = MAX_RANK
+    styles: Sequence[tuple[Changes, Weight]],
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    largest: int | None = MAX_RANK,
 ) -> Result:
-    """The weighted sum of styles. Exact, ranks adding up, unless rank or energy cut it. largest: rank that a file can hold, None for any.
+    """The weighted sum of styles. Exact, ranks adding up, unless rank or energy cut it. largest:
+    rank that a file can hold, None for any.
 
-    Raises StyleFileError for styles of different bases and for a sum that is empty or of too large a rank.
+    Raises StyleFileError for styles of different bases and for a sum that is empty or of too large
+    a rank.
     """
     places = dict.fromkeys(place for changes, _ in styles for place in changes)
     found: Changes = {}
     for part, module in places:
-        weighted = [(changes[part, module], weight.of(part, module)) for changes, weight in styles if (part, module) in changes]
+        weighted = [
+            (changes[part, module], weight.of(part, module))
+            for changes, weight in styles
+            if (part, module) in changes
+        ]
         weighted = [(lora, weight) for lora, weight in weighted if weight]
         if not weighted:
             continue
@@ -59,20 +74,32 @@ def merged(
         fitted = [(lora.shaped(shape), weight) for lora, weight in weighted]
         if any(lora is None for lora, _ in fitted):
             sizes = " and ".join(sorted({"x".join(map(str, lora.shape)) for lora, _ in weighted}))
-            raise StyleFileError(f"The styles were made for different bases: {part}.{module} is {sizes}. Merge styles of one base.")
+            raise StyleFileError(
+                f"The styles were made for different bases: {part}.{module} is {sizes}. Merge "
+                "styles of one base."
+            )
         found[part, module] = added([(lora, weight) for lora, weight in fitted if lora is not None])
     if not found:
-        raise StyleFileError("Nothing is left of the styles with these weights. Give at least one a weight other than 0.")
+        raise StyleFileError(
+            "Nothing is left of the styles with these weights. Give at least one a weight "
+            "other than 0."
+        )
     if rank or energy:
         return resized(found, rank=rank, energy=energy)
     highest = max(lora.rank for lora in found.values())
     if largest and highest > largest:
-        raise StyleFileError(f"Together the styles have rank {highest}, at most {largest} can be read again. Cut them with --rank or --energy.")
+        raise StyleFileError(
+            f"Together the styles have rank {highest}, at most {largest} can be read again. "
+            "Cut them with --rank or --energy."
+        )
     return Result(found)
 
 
 def resized(changes: Changes, *, rank: int | None = None, energy: float | None = None) -> Result:
-    """The nearest style of a smaller rank, layer by layer. energy: share of each layer's squared norm to keep, above 0 to 1."""
+    """The nearest style of a smaller rank, layer by layer.
+
+    energy: share of each layer's squared norm to keep, above 0 to 1.
+    """
     found, lost, whole = {}, 0.0, 0.0
     for place, lora in changes.items():
         found[place], rest = cut(lora, rank=rank, energy=energy)
@@ -86,9 +113,17 @@ def _square(lora: Lora) -> float:
 
 
 def extracted(
-    tuned: BaseWeights, base: BaseWeights, *, rank: int | None = None, energy: float | None = None, told: Callable[[int, int], None] | None = None
+    tuned: BaseWeights,
+    base: BaseWeights,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    told: Callable[[int, int], None] | None = None,
 ) -> Result:
-    """The style that turns a base into a fine-tuned model, as near as its rank allows. told(done, all layers). Raises StyleFileError."""
+    """The style that turns a base into a fine-tuned model, as near as its rank allows.
+
+    told(done, all layers). Raises StyleFileError.
+    """
     found, lost, whole, others = {}, 0.0, 0.0, 0.0
     alike = _counterparts(tuned, base)
     for i, ((part, name), own) in enumerate(alike.items()):
@@ -97,7 +132,10 @@ def extracted(
         before = base.tensor(part, name)
         change = tuned.tensor(part, own) - before
         if not np.isfinite(change).all():
-            raise StyleFileError(f"{tuned.folder} holds values that are not finite in {part}.{own}. Download it again.")
+            raise StyleFileError(
+                f"{tuned.folder} holds values that are not finite in {part}.{own}. Download it "
+                "again."
+            )
         norm = float(np.sum(change.astype(np.float64) ** 2))
         if norm <= (NOTHING * float(np.linalg.norm(before))) ** 2:
             continue
@@ -108,18 +146,34 @@ def extracted(
         found[part, module], rest = nearest(change, rank=rank, energy=energy)
         lost, whole = lost + rest**2, whole + norm
     if not found:
-        raise StyleFileError(f"{tuned.folder} has the same weights as {base.folder} in every layer. Give a fine-tuned model and its base.")
-    note = f"Norms, biases and embeddings changed too ({math.sqrt(others / (whole + others)):.2%} of the whole change); a LoRA cannot hold them."
+        raise StyleFileError(
+            f"{tuned.folder} has the same weights as {base.folder} in every layer. Give a "
+            "fine-tuned model and its base."
+        )
+    note = (
+        "Norms, biases and embeddings changed too "
+        f"({math.sqrt(others / (whole + others)):.2%} of the whole change); a LoRA cannot "
+        "hold them."
+    )
     return Result(found, math.sqrt(lost / whole), (note,) if others else ())
 
 
 def overpowering(changes: Changes, base: BaseWeights) -> list[tuple[str, str]]:
-    """The layers whose change is larger (Frobenius norm) than the weight of the base that it is added to: more of the picture is lost than styled."""
-    return [place for place, lora in changes.items() if _square(lora) > float(np.sum(base.weight(*place).astype(np.float64) ** 2))]
+    """The layers whose change is larger (Frobenius norm) than the weight of the base that it is
+    added to: more of the picture is lost than styled.
+    """
+    return [
+        place
+        for place, lora in changes.items()
+        if _square(lora) > float(np.sum(base.weight(*place).astype(np.float64) ** 2))
+    ]
 
 
 def _counterparts(tuned: BaseWeights, base: BaseWeights) -> dict[tuple[str, str], str]:
-    """(part, name in base) -> name in tuned, of every tensor of numbers. Raises StyleFileError when they are not the same architecture."""
+    """(part, name in base) -> name in tuned, of every tensor of numbers.
+
+    Raises StyleFileError when they are not the same architecture.
+    """
     bare = lambda name: name.removeprefix("text_model.")  # transformers 5 writes it no more
     theirs = {(part, bare(name)): name for part, name in tuned.tensors}
     found = {}
@@ -129,19 +183,27 @@ def _counterparts(tuned: BaseWeights, base: BaseWeights) -> dict[tuple[str, str]
         own = theirs.get((part, bare(name)))
         shape = tuned.tensors[part, own].entry.shape if own else None
         if shape != tensor.entry.shape:
-            own_size, size = [("x".join(map(str, one)) if one is not None else "missing") for one in (shape, tensor.entry.shape)]
+            own_size, size = [
+                ("x".join(map(str, one)) if one is not None else "missing")
+                for one in (shape, tensor.entry.shape)
+            ]
             raise StyleFileError(
-                f"These are two different kinds of model: {part}.{name} is {own_size} in {tuned.folder}, {size} in {base.folder}."
+                f"These are two different kinds of model: {part}.{name} is {own_size} in "
+                f"{tuned.folder}, {size} in {base.folder}."
                 " Give a model and the base it was tuned from."
             )
         found[part, name] = own or name
     return found
 
 
-def without_magnitudes(style: Style, names: Mapping[str, Place], base: BaseWeights, *, rank: int) -> Result:
-    """DoRA as the nearest LoRA of that rank on a base. W' = m * (W + dW) / |W + dW|, Liu et al. 2024, eq. 5; the norm runs over all but m's axis.
+def without_magnitudes(
+    style: Style, names: Mapping[str, Place], base: BaseWeights, *, rank: int
+) -> Result:
+    """DoRA as the nearest LoRA of that rank on a base. W' = m * (W + dW) / |W + dW|, Liu et al.
+    2024, eq. 5; the norm runs over all but m's axis.
 
-    names: from accepted_names of the base's shapes. Raises StyleFileError when the style does not fit the base.
+    names: from accepted_names of the base's shapes. Raises StyleFileError when the style does not
+    fit the base.
     """
     plain = match(Style(style.modules, style.metadata, style.sha256), names)
     magnitudes = {names[name][:2]: found for name, found in style.magnitudes.items()}
@@ -158,18 +220,25 @@ def without_magnitudes(style: Style, names: Mapping[str, Place], base: BaseWeigh
 
 
 def rescaled(weight: np.ndarray, magnitude: Magnitude) -> np.ndarray:
-    """A weight (out, in[, k, k]) with the norms of its rows, or of its input channels, set to the magnitudes."""
+    """A weight (out, in[, k, k]) with the norms of its rows, or of its input channels, set to the
+    magnitudes.
+    """
     axis = 0 if magnitude.axis == "out" else 1
     others = tuple(i for i in range(weight.ndim) if i != axis)
     norms = np.sqrt(np.sum(weight.astype(np.float64) ** 2, axis=others, keepdims=True))
-    return (weight * (magnitude.values.reshape(norms.shape) / np.maximum(norms, np.finfo(np.float32).tiny))).astype(np.float32)
+    return (
+        weight
+        * (magnitude.values.reshape(norms.shape) / np.maximum(norms, np.finfo(np.float32).tiny))
+    ).astype(np.float32)
 
 
 # Sharing
 
 
 def packed(stem: str, content: bytes, style: Style, family: str, picture: Path | None) -> bytes:
-    """A zip with <stem>.safetensors, <stem>.json (read by A1111, Forge and InvokeAI) and, given a picture, <stem>.png. Equal input, equal bytes."""
+    """A zip with <stem>.safetensors, <stem>.json (read by A1111, Forge and InvokeAI) and, given a
+    picture, <stem>.png. Equal input, equal bytes.
+    """
     notes = {
         "description": printable(style.metadata.get("modelspec.description", ""), 4000),
         "sd version": SD_VERSIONS.get(family, "Unknown"),
@@ -178,25 +247,38 @@ def packed(stem: str, content: bytes, style: Style, family: str, picture: Path |
         "negative text": "",
         "notes": printable(style.metadata.get("modelspec.usage_hint", ""), MAX_WORDS),
     }
-    files = {f"{stem}.safetensors": content, f"{stem}.json": json.dumps(notes, ensure_ascii=False, indent=2).encode()}
+    files = {
+        f"{stem}.safetensors": content,
+        f"{stem}.json": json.dumps(notes, ensure_ascii=False, indent=2).encode(),
+    }
     if picture:
         files[f"{stem}.png"] = _thumbnail(picture)
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as archive:
         for name, data in files.items():
-            archive.writestr(zipfile.ZipInfo(name), data)  # dated 1980, uncompressed: weights do not get smaller
+            archive.writestr(
+                zipfile.ZipInfo(name), data
+            )  # dated 1980, uncompressed: weights do not get smaller
     return whole.getvalue()
 
 
 def _thumbnail(picture: Path) -> bytes:
-    """A picture of at most 512 px as PNG, without anything that stood beside its pixels. Raises DataError."""
+    """A picture of at most 512 px as PNG, without anything that stood beside its pixels.
+
+    Raises DataError.
+    """
     try:
         with Image.open(picture, formats=FORMATS) as found:
             if found.width * found.height > PIXELS:
-                raise DataError(f"{picture} is {found.width}x{found.height} px, at most {PIXELS // 10**6} million are opened. Give a smaller one.")
+                raise DataError(
+                    f"{picture} is {found.width}x{found.height} px, at most {PIXELS // 10**6} "
+                    "million are opened. Give a smaller one."
+                )
             small = found.convert("RGB")
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{picture} cannot be read as a picture ({error}). Give a .png or .jpg.") from None
+        raise DataError(
+            f"{picture} cannot be read as a picture ({error}). Give a .png or .jpg."
+        ) from None
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     whole = io.BytesIO()
     Image.frombytes("RGB", small.size, small.tobytes()).save(whole, "PNG")

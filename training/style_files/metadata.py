@@ -1,6 +1,8 @@
-"""What a style file says about itself: written from a run's settings, sorted by whom it concerns, left out on request. Pure text.
+"""What a style file says about itself: written from a run's settings, sorted by whom it concerns,
+left out on request. Pure text.
 
-No paths, no captions, no names of people or folders unless somebody asked for them. ModelSpec 1.0.1 and the ss_ keys of sd-scripts.
+No paths, no captions, no names of people or folders unless somebody asked for them. ModelSpec 1.0.1
+and the ss_ keys of sd-scripts.
 """
 
 from __future__ import annotations
@@ -29,19 +31,37 @@ GROUPS = {
         r"modelspec\.(license|title|description|usage_hint|trigger_phrase|tags)|ss_output_name|modelspec\.merged_from",
     ),
     "author": ("who made it", r"modelspec\.author"),
-    "dates": ("when it was made", r"modelspec\.date|ss_training_(started|finished)_at|ss_session_id"),
+    "dates": (
+        "when it was made",
+        r"modelspec\.date|ss_training_(started|finished)_at|ss_session_id",
+    ),
     "base": ("the name and hash of the base", r"ss_(new_)?(sd_model|vae)_(name|hash)"),
-    "program": ("the program that made it", r"modelspec\.implementation_version|ss_sd_scripts_commit_hash"),
+    "program": (
+        "the program that made it",
+        r"modelspec\.implementation_version|ss_sd_scripts_commit_hash",
+    ),
     "recipe": ("every setting of the training", r"style_studio\.recipe"),
     "pictures": (
         "captions, folder names and pictures",
         r"ss_(tag_frequency|dataset_dirs|reg_dataset_dirs|datasets|bucket_info|training_comment)|ssmd_\w+|modelspec\.(thumbnail|preprocessor)",
     ),
     "training": ("single settings of the training", r"ss_\w+"),
-    "hashes": ("hashes of the weights, which are always computed anew", r"sshs_\w+|modelspec\.hash_sha256"),
+    "hashes": (
+        "hashes of the weights, which are always computed anew",
+        r"sshs_\w+|modelspec\.hash_sha256",
+    ),
     "other": ("what this program does not know", r".*"),
 }
-PUBLIC = ("kind", "words", "author", "dates", "base", "program", "recipe", "training")  # carried over into a file that is rewritten
+PUBLIC = (
+    "kind",
+    "words",
+    "author",
+    "dates",
+    "base",
+    "program",
+    "recipe",
+    "training",
+)  # carried over into a file that is rewritten
 ANONYMOUS = ("kind", "words")  # what is left after scrubbing
 
 
@@ -71,7 +91,10 @@ class Told(NamedTuple):
 
 
 def metadata_for(config: RunConfig, made: Made, leave_out: Collection[str] = ()) -> dict[str, str]:
-    """What a style says about itself. leave_out: groups (see GROUPS) or keys that are not to be published; kind always is."""
+    """What a style says about itself.
+
+    leave_out: groups (see GROUPS) or keys that are not to be published; kind always is.
+    """
     found = _modelspec(config, made) | _kohya_metadata(config, made)
     found |= {
         "ss_sd_model_name": model_name(made.base_name),
@@ -95,34 +118,62 @@ def published(metadata: Mapping[str, str]) -> list[Told]:
 
 
 def group_of(key: str) -> str:
-    return next(group for group, (_, pattern) in GROUPS.items() if re.fullmatch(pattern, key, re.DOTALL))
+    return next(
+        group for group, (_, pattern) in GROUPS.items() if re.fullmatch(pattern, key, re.DOTALL)
+    )
 
 
 def without(metadata: Mapping[str, str], leave_out: Collection[str]) -> dict[str, str]:
-    """The metadata less some groups or keys; what other programs need to load the file stays. Raises StyleFileError for an unknown group."""
+    """The metadata less some groups or keys; what other programs need to load the file stays.
+
+    Raises StyleFileError for an unknown group.
+    """
     for word in leave_out:
         if word not in GROUPS and word not in metadata and not re.search(r"[._]", word):
-            raise StyleFileError(f"{word!r} is neither a group nor a key of the metadata. Groups: {', '.join(GROUPS)}.")
-    return {key: value for key, value in metadata.items() if group_of(key) == "kind" or not {key, group_of(key)} & set(leave_out)}
+            raise StyleFileError(
+                f"{word!r} is neither a group nor a key of the metadata. Groups: "
+                f"{', '.join(GROUPS)}."
+            )
+    return {
+        key: value
+        for key, value in metadata.items()
+        if group_of(key) == "kind" or not {key, group_of(key)} & set(leave_out)
+    }
 
 
 def public(metadata: Mapping[str, str], groups: Iterable[str] = PUBLIC) -> dict[str, str]:
     """What a rewritten file may carry on: those groups, and of a path its last name only."""
     chosen = set(groups)
     if unknown := sorted(chosen - set(GROUPS)):
-        raise StyleFileError(f"{unknown[0]!r} is no group of the metadata. Groups: {', '.join(GROUPS)}.")
+        raise StyleFileError(
+            f"{unknown[0]!r} is no group of the metadata. Groups: {', '.join(GROUPS)}."
+        )
     kept = {key: value for key, value in metadata.items() if group_of(key) in chosen}
-    return {key: model_name(value) if key.endswith(("model_name", "vae_name")) else value for key, value in kept.items()}
+    return {
+        key: model_name(value) if key.endswith(("model_name", "vae_name")) else value
+        for key, value in kept.items()
+    }
 
 
-def rewritten(metadata: Mapping[str, str], family: str, ranks: Collection[int], alphas: Collection[float]) -> dict[str, str]:
-    """What a file that was converted, mixed or cut says about itself: its public metadata, with the kind of base and the ranks that it has now."""
+def rewritten(
+    metadata: Mapping[str, str], family: str, ranks: Collection[int], alphas: Collection[float]
+) -> dict[str, str]:
+    """What a file that was converted, mixed or cut says about itself:
+
+    its public metadata, with the kind of base and the ranks that it has now.
+    """
     found = public(metadata)
     if family_in(found) != family or not found.get("ss_base_model_version"):
         prediction = "v_prediction" if found.get("modelspec.prediction_type") == "v" else "epsilon"
         found |= _kind(family, prediction)
-    one = lambda values: str(next(iter(values))) if len(set(values)) == 1 else "Dynamic"  # sd-scripts' word for mixed ones
-    return found | {"ss_network_module": "networks.lora", "ss_network_dim": one(ranks), "ss_network_alpha": one(alphas)}
+    one = lambda values: (
+        str(next(iter(values))) if len(set(values)) == 1 else "Dynamic"
+    )  # sd-scripts' word for mixed ones
+    return found | {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": one(ranks),
+        "ss_network_alpha": one(alphas),
+    }
 
 
 def _kind(family: str, prediction: str) -> dict[str, str]:
@@ -134,18 +185,29 @@ def _kind(family: str, prediction: str) -> dict[str, str]:
         "sd2": "stable-diffusion-v2-768-v/lora" if v else "stable-diffusion-v2-512/lora",
         "sdxl": "stable-diffusion-xl-v1-base/lora",
     }
-    version = {"mini": "style_studio_mini", "sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}[family]
+    version = {
+        "mini": "style_studio_mini",
+        "sd1": "sd_v1",
+        "sd2": "sd_v2",
+        "sdxl": "sdxl_base_v1-0",
+    }[family]
     return {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": architecture[family],
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models" if family == "sdxl" else "diffusers",
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models"
+        if family == "sdxl"
+        else "diffusers",
         "ss_base_model_version": f"{version}_v" if v and family in ("sd1", "sd2") else version,
         "ss_v2": str(family == "sd2"),
     }
 
 
 def _modelspec(config: RunConfig, made: Made) -> dict[str, str]:
-    usage = config.data.template.format(caption="what to draw", trigger=config.data.trigger) if config.data.trigger else "what to draw"
+    usage = (
+        config.data.template.format(caption="what to draw", trigger=config.data.trigger)
+        if config.data.trigger
+        else "what to draw"
+    )
     return {
         **_kind(made.family, made.prediction),
         "modelspec.implementation_version": f"style-studio/{made.version}",
@@ -164,7 +226,11 @@ def _modelspec(config: RunConfig, made: Made) -> dict[str, str]:
 
 def _kohya_metadata(config: RunConfig, made: Made) -> dict[str, str]:
     adapter, optim = config.adapter, config.optim
-    convolutions = {"conv_dim": str(adapter.rank), "conv_alpha": str(adapter.alpha)} if "convolutions" in adapter.targets else {}
+    convolutions = (
+        {"conv_dim": str(adapter.rank), "conv_alpha": str(adapter.alpha)}
+        if "convolutions" in adapter.targets
+        else {}
+    )
     return {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(adapter.rank),
@@ -190,12 +256,17 @@ def _kohya_metadata(config: RunConfig, made: Made) -> dict[str, str]:
         "ss_prior_loss_weight": str(config.prior.weight),
         "ss_seed": str(optim.seed),
         "ss_clip_skip": "None",
-        "ss_mixed_precision": {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}.get(config.base.dtype, ""),
+        "ss_mixed_precision": {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}.get(
+            config.base.dtype, ""
+        ),
     }
 
 
 def _recipe(config: RunConfig) -> dict[str, Any]:
-    """The settings without what is nobody else's business: folders and preview prompts stay at home."""
+    """The settings without what is nobody else's business:
+
+    folders and preview prompts stay at home.
+    """
     found = config.model_dump(mode="json")
     found["base"]["model"] = model_name(config.base.model)
     for section in ("data", "prior", "save"):
@@ -207,7 +278,11 @@ def _recipe(config: RunConfig) -> dict[str, Any]:
 
 def model_name(model: str) -> str:
     """The last part of a path; a hub id (`owner/name`) is no path and stays."""
-    return model if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", model) else _last_name(model)
+    return (
+        model
+        if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", model)
+        else _last_name(model)
+    )
 
 
 def _last_name(path: str) -> str:

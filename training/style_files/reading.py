@@ -1,9 +1,12 @@
-"""A finished style on disk: a safetensors file of small matrices, with metadata that says what they are.
+"""A finished style on disk: a safetensors file of small matrices, with metadata that says what they
+are.
 
-Files are read as what they are, downloads of unknown origin: nothing of them is run, trusted or used as a path. Knows numpy, not torch.
+Files are read as what they are, downloads of unknown origin: nothing of them is run, trusted or
+used as a path. Knows numpy, not torch.
 
-Written: the kohya dialect (see style_names), per layer exactly `lora_down.weight`, `lora_up.weight` and `alpha`, which every program reads;
-or dotted names of diffusers. Read: those and what style_dialects knows, with every tensor accounted for.
+Written: the kohya dialect (see style_names), per layer exactly `lora_down.weight`, `lora_up.weight`
+and `alpha`, which every program reads; or dotted names of diffusers. Read: those and what
+style_dialects knows, with every tensor accounted for.
 """
 
 from __future__ import annotations
@@ -25,8 +28,22 @@ from training.style_files.base_family import BASES as BASES
 from training.style_files.base_family import family_in as family_in
 from training.style_files.base_family import family_of_shapes, misfit, text_width
 from training.style_files.embeddings import Words, family_of_words
-from training.style_files.formats import Dialect, Magnitude, Settings, complaint_about, layer_limit, layer_of, sorted_out
-from training.style_files.key_names import WORDS, Place, diffusers_names, is_pointwise, standard_places
+from training.style_files.formats import (
+    Dialect,
+    Magnitude,
+    Settings,
+    complaint_about,
+    layer_limit,
+    layer_of,
+    sorted_out,
+)
+from training.style_files.key_names import (
+    WORDS,
+    Place,
+    diffusers_names,
+    is_pointwise,
+    standard_places,
+)
 from training.style_files.key_names import accepted_names as accepted_names
 from training.style_files.key_names import canonical_name as canonical_name
 from training.style_files.lora import Lora as Lora
@@ -52,15 +69,27 @@ MAX_FILE = 2 * 2**30  # bytes
 MAX_CONFIG = 2**20  # bytes of an adapter_config.json or lora_adapter_metadata
 HIGH_RANK = 256  # above it a rank is remarked on
 MAX_WORDS = 200  # characters of a title, a trigger or a base's name
-ROLES = {"kohya": {"down": ".lora_down.weight", "up": ".lora_up.weight"}, "diffusers": {"down": ".lora_A.weight", "up": ".lora_B.weight"}}
-RECOMPUTED = {"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "lora_adapter_metadata"}  # never copied into a file we write
+ROLES = {
+    "kohya": {"down": ".lora_down.weight", "up": ".lora_up.weight"},
+    "diffusers": {"down": ".lora_A.weight", "up": ".lora_B.weight"},
+}
+RECOMPUTED = {
+    "sshs_model_hash",
+    "sshs_legacy_hash",
+    "modelspec.hash_sha256",
+    "lora_adapter_metadata",
+}  # never copied into a file we write
 PEFT = "adapter_config.json"
 EMPTY: Words = {}
 
 
 @dataclass(frozen=True, eq=False)
 class Style:
-    """A style file, read and checked. modules: keyed as in the file; metadata: unchecked text, for display; warnings: sentences for the user."""
+    """A style file, read and checked.
+
+    modules: keyed as in the file; metadata: unchecked text, for display; warnings: sentences for
+    the user.
+    """
 
     modules: dict[str, Lora]
     metadata: dict[str, str]
@@ -69,12 +98,19 @@ class Style:
     dtype: Dtype = "float16"
     warnings: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ("LoRA",)  # what the file holds; LoHa and LoKr were rewritten as LoRA
-    magnitudes: Mapping[str, Magnitude] = field(default_factory=dict)  # DoRA's; a style with any cannot be matched without the base's weights
-    words: Words = field(default_factory=dict)  # that it brings with it (textual inversion): word -> text encoder -> vectors
+    magnitudes: Mapping[str, Magnitude] = field(
+        default_factory=dict
+    )  # DoRA's; a style with any cannot be matched without the base's weights
+    words: Words = field(
+        default_factory=dict
+    )  # that it brings with it (textual inversion): word -> text encoder -> vectors
 
     @property
     def title(self) -> str:
-        return printable(self.metadata.get("modelspec.title") or self.metadata.get("ss_output_name", ""), MAX_WORDS)
+        return printable(
+            self.metadata.get("modelspec.title") or self.metadata.get("ss_output_name", ""),
+            MAX_WORDS,
+        )
 
     @property
     def trigger(self) -> str:
@@ -87,13 +123,18 @@ class Style:
 
     @property
     def family(self) -> str:
-        """mini, sd1, sd2, sdxl, sdxl-refiner, sd3 or flux: from the weights, else from the metadata; "" when neither tells."""
+        """mini, sd1, sd2, sdxl, sdxl-refiner, sd3 or flux:
+
+        from the weights, else from the metadata; "" when neither tells.
+        """
         return family_of(self.modules) or family_of_words(self.words) or family_in(self.metadata)
 
     @property
     def prediction(self) -> str:
         """epsilon or v_prediction, "" when the file does not say: weights do not show it."""
-        return {"epsilon": "epsilon", "v": "v_prediction"}.get(self.metadata.get("modelspec.prediction_type", ""), "")
+        return {"epsilon": "epsilon", "v": "v_prediction"}.get(
+            self.metadata.get("modelspec.prediction_type", ""), ""
+        )
 
     @property
     def ranks(self) -> str:
@@ -108,7 +149,9 @@ class Style:
 
 
 def family_of(modules: Mapping[str, Lora]) -> str:
-    """Return the kind of base that the weights show (see BASES), "" when they fit several or none."""
+    """Return the kind of base that the weights show (see BASES), "" when they fit several
+    or none.
+    """
     return family_of_shapes({name: lora.shape for name, lora in modules.items()})
 
 
@@ -116,38 +159,74 @@ def family_of(modules: Mapping[str, Lora]) -> str:
 
 
 def read_style(path: Path) -> Style:
-    """Return the style in a file, or in a folder that peft wrote, after checking all of it. Raises StyleFileError for what cannot be read whole."""
+    """Return the style in a file, or in a folder that peft wrote, after checking all of it.
+
+    Raises StyleFileError for what cannot be read whole.
+    """
     if path.is_dir() and (folders := _peft_folders(path)):
         return _joined([_read_peft(folder, part) for part, folder in folders.items()])
     return style_from_bytes(_content(path), path.name)
 
 
-def style_from_bytes(content: bytes, label: str, *, settings: Settings | None = None, part: str = "") -> Style:
-    """The same for a file in memory. label: what a person calls it; settings: of the adapter, where a file of their own has them;
+def style_from_bytes(
+    content: bytes, label: str, *, settings: Settings | None = None, part: str = ""
+) -> Style:
+    """The same for a file in memory. label: what a person calls it; settings: of the adapter, where
+    a file of their own has them;
     part: where dotted names without one belong."""
     head = read_head(label, io.BytesIO(content), len(content))
     dialect, layers, brought = sorted_out(label, head.tensors, part)
     for name, entry in head.tensors.items():
         allowed = {"F16", "BF16", "F32"} | ({"I64"} if name.endswith(".alpha") else set())
         if entry.dtype not in allowed:
-            raise StyleFileError(f"{label} stores {name} as {entry.dtype}, expected F16, BF16 or F32. Convert it to float16 where it was made.")
-    limit = layer_limit(label, {name: {role: head.tensors[key].shape for role, key in keys.items()} for name, keys in layers.items()})
-    settings = settings or _told_settings(label, head, dialect)
+            raise StyleFileError(
+                f"{label} stores {name} as {entry.dtype}, expected F16, BF16 or F32. Convert "
+                "it to float16 where it was made."
+            )
+    limit = layer_limit(
+        label,
+        {
+            name: {role: head.tensors[key].shape for role, key in keys.items()}
+            for name, keys in layers.items()
+        },
+    )
+    settings = settings or _recorded_settings(label, head, dialect)
     data = memoryview(content)[head.start :]
-    array = lambda key: array_of(head.tensors[key], data[head.tensors[key].begin : head.tensors[key].end])
-    with ThreadPoolExecutor(1) as beside:  # the hash of a large file takes as long as all else, and both leave Python's lock
+    array = lambda key: array_of(
+        head.tensors[key], data[head.tensors[key].begin : head.tensors[key].end]
+    )
+    with ThreadPoolExecutor(
+        1
+    ) as beside:  # the hash of a large file takes as long as all else, and both leave Python's lock
         sha256 = beside.submit(lambda: hashlib.sha256(content).hexdigest())
-        read = {name: layer_of(label, name, {role: array(key) for role, key in keys.items()}, settings, limit) for name, keys in layers.items()}
+        read = {
+            name: layer_of(
+                label, name, {role: array(key) for role, key in keys.items()}, settings, limit
+            )
+            for name, keys in layers.items()
+        }
     modules = {name: layer.lora for name, layer in read.items()}
     warnings = _warnings(modules, head.metadata, {layer.kind for layer in read.values()})
     words = embeddings.read(label, PurePath(label).stem, head.tensors, array)
     if unread := [word for word in brought if word not in words]:
-        warnings += (f"It brings words of its own ({printable(', '.join(unread), 200)}), which are not read: prompts with them mean less here.",)
+        warnings += (
+            f"It brings words of its own ({printable(', '.join(unread), 200)}), which are not "
+            "read: prompts with them mean less here.",
+        )
     if not modules and not words:
-        raise StyleFileError(f"{label} holds words ({printable(', '.join(unread), 200)}) in a form that cannot be read, and no style.")
+        raise StyleFileError(
+            f"{label} holds words ({printable(', '.join(unread), 200)}) in a form that cannot "
+            "be read, and no style."
+        )
     if rest := [layer.left_out for layer in read.values() if layer.left_out]:
-        share = (sum(r * r for r in rest) / (sum(r * r for r in rest) + sum(_square(lora) for lora in modules.values()))) ** 0.5
-        warnings += (f"{len(rest)} layers have more ranks than the {limit} that are read: {share:.2%} of the style's strength is left out.",)
+        share = (
+            sum(r * r for r in rest)
+            / (sum(r * r for r in rest) + sum(_square(lora) for lora in modules.values()))
+        ) ** 0.5
+        warnings += (
+            f"{len(rest)} layers have more ranks than the {limit} that are read: {share:.2%} "
+            "of the style's strength is left out.",
+        )
     kinds = {entry.dtype for name, entry in head.tensors.items() if not name.endswith(".alpha")}
     return Style(
         modules,
@@ -156,7 +235,12 @@ def style_from_bytes(content: bytes, label: str, *, settings: Settings | None = 
         dialect,
         next((dtype for dtype, code in STORED.items() if kinds == {code}), "float32"),
         warnings,
-        tuple(sorted({layer.kind for layer in read.values()} | ({"DoRA"} if any(layer.magnitude for layer in read.values()) else set())))
+        tuple(
+            sorted(
+                {layer.kind for layer in read.values()}
+                | ({"DoRA"} if any(layer.magnitude for layer in read.values()) else set())
+            )
+        )
         + (("textual inversion",) if words else ()),
         {name: layer.magnitude for name, layer in read.items() if layer.magnitude},
         words,
@@ -164,7 +248,10 @@ def style_from_bytes(content: bytes, label: str, *, settings: Settings | None = 
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return only the metadata: quick, for lists. Checks the header as read_style does, not the weights."""
+    """Return only the metadata:
+
+    quick, for lists. Checks the header as read_style does, not the weights.
+    """
     checked_place(path)
     try:
         with path.open("rb") as file:
@@ -174,12 +261,17 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def recipe_of(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The RunConfig that made a style as nested tables, {} when it was made elsewhere. Unchecked: give it to config.from_mapping."""
+    """The RunConfig that made a style as nested tables, {} when it was made elsewhere.
+
+    Unchecked: give it to config.from_mapping.
+    """
     return json_object(metadata.get("style_studio.recipe", "")[:MAX_TEXT])
 
 
 def _unreadable(path: Path, error: OSError) -> StyleFileError:
-    return StyleFileError(f"{path} cannot be read ({error.strerror}). Check its permissions and its disk.")
+    return StyleFileError(
+        f"{path} cannot be read ({error.strerror}). Check its permissions and its disk."
+    )
 
 
 def _content(path: Path, most: int = MAX_FILE) -> bytes:
@@ -192,16 +284,22 @@ def _content(path: Path, most: int = MAX_FILE) -> bytes:
     except OSError as error:
         raise _unreadable(path, error) from error
     if len(content) > most:
-        raise StyleFileError(f"{path.name} is larger than {most // 2**20} MiB, which no style is. Is it a whole model? Then give it as base.model.")
+        raise StyleFileError(
+            f"{path.name} is larger than {most // 2**20} MiB, which no style is. Is it a whole "
+            "model? Then give it as base.model."
+        )
     return content
 
 
-def _told_settings(label: str, head: Head, dialect: Dialect) -> Settings:
+def _recorded_settings(label: str, head: Head, dialect: Dialect) -> Settings:
     """The settings that diffusers writes beside peft weights, none when there are none."""
     text = head.metadata.get("lora_adapter_metadata", "") if dialect == "diffusers" else ""
     found = json_object(text) if len(text) <= MAX_CONFIG else {}
     if text and not found:
-        raise damaged(label, "its lora_adapter_metadata, which says how strong the style is, is not sound JSON")
+        raise damaged(
+            label,
+            "its lora_adapter_metadata, which says how strong the style is, is not sound JSON",
+        )
     return Settings(label, found)
 
 
@@ -217,9 +315,16 @@ def _read_peft(folder: Path, part: str) -> Style:
     config = json_object(_content(folder / PEFT, MAX_CONFIG).decode("utf-8", "replace"))
     kind = config.get("peft_type")
     if kind not in ("LORA", "LOHA", "LOKR"):
-        raise StyleFileError(f"{folder / PEFT} describes {printable(str(kind), 40)}, expected LORA, LOHA or LOKR. Use another file.")
-    values = {f"{p}.{key}": value for p in ([part] if part else WORDS) for key, value in config.items()}
-    return style_from_bytes(_content(path), path.name, settings=Settings(path.name, values), part=part)
+        raise StyleFileError(
+            f"{folder / PEFT} describes {printable(str(kind), 40)}, expected LORA, LOHA or "
+            "LOKR. Use another file."
+        )
+    values = {
+        f"{p}.{key}": value for p in ([part] if part else WORDS) for key, value in config.items()
+    }
+    return style_from_bytes(
+        _content(path), path.name, settings=Settings(path.name, values), part=part
+    )
 
 
 def _joined(styles: list[Style]) -> Style:
@@ -229,7 +334,9 @@ def _joined(styles: list[Style]) -> Style:
         return first
     modules = {name: lora for style in styles for name, lora in style.modules.items()}
     if len(modules) != sum(len(style.modules) for style in styles):
-        raise StyleFileError("Two of the folder's adapters change the same layers. Give one of them.")
+        raise StyleFileError(
+            "Two of the folder's adapters change the same layers. Give one of them."
+        )
     return replace(
         first,
         modules=modules,
@@ -247,18 +354,34 @@ def _square(lora: Lora) -> float:
     return float(np.sum((up.T @ up) * (down @ down.T)))
 
 
-def _warnings(modules: Mapping[str, Lora], metadata: Mapping[str, str], kinds: Collection[str]) -> tuple[str, ...]:
-    """kinds: what the file holds. LoHa and LoKr have ranks of our making, of which nothing is said."""
+def _warnings(
+    modules: Mapping[str, Lora], metadata: Mapping[str, str], kinds: Collection[str]
+) -> tuple[str, ...]:
+    """kinds: what the file holds.
+
+    LoHa and LoKr have ranks of our making, of which nothing is said.
+    """
     found = []
     if modules and not any(lora.up.any() and lora.down.any() for lora in modules.values()):
         found.append("All its weights are zero: it changes nothing.")
-    if wasteful := sum(lora.rank > min(lora.shape[0], lora.down[0].size) for lora in modules.values()):
-        found.append(f"{wasteful} layers have a larger rank than their size allows: `style-file resize` makes the file smaller without loss.")
+    if wasteful := sum(
+        lora.rank > min(lora.shape[0], lora.down[0].size) for lora in modules.values()
+    ):
+        found.append(
+            f"{wasteful} layers have a larger rank than their size allows: `style-file resize` "
+            "makes the file smaller without loss."
+        )
     if high := sum(lora.rank > HIGH_RANK for lora in modules.values()) if "LoRA" in kinds else 0:
-        found.append(f"{high} layers have a rank above {HIGH_RANK}, far more than a style needs: `style-file resize` makes the file smaller.")
+        found.append(
+            f"{high} layers have a rank above {HIGH_RANK}, far more than a style needs: "
+            "`style-file resize` makes the file smaller."
+        )
     by_weights, by_words = family_of(modules), family_in(metadata)
     if by_weights and by_words and by_weights != by_words:
-        found.append(f"Its metadata says {BASES[by_words]}, its weights are those of {BASES[by_weights]}: the weights count.")
+        found.append(
+            f"Its metadata says {BASES[by_words]}, its weights are those of "
+            f"{BASES[by_weights]}: the weights count."
+        )
     return tuple(found)
 
 
@@ -273,16 +396,23 @@ class Unfit(NamedTuple):
 
 
 def match(style: Style, names: Mapping[str, Place]) -> dict[tuple[str, str], Lora]:
-    """Return (part, live module) -> its Lora, in the shape of the base's weight. names: from accepted_names.
+    """Return (part, live module) -> its Lora, in the shape of the base's weight. names: from
+    accepted_names.
 
-    Strict: one layer that the base does not have, or has in another shape, and StyleFileError says what the style was made for.
+    Strict: one layer that the base does not have, or has in another shape, and StyleFileError says
+    what the style was made for.
     """
     if style.magnitudes:
         raise StyleFileError(
-            "This style is DoRA, whose effect depends on the base's weights. Rewrite it for your base first:"
+            "This style is DoRA, whose effect depends on the base's weights. Rewrite it for "
+            "your base first:"
             " style-file convert FILE --to kohya --base MODEL --out FILE."
         )
-    widths = {part: shape[1] for part, module, shape in names.values() if part != "unet" and module.endswith("q_proj")}
+    widths = {
+        part: shape[1]
+        for part, module, shape in names.values()
+        if part != "unet" and module.endswith("q_proj")
+    }
     if said := embeddings.complaint(style.words, widths):
         raise StyleFileError(f"{said} Choose the base it was made for, or another style.")
     matched: dict[tuple[str, str], Lora] = {}
@@ -292,13 +422,19 @@ def match(style: Style, names: Mapping[str, Place]) -> dict[tuple[str, str], Lor
         if fitted is None:
             continue
         if (part, module) in matched:
-            raise StyleFileError(f"The style holds {part}.{module} twice, under two names. Export it again with one of them.")
+            raise StyleFileError(
+                f"The style holds {part}.{module} twice, under two names. Export it again with "
+                "one of them."
+            )
         matched[part, module] = fitted
     if unfit := unfitting(style, names):
         count = f"{len(unfit)} of the style's {len(style.modules)} layers"
         listed = "\n".join(f"  - {name} ({reason})" for name, reason in unfit[:5])
         more = f"\n  and {len(unfit) - 5} more" if len(unfit) > 5 else ""
-        raise StyleFileError(f"{_diagnosis(style, names)} Choose the base it was made for, or another style. {count} do not fit:\n{listed}{more}")
+        raise StyleFileError(
+            f"{_diagnosis(style, names)} Choose the base it was made for, or another style. "
+            f"{count} do not fit:\n{listed}{more}"
+        )
     return matched
 
 
@@ -308,7 +444,13 @@ def unfitting(style: Style, names: Mapping[str, Place]) -> list[Unfit]:
     for name, lora in style.modules.items():
         _, _, shape = names.get(name, ("", "", ()))
         if lora.shaped(shape) is None:
-            found.append(Unfit(name, f"{_size(lora.shape)} in the style, {_size(shape) if shape else 'not'} in the base"))
+            found.append(
+                Unfit(
+                    name,
+                    f"{_size(lora.shape)} in the style, {_size(shape) if shape else 'not'} in "
+                    "the base",
+                )
+            )
     return found
 
 
@@ -319,7 +461,9 @@ def _size(shape: tuple[int, ...]) -> str:
 def _diagnosis(style: Style, names: Mapping[str, Place]) -> str:
     shapes = {name: lora.shape for name, lora in style.modules.items()}
     base = {f"{part}.{module}": shape for part, module, shape in names.values()}
-    return misfit(style.family, family_of_shapes(base), (text_width(shapes), text_width(base)), style.base)
+    return misfit(
+        style.family, family_of_shapes(base), (text_width(shapes), text_width(base)), style.base
+    )
 
 
 # Writing
@@ -334,15 +478,22 @@ def write_style(
     dialect: Dialect = "kohya",
     words: Words = EMPTY,
 ) -> None:
-    """Write a style whole or not at all; equal input gives equal bytes. modules: keyed by the dialect's names; words: that it brings with it, which
-    files in the diffusers dialect cannot hold.
+    """Write a style whole or not at all; equal input gives equal bytes. modules: keyed by the
+    dialect's names; words: that it brings with it, which files in the diffusers dialect cannot
+    hold.
 
-    Hashes are computed here and added. In the diffusers dialect alpha / rank is folded into the weights, since it has no place for alpha.
-    Raises StyleFileError for what read_style would refuse and for values that dtype cannot hold, SpaceError for a full disk.
+    Hashes are computed here and added. In the diffusers dialect alpha / rank is folded into the
+    weights, since it has no place for alpha. Raises StyleFileError for what read_style would refuse
+    and for values that dtype cannot hold, SpaceError for a full disk.
     """
     if path.suffix.lower() != ".safetensors":
-        raise StyleFileError(f"{path.name} does not end in .safetensors, by which other programs know a style. Name it {path.stem}.safetensors.")
-    write_whole(path, style_bytes(path.name, modules, metadata, dtype=dtype, dialect=dialect, words=words))
+        raise StyleFileError(
+            f"{path.name} does not end in .safetensors, by which other programs know a style. "
+            f"Name it {path.stem}.safetensors."
+        )
+    write_whole(
+        path, style_bytes(path.name, modules, metadata, dtype=dtype, dialect=dialect, words=words)
+    )
 
 
 def style_bytes(
@@ -356,21 +507,34 @@ def style_bytes(
 ) -> bytes:
     """The content of such a file. label: what a person calls it."""
     if words and dialect == "diffusers":
-        raise StyleFileError(f"{label} was not written: diffusers reads words ({', '.join(words)}) from files of their own. Write them there.")
+        raise StyleFileError(
+            f"{label} was not written: diffusers reads words ({', '.join(words)}) from files "
+            "of their own. Write them there."
+        )
     if not (modules or words):
-        raise StyleFileError(f"There are no weights to write into {label}. Train at least one part.")
+        raise StyleFileError(
+            f"There are no weights to write into {label}. Train at least one part."
+        )
     tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
     for name, lora in modules.items():
         if complaint := complaint_about(lora):
-            raise StyleFileError(f"{label} was not written: {name} {complaint}. Train again with a lower learning rate or another seed.")
+            raise StyleFileError(
+                f"{label} was not written: {name} {complaint}. Train again with a lower "
+                "learning rate or another seed."
+            )
         up = lora.up if dialect == "kohya" else lora.up * np.float32(lora.alpha / lora.rank)
         for role, array in (("down", lora.down), ("up", up)):
-            tensors[name + ROLES[dialect][role]] = (STORED[dtype], array.shape, stored(label, name, array, dtype))
+            tensors[name + ROLES[dialect][role]] = (
+                STORED[dtype],
+                array.shape,
+                stored(label, name, array, dtype),
+            )
         if dialect == "kohya":
             tensors[f"{name}.alpha"] = ("F32", (), np.array(lora.alpha, "<f4").tobytes())
     for name, (shape, data) in embeddings.bundled(label, words, dtype).items():
         tensors[name] = (STORED[dtype], shape, data)
-    # The order of the library: wider numbers first, then by name. Hashes of the tensor area then agree with other programs'.
+    # The order of the library: wider numbers first, then by name. Hashes of the tensor area then
+    # agree with other programs'.
     order = sorted(tensors, key=lambda name: (tensors[name][0] != "F32", name))
     entries, end = {}, 0
     for name in order:
@@ -380,70 +544,129 @@ def style_bytes(
     return with_metadata(label, entries, metadata, b"".join(tensors[name][2] for name in order))
 
 
-def with_metadata(label: str, entries: Mapping[str, Entry], metadata: Mapping[str, str], data: bytes) -> bytes:
-    """A file of that tensor area, with hashes of it. Raises StyleFileError for metadata that is no text or too much."""
+def with_metadata(
+    label: str, entries: Mapping[str, Entry], metadata: Mapping[str, str], data: bytes
+) -> bytes:
+    """A file of that tensor area, with hashes of it.
+
+    Raises StyleFileError for metadata that is no text or too much.
+    """
     if wrong := [key for key, value in metadata.items() if not (is_text(key) and is_text(value))]:
-        raise StyleFileError(f"The metadata {printable(str(wrong[0]), 60)!r} for {label} is not text. Only text can be written.")
+        raise StyleFileError(
+            f"The metadata {printable(str(wrong[0]), 60)!r} for {label} is not text. Only text "
+            "can be written."
+        )
     kept = {key: value for key, value in metadata.items() if key not in RECOMPUTED}
     head = header_bytes(entries, kept | _hashes(entries, kept, data))
     if len(head) > MAX_HEADER:
-        raise StyleFileError(f"The metadata for {label} makes a header of {len(head)} bytes, at most {MAX_HEADER} are read. Shorten it.")
+        raise StyleFileError(
+            f"The metadata for {label} makes a header of {len(head)} bytes, at most "
+            f"{MAX_HEADER} are read. Shorten it."
+        )
     return head + data
 
 
-def _hashes(entries: Mapping[str, Entry], metadata: Mapping[str, str], data: bytes) -> dict[str, str]:
-    """The two hashes of sd-scripts (train_util.precalculate_safetensors_hashes) and ModelSpec's, which is the first one again."""
+def _hashes(
+    entries: Mapping[str, Entry], metadata: Mapping[str, str], data: bytes
+) -> dict[str, str]:
+    """The two hashes of sd-scripts (train_util.precalculate_safetensors_hashes) and ModelSpec's,
+    which is the first one again.
+    """
     area = hashlib.sha256(data).hexdigest()
-    head = header_bytes(entries, {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    head = header_bytes(
+        entries, {key: value for key, value in metadata.items() if key.startswith("ss_")}
+    )
     window = (head + data[: max(0, 0x110000 - len(head))])[0x100000:0x110000]
-    return {"sshs_model_hash": area, "sshs_legacy_hash": hashlib.sha256(window).hexdigest()[:8], "modelspec.hash_sha256": f"0x{area}"}
+    return {
+        "sshs_model_hash": area,
+        "sshs_legacy_hash": hashlib.sha256(window).hexdigest()[:8],
+        "modelspec.hash_sha256": f"0x{area}",
+    }
 
 
 def scrubbed(path: Path, metadata: Mapping[str, str]) -> bytes:
-    """The file's content with that metadata instead of its own; the weights stay as they are, byte for byte. Raises StyleFileError."""
+    """The file's content with that metadata instead of its own; the weights stay as they are, byte
+    for byte. Raises StyleFileError.
+    """
     content = _content(path)
     style_from_bytes(content, path.name)
     head = read_head(path.name, io.BytesIO(content), len(content))
     if "lora_adapter_metadata" in head.metadata:
         raise StyleFileError(
-            f"{path.name} keeps its strength in its metadata (lora_adapter_metadata). Use style-file convert, which leaves the rest out."
+            f"{path.name} keeps its strength in its metadata (lora_adapter_metadata). Use "
+            "style-file convert, which leaves the rest out."
         )
     order = dict(sorted(head.tensors.items(), key=lambda item: item[1].begin))
     written = with_metadata(path.name, order, metadata, content[head.start :])
     back = read_head(path.name, io.BytesIO(written), len(written))
-    if back.tensors != head.tensors or memoryview(written)[back.start :] != memoryview(content)[head.start :]:
-        raise StyleFileError(f"{path.name} was not scrubbed: it would not give back its weights. Use style-file convert.")
+    if (
+        back.tensors != head.tensors
+        or memoryview(written)[back.start :] != memoryview(content)[head.start :]
+    ):
+        raise StyleFileError(
+            f"{path.name} was not scrubbed: it would not give back its weights. Use style-file "
+            "convert."
+        )
     return written
 
 
 def placed(style: Style, family: str) -> dict[tuple[str, str], Lora]:
-    """Return (part, module) -> Lora without a model at hand. family: mini, sd1, sd2 or sdxl. Raises StyleFileError for layers it does not have."""
+    """Return (part, module) -> Lora without a model at hand.
+
+    family: mini, sd1, sd2 or sdxl. Raises StyleFileError for layers it does not have.
+    """
     if style.magnitudes:
-        raise StyleFileError("This style is DoRA, whose effect depends on the base's weights. Say which with --base.")
+        raise StyleFileError(
+            "This style is DoRA, whose effect depends on the base's weights. Say which with --base."
+        )
     places = standard_places(family)
     if unknown := [name for name in style.modules if name not in places]:
         raise StyleFileError(
-            f"{len(unknown)} of the style's {len(style.modules)} layers are none of a {BASES.get(family, family)} model, for instance {unknown[0]}."
+            f"{len(unknown)} of the style's {len(style.modules)} layers are none of a "
+            f"{BASES.get(family, family)} model, for instance {unknown[0]}."
             " Say which family it is with --family."
         )
     found: dict[tuple[str, str], Lora] = {}
     for name, lora in style.modules.items():
         if places[name] in found:
-            raise StyleFileError(f"The style holds {'.'.join(places[name])} twice, under two names. Export it again with one of them.")
-        square = (*lora.shape, 1, 1) if len(lora.shape) == 2 and is_pointwise(*places[name], family) else lora.shape
+            raise StyleFileError(
+                f"The style holds {'.'.join(places[name])} twice, under two names. Export it "
+                "again with one of them."
+            )
+        square = (
+            (*lora.shape, 1, 1)
+            if len(lora.shape) == 2 and is_pointwise(*places[name], family)
+            else lora.shape
+        )
         found[places[name]] = lora.shaped(square) or lora
     return found
 
 
-def named(changes: Mapping[tuple[str, str], Lora], dialect: Dialect, family: str) -> dict[str, Lora]:
-    """Return name in a file -> Lora. In kohya's dialect, attention of an OpenCLIP text encoder is written whole (see _whole_attention)."""
+def named(
+    changes: Mapping[tuple[str, str], Lora], dialect: Dialect, family: str
+) -> dict[str, Lora]:
+    """Return name in a file -> Lora.
+
+    In kohya's dialect, attention of an OpenCLIP text encoder is written whole (see
+    _whole_attention).
+    """
     if dialect == "diffusers":
-        return {next(iter(diffusers_names(part, [module]))): lora for (part, module), lora in changes.items()}
-    return {canonical_name(part, module, family): lora for (part, module), lora in _whole_attention(changes, family).items()}
+        return {
+            next(iter(diffusers_names(part, [module]))): lora
+            for (part, module), lora in changes.items()
+        }
+    return {
+        canonical_name(part, module, family): lora
+        for (part, module), lora in _whole_attention(changes, family).items()
+    }
 
 
-def _whole_attention(changes: Mapping[tuple[str, str], Lora], family: str) -> dict[tuple[str, str], Lora]:
-    """A1111 drops a LoRA on q, k, v or out of an OpenCLIP text encoder unless all four of a layer have one: the missing get zeros."""
+def _whole_attention(
+    changes: Mapping[tuple[str, str], Lora], family: str
+) -> dict[tuple[str, str], Lora]:
+    """A1111 drops a LoRA on q, k, v or out of an OpenCLIP text encoder unless all four of a layer
+    have one: the missing get zeros.
+    """
     openclip = {"sd2": "text_encoder", "sdxl": "text_encoder_2"}.get(family)
     found = dict(changes)
     for (part, module), lora in changes.items():
@@ -457,5 +680,8 @@ def _whole_attention(changes: Mapping[tuple[str, str], Lora], family: str) -> di
 
 
 def converted(style: Style, dialect: Dialect, family: str) -> dict[str, Lora]:
-    """Return the style's layers under the names of another dialect, without a model at hand. family: mini, sd1, sd2 or sdxl."""
+    """Return the style's layers under the names of another dialect, without a model at hand.
+
+    family: mini, sd1, sd2 or sdxl.
+    """
     return named(placed(style, family), dialect, family)

@@ -1,6 +1,8 @@
-"""A safetensors file of unknown origin: its header checked before anything else, its arrays one at a time, and a writer whose bytes repeat.
+"""A safetensors file of unknown origin: its header checked before anything else, its arrays one at
+a time, and a writer whose bytes repeat.
 
-8 bytes of length, a JSON header, then the numbers. Nothing of a file is run, trusted or used as a path. Knows numpy, not torch.
+8 bytes of length, a JSON header, then the numbers. Nothing of a file is run, trusted or used as a
+path. Knows numpy, not torch.
 """
 
 from __future__ import annotations
@@ -22,7 +24,12 @@ MAX_HEADER = 8 * 2**20  # bytes
 MAX_TENSORS = 8192
 MAX_TEXT = 64 * 2**10  # characters of one metadata value that are read as JSON or shown
 STORED = {"float16": "F16", "float32": "F32", "bfloat16": "BF16"}
-ON_DISK = {"F16": "<f2", "F32": "<f4", "BF16": "<u2", "I64": "<i8"}  # numpy has no bfloat16: its bits are the upper half of a float32's
+ON_DISK = {
+    "F16": "<f2",
+    "F32": "<f4",
+    "BF16": "<u2",
+    "I64": "<i8",
+}  # numpy has no bfloat16: its bits are the upper half of a float32's
 
 
 class Entry(NamedTuple):
@@ -41,25 +48,38 @@ class Head(NamedTuple):
 def checked_place(path: Path) -> None:
     """Raise StyleFileError for what is no regular .safetensors file."""
     if path.is_dir():
-        raise StyleFileError(f"{path} is a folder, a style file was expected. Give the .safetensors file inside it.")
+        raise StyleFileError(
+            f"{path} is a folder, a style file was expected. Give the .safetensors file inside it."
+        )
     if not path.is_file():
         what = "is not a regular file" if path.exists() else "is not there"
         raise StyleFileError(f"{path} {what}. Give the path of a .safetensors style file.")
     if path.suffix.lower() != ".safetensors":
         raise StyleFileError(
-            f"{path.name} is a {path.suffix or 'nameless'} file, expected .safetensors. Formats such as .pt, .bin and .ckpt can run"
+            f"{path.name} is a {path.suffix or 'nameless'} file, expected .safetensors. "
+            "Formats such as .pt, .bin and .ckpt can run"
             " programs hidden in them and are never opened: get the style as .safetensors."
         )
 
 
 def read_head(label: str, file: BinaryIO, size: int) -> Head:
-    """Parse and check a header. label: what a person calls the file; size: of the whole file, bytes. Raises StyleFileError."""
+    """Parse and check a header.
+
+    label: what a person calls the file; size: of the whole file, bytes. Raises StyleFileError.
+    """
     first = file.read(64)
     length = int.from_bytes(first[:8], "little")
-    if len(first) < 9 or first[8:9] != b"{":  # looked at before any magic number: a header may well be 0x80 or "PK" long
-        raise StyleFileError(f"{label} is {_disguised(first)}. Get the style as .safetensors and check the download.")
+    if (
+        len(first) < 9 or first[8:9] != b"{"
+    ):  # looked at before any magic number: a header may well be 0x80 or "PK" long
+        raise StyleFileError(
+            f"{label} is {_disguised(first)}. Get the style as .safetensors and check the download."
+        )
     if length > MAX_HEADER:
-        raise StyleFileError(f"{label} claims a header of {length} bytes, at most {MAX_HEADER} are read. It is damaged or hostile: get another.")
+        raise StyleFileError(
+            f"{label} claims a header of {length} bytes, at most {MAX_HEADER} are read. It is "
+            "damaged or hostile: get another."
+        )
     file.seek(8)
     raw = file.read(length)
     if len(raw) < length:
@@ -68,9 +88,13 @@ def read_head(label: str, file: BinaryIO, size: int) -> Head:
     end = 0
     for name, entry in sorted(tensors.items(), key=lambda item: item[1].begin):
         width = np.dtype(ON_DISK[entry.dtype]).itemsize if entry.dtype in ON_DISK else None
-        wrong_size = 0 in entry.shape or (width is not None and entry.end - entry.begin != math.prod(entry.shape) * width)
+        wrong_size = 0 in entry.shape or (
+            width is not None and entry.end - entry.begin != math.prod(entry.shape) * width
+        )
         if entry.begin != end or entry.end < entry.begin or wrong_size:
-            raise damaged(label, f"the bytes of {name} overlap others, leave a gap or do not fit its shape")
+            raise damaged(
+                label, f"the bytes of {name} overlap others, leave a gap or do not fit its shape"
+            )
         end = entry.end
     if end != size - 8 - length:
         raise damaged(label, f"it has {size} bytes, its header promises {end + 8 + length}")
@@ -83,7 +107,10 @@ def _disguised(first: bytes) -> str:
     if not first:
         return "empty"
     if first.startswith((b"PK", b"\x80")):
-        return "a pickle or zip file under another name, which can run programs hidden in it and is never opened"
+        return (
+            "a pickle or zip file under another name, which can run programs hidden in it "
+            "and is never opened"
+        )
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "a web page, not a style (perhaps the download wanted a login)"
     if text.startswith(b"version https://git-lfs"):
@@ -107,12 +134,19 @@ def _parsed(label: str, raw: bytes) -> tuple[dict[str, str], dict[str, Entry]]:
     except RecursionError:
         raise damaged(label, "its header is nested too deeply") from None
     except ValueError as error:
-        raise damaged(label, f"its header is not sound JSON ({printable(str(error), 120)})") from None
+        raise damaged(
+            label, f"its header is not sound JSON ({printable(str(error), 120)})"
+        ) from None
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(is_text(value) for pair in metadata.items() for value in pair):
+    if not isinstance(metadata, dict) or not all(
+        is_text(value) for pair in metadata.items() for value in pair
+    ):
         raise damaged(label, "its metadata is not text")
     if not header or len(header) > MAX_TENSORS:
-        raise StyleFileError(f"{label} holds {len(header)} tensors, expected 1 to {MAX_TENSORS}. It is no style: choose another file.")
+        raise StyleFileError(
+            f"{label} holds {len(header)} tensors, expected 1 to {MAX_TENSORS}. It is no "
+            "style: choose another file."
+        )
     return metadata, {name: _entry(label, name, found) for name, found in header.items()}
 
 
@@ -123,7 +157,10 @@ def is_text(value: object) -> bool:
 
 def _entry(label: str, name: str, found: Any) -> Entry:
     if not re.fullmatch(r"[A-Za-z0-9_.*-]{1,256}", name):
-        raise StyleFileError(f"{label} holds a tensor named {printable(name, 60)!r}, which no style has. Do not use it.")
+        raise StyleFileError(
+            f"{label} holds a tensor named {printable(name, 60)!r}, which no style has. Do not "
+            "use it."
+        )
     numbers = [*found["shape"], *found["data_offsets"]] if _is_described(found) else [-1]
     if any(type(n) is not int or n < 0 for n in numbers):
         raise damaged(label, f"its header does not describe {name} properly")
@@ -134,7 +171,12 @@ def _is_described(found: Any) -> bool:
     if not isinstance(found, dict) or found.keys() != {"dtype", "shape", "data_offsets"}:
         return False
     lists = isinstance(found["shape"], list) and isinstance(found["data_offsets"], list)
-    return lists and isinstance(found["dtype"], str) and len(found["shape"]) <= 8 and len(found["data_offsets"]) == 2
+    return (
+        lists
+        and isinstance(found["dtype"], str)
+        and len(found["shape"]) <= 8
+        and len(found["data_offsets"]) == 2
+    )
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -151,7 +193,10 @@ def _no_number(word: str) -> None:
 
 
 def printable(text: str, limit: int = MAX_TEXT) -> str:
-    """Text of unknown origin for a terminal: without control and direction marks, cut to limit characters."""
+    """Text of unknown origin for a terminal:
+
+    without control and direction marks, cut to limit characters.
+    """
     kept = "".join(c if c.isprintable() else " " for c in text[:limit])
     return f"{kept}…" if len(text) > limit else kept
 
@@ -165,7 +210,10 @@ def array_of(entry: Entry, data: bytes | memoryview) -> np.ndarray:
 
 
 def stored(label: str, name: str, array: np.ndarray, dtype: Dtype) -> bytes:
-    """The little-endian bytes of an array in dtype. Raises StyleFileError when a value does not fit."""
+    """The little-endian bytes of an array in dtype.
+
+    Raises StyleFileError when a value does not fit.
+    """
     array = np.ascontiguousarray(array, np.float32)
     with np.errstate(over="ignore"):
         if dtype == "bfloat16":  # round to nearest, ties to even
@@ -177,15 +225,25 @@ def stored(label: str, name: str, array: np.ndarray, dtype: Dtype) -> bytes:
             fits = bool(np.isfinite(found).all())
     if not fits:
         largest = float(np.abs(array).max())
-        raise StyleFileError(f"{label} was not written: {name} holds {largest:g}, too large for {dtype}. Save the style as float32.")
+        raise StyleFileError(
+            f"{label} was not written: {name} holds {largest:g}, too large for {dtype}. Save "
+            "the style as float32."
+        )
     return found.tobytes()
 
 
 def header_bytes(tensors: Mapping[str, Entry], metadata: Mapping[str, str]) -> bytes:
-    """Length and JSON, padded to 8 bytes. The library's own writer shuffles metadata, so files would differ from save to save."""
+    """Length and JSON, padded to 8 bytes.
+
+    The library's own writer shuffles metadata, so files would differ from save to save.
+    """
     header: dict[str, Any] = {"__metadata__": {key: metadata[key] for key in sorted(metadata)}}
     for name, entry in tensors.items():
-        header[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [entry.begin, entry.end]}
+        header[name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [entry.begin, entry.end],
+        }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text

@@ -1,6 +1,8 @@
-"""How strongly a style is taken: as a whole, in each part of the base, in each block of the UNet. Pure; knows neither files nor torch.
+"""How strongly a style is taken: as a whole, in each part of the base, in each block of the UNet.
+Pure; knows neither files nor torch.
 
-As text: FILE[:WEIGHT[:TEXT_WEIGHT]][:GROUP=WEIGHT,...], for instance `ink.safetensors:0.7:text=0,mid=1.2,up.1=0.3`.
+As text: FILE[:WEIGHT[:TEXT_WEIGHT]][:GROUP=WEIGHT,...], for instance
+`ink.safetensors:0.7:text=0,mid=1.2,up.1=0.3`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,11 @@ ENDING = r"\.safetensors"
 
 @dataclass(frozen=True)
 class Weight:
-    """Factors on a style's strength. groups: (name, factor) pairs, which say otherwise for what they name; the narrowest name decides."""
+    """Factors on a style's strength.
+
+    groups: (name, factor) pairs, which say otherwise for what they name; the narrowest name
+    decides.
+    """
 
     unet: float = 1.0
     text: float = 1.0
@@ -39,8 +45,13 @@ class Weight:
         return self.unet if part == "unet" else self.text
 
     def times(self, unet: float, text: float) -> Weight:
-        """The same, with another factor on all that is in the UNet and all that is in the text encoders."""
-        groups = tuple((name, weight * (text if name.startswith("text") else unet)) for name, weight in self.groups)
+        """The same, with another factor on all that is in the UNet and all that is in the text
+        encoders.
+        """
+        groups = tuple(
+            (name, weight * (text if name.startswith("text") else unet))
+            for name, weight in self.groups
+        )
         return Weight(self.unet * unet, self.text * text, groups)
 
     def __str__(self) -> str:
@@ -63,21 +74,30 @@ def groups_of(part: str, module: str) -> list[str]:
     return []
 
 
-def weakened(changes: Mapping[tuple[str, str], Lora], weight: Weight) -> dict[tuple[str, str], Lora]:
+def weakened(
+    changes: Mapping[tuple[str, str], Lora], weight: Weight
+) -> dict[tuple[str, str], Lora]:
     """(part, module) -> Lora, each as strong as its weight says; those of weight 0 are left out."""
     weighted = {place: (lora, weight.of(*place)) for place, lora in changes.items()}
-    return {place: replace(lora, alpha=lora.alpha * factor) for place, (lora, factor) in weighted.items() if factor}
+    return {
+        place: replace(lora, alpha=lora.alpha * factor)
+        for place, (lora, factor) in weighted.items()
+        if factor
+    }
 
 
 def weighted(text: str) -> tuple[Path, Weight]:
-    """The file and its weights; a file that is really called so wins, and a colon may also belong to the path, as in `C:\\style.safetensors`.
+    """The file and its weights; a file that is really called so wins, and a colon may also belong
+    to the path, as in `C:\\style.safetensors`.
 
     Raises ConfigError for weights that are none.
     """
     whole = Path(text).expanduser()
     if text.lower().endswith(".safetensors") or whole.exists():
         return whole, Weight()
-    found = re.fullmatch(rf"(?is)(.+{ENDING}):(.*)", text) or re.fullmatch(rf"(?s)(.+?):({SPEC})", text)
+    found = re.fullmatch(rf"(?is)(.+{ENDING}):(.*)", text) or re.fullmatch(
+        rf"(?s)(.+?):({SPEC})", text
+    )
     if not found:
         return whole, Weight()
     path = Path(found[1]).expanduser()
@@ -98,19 +118,31 @@ def _parsed(name: str, spec: str) -> Weight:
     if "=" not in last:
         numbers, last = [*numbers, last], ""
     if len(numbers) > 2:
-        raise ConfigError(f"{name} has the weights {spec!r}: one for all, or one for the UNet and one for the text encoders were expected.")
+        raise ConfigError(
+            f"{name} has the weights {spec!r}: one for all, or one for the UNet and one for "
+            "the text encoders were expected."
+        )
     values = [_number(f"the strength of {name}", number) for number in numbers] or [1.0]
     groups: dict[str, float] = {}
     for pair in filter(None, last.split(",")):
         group, _, number = pair.partition("=")
         group = group.strip()
         if not GROUP.fullmatch(group) or group in groups:
-            raise ConfigError(f"{group!r} in the weights of {name} is {'there twice' if group in groups else f'no group: {GROUPS} were expected'}.")
+            raise ConfigError(
+                f"{group!r} in the weights of {name} is "
+                f"{'there twice' if group in groups else f'no group: {GROUPS} were expected'}."
+            )
         groups[group] = _number(f"the strength of {name} in {group}", number)
     return Weight(groups.pop("unet", values[0]), values[-1], tuple(groups.items()))
 
 
 def _number(what: str, text: str) -> float:
-    if not re.fullmatch(rf"\s*{NUMBER}\s*", text) or not math.isfinite(float(text)) or abs(float(text)) > LARGEST:
-        raise ConfigError(f"{what} is {text!r}: a number from {-LARGEST:g} to {LARGEST:g} was expected.")
+    if (
+        not re.fullmatch(rf"\s*{NUMBER}\s*", text)
+        or not math.isfinite(float(text))
+        or abs(float(text)) > LARGEST
+    ):
+        raise ConfigError(
+            f"{what} is {text!r}: a number from {-LARGEST:g} to {LARGEST:g} was expected."
+        )
     return float(text)

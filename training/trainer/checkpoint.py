@@ -1,7 +1,9 @@
-"""Checkpoints: a folder that is whole or not there. Safetensors and JSON only; every file's size and hash in a manifest.
+"""Checkpoints: a folder that is whole or not there. Safetensors and JSON only; every file's size
+and hash in a manifest.
 
-Order of a save, so that a power cut at any moment leaves one that verifies: files written and fsynced in a folder of another name, that
-folder fsynced, renamed, its parent fsynced; then it is read back, and only then are older ones deleted.
+Order of a save, so that a power cut at any moment leaves one that verifies: files written and
+fsynced in a folder of another name, that folder fsynced, renamed, its parent fsynced; then it is
+read back, and only then are older ones deleted.
 """
 
 from __future__ import annotations
@@ -22,7 +24,15 @@ from training.errors import SpaceError
 from training.storage.paths import fsync_folder, write_whole
 
 FILES = ("state.safetensors", "state.json")
-DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError)
+DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    SafetensorError,
+)
 
 
 @dataclass(frozen=True)
@@ -35,9 +45,18 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, keep: int) -> Path:
-    """Write folder/step-0000123 whole, read it back, then delete all but the newest `keep`. Raises SpaceError; older ones stay then."""
-    final, unfinished, replaced = folder / f"step-{step:07d}", folder / f".step-{step:07d}.tmp", folder / f".step-{step:07d}.replaced"
+def write(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, keep: int
+) -> Path:
+    """Write folder/step-0000123 whole, read it back, then delete all but the newest `keep`.
+
+    Raises SpaceError; older ones stay then.
+    """
+    final, unfinished, replaced = (
+        folder / f"step-{step:07d}",
+        folder / f".step-{step:07d}.tmp",
+        folder / f".step-{step:07d}.replaced",
+    )
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = {"state.safetensors": save(on_cpu), "state.json": json.dumps(dict(state)).encode()}
     try:
@@ -55,9 +74,15 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping
         read(final)
     except OSError as error:
         _remove(unfinished)
-        raise SpaceError(f"checkpoint {final} could not be written ({error.strerror}). Free space on that disk; older ones are kept.") from error
+        raise SpaceError(
+            f"checkpoint {final} could not be written ({error.strerror}). Free space on that "
+            "disk; older ones are kept."
+        ) from error
     except ValueError as error:
-        raise SpaceError(f"checkpoint {final} does not read back as it was written ({error}). Check that disk; older ones are kept.") from error
+        raise SpaceError(
+            f"checkpoint {final} does not read back as it was written ({error}). Check that "
+            "disk; older ones are kept."
+        ) from error
     except SpaceError:
         _remove(unfinished)
         raise
@@ -73,13 +98,22 @@ def room_needed(tensors: Mapping[str, Tensor]) -> int:
 
 
 def finished(folder: Path) -> list[Path]:
-    """Checkpoint folders, oldest first, damaged ones included; also one that a crash left set aside while it was being replaced."""
-    found = {_place(p): p for pattern in (".step-*.replaced", "step-*") for p in folder.glob(pattern) if p.is_dir()}
+    """Checkpoint folders, oldest first, damaged ones included; also one that a crash left set aside
+    while it was being replaced.
+    """
+    found = {
+        _place(p): p
+        for pattern in (".step-*.replaced", "step-*")
+        for p in folder.glob(pattern)
+        if p.is_dir()
+    }
     return [found[place] for place in sorted(found)]
 
 
 def newest(folder: Path, *, before: int | None = None) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies (of fewer updates than `before`), and a sentence for each damaged one that was passed over."""
+    """The newest checkpoint that verifies (of fewer updates than `before`), and a sentence for each
+    damaged one that was passed over.
+    """
     complaints = []
     for path in reversed(finished(folder)):
         if before is not None and _place(path).name >= f"step-{before:07d}":
@@ -92,23 +126,34 @@ def newest(folder: Path, *, before: int | None = None) -> tuple[Checkpoint | Non
 
 
 def read(path: Path) -> Checkpoint:
-    """Read one checkpoint. Raises ValueError when a file is not what the manifest says, or the manifest not what was written."""
+    """Read one checkpoint. Raises ValueError when a file is not what the manifest says, or the
+    manifest not what was written.
+    """
     raw = (path / "manifest.json").read_bytes()
     content = {name: (path / name).read_bytes() for name in FILES}
     step = json.loads(raw)["step"]
     for name, told in json.loads(raw)["files"].items():
         if hashlib.sha256(content[name]).hexdigest() != told["sha256"]:
-            raise ValueError(f"{name} has {len(content[name])} bytes that are not the {told['bytes']} written")
+            raise ValueError(
+                f"{name} has {len(content[name])} bytes that are not the {told['bytes']} written"
+            )
     if raw != _manifest(step, content) or _place(path).name != f"step-{step:07d}":
         raise ValueError("manifest.json is not the one written")
-    return Checkpoint(path, step, load(content["state.safetensors"]), json.loads(content["state.json"]))
+    return Checkpoint(
+        path, step, load(content["state.safetensors"]), json.loads(content["state.json"])
+    )
 
 
 def _manifest(step: int, content: Mapping[str, bytes]) -> bytes:
     """One form for one content, with a hash over itself: every changed bit shows."""
-    files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in content.items()}
+    files = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in content.items()
+    }
     told = {"step": step, "files": files}
-    return json.dumps({**told, "sha256": hashlib.sha256(json.dumps(told).encode()).hexdigest()}).encode()
+    return json.dumps(
+        {**told, "sha256": hashlib.sha256(json.dumps(told).encode()).hexdigest()}
+    ).encode()
 
 
 def _mend(folder: Path) -> None:

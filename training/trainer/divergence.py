@@ -1,6 +1,8 @@
-"""What happens when loss or gradient stop being finite: leave updates out, then go back with a smaller learning rate, then give up.
+"""What happens when loss or gradient stop being finite: leave updates out, then go back with a
+smaller learning rate, then give up.
 
-Its figures are part of a checkpoint, so that a resumed run decides as the undisturbed one. Knows no torch.
+Its figures are part of a checkpoint, so that a resumed run decides as the undisturbed one. Knows no
+torch.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ Verdict = Literal["leave out", "go back", "give up"]
 
 @dataclass
 class Guard:
-    """share: of the learning rate; returns: times gone back so far; lost: updates left out in a row."""
+    """share: of the learning rate; returns:
+
+    times gone back so far; lost: updates left out in a row.
+    """
 
     share: float = 1.0
     returns: int = 0

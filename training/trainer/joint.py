@@ -1,9 +1,12 @@
-"""Many styles over one frozen base: `together(configs, stop)` trains each as it would be trained alone, their passes made in one.
+"""Many styles over one frozen base: `together(configs, stop)` trains each as it would be trained
+alone, their passes made in one.
 
-Every style has its own pictures, settings, seed, optimiser, checkpoints and events. One that ends, stops or fails leaves; the others go on.
+Every style has its own pictures, settings, seed, optimiser, checkpoints and events. One that ends,
+stops or fails leaves; the others go on.
 
-Passes are made in turns, each style one a turn. Who goes on from a later checkpoint than the others goes along with them until they are
-there too, and learns nothing from it: the shapes of a pass, and so its rounding, are then those of a training that nothing disturbed.
+Passes are made in turns, each style one a turn. Who goes on from a later checkpoint than the others
+goes along with them until they are there too, and learns nothing from it: the shapes of a pass, and
+so its rounding, are then those of a training that nothing disturbed.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from pathlib import Path
 import torch
 
 from training.adapters import lora_layers
-from training.adapters.multi_lora import Bench
+from training.adapters.multi_lora import SharedBase
 from training.config.schema import RunConfig
 from training.errors import ConfigError, StudioError
 from training.events import Event, Failed, Noted, Saved, Warned
@@ -28,38 +31,66 @@ from training.runtime import memory
 from training.runtime.device import finished, repeatable
 from training.storage import run_lock
 from training.trainer import schedule
-from training.trainer.loop import Stop, never, patiently, story
-from training.trainer.schedule import Company
-from training.trainer.trainer import Asked, Batch, LeftError, Plan, Run, TooManyError, planned
+from training.trainer.loop import Stop, never, retry_on_full_disk, training_events
+from training.trainer.schedule import JointSchedule
+from training.trainer.trainer import (
+    Batch,
+    LeftError,
+    MicrobatchRequest,
+    Plan,
+    TooManyError,
+    Trainer,
+    planned,
+)
 
 AT_ONCE = 8  # styles in one pass at most; more wait until these are done
 TRIES = 3  # passes of every size that are timed, the first of them to warm up
 
 
-def together(configs: Sequence[RunConfig], stop: Stop = never, *, at_once: int | None = None) -> Iterator[tuple[int, Event]]:
+def together(
+    configs: Sequence[RunConfig], stop: Stop = never, *, at_once: int | None = None
+) -> Iterator[tuple[int, Event]]:
     """Train every config's style; yields (number of the config, event).
 
-    at_once: styles in one pass, fewer when the memory is full; None: so many as prove to be quickest when they are timed, AT_ONCE at most.
+    at_once: styles in one pass, fewer when the memory is full; None: so many as prove to be
+    quickest when they are timed, AT_ONCE at most.
 
-    A style that cannot go on says so by a Failed event, and the others do. Raises StudioError before anything is begun when the configs
-    cannot be trained on one base, or a config is wrong.
+    A style that cannot go on says so by a Failed event, and the others do. Raises StudioError
+    before anything is begun when the configs cannot be trained on one base, or a config is wrong.
     """
     plans = checked(configs)
     with ExitStack() as locks:
         for plan in plans:
             locks.enter_context(run_lock.held(plan.config.run_folder))
-        locks.enter_context(repeatable(any(plan.config.optim.deterministic for plan in plans), plans[0].place.device))
-        bench = Bench(loader.load(plans[0].files, plans[0].place))
+        locks.enter_context(
+            repeatable(
+                any(plan.config.optim.deterministic for plan in plans), plans[0].place.device
+            )
+        )
+        shared_base = SharedBase(loader.load(plans[0].files, plans[0].place))
         for i in range(AT_ONCE, len(plans)):
-            yield i, Noted(f"it waits until the {i // AT_ONCE * AT_ONCE} styles before it are done: {AT_ONCE} are trained at once")
+            yield (
+                i,
+                Noted(
+                    f"it waits until the {i // AT_ONCE * AT_ONCE} styles before it are done: "
+                    f"{AT_ONCE} are trained at once"
+                ),
+            )
         for first in range(0, len(plans), AT_ONCE):
             if first and stop():
                 return
-            yield from ((first + i, event) for i, event in _Turns(plans[first : first + AT_ONCE], stop, at_once, bench).events())
+            yield from (
+                (first + i, event)
+                for i, event in _JointTrainer(
+                    plans[first : first + AT_ONCE], stop, at_once, shared_base
+                ).events()
+            )
 
 
 def checked(configs: Sequence[RunConfig]) -> list[Plan]:
-    """Every style's plan. Raises StudioError when a config is wrong or they cannot be trained on one base."""
+    """Every style's plan. Raises StudioError when a config is wrong or they cannot be trained on
+    one base.
+    """
     plans = [planned(config) for config in configs]
     if not plans:
         raise ConfigError("there is nothing to train: no style was named.")
@@ -69,21 +100,31 @@ def checked(configs: Sequence[RunConfig]) -> list[Plan]:
         for key in ("model", "device", "dtype"):
             if getattr(config.base, key) != getattr(first.base, key):
                 raise ConfigError(
-                    f"styles that are trained together share one base: base.{key} is {getattr(first.base, key)!r} for {first.save.name} and "
-                    f"{getattr(config.base, key)!r} for {config.save.name}. Make it the same, or train them one after another."
+                    f"styles that are trained together share one base: base.{key} is "
+                    f"{getattr(first.base, key)!r} for {first.save.name} and "
+                    f"{getattr(config.base, key)!r} for {config.save.name}. Make it the same, "
+                    "or train them one after another."
                 )
         if config.optim.compile != "off":
-            raise ConfigError(f"optim.compile is for one style alone, whose rows all go one way ({config.save.name}). Set it to off.")
+            raise ConfigError(
+                "optim.compile is for one style alone, whose rows all go one way "
+                f"({config.save.name}). Set it to off."
+            )
         if other := folders.get(config.run_folder):
-            raise ConfigError(f"two styles would be written into {config.run_folder} ({other}). Give each its own save.name.")
+            raise ConfigError(
+                f"two styles would be written into {config.run_folder} ({other}). Give each "
+                "its own save.name."
+            )
         folders[config.run_folder] = config.save.name
     return plans
 
 
 class Pace:
-    """How many styles go through the base in one pass: the size that was the quickest for a style when all were timed.
+    """How many styles go through the base in one pass: the size that was the quickest for a style
+    when all were timed.
 
-    took: size -> seconds of a style's share of a pass, None for a size that did not fit into memory.
+    took: size -> seconds of a style's share of a pass, None for a size that did not fit into
+    memory.
     """
 
     def __init__(self, took: dict[int, float | None], at_once: int | None = None) -> None:
@@ -91,15 +132,31 @@ class Pace:
         self.peaks: dict[int, float] = {}  # size -> GiB that were taken while it was timed
 
     def sizes(self, waiting: int) -> list[int]:
-        """Those that are weighed when so many styles wait, the largest first: all that may, then powers of two."""
+        """Those that are weighed when so many styles wait, the largest first:
+
+        all that may, then powers of two.
+        """
         unfit = min((size for size, seconds in self.took.items() if seconds is None), default=None)
-        most = min(waiting, self.at_once or AT_ONCE, waiting if unfit is None else max(1, unfit // 2))
-        return [most] if self.at_once else sorted({most, *(2**i for i in range(most.bit_length()) if 2**i < most)}, reverse=True)
+        most = min(
+            waiting, self.at_once or AT_ONCE, waiting if unfit is None else max(1, unfit // 2)
+        )
+        return (
+            [most]
+            if self.at_once
+            else sorted(
+                {most, *(2**i for i in range(most.bit_length()) if 2**i < most)}, reverse=True
+            )
+        )
 
     def untimed(self, waiting: int) -> int | None:
-        """A size that is to be timed before so many styles go, if any: the smallest first, since what a process has taken it seldom gives back."""
+        """A size that is to be timed before so many styles go, if any:
+
+        the smallest first, since what a process has taken it seldom gives back.
+        """
         sizes = self.sizes(waiting)
-        return next((size for size in reversed(sizes) if len(sizes) > 1 and size not in self.took), None)
+        return next(
+            (size for size in reversed(sizes) if len(sizes) > 1 and size not in self.took), None
+        )
 
     def size(self, waiting: int) -> int:
         """Of the next pass."""
@@ -108,38 +165,54 @@ class Pace:
     def words(self, waiting: int) -> str:
         """What was found, for the user."""
         peak = lambda size: f" and {self.peaks[size]:.2g} GiB" if size in self.peaks else ""
-        told = ", ".join(f"{size} at once {self.took.get(size) or 0.0:.3g} s{peak(size)}" for size in self.sizes(waiting))
-        return f"styles in one pass: {self.size(waiting)}, the quickest for a style's update here ({told})"
+        told = ", ".join(
+            f"{size} at once {self.took.get(size) or 0.0:.3g} s{peak(size)}"
+            for size in self.sizes(waiting)
+        )
+        return (
+            f"styles in one pass: {self.size(waiting)}, the quickest for a style's update "
+            f"here ({told})"
+        )
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """One style's pass in a turn. learns: whether its story waits for it; else the style only goes along."""
+    """One style's pass in a turn.
+
+    learns: whether its story waits for it; else the style only goes along.
+    """
 
     i: int
-    asked: Asked
+    asked: MicrobatchRequest
     alone: bool = False
     learns: bool = True
 
     @property
     def kind(self) -> tuple[int, ...]:
-        """What can go through the base in one batch: latents of one size; a style that goes alone is of its own kind."""
+        """What can go through the base in one batch:
+
+        latents of one size; a style that goes alone is of its own kind.
+        """
         return (*self.asked.batches[0].noisy.shape[2:], self.i + 1 if self.alone else 0)
 
 
-class _Turns:
+class _JointTrainer:
     """The stories of several styles, and what each of them waits for."""
 
-    def __init__(self, plans: Sequence[Plan], stop: Stop, at_once: int | None, bench: Bench) -> None:
-        self.plans, self.stop, self.at_once, self.bench = plans, stop, at_once, bench
+    def __init__(
+        self, plans: Sequence[Plan], stop: Stop, at_once: int | None, shared_base: SharedBase
+    ) -> None:
+        self.plans, self.stop, self.at_once, self.shared_base = plans, stop, at_once, shared_base
         self.configs = [plan.config for plan in plans]
-        self.stories = [story(plan, stop, self.bench) for plan in plans]
-        self.asked: dict[int, Asked] = {}
+        self.stories = [training_events(plan, stop, self.shared_base) for plan in plans]
+        self.asked: dict[int, MicrobatchRequest] = {}
         self.saved: dict[int, int] = {}
         self.failed: set[int] = set()
         self.turn = 0
-        self.company = Company({}, {})
-        self.ahead: dict[int, tuple[Run, int]] = {}  # who goes along with those behind, and the first turn in which it does not
+        self.joint_schedule = JointSchedule({}, {})
+        self.ahead: dict[
+            int, tuple[Trainer, int]
+        ] = {}  # who goes along with those behind, and the first turn in which it does not
 
     def events(self) -> Iterator[tuple[int, Event]]:
         for i in range(len(self.plans)):
@@ -151,25 +224,36 @@ class _Turns:
             due = sorted(self._due(), key=lambda one: (one.kind, one.i))
             for _, alike in groupby(due, lambda one: one.kind):
                 yield from self._taken(list(alike))
-        for i in list(self.asked):  # updates that were begun are left for the next time, when all are there again
+        for i in list(
+            self.asked
+        ):  # updates that were begun are left for the next time, when all are there again
             yield from self._on(i, LeftError())
 
     # --- who goes ---
 
     def _gathered(self) -> Iterator[tuple[int, Event]]:
-        """Find the company that the styles were left in, or found a new one; those ahead of the others shall go along."""
+        """Find the company that the styles were left in, or found a new one; those ahead of the
+        others shall go along.
+        """
         here = sorted(self.asked)
         kept = schedule.found(self.configs, here)
         if kept is None:
             if any(asked.number for asked in self.asked.values()):
-                told = "these styles were not trained together in this way before: they go on, but not to the bit as if they had never stopped."
+                told = (
+                    "these styles were not trained together in this way before: they go on, "
+                    "but not to the bit as if they had never stopped."
+                )
                 yield here[0], Warned(told)
-            kept = schedule.founded(self.configs, {i: asked.number for i, asked in self.asked.items()})
-        self.company = kept
+            kept = schedule.founded(
+                self.configs, {i: asked.number for i, asked in self.asked.items()}
+            )
+        self.joint_schedule = kept
         self.turn = self._next()
         for i in kept.began:
             if i in self.asked:
-                self._goes_along(i, self.asked[i].run, math.inf if self._alone(i) else self._turn(i))
+                self._goes_along(
+                    i, self.asked[i].run, math.inf if self._alone(i) else self._turn(i)
+                )
             elif i in self.failed:
                 kept.alone.setdefault(i, self.turn)
             else:
@@ -181,34 +265,55 @@ class _Turns:
         return min((self._turn(i) for i in self.asked if not self._alone(i)), default=self.turn)
 
     def _finished_before(self, i: int) -> Iterator[tuple[int, Event]]:
-        """A style that was finished is loaded once more if the others have yet to come to its end."""
+        """A style that was finished is loaded once more if the others have yet to come to
+        its end.
+        """
         optim = self.configs[i].optim
-        end = optim.steps * optim.accumulate - self.company.began[i]
+        end = optim.steps * optim.accumulate - self.joint_schedule.began[i]
         if self.turn >= end:
             return
-        yield i, Noted("it goes along until the others are where it was finished: what they learn is then the same to the bit")
-        run = Run(self.plans[i], self.bench)
+        yield (
+            i,
+            Noted(
+                "it goes along until the others are where it was finished: what they learn is "
+                "then the same to the bit"
+            ),
+        )
+        run = Trainer(self.plans[i], self.shared_base)
         try:
             for _ in run.prepare():
                 pass
         except (StudioError, torch.OutOfMemoryError) as error:
-            yield i, Warned(f"it cannot go along, so the others go on, but not to the bit as if they had never stopped: {error}")
+            yield (
+                i,
+                Warned(
+                    "it cannot go along, so the others go on, but not to the bit as if they "
+                    f"had never stopped: {error}"
+                ),
+            )
         else:
             self._goes_along(i, run, end)
 
-    def _goes_along(self, i: int, run: Run, until: float) -> None:
-        until = min(until, self.company.alone.get(i, math.inf))
+    def _goes_along(self, i: int, run: Trainer, until: float) -> None:
+        until = min(until, self.joint_schedule.alone.get(i, math.inf))
         if self.turn < until < math.inf:
             self.ahead[i] = run, int(until)
 
     def _turn(self, i: int) -> int:
         """In which a style's next pass is due."""
-        return self.asked[i].number - self.company.began[i]
+        return self.asked[i].number - self.joint_schedule.began[i]
 
     def _alone(self, i: int) -> bool:
-        """Whether a style makes its passes outside of the turns: it went back to an earlier state, must split its pictures, or failed before."""
+        """Whether a style makes its passes outside of the turns:
+
+        it went back to an earlier state, must split its pictures, or failed before.
+        """
         run = self.asked[i].run
-        return run.guard.returns > 0 or run.splits > 1 or self._turn(i) >= self.company.alone.get(i, math.inf)
+        return (
+            run.guard.returns > 0
+            or run.splits > 1
+            or self._turn(i) >= self.joint_schedule.alone.get(i, math.inf)
+        )
 
     def _due(self) -> Iterator[_Pass]:
         """The passes of those who go alone and of this turn, with those who go along."""
@@ -216,27 +321,40 @@ class _Turns:
         yield from (_Pass(i, self.asked[i], alone=True) for i in alone)
         if len(alone) == len(self.asked):
             return
-        yield from (_Pass(i, asked) for i, asked in self.asked.items() if i not in alone and self._turn(i) == self.turn)
+        yield from (
+            _Pass(i, asked)
+            for i, asked in self.asked.items()
+            if i not in alone and self._turn(i) == self.turn
+        )
         for i, (run, until) in list(self.ahead.items()):
             if self.turn < until:
-                number = self.company.began[i] + self.turn
-                yield _Pass(i, Asked(run, run.batches(number), number), learns=False)
+                number = self.joint_schedule.began[i] + self.turn
+                yield _Pass(i, MicrobatchRequest(run, run.batches(number), number), learns=False)
             else:
                 del self.ahead[i]
                 if i not in self.asked:
-                    self.bench.leave(run.slot)
+                    self.shared_base.leave(run.adapter_index)
 
     def _kept(self) -> Iterator[tuple[int, Event]]:
         """Write down what decides the passes from here on."""
-        first = min(self.company.began)
-        yield from ((first, event) for event in patiently(lambda: schedule.write(self.company, self.configs), self.stop))
+        first = min(self.joint_schedule.began)
+        yield from (
+            (first, event)
+            for event in retry_on_full_disk(
+                lambda: schedule.write(self.joint_schedule, self.configs), self.stop
+            )
+        )
 
     # --- passes ---
 
     def _taken(self, alike: list[_Pass]) -> Iterator[tuple[int, Event]]:
-        """All passes of one kind in a turn, so many at once as is quickest; what only goes along is left out where it goes with nobody."""
-        area = round(math.log2(math.prod(alike[0].kind[:2])))  # buckets of one resolution have nearly one area
-        pace = Pace(self.company.paces.setdefault(area, {}), self.at_once)
+        """All passes of one kind in a turn, so many at once as is quickest; what only goes along is
+        left out where it goes with nobody.
+        """
+        area = round(
+            math.log2(math.prod(alike[0].kind[:2]))
+        )  # buckets of one resolution have nearly one area
+        pace = Pace(self.joint_schedule.paces.setdefault(area, {}), self.at_once)
         while any(one.learns for one in alike) and not self.stop():
             if pace.untimed(len(alike)):
                 yield from self._timed(alike, pace)
@@ -246,7 +364,10 @@ class _Turns:
                 yield from self._made(now, pace)
 
     def _timed(self, alike: Sequence[_Pass], pace: Pace) -> Iterator[tuple[int, Event]]:
-        """Time the sizes that so many styles can go in. Nobody learns from these passes, so that their outcome is kept before it counts."""
+        """Time the sizes that so many styles can go in.
+
+        Nobody learns from these passes, so that their outcome is kept before it counts.
+        """
         run = alike[0].asked.run
         device = run.place.device
         while size := pace.untimed(len(alike)):
@@ -272,7 +393,9 @@ class _Turns:
         yield alike[0].i, Noted(pace.words(len(alike)))
 
     def _made(self, now: Sequence[_Pass], pace: Pace) -> Iterator[tuple[int, Event]]:
-        """One pass for these styles; where the memory is full, each begins its update again, fewer at once."""
+        """One pass for these styles; where the memory is full, each begins its update again, fewer
+        at once.
+        """
         answers: list[torch.Tensor | Exception]
         try:
             answers = list(self._passed(now))
@@ -295,34 +418,72 @@ class _Turns:
                     untouched.enter_context(one.asked.run.optimiser.untouched())
             return self._backward([one.asked for one in now])
 
-    def _backward(self, waiting: Sequence[Asked]) -> list[torch.Tensor]:
+    def _backward(self, waiting: Sequence[MicrobatchRequest]) -> list[torch.Tensor]:
         if len(waiting) == 1:
             run = waiting[0].run
-            with run.worn():
+            with run.adapters_active():
                 return [run.backward(waiting[0].batches)]
         parts, family = waiting[0].run.parts, waiting[0].run.parts.family
-        each: list[tuple[Run, Batch]] = [(asked.run, batch) for asked in waiting for batch in asked.batches]
-        each.sort(key=lambda one: not one[0].trains_text)  # those whose words are encoded anew stand first
+        each: list[tuple[Trainer, Batch]] = [
+            (asked.run, batch) for asked in waiting for batch in asked.batches
+        ]
+        each.sort(
+            key=lambda one: not one[0].trains_text
+        )  # those whose words are encoded anew stand first
         fresh = [(run, batch) for run, batch in each if run.trains_text]
         words = [run.words(batch.captions) for run, batch in each[len(fresh) :]]
         if fresh:
-            with self.bench.routed([run.slot for run, batch in fresh for _ in batch.t]):
+            with self.shared_base.routed(
+                [run.adapter_index for run, batch in fresh for _ in batch.t]
+            ):
                 captions = [caption for _, batch in fresh for caption in batch.captions]
-                words.insert(0, family.encode_text(fresh[0][0].parts, captions, [run.tokens for run, batch in fresh for _ in batch.t]))
-        noisy, t = (torch.cat([getattr(batch, name) for _, batch in each]) for name in ("noisy", "t"))
-        lora_layers.recompute(parts.denoiser, any(run.passes.checkpointing for run, _ in each))
-        with waiting[0].run.watched(), self.bench.routed([run.slot for run, batch in each for _ in batch.t]):
+                words.insert(
+                    0,
+                    family.encode_text(
+                        fresh[0][0].parts,
+                        captions,
+                        [run.tokens for run, batch in fresh for _ in batch.t],
+                    ),
+                )
+        noisy, t = (
+            torch.cat([getattr(batch, name) for _, batch in each]) for name in ("noisy", "t")
+        )
+        lora_layers.set_gradient_checkpointing(
+            parts.denoiser, any(run.passes.checkpointing for run, _ in each)
+        )
+        with (
+            waiting[0].run.watched(),
+            self.shared_base.routed([run.adapter_index for run, batch in each for _ in batch.t]),
+        ):
             said = family.predict(parts, noisy, t, family.gather(words))
-            losses = [run.loss(batch, some) for (run, batch), some in zip(each, said.split([len(batch.t) for _, batch in each]), strict=True)]
-            torch.stack([loss * run.loss_share for (run, _), loss in zip(each, losses, strict=True)]).sum().backward()
-        return [torch.stack([loss.detach() for (run, _), loss in zip(each, losses, strict=True) if run is asked.run]).sum() for asked in waiting]
+            losses = [
+                run.loss(batch, some)
+                for (run, batch), some in zip(
+                    each, said.split([len(batch.t) for _, batch in each]), strict=True
+                )
+            ]
+            torch.stack(
+                [loss * run.loss_share for (run, _), loss in zip(each, losses, strict=True)]
+            ).sum().backward()
+        return [
+            torch.stack(
+                [
+                    loss.detach()
+                    for (run, _), loss in zip(each, losses, strict=True)
+                    if run is asked.run
+                ]
+            ).sum()
+            for asked in waiting
+        ]
 
     def _on(self, i: int, answer: torch.Tensor | Exception | None) -> Iterator[tuple[int, Event]]:
-        """Let a story go on until it waits for a pass or ends; one that leaves the turns has this written down."""
+        """Let a story go on until it waits for a pass or ends; one that leaves the turns has this
+        written down.
+        """
         told = self.stories[i]
         try:
             item = told.throw(answer) if isinstance(answer, Exception) else told.send(answer)
-            while not isinstance(item, Asked):
+            while not isinstance(item, MicrobatchRequest):
                 if isinstance(item, Saved):
                     self.saved[i] = item.step
                 yield i, item
@@ -333,8 +494,12 @@ class _Turns:
         except StudioError as error:
             self.failed.add(i)
             yield i, Failed(str(error), self.saved.get(i, 0), error.passing)
-        if i in self.company.began and i not in self.company.alone and (i not in self.asked or self._alone(i)):
-            self.company.alone[i] = self.turn + 1
+        if (
+            i in self.joint_schedule.began
+            and i not in self.joint_schedule.alone
+            and (i not in self.asked or self._alone(i))
+        ):
+            self.joint_schedule.alone[i] = self.turn + 1
             yield from self._kept()
 
 

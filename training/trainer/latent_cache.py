@@ -1,4 +1,8 @@
-"""Latents that stay on disk: shared between runs and processes, named by all they were made of, bounded in size. What is lost is made again."""
+"""Latents that stay on disk:
+
+shared between runs and processes, named by all they were made of, bounded in size. What is lost is
+made again.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +26,29 @@ FORMAT = 1  # of what is kept; another one is another place
 
 
 def digest(pixels: np.ndarray) -> str:
-    """Of a picture as the VAE sees it, uint8 [H, W, 3]: crop, bucket, mirror and background are all in it."""
-    return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+    """Of a picture as the VAE sees it, uint8 [H, W, 3]:
+
+    crop, bucket, mirror and background are all in it.
+    """
+    return hashlib.sha256(
+        repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()
+    ).hexdigest()
 
 
 class LatentStore:
     """Mean and deviation of the VAE's posterior by digest of the pixels.
 
-    made_by: the VAE's hash, its scale, and what of the machine decides how sums are rounded; what anything else made is not found here,
-    so that a run with latents from here equals one without to the bit. most: bytes that all bases together may take.
+    made_by: the VAE's hash, its scale, and what of the machine decides how sums are rounded; what
+    anything else made is not found here, so that a run with latents from here equals one without to
+    the bit. most: bytes that all bases together may take.
     """
 
     def __init__(self, made_by: Mapping[str, Any], most: int) -> None:
         told = json.dumps({"format": FORMAT, **made_by}, sort_keys=True, default=str)
-        self.folder, self.most = latents_folder() / hashlib.sha256(told.encode()).hexdigest()[:32], most
+        self.folder, self.most = (
+            latents_folder() / hashlib.sha256(told.encode()).hexdigest()[:32],
+            most,
+        )
         self.works = most > 0
 
     def get(self, name: str) -> tuple[Tensor, Tensor] | None:
@@ -48,7 +61,11 @@ class LatentStore:
         mean, deviation = found.get("mean"), found.get("deviation")
         if mean is None or deviation is None or mean.dim() != 3 or mean.shape != deviation.shape:
             return None
-        if not (mean.dtype == deviation.dtype == torch.float32 and bool(mean.isfinite().all()) and bool(deviation.isfinite().all())):
+        if not (
+            mean.dtype == deviation.dtype == torch.float32
+            and bool(mean.isfinite().all())
+            and bool(deviation.isfinite().all())
+        ):
             return None
         try:
             os.utime(path)  # used now: the oldest go first
@@ -61,7 +78,10 @@ class LatentStore:
         if not self.works:
             return
         try:
-            write_whole(self._path(name), save({"mean": mean.contiguous(), "deviation": deviation.contiguous()}))
+            write_whole(
+                self._path(name),
+                save({"mean": mean.contiguous(), "deviation": deviation.contiguous()}),
+            )
         except SpaceError:
             self.works = False  # nothing is lost: the latents are in memory
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from training.models.family import Conditioning, Parts
-from training.runtime.distributed import World
+from training.runtime.distributed import ProcessGroup
 from training.trainer.latent_cache import LatentStore, digest
 
 
 class Latents:
-    """Mean and deviation of the VAE's posterior for every picture as it is cropped, so that a new sample costs nothing.
+    """Mean and deviation of the VAE's posterior for every picture as it is cropped, so that a new
+    sample costs nothing.
 
     store: where they stay for other runs, and come from when another run made them.
     """
@@ -25,7 +26,9 @@ class Latents:
 
     @torch.no_grad()
     def add(self, key: Hashable, pixels: np.ndarray, parts: Parts) -> None:
-        """Encode one picture, uint8 [H, W, 3]; alone, so that what it gets does not depend on others."""
+        """Encode one picture, uint8 [H, W, 3]; alone, so that what it gets does not depend on
+        others.
+        """
         if key in self._kept:
             return
         name = digest(pixels) if self._store else ""
@@ -34,7 +37,7 @@ class Latents:
         if self._store and not found:
             self._store.put(name, *self._kept[key])
 
-    def share(self, world: World) -> None:
+    def share(self, world: ProcessGroup) -> None:
         """Have what every process of a training has encoded."""
         for kept in world.gathered(self._kept):
             self._kept.update(kept)
@@ -43,19 +46,28 @@ class Latents:
         return tuple(self._kept[key][0].shape)
 
     def sample(self, key: Hashable, noise: Tensor) -> Tensor:
-        """Scaled latents [C, h, w], float32, sampled with the given noise (Kingma and Welling 2014, eq. 10)."""
+        """Scaled latents [C, h, w], float32, sampled with the given noise (Kingma and Welling 2014,
+        eq. 10).
+        """
         mean, deviation = self._kept[key]
         return mean + deviation * noise
 
 
 @torch.no_grad()
 def posterior(parts: Parts, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and deviation [C, h, w] in the denoiser's scale, float32, on the CPU, of uint8 [H, W, 3]."""
+    """Mean and deviation [C, h, w] in the denoiser's scale, float32, on the CPU, of uint8 [H, W,
+    3].
+    """
     vae = parts.networks["vae"]
-    x = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).to(vae.device).to(vae.dtype) / 127.5 - 1
+    x = (
+        torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).to(vae.device).to(vae.dtype) / 127.5
+        - 1
+    )
     found = vae.encode(x.to(memory_format=torch.channels_last)).latent_dist
     mean, deviation = found.mean[0].float(), found.std[0].float()
-    return ((mean - parts.latent_shift) * parts.latent_scale).cpu(), (deviation * parts.latent_scale).cpu()
+    return ((mean - parts.latent_shift) * parts.latent_scale).cpu(), (
+        deviation * parts.latent_scale
+    ).cpu()
 
 
 class Words:

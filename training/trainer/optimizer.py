@@ -1,6 +1,8 @@
-"""AdamW over flat buffers, the learning rate's course, clipping, an average. Knows nothing of models.
+"""AdamW over flat buffers, the learning rate's course, clipping, an average. Knows nothing of
+models.
 
-All weights of a group lie in one buffer and their gradients in another, so an update is a handful of operations.
+All weights of a group lie in one buffer and their gradients in another, so an update is a handful
+of operations.
 """
 
 from __future__ import annotations
@@ -23,23 +25,32 @@ class Group:
 
 
 def course(schedule: str, step: int, steps: int, warmup: float) -> float:
-    """The share of the full learning rate at update `step` (0, 1, ...): a linear warm-up, then cosine or linear to 0, or constant."""
+    """The share of the full learning rate at update `step` (0, 1, ...):
+
+    a linear warm-up, then cosine or linear to 0, or constant.
+    """
     rising = max(1, round(steps * warmup))
     if warmup and step < rising:
         return (step + 1) / rising
     done = (step - rising) / max(1, steps - rising) if warmup else step / steps
-    return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[schedule]
+    return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[
+        schedule
+    ]
 
 
 class Optimiser:
     """AdamW (Loshchilov and Hutter 2019) in float32; moments 0.9 and 0.999."""
 
-    def __init__(self, groups: Mapping[str, Group], *, weight_decay: float, clip: float, ema: float) -> None:
+    def __init__(
+        self, groups: Mapping[str, Group], *, weight_decay: float, clip: float, ema: float
+    ) -> None:
         self.names = list(groups)
         self.flats = {name: _flattened(group.parameters) for name, group in groups.items()}
         self.lrs = {name: group.lr for name, group in groups.items()}
         self.clip, self.ema = clip, ema
-        self.averages = {name: flat.detach().clone() for name, flat in self.flats.items()} if ema else {}
+        self.averages = (
+            {name: flat.detach().clone() for name, flat in self.flats.items()} if ema else {}
+        )
         params = [{"params": [self.flats[name]], "lr": self.lrs[name]} for name in self.names]
         self.adamw = torch.optim.AdamW(params, weight_decay=weight_decay, fused=True)
 
@@ -49,11 +60,15 @@ class Optimiser:
 
     def norm(self) -> Tensor:
         """Norm of all gradients together, float32 scalar on the device."""
-        return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(flat.grad) for flat in self.flats.values()]))
+        return torch.linalg.vector_norm(
+            torch.stack([torch.linalg.vector_norm(flat.grad) for flat in self.flats.values()])
+        )
 
     @torch.no_grad()
     def update(self, norm: Tensor, share: float) -> None:
-        """Make the update with `share` of each learning rate; gradients are clipped to `clip` by their common norm, then cleared."""
+        """Make the update with `share` of each learning rate; gradients are clipped to `clip` by
+        their common norm, then cleared.
+        """
         if self.clip:
             for flat in self.flats.values():
                 flat.grad.mul_((self.clip / (norm + 1e-6)).clamp(max=1.0))
@@ -81,7 +96,9 @@ class Optimiser:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """While inside, the weights are their average, if there is one; afterwards they are as before to the bit, whatever happened."""
+        """While inside, the weights are their average, if there is one; afterwards they are as
+        before to the bit, whatever happened.
+        """
         self._swap()
         try:
             yield
@@ -98,8 +115,16 @@ class Optimiser:
         """Everything that must survive, by name."""
         found = {}
         for name, flat in self.flats.items():
-            state = self.adamw.state.get(flat) or {"exp_avg": torch.zeros_like(flat), "exp_avg_sq": torch.zeros_like(flat), "step": torch.tensor(0.0)}
-            found |= {f"{name}.weights": flat.detach(), f"{name}.first": state["exp_avg"], f"{name}.second": state["exp_avg_sq"]}
+            state = self.adamw.state.get(flat) or {
+                "exp_avg": torch.zeros_like(flat),
+                "exp_avg_sq": torch.zeros_like(flat),
+                "step": torch.tensor(0.0),
+            }
+            found |= {
+                f"{name}.weights": flat.detach(),
+                f"{name}.first": state["exp_avg"],
+                f"{name}.second": state["exp_avg_sq"],
+            }
             found[f"{name}.updates"] = state["step"].reshape(1)
             if name in self.averages:
                 found[f"{name}.average"] = self.averages[name]
@@ -107,23 +132,36 @@ class Optimiser:
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what tensors() gave, by copy. Raises KeyError or RuntimeError when it is of adapters of another shape.
+        """Take back what tensors() gave, by copy. Raises KeyError or RuntimeError when it is of
+        adapters of another shape.
 
         An average that was not kept then begins at the weights.
         """
         for name, flat in self.flats.items():
-            own = lambda what, name=name, like=flat: tensors[f"{name}.{what}"].to(like.device, copy=True)
+            own = lambda what, name=name, like=flat: tensors[f"{name}.{what}"].to(
+                like.device, copy=True
+            )
             flat.data.copy_(tensors[f"{name}.weights"])
-            self.adamw.state[flat] = {"step": own("updates").reshape(()), "exp_avg": own("first"), "exp_avg_sq": own("second")}
+            self.adamw.state[flat] = {
+                "step": own("updates").reshape(()),
+                "exp_avg": own("first"),
+                "exp_avg_sq": own("second"),
+            }
             if name in self.averages:
-                self.averages[name].copy_(tensors.get(f"{name}.average", tensors[f"{name}.weights"]))
+                self.averages[name].copy_(
+                    tensors.get(f"{name}.average", tensors[f"{name}.weights"])
+                )
         self.clear()
 
     def fits(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether these are of adapters of the same parts and sizes, so that restore can take them."""
+        """Whether these are of adapters of the same parts and sizes, so that restore can
+        take them.
+        """
         kept = {name for name in tensors if name.endswith(".weights")}
         return kept == {f"{name}.weights" for name in self.flats} and all(
-            tensors[f"{name}.{what}"].shape == flat.shape for name, flat in self.flats.items() for what in ("weights", "first", "second")
+            tensors[f"{name}.{what}"].shape == flat.shape
+            for name, flat in self.flats.items()
+            for what in ("weights", "first", "second")
         )
 
 

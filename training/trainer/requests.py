@@ -1,4 +1,7 @@
-"""What a user wishes of a run that goes on: a file in the run's folder, taken between two updates. What is learnt does not change by it."""
+"""What a user wishes of a run that goes on:
+
+a file in the run's folder, taken between two updates. What is learnt does not change by it.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,25 @@ from typing import Literal, get_args
 
 from training.errors import SpaceError
 
-Wish = Literal["draw", "save"]  # the previews; a checkpoint with its style
+RunRequest = Literal["draw", "save"]  # the previews; a checkpoint with its style
 FOLDER = "wishes"
 
 
-def wish(run: Path, what: Wish) -> None:
+def send_request(run: Path, what: RunRequest) -> None:
     """Ask for it; once more before it is done is the same as once. Raises SpaceError."""
     try:
         (run / FOLDER).mkdir(exist_ok=True)
         (run / FOLDER / what).touch()
     except OSError as error:
-        raise SpaceError(f"{run} could not be written ({error.strerror}). Free space on that disk.") from error
+        raise SpaceError(
+            f"{run} could not be written ({error.strerror}). Free space on that disk."
+        ) from error
 
 
-def taken(run: Path) -> list[Wish]:
+def taken(run: Path) -> list[RunRequest]:
     """What is wished for now, which is then forgotten."""
-    found: list[Wish] = []
-    for what in get_args(Wish):
+    found: list[RunRequest] = []
+    for what in get_args(RunRequest):
         try:
             (run / FOLDER / what).unlink()
         except OSError:  # nearly always: it is not there

@@ -1,4 +1,6 @@
-"""What a run must share with its checkpoint to go on as if it had never stopped, and a list of all that differs. Knows no torch."""
+"""What a run must share with its checkpoint to go on as if it had never stopped, and a list of all
+that differs. Knows no torch.
+"""
 
 from __future__ import annotations
 
@@ -13,37 +15,68 @@ from training.errors import SpaceError
 from training.trainer import microbatching
 
 MOST = 5  # file names in one sentence
-OF_A_RUN = ("checkpoints", "previews", "class_pictures", "words", "company.json", "events.jsonl", microbatching.FILE)
+OF_A_RUN = (
+    "checkpoints",
+    "previews",
+    "class_pictures",
+    "words",
+    "company.json",
+    "events.jsonl",
+    microbatching.FILE,
+)
 
 
 def settings_record(config: RunConfig) -> dict[str, Any]:
     """The settings that decide what is learnt, by dotted key."""
-    return {s.key: getattr(getattr(config, s.section), s.name) for s in settings() if not {s.section, s.key} & FREE_TO_CHANGE}
+    return {
+        s.key: getattr(getattr(config, s.section), s.name)
+        for s in settings()
+        if not {s.section, s.key} & FREE_TO_CHANGE
+    }
 
 
 def pictures_record(examples: Sequence[Example]) -> list[list[str]]:
-    """Name, hash of the content and hash of the caption of every picture, in order; the captions themselves are not kept."""
-    return [[e.path.name, e.identity, hashlib.sha256(e.caption.encode()).hexdigest()] for e in examples]
+    """Name, hash of the content and hash of the caption of every picture, in order; the captions
+    themselves are not kept.
+    """
+    return [
+        [e.path.name, e.identity, hashlib.sha256(e.caption.encode()).hexdigest()] for e in examples
+    ]
 
 
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A sentence for every setting that differs; one that an earlier version did not have counts as its default."""
+    """A sentence for every setting that differs; one that an earlier version did not have counts as
+    its default.
+    """
     defaults = {s.key: s.default for s in settings()}
-    return [f"{key}: {then.get(key, defaults[key])!r} then, {value!r} now" for key, value in now.items() if then.get(key, defaults[key]) != value]
+    return [
+        f"{key}: {then.get(key, defaults[key])!r} then, {value!r} now"
+        for key, value in now.items()
+        if then.get(key, defaults[key]) != value
+    ]
 
 
-def changed_pictures(then: Sequence[Sequence[str]], now: Sequence[Sequence[str]], kind: str = "picture") -> list[str]:
+def changed_pictures(
+    then: Sequence[Sequence[str]], now: Sequence[Sequence[str]], kind: str = "picture"
+) -> list[str]:
     """What was added, taken away or changed, one sentence each."""
     before, after = ({name: rest for name, *rest in pictures} for pictures in (then, now))
     common = [name for name in after if name in before]
     found = {
         f"{kind}s that were not there": [name for name in after if name not in before],
         f"{kind}s that are gone": [name for name in before if name not in after],
-        f"{kind}s that were changed": [name for name in common if before[name][0] != after[name][0]],
-        "captions that were changed": [name for name in common if before[name][1] != after[name][1]],
+        f"{kind}s that were changed": [
+            name for name in common if before[name][0] != after[name][0]
+        ],
+        "captions that were changed": [
+            name for name in common if before[name][1] != after[name][1]
+        ],
     }
     told = [
-        f"{what}: {', '.join(names[:MOST])}{f' and {len(names) - MOST} more' if len(names) > MOST else ''}" for what, names in found.items() if names
+        f"{what}: "
+        f"{', '.join(names[:MOST])}{f' and {len(names) - MOST} more' if len(names) > MOST else ''}"
+        for what, names in found.items()
+        if names
     ]
     if not told and list(before) != list(after):
         return [f"the order of the {kind}s"]
@@ -52,22 +85,34 @@ def changed_pictures(then: Sequence[Sequence[str]], now: Sequence[Sequence[str]]
 
 def changed_place(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What of the machine differs, so that sums may round otherwise."""
-    return [f"{what} was {then[what]}, now it is {value}" for what, value in now.items() if then.get(what, value) != value]
+    return [
+        f"{what} was {then[what]}, now it is {value}"
+        for what, value in now.items()
+        if then.get(what, value) != value
+    ]
 
 
 def refusal(folder: Path, differences: Sequence[str]) -> str:
     """What a user is told when a run may not go on."""
-    lines = [f"{folder} holds a run that was begun with other settings or pictures:", *(f"  - {line}" for line in differences)]
+    lines = [
+        f"{folder} holds a run that was begun with other settings or pictures:",
+        *(f"  - {line}" for line in differences),
+    ]
     advice = (
-        "Put them back to go on with it, or choose another save.name for a new run. --save.resume adapt goes on with things as they are now, "
+        "Put them back to go on with it, or choose another save.name for a new run. "
+        "--save.resume adapt goes on with things as they are now, "
         "--save.resume anew puts the earlier work aside and begins again."
     )
     return "\n".join([*lines, advice])
 
 
 def put_aside(folder: Path, name: str) -> Path | None:
-    """Move what a run made into folder/earlier-1 (or -2, ...) and return that; None when there was nothing. Raises SpaceError."""
-    made = [folder / part for part in (*OF_A_RUN, f"{name}.safetensors") if (folder / part).exists()]
+    """Move what a run made into folder/earlier-1 (or -2, ...) and return that; None when there was
+    nothing. Raises SpaceError.
+    """
+    made = [
+        folder / part for part in (*OF_A_RUN, f"{name}.safetensors") if (folder / part).exists()
+    ]
     if not made:
         return None
     number = 1
@@ -79,5 +124,8 @@ def put_aside(folder: Path, name: str) -> Path | None:
         for path in made:
             path.rename(aside / path.name)
     except OSError as error:
-        raise SpaceError(f"the earlier work in {folder} cannot be put aside ({error.strerror}). Look whether that disk may be written.") from error
+        raise SpaceError(
+            f"the earlier work in {folder} cannot be put aside ({error.strerror}). Look "
+            "whether that disk may be written."
+        ) from error
     return aside

@@ -1,8 +1,10 @@
-"""What styles that are trained together keep beside their checkpoints, so that each goes on in the company it had. Knows no torch.
+"""What styles that are trained together keep beside their checkpoints, so that each goes on in the
+company it had. Knows no torch.
 
-The shapes of a whole pass decide how its sums are rounded. So a style's bits depend on who goes through the base with it: not on what the
-others have learnt, but on how many they are and of what rank. The passes of a company are counted in turns; who its members are, how many
-go in one pass and who goes alone is written into the folder of every member before the first pass that it decides.
+The shapes of a whole pass decide how its sums are rounded. So a style's bits depend on who goes
+through the base with it: not on what the others have learnt, but on how many they are and of what
+rank. The passes of a company are counted in turns; who its members are, how many go in one pass and
+who goes alone is written into the folder of every member before the first pass that it decides.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ FILE = "company.json"  # in the folder of every member
 
 
 @dataclass
-class Company:
+class JointSchedule:
     """Keys of members are their places in the sweep.
 
-    began: a member's pass in turn 0; settings: hash of what it is trained with; paces: size of latents -> styles in one pass -> seconds of
-    one's share, None when they did not fit into memory; alone: a member's first turn outside of the others' passes.
+    began: a member's pass in turn 0; settings: hash of what it is trained with; paces: size of
+    latents -> styles in one pass -> seconds of one's share, None when they did not fit into memory;
+    alone: a member's first turn outside of the others' passes.
     """
 
     began: dict[int, int]
@@ -36,39 +39,58 @@ class Company:
     alone: dict[int, int] = field(default_factory=dict)
 
 
-def founded(configs: Sequence[RunConfig], passes: Mapping[int, int]) -> Company:
+def founded(configs: Sequence[RunConfig], passes: Mapping[int, int]) -> JointSchedule:
     """A new one. passes: place of every member -> its next pass."""
-    return Company(dict(passes), {i: _settings(configs[i]) for i in passes})
+    return JointSchedule(dict(passes), {i: _settings(configs[i]) for i in passes})
 
 
-def found(configs: Sequence[RunConfig], here: Sequence[int]) -> Company | None:
-    """The company that the styles at the places `here` were left in; None when it is not the same for all of them, or not of these configs."""
+def found(configs: Sequence[RunConfig], here: Sequence[int]) -> JointSchedule | None:
+    """The company that the styles at the places `here` were left in; None when it is not the same
+    for all of them, or not of these configs.
+    """
     kept = {i: _read(config.run_folder / FILE) for i, config in enumerate(configs)}
-    same = next((company for i, company in kept.items() if company and i in company.began), None)
+    same = next(
+        (
+            joint_schedule
+            for i, joint_schedule in kept.items()
+            if joint_schedule and i in joint_schedule.began
+        ),
+        None,
+    )
     if same is None or not set(here) <= set(same.began) <= set(kept):
         return None
     for i in same.began:
         other = kept[i]
-        if other is None or (other.began, other.settings) != (same.began, same.settings) or _settings(configs[i]) != same.settings[i]:
+        if (
+            other is None
+            or (other.began, other.settings) != (same.began, same.settings)
+            or _settings(configs[i]) != same.settings[i]
+        ):
             return None
     return same  # the first member's: it is written first, so it knows most
 
 
-def write(company: Company, configs: Sequence[RunConfig]) -> None:
+def write(joint_schedule: JointSchedule, configs: Sequence[RunConfig]) -> None:
     """Keep it in every member's folder, the first one's first. Raises SpaceError."""
-    text = json.dumps(asdict(company))
-    for i in sorted(company.began):
+    text = json.dumps(asdict(joint_schedule))
+    for i in sorted(joint_schedule.began):
         write_whole(configs[i].run_folder / FILE, text)
 
 
 def left(folder: Path) -> bool:
-    """Forget the company of a style that goes on without it; whether there was one. Raises SpaceError."""
+    """Forget the company of a style that goes on without it; whether there was one.
+
+    Raises SpaceError.
+    """
     try:
         (folder / FILE).unlink()
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise SpaceError(f"{folder / FILE} cannot be deleted ({error.strerror}). Look whether that disk may be written.") from error
+        raise SpaceError(
+            f"{folder / FILE} cannot be deleted ({error.strerror}). Look whether that disk may "
+            "be written."
+        ) from error
     return True
 
 
@@ -77,14 +99,17 @@ def _settings(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _read(path: Path) -> Company | None:
+def _read(path: Path) -> JointSchedule | None:
     """None for a file that is not there or not one of these."""
     try:
         told = json.loads(path.read_bytes())
         whole = lambda table: {int(key): int(value) for key, value in table.items()}
-        paces = {int(size): {int(count): _seconds(took) for count, took in pace.items()} for size, pace in told["paces"].items()}
+        paces = {
+            int(size): {int(count): _seconds(took) for count, took in pace.items()}
+            for size, pace in told["paces"].items()
+        }
         settings = {int(i): str(value) for i, value in told["settings"].items()}
-        return Company(whole(told["began"]), settings, paces, whole(told["alone"]))
+        return JointSchedule(whole(told["began"]), settings, paces, whole(told["alone"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -1,4 +1,6 @@
-"""One run: everything that is checked and made before the first update, one update, one preview, one checkpoint, the export."""
+"""One run: everything that is checked and made before the first update, one update, one preview,
+one checkpoint, the export.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,20 @@ from torch import Tensor, nn
 
 from training import __version__
 from training.adapters import lora_layers
-from training.adapters.multi_lora import Bench
+from training.adapters.multi_lora import SharedBase
 from training.config.schema import RunConfig, read_toml, to_toml
 from training.data.buckets import Bucket, buckets, nearest
 from training.data.dataset import Dataset, Example, captioned, open_picture, pixels, read_dataset
 from training.diffusion import class_images, objective
 from training.diffusion.sampling import draw
-from training.errors import ConfigError, DataError, DivergedError, OutOfMemory, SpaceError, StyleFileError
+from training.errors import (
+    ConfigError,
+    DataError,
+    DivergedError,
+    OutOfMemory,
+    SpaceError,
+    StyleFileError,
+)
 from training.events import Noted, Previewed, Saved, Stepped, Warned
 from training.models import loader
 from training.models.family import Conditioning, Parts
@@ -31,10 +40,25 @@ from training.models.textual_inversion import Token, as_words, first_token
 from training.modules.compile import begin_pass, compile_passes
 from training.prompt import Prompt
 from training.runtime import memory
-from training.runtime.device import GIB, Place, choose, finished, has_own_memory, sent, told_of
-from training.runtime.distributed import ALONE, World
+from training.runtime.device import (
+    GIB,
+    DeviceSpec,
+    choose,
+    device_record,
+    finished,
+    has_own_memory,
+    sent,
+)
+from training.runtime.distributed import ALONE, ProcessGroup
 from training.runtime.rng import Order, drawn
-from training.storage.paths import STEPS, checked_room, checked_writable, fsync_folder, inside, write_whole
+from training.storage.paths import (
+    STEPS,
+    checked_room,
+    checked_writable,
+    fsync_folder,
+    inside,
+    write_whole,
+)
 from training.style_files import embeddings
 from training.style_files.key_names import accepted_names, canonical_name
 from training.style_files.metadata import Made, metadata_for
@@ -43,15 +67,18 @@ from training.trainer import checkpoint, microbatching, resume
 from training.trainer.divergence import LOST_IN_A_ROW, Guard
 from training.trainer.latent_cache import LatentStore
 from training.trainer.latents import Latents, Words
-from training.trainer.microbatching import Passes
+from training.trainer.microbatching import MicrobatchPlan
 from training.trainer.optimizer import Group, Optimiser, course
 
 PREVIEW_BYTES = 3  # a pixel of a PNG at worst
 HALF = 2  # bytes of a weight in a style file
 WORDS = "words"  # folder of learnt words, each in a file of its own
 MARGIN = 2**20  # bytes for run.toml, events and what the file system itself takes
-SPARE = 0.1  # share of the free memory that is left to others, and to what one update needs more than another
-WATCHED = 2  # updates whose memory is watched: the second one has the optimiser's moments beside it, later ones take no more
+# share of the free memory that is left to others, and to what one update needs more than another
+SPARE = 0.1
+# updates whose memory is watched: the second one has the optimiser's moments beside it, later ones
+# take no more
+WATCHED = 2
 
 
 @dataclass(frozen=True)
@@ -62,20 +89,27 @@ class Plan:
     dataset: Dataset
     given_priors: tuple[Example, ...]
     files: loader.BaseFiles
-    place: Place
+    place: DeviceSpec
     finished: int  # updates after which this run's style was already exported, else 0
     start: Style | None = None  # what the adapters begin as
 
 
 def planned(config: RunConfig) -> Plan:
-    """Check everything that can be checked without loading weights; nothing is written but the run's empty folder."""
+    """Check everything that can be checked without loading weights; nothing is written but the
+    run's empty folder.
+    """
     if not config.data.folder:
-        raise ConfigError("data.folder is empty: name the folder that holds your pictures, for instance --data.folder pictures.")
+        raise ConfigError(
+            "data.folder is empty: name the folder that holds your pictures, for instance "
+            "--data.folder pictures."
+        )
     place = choose(config.base.device, config.base.dtype)
     files = loader.find(config.base.model)
     check_resolution(config, files)
     data = config.data
-    dataset = read_dataset(Path(data.folder), trigger=data.trigger, template=data.template, background=data.background)
+    dataset = read_dataset(
+        Path(data.folder), trigger=data.trigger, template=data.template, background=data.background
+    )
     given = class_images.given(config.prior)
     check_same_run(config, dataset)
     checked_writable(config.run_folder, "save.folder")
@@ -83,38 +117,57 @@ def planned(config: RunConfig) -> Plan:
 
 
 def _start(config: RunConfig) -> Style | None:
-    """The style to go on from. Raises StyleFileError when it cannot be, as far as that shows without the base."""
+    """The style to go on from.
+
+    Raises StyleFileError when it cannot be, as far as that shows without the base.
+    """
     if not config.adapter.start:
         return None
     style = read_style(Path(config.adapter.start).expanduser())
     largest = max((lora.rank for lora in style.modules.values()), default=0)
     if largest > config.adapter.rank:
         raise StyleFileError(
-            f"{config.adapter.start} has rank {largest}, this run {config.adapter.rank}. Set adapter.rank to {largest} or more, or cut the style "
+            f"{config.adapter.start} has rank {largest}, this run {config.adapter.rank}. Set "
+            f"adapter.rank to {largest} or more, or cut the style "
             "first: style-file resize."
         )
     return style
 
 
 def check_same_run(config: RunConfig, dataset: Dataset | None = None) -> None:
-    """Refuse to go on with a run that was begun with other settings or pictures, naming each; save.resume may say otherwise."""
+    """Refuse to go on with a run that was begun with other settings or pictures, naming each;
+    save.resume may say otherwise.
+    """
     try:
         if config.run_folder.exists() and not config.run_folder.is_dir():
-            raise ConfigError(f"{config.run_folder} is a file where the run's folder should be. Choose another save.name.")
+            raise ConfigError(
+                f"{config.run_folder} is a file where the run's folder should be. Choose "
+                "another save.name."
+            )
         if config.save.resume != "exact":
             return
         if (config.run_folder / "run.toml").is_file():
-            read_toml(config.run_folder / "run.toml")  # what cannot be read may be someone's work: it is not written over
+            read_toml(
+                config.run_folder / "run.toml"
+            )  # what cannot be read may be someone's work: it is not written over
         found, _ = checkpoint.newest(config.run_folder / "checkpoints")
     except OSError as error:
-        raise SpaceError(f"save.folder leads to {config.run_folder}, which cannot be looked at ({error.strerror}). Choose another folder.") from None
+        raise SpaceError(
+            f"save.folder leads to {config.run_folder}, which cannot be looked at "
+            f"({error.strerror}). Choose another folder."
+        ) from None
     if found is None:
         return
     changed = resume.changed_settings(found.state["settings"], resume.settings_record(config))
     if changed:
         raise ConfigError(resume.refusal(config.run_folder, changed))
     if dataset is not None:
-        _check_same_pictures(config, resume.changed_pictures(found.state["pictures"], resume.pictures_record(dataset.examples)))
+        _check_same_pictures(
+            config,
+            resume.changed_pictures(
+                found.state["pictures"], resume.pictures_record(dataset.examples)
+            ),
+        )
 
 
 def _check_same_pictures(config: RunConfig, changed: list[str]) -> None:
@@ -128,7 +181,10 @@ def check_resolution(config: RunConfig, files: loader.BaseFiles) -> None:
     side = config.data.resolution or own
     if side < multiple or side % multiple:
         near = max(multiple, round(side / multiple) * multiple)
-        raise ConfigError(f"data.resolution is {side} px, a multiple of {multiple} was expected for {files.title}. Try {near}.")
+        raise ConfigError(
+            f"data.resolution is {side} px, a multiple of {multiple} was expected for "
+            f"{files.title}. Try {near}."
+        )
 
 
 def _finished(config: RunConfig) -> int:
@@ -145,7 +201,9 @@ def _finished(config: RunConfig) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that want one forward and backward, on the device, and their part in a loss over `rows` style pictures."""
+    """Rows that want one forward and backward, on the device, and their part in a loss over `rows`
+    style pictures.
+    """
 
     noisy: Tensor  # [B, C, h, w], in the base's precision
     wanted: Tensor  # [B, C, h, w]
@@ -155,17 +213,25 @@ class Batch:
     rows: int
 
     def part(self, some: slice) -> Batch:
-        return Batch(self.noisy[some], self.wanted[some], self.t[some], self.weights[some], self.captions[some], self.rows)
+        return Batch(
+            self.noisy[some],
+            self.wanted[some],
+            self.t[some],
+            self.weights[some],
+            self.captions[some],
+            self.rows,
+        )
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A pass that a run waits for: whoever drives the run adds up its gradients and sends back the loss, or throws OutOfMemoryError.
+class MicrobatchRequest:
+    """A pass that a run waits for: whoever drives the run adds up its gradients and sends back the
+    loss, or throws OutOfMemoryError.
 
     number: of the pass in the run, from 0.
     """
 
-    run: Run
+    run: Trainer
     batches: tuple[Batch, ...]
     number: int
 
@@ -175,29 +241,47 @@ class TooManyError(torch.OutOfMemoryError):
 
 
 class LeftError(Exception):
-    """Thrown into a run that waits for a pass when none will be made any more: its update is left for the next time."""
+    """Thrown into a run that waits for a pass when none will be made any more:
 
-
-class Run:
-    """A loaded base, adapters on it, pictures in latents, an optimiser: ready for updates.
-
-    bench: a base that is loaded already and shared with other runs; without one the run loads its own.
-    world: the processes that train this one style together; each holds the same adapters and moments, the first one writes.
+    its update is left for the next time.
     """
 
-    def __init__(self, plan: Plan, bench: Bench | None = None, world: World = ALONE) -> None:
+
+class Trainer:
+    """A loaded base, adapters on it, pictures in latents, an optimiser: ready for updates.
+
+    bench: a base that is loaded already and shared with other runs; without one the run loads its
+    own.
+    world: the processes that train this one style together; each holds the same adapters and
+    moments, the first one writes.
+    """
+
+    def __init__(
+        self, plan: Plan, shared_base: SharedBase | None = None, world: ProcessGroup = ALONE
+    ) -> None:
         self.plan, self.config, self.place, self.world = plan, plan.config, plan.place, world
-        self.bench, self.slot = bench, bench.slot() if bench else 0
+        self.shared_base, self.adapter_index = (
+            shared_base,
+            shared_base.new_adapter_index() if shared_base else 0,
+        )
         self.folder = self.config.run_folder
         self.step, self.started, self.guard = 0, time.time(), Guard()
-        self.room = self.limit = math.inf  # GiB that this process may take in all, and that its first updates are let take
+        self.room = self.limit = (
+            math.inf
+        )  # GiB that this process may take in all, and that its first updates are let take
         self.passes = self.as_set
-        self.turns: dict[int, Passes] = {}  # how passes are made from an update on, where not as the settings say
-        self.watching = 0 if world.shards else WATCHED  # the others of a divided base wait in the middle of a layer
+        self.turns: dict[
+            int, MicrobatchPlan
+        ] = {}  # how passes are made from an update on, where not as the settings say
+        # the others of a divided base wait in the middle of a layer
+        self.watching = 0 if world.shards else WATCHED
         self.staying: set[str] = set()  # networks that updates need, once they are on the device
-        self.peaks: dict[str, float] = {}  # GiB that were taken at worst while encoding, and in passes
+        self.peaks: dict[
+            str, float
+        ] = {}  # GiB that were taken at worst while encoding, and in passes
         self.trial = False
-        self.ahead: tuple[int, tuple[Batch, ...]] | None = None  # a pass that is ready, by its number
+        # a pass that is ready, by its number
+        self.ahead: tuple[int, tuple[Batch, ...]] | None = None
         self.pace: list[float] = []  # seconds of the latest updates
         self.parts: Parts
         self.optimiser: Optimiser
@@ -205,21 +289,35 @@ class Run:
     # --- before the first update ---
 
     def prepare(self, *, trial: bool = False) -> Iterator[Noted | Warned | Saved]:
-        """Load, encode, attach, restore. Says what takes time and what was worth noting. trial: nothing is written or gone on with."""
+        """Load, encode, attach, restore.
+
+        Says what takes time and what was worth noting. trial: nothing is written or gone on with.
+        """
         config, plan, self.trial = self.config, self.plan, trial
         if not trial and self.world.writes:
-            if config.save.resume == "anew" and (aside := resume.put_aside(self.folder, config.save.name)):
+            if config.save.resume == "anew" and (
+                aside := resume.put_aside(self.folder, config.save.name)
+            ):
                 yield Noted(f"the earlier work of {config.save.name} lies in {aside.name} now")
             # Once: a run.toml that says "anew" would put this work aside at the next start
-            lasting = config.model_copy(update={"save": config.save.model_copy(update={"resume": "exact"})})
+            lasting = config.model_copy(
+                update={"save": config.save.model_copy(update={"resume": "exact"})}
+            )
             write_whole(self.folder / "run.toml", to_toml(lasting))
         yield from (Warned(note) for note in plan.dataset.notes)
         if config.optim.compile != "off" and self.place.device.type == "cpu":
-            yield Warned("compiling for a CPU takes ten minutes and more, and a stop is heard after the first update: optim.compile is for GPUs.")
+            yield Warned(
+                "compiling for a CPU takes ten minutes and more, and a stop is heard after the "
+                "first update: optim.compile is for GPUs."
+            )
         yield Noted(f"loading {plan.files.title}")
         self._look_for_room()
-        self.parts = self.bench.parts() if self.bench else loader.load(plan.files, self.place, waiting=True)
-        self.staying = set(self.parts.networks) - {"vae"} if self.bench else set()
+        self.parts = (
+            self.shared_base.parts()
+            if self.shared_base
+            else loader.load(plan.files, self.place, waiting=True)
+        )
+        self.staying = set(self.parts.networks) - {"vae"} if self.shared_base else set()
         self.choices = self._buckets()
         self.examples = list(plan.dataset.examples)
         yield from self._crowded()
@@ -253,28 +351,37 @@ class Run:
         free = memory.free(place.device) / among
         self.room = memory.taken(place.device) + free
         self.limit = (1 - SPARE) * self.room
-        parts = [files.family.denoiser] if has_own_memory(place.device) else files.family.classes  # the others need not be there with it
+        # the others need not be there with it
+        parts = [files.family.denoiser] if has_own_memory(place.device) else files.family.classes
         needed = loader.weight_count(files, parts) * place.dtype.itemsize / GIB
-        if self.bench is None and needed > free:
+        if self.shared_base is None and needed > free:
             half = ", or set base.dtype = bfloat16" if place.dtype == torch.float32 else ""
             raise OutOfMemory(
-                f"the weights of {files.title} alone take {needed:.1f} GiB in {place.precision}, and {free:.1f} GiB are free on {place.name}. Close "
+                f"the weights of {files.title} alone take {needed:.1f} GiB in "
+                f"{place.precision}, and {free:.1f} GiB are free on {place.name}. Close "
                 f"other programs, choose a smaller base{half}."
             )
 
     @contextmanager
     def watched(self, what: str = "passes") -> Iterator[None]:
-        """While inside, memory that would not be enough is told by OutOfMemoryError, by a CPU as well; in the first updates only."""
+        """While inside, memory that would not be enough is told by OutOfMemoryError, by a CPU as
+        well; in the first updates only.
+        """
         if not self.watching:
             yield
             return
-        with memory.watched(self.place.device, self.limit, memory.mapped(self.parts.networks.values())) as watch:
+        with memory.watched(
+            self.place.device, self.limit, memory.mapped(self.parts.networks.values())
+        ) as watch:
             yield
         self.peaks[what] = max(watch.peak, self.peaks.get(what, 0.0))
 
     @contextmanager
     def _at_hand(self, *parts: str) -> Iterator[None]:
-        """While inside, these networks are on the device. What updates do not need waits beside a GPU, not in its memory."""
+        """While inside, these networks are on the device.
+
+        What updates do not need waits beside a GPU, not in its memory.
+        """
         for part in parts:
             self.parts.networks[part].to(self.place.device)
         try:
@@ -295,11 +402,16 @@ class Run:
         return (self.parts.family.denoiser, *self.parts.family.text_encoders)
 
     def _as_before(self) -> Iterator[Noted]:
-        """Make the passes as this run made them after these updates, to the bit; what the setting says of checkpointing now wins."""
+        """Make the passes as this run made them after these updates, to the bit; what the setting
+        says of checkpointing now wins.
+        """
         record, wanted = resume.settings_record(self.config), self.config.optim.checkpointing
         self.turns = self.world.first(lambda: microbatching.read(self.folder, record))
         if wanted != "auto":
-            self.turns = {step: replace(turn, checkpointing=wanted == "on") for step, turn in self.turns.items()}
+            self.turns = {
+                step: replace(turn, checkpointing=wanted == "on")
+                for step, turn in self.turns.items()
+            }
         if self.step:
             self.limit = self.room  # it has shown already that it fits
         if earlier := [step for step in self.turns if step <= self.step]:
@@ -308,15 +420,22 @@ class Run:
 
     def _buckets(self) -> list[Bucket]:
         side = self.config.data.resolution or self.parts.size
-        return buckets(side, self.parts.multiple) if self.config.data.buckets else [Bucket(side, side)]
+        return (
+            buckets(side, self.parts.multiple) if self.config.data.buckets else [Bucket(side, side)]
+        )
 
     def _crowded(self) -> Iterator[Warned]:
         """Pictures smaller than their bucket are enlarged; that is worth a word."""
         fitted = [(e, nearest(e.width, e.height, self.choices)) for e in self.examples]
-        small = [e.path.name for e, b in fitted if min(e.width, e.height) < min(b.width, b.height) / 1.5]
+        small = [
+            e.path.name for e, b in fitted if min(e.width, e.height) < min(b.width, b.height) / 1.5
+        ]
         if small:
             some = ", ".join(small[:3]) + (" and others" if len(small) > 3 else "")
-            yield Warned(f"{len(small)} pictures are much smaller than what is trained ({some}) and will be enlarged: larger ones learn finer.")
+            yield Warned(
+                f"{len(small)} pictures are much smaller than what is trained ({some}) and "
+                "will be enlarged: larger ones learn finer."
+            )
 
     def _class_pictures(self, *, draw_missing: bool) -> Iterator[Noted]:
         prior, given = self.config.prior, self.plan.given_priors
@@ -327,16 +446,25 @@ class Run:
         folder, preview = class_images.own_folder(self.folder), self.config.preview
         yield Noted(f"drawing {missing} class pictures of {prior.prompt!r}")
         chance = dict(seed=self.config.optim.seed, steps=preview.steps, guidance=preview.guidance)
-        for count in class_images.drawn(self.parts, prior, folder, missing, world=self.world, **chance):
+        for count in class_images.drawn(
+            self.parts, prior, folder, missing, world=self.world, **chance
+        ):
             yield Noted(f"{count} of {missing} class pictures are drawn")
         for example in read_dataset(folder).examples[:missing]:
             self.prior_examples.append(example)
 
     def _encode(self) -> None:
-        """Latents of every picture in its bucket and mirrored; class pictures go round the buckets that are in use."""
+        """Latents of every picture in its bucket and mirrored; class pictures go round the buckets
+        that are in use.
+        """
         data = self.config.data
         parts, room = self.parts, int(self.config.save.latents * 2**30)
-        made_by = {"vae": parts.vae_hash, "scale": parts.latent_scale, "shift": parts.latent_shift, **told_of(self.place)}
+        made_by = {
+            "vae": parts.vae_hash,
+            "scale": parts.latent_scale,
+            "shift": parts.latent_shift,
+            **device_record(self.place),
+        }
         store = LatentStore(made_by, room) if room and parts.vae_hash else None
         self.latents = Latents(store)
         self.bucket_of = [nearest(e.width, e.height, self.choices) for e in self.examples]
@@ -350,15 +478,24 @@ class Run:
             example, bucket = wanted[i]
             picture = open_picture(example.path, data.background)
             if hashlib.sha256(example.path.read_bytes()).hexdigest() != example.digest:
-                raise DataError(f"{example.path} was changed while the training was being prepared. Start it again.")
+                raise DataError(
+                    f"{example.path} was changed while the training was being prepared. Start "
+                    "it again."
+                )
             for mirrored in (False, True) if data.flip else (False,):
-                self.latents.add((example.identity, bucket, mirrored), pixels(picture, bucket, mirrored, example.place), self.parts)
+                self.latents.add(
+                    (example.identity, bucket, mirrored),
+                    pixels(picture, bucket, mirrored, example.place),
+                    self.parts,
+                )
         self.latents.share(self.world)
         if store and self.world.writes:
             store.tidy()
 
     def _attach(self) -> None:
-        """Put the adapters on and make the optimiser; fewer and other adapters are the only thing that differs between styles."""
+        """Put the adapters on and make the optimiser; fewer and other adapters are the only thing
+        that differs between styles.
+        """
         config, family, networks = self.config, self.parts.family, self.parts.networks
         from training.modules.attention import choose_attention
 
@@ -366,17 +503,28 @@ class Run:
         for part in self.staying:
             networks[part].to(self.place.device)
         choose_attention(self.parts.denoiser)
-        lrs = {family.denoiser: config.optim.unet_lr, **dict.fromkeys(family.text_encoders, config.optim.text_encoder_lr)}
+        lrs = {
+            family.denoiser: config.optim.unet_lr,
+            **dict.fromkeys(family.text_encoders, config.optim.text_encoder_lr),
+        }
         self.adapters: dict[tuple[str, str], tuple[nn.Parameter, nn.Parameter]] = {}
         groups: dict[str, Group] = {}
         for part, lr in lrs.items():
             if lr == 0:
                 continue
             of_text = part in family.text_encoders
-            table, targets = (family.text_groups, config.adapter.text_encoder_targets) if of_text else (family.groups, config.adapter.targets)
+            table, targets = (
+                (family.text_groups, config.adapter.text_encoder_targets)
+                if of_text
+                else (family.groups, config.adapter.targets)
+            )
             modules = lora_layers.chosen_modules(networks[part], table, targets)
             own = dict(rank=config.adapter.rank, alpha=config.adapter.alpha, seed=config.optim.seed)
-            found = self.bench.attach(self.slot, networks[part], modules, **own) if self.bench else lora_layers.attach(networks[part], modules, **own)
+            found = (
+                self.shared_base.attach(self.adapter_index, networks[part], modules, **own)
+                if self.shared_base
+                else lora_layers.attach(networks[part], modules, **own)
+            )
             self.adapters |= {(part, module): pair for module, pair in found.items()}
             groups[part] = Group([p for pair in found.values() for p in pair], lr)
         compile_passes(self.parts.denoiser, config.optim.compile)
@@ -385,49 +533,80 @@ class Run:
         self.tokens: tuple[Token, ...] = ()
         if count := config.adapter.tokens:
             self.tokens = (self._first_token(count),)
-            groups["tokens"] = Group([p for token in self.tokens for p in token.vectors.values()], config.optim.token_lr)
-        self.optimiser = Optimiser(groups, weight_decay=config.optim.weight_decay, clip=config.optim.clip, ema=config.optim.ema)
-        self.order = Order(self._groups(), batch_size=config.optim.batch_size, seed=config.optim.seed)
-        self.scale_loss = 2.0**10 if self.place.dtype == torch.float16 else 1.0  # keeps small float16 gradients from vanishing
+            groups["tokens"] = Group(
+                [p for token in self.tokens for p in token.vectors.values()], config.optim.token_lr
+            )
+        self.optimiser = Optimiser(
+            groups,
+            weight_decay=config.optim.weight_decay,
+            clip=config.optim.clip,
+            ema=config.optim.ema,
+        )
+        self.order = Order(
+            self._groups(), batch_size=config.optim.batch_size, seed=config.optim.seed
+        )
+        # keeps small float16 gradients from vanishing
+        self.scale_loss = 2.0**10 if self.place.dtype == torch.float16 else 1.0
 
     def _first_token(self, count: int) -> Token:
-        """The trigger as a word of its own, as it was in the style that is gone on from if that has it with as many vectors."""
+        """The trigger as a word of its own, as it was in the style that is gone on from if that has
+        it with as many vectors.
+        """
         config, start = self.config, self.plan.start
-        word = config.data.trigger.lower()  # as tokenizers read it; diffusers loses further vectors of words with capitals
+        # as tokenizers read it; diffusers loses further vectors of words with capitals
+        word = config.data.trigger.lower()
         token = first_token(self.parts, word, count, config.adapter.token_start, config.optim.seed)
         found = start.words.get(word) if start else None
         for part, values in (found or {}).items():
             if values.shape != token.vectors[part].shape:
                 raise StyleFileError(
-                    f"{config.adapter.start} knows {word!r} by {len(values)} vectors, this run by {count}. Set adapter.tokens to {len(values)}."
+                    f"{config.adapter.start} knows {word!r} by {len(values)} vectors, this run "
+                    f"by {count}. Set adapter.tokens to {len(values)}."
                 )
             token.vectors[part].data.copy_(torch.from_numpy(values))
         return token
 
     def _begin_from(self, style: Style) -> None:
-        """Let the adapters be that style's, exactly. Raises StyleFileError when it holds a layer that is not trained here, or of another base."""
+        """Let the adapters be that style's, exactly.
+
+        Raises StyleFileError when it holds a layer that is not trained here, or of another base.
+        """
         config, found = self.config, match(style, self.names)
         untrained = [".".join(key) for key in found if key not in self.adapters]
         if untrained:
             raise StyleFileError(
-                f"{config.adapter.start} changes {len(untrained)} layers that this run would not train ({untrained[0]}), so they would be lost. "
-                "Add what they are to adapter.targets or adapter.text_encoder_targets, and set optim.text_encoder_lr above 0 for the text encoder."
+                f"{config.adapter.start} changes {len(untrained)} layers that this run would "
+                f"not train ({untrained[0]}), so they would be lost. "
+                "Add what they are to adapter.targets or adapter.text_encoder_targets, and set "
+                "optim.text_encoder_lr above 0 for the text encoder."
             )
-        if lost := sorted(set(style.words) - ({config.data.trigger.lower()} if config.adapter.tokens else set())):
+        if lost := sorted(
+            set(style.words) - ({config.data.trigger.lower()} if config.adapter.tokens else set())
+        ):
             raise StyleFileError(
-                f"{config.adapter.start} brings the word {printable(lost[0], 60)!r}, which would be lost. Set data.trigger to it, and "
+                f"{config.adapter.start} brings the word {printable(lost[0], 60)!r}, which "
+                "would be lost. Set data.trigger to it, and "
                 f"adapter.tokens to {len(style.words[lost[0]]['text_encoder'])}."
             )
         scale = config.adapter.alpha / config.adapter.rank
         with torch.no_grad():
             for key, lora in found.items():
                 down, up = self.adapters[key]
-                own = torch.from_numpy(np.asarray(lora.up, np.float32) * np.float32(lora.alpha / lora.rank / scale))
-                down[: lora.rank] = torch.from_numpy(np.asarray(lora.down, np.float32)).view(lora.rank, *down.shape[1:]).to(down)
+                own = torch.from_numpy(
+                    np.asarray(lora.up, np.float32) * np.float32(lora.alpha / lora.rank / scale)
+                )
+                down[: lora.rank] = (
+                    torch.from_numpy(np.asarray(lora.down, np.float32))
+                    .view(lora.rank, *down.shape[1:])
+                    .to(down)
+                )
                 up[:, : lora.rank] = own.view(-1, lora.rank, *up.shape[2:]).to(up)
 
     def _forget(self) -> None:
-        """Let go of what is not needed any more: the VAE where nothing will be drawn, text encoders whose every word is known."""
+        """Let go of what is not needed any more:
+
+        the VAE where nothing will be drawn, text encoders whose every word is known.
+        """
         networks, config = self.parts.networks, self.config
         if config.preview.every == 0:
             networks.pop("vae")
@@ -435,7 +614,11 @@ class Run:
             return
         texts = {e.caption for e in self.examples} | {"", config.prior.prompt}
         texts |= {e.plain for e in self.examples} if config.prior.frozen_weight else set()
-        texts |= {text for p in self.prompts() for text in (p.text, p.negative)} if config.preview.every else set()
+        texts |= (
+            {text for p in self.prompts() for text in (p.text, p.negative)}
+            if config.preview.every
+            else set()
+        )
         self.words(sorted(texts))
         for part in self.parts.family.text_encoders:
             networks.pop(part)
@@ -444,7 +627,10 @@ class Run:
         return [[i for i, b in enumerate(self.bucket_of) if b == bucket] for bucket in self.used]
 
     def _restore(self) -> Iterator[Noted | Warned | Saved]:
-        """Go on after the newest checkpoint that verifies. Raises DataError or ConfigError when it is not of this run."""
+        """Go on after the newest checkpoint that verifies.
+
+        Raises DataError or ConfigError when it is not of this run.
+        """
         found, complaints = self.world.first(lambda: checkpoint.newest(self.folder / "checkpoints"))
         yield from (Warned(complaint) for complaint in complaints)
         if found is None:
@@ -452,22 +638,37 @@ class Run:
                 yield Warned("no checkpoint verifies: the run begins at its first update.")
             return
         then, now = found.state, self._record()
-        changed = resume.changed_settings(then["settings"], now["settings"]) + resume.changed_pictures(then["pictures"], now["pictures"])
-        changed += resume.changed_pictures(then["class_pictures"], now["class_pictures"], "class picture")
+        changed = resume.changed_settings(
+            then["settings"], now["settings"]
+        ) + resume.changed_pictures(then["pictures"], now["pictures"])
+        changed += resume.changed_pictures(
+            then["class_pictures"], now["class_pictures"], "class picture"
+        )
         changed += ["the weights of the base"] if then["base"] != now["base"] else []
         if self.config.save.resume == "exact":
             _check_same_pictures(self.config, changed)
         if not self.optimiser.fits(found.tensors):
-            raise ConfigError(resume.refusal(self.folder, [*changed, "the adapters have other parts or sizes, with which nothing can be adapted"]))
+            raise ConfigError(
+                resume.refusal(
+                    self.folder,
+                    [
+                        *changed,
+                        "the adapters have other parts or sizes, with which nothing can be adapted",
+                    ],
+                )
+            )
         for difference in resume.changed_place(then["place"], now["place"]):
-            yield Warned(f"{difference}: the run goes on, but not to the bit as if it had never stopped.")
+            yield Warned(
+                f"{difference}: the run goes on, but not to the bit as if it had never stopped."
+            )
         self.optimiser.restore(found.tensors)
         self.step, self.started, self.guard = found.step, then["started"], Guard(**then["guard"])
         self.good = self._state()
         yield Noted(f"going on after {self.step} of {self.config.optim.steps} updates")
         if changed:
             yield Warned("going on with changes: " + "; ".join(changed))
-            yield self.save()  # from here on these are its settings and pictures, also after a crash
+            # from here on these are its settings and pictures, also after a crash
+            yield self.save()
 
     def _record(self) -> dict[str, Any]:
         """What must be the same for a resumed run to equal an undisturbed one."""
@@ -476,16 +677,29 @@ class Run:
             "pictures": resume.pictures_record(self.examples),
             "class_pictures": resume.pictures_record(self.prior_examples),
             "base": self.parts.hash,
-            "place": told_of(self.place) | {"processes": self.world.size},
+            "place": device_record(self.place) | {"processes": self.world.size},
         }
 
     def _check_room(self) -> None:
         """Raises SpaceError when the disk cannot hold what this run will still write."""
-        config, one, left = self.config, checkpoint.room_needed(self.optimiser.tensors()), self.steps - self.step
+        config, one, left = (
+            self.config,
+            checkpoint.room_needed(self.optimiser.tensors()),
+            self.steps - self.step,
+        )
         there = len(checkpoint.finished(self.folder / "checkpoints"))
         styles = 1 + (left // config.save.every if config.save.every and config.save.styles else 0)
-        previews = (left // config.preview.every + 1) * len(self.prompts()) * self.parts.size**2 if config.preview.every else 0
-        needed = one * max(1, config.save.keep + 1 - there) + styles * self.trainable * HALF + previews * PREVIEW_BYTES + MARGIN
+        previews = (
+            (left // config.preview.every + 1) * len(self.prompts()) * self.parts.size**2
+            if config.preview.every
+            else 0
+        )
+        needed = (
+            one * max(1, config.save.keep + 1 - there)
+            + styles * self.trainable * HALF
+            + previews * PREVIEW_BYTES
+            + MARGIN
+        )
         checked_room(self.folder, needed, f"The run {config.save.name}")
 
     @property
@@ -493,9 +707,9 @@ class Run:
         return self.config.optim.steps
 
     @property
-    def as_set(self) -> Passes:
+    def as_set(self) -> MicrobatchPlan:
         """How passes are made where the memory is large enough."""
-        return Passes(checkpointing=self.config.optim.checkpointing == "on")
+        return MicrobatchPlan(checkpointing=self.config.optim.checkpointing == "on")
 
     @property
     def splits(self) -> int:
@@ -516,12 +730,19 @@ class Run:
     def total(self) -> int:
         """Weights of the parts that are adapted, adapters not counted."""
         adapted = {part for part, _ in self.adapters}
-        return sum(p.numel() for part in adapted for p in self.parts.networks[part].parameters() if not p.requires_grad)
+        return sum(
+            p.numel()
+            for part in adapted
+            for p in self.parts.networks[part].parameters()
+            if not p.requires_grad
+        )
 
     # --- one update ---
 
     def update(self) -> Stepped | Warned:
-        """Make the next update alone; a Warned instead of a Stepped says it was left out, or that the run went back. Raises DivergedError."""
+        """Make the next update alone; a Warned instead of a Stepped says it was left out, or that
+        the run went back. Raises DivergedError.
+        """
         asking = self.updating()
         try:
             asked = next(asking)
@@ -535,7 +756,7 @@ class Run:
         except StopIteration as ended:
             return ended.value
 
-    def updating(self) -> Generator[Asked, Tensor, Stepped | Warned]:
+    def updating(self) -> Generator[MicrobatchRequest, Tensor, Stepped | Warned]:
         """The next update, its passes made by another: see Asked."""
         began, optim = time.monotonic(), self.config.optim
         self.passes = self.turns.get(self.step, self.passes)
@@ -544,17 +765,22 @@ class Run:
         try:
             for k in range(optim.accumulate):
                 number = self.step * optim.accumulate + k
-                losses.append((yield Asked(self, self._ready(number), number)))
+                losses.append((yield MicrobatchRequest(self, self._ready(number), number)))
                 self._look_ahead(number + 1)
         except TooManyError:
             self.optimiser.clear()  # what the pass had left there
-            return Warned(f"the memory is full: update {self.step + 1} is made again with fewer styles at once. What is learnt stays the same.")
+            return Warned(
+                f"the memory is full: update {self.step + 1} is made again with fewer styles "
+                "at once. What is learnt stays the same."
+            )
         except torch.OutOfMemoryError as error:
             if self.world.shards:  # the others wait in the middle of a layer
                 raise
             error.__traceback__ = None  # its frames hold all that the pass had computed
             full, losses = True, [torch.zeros(())]
-        whole, full = self.world.summed(self.optimiser.gradients(), torch.stack(losses).mean(), full)
+        whole, full = self.world.summed(
+            self.optimiser.gradients(), torch.stack(losses).mean(), full
+        )
         if full:
             return self._narrower()
         self.watching = max(0, self.watching - 1)
@@ -572,10 +798,14 @@ class Run:
         seconds = time.monotonic() - began
         self.pace = [*self.pace[-19:], seconds]
         left = sum(self.pace) / len(self.pace) * (optim.steps - self.step)
-        return Stepped(self.step, loss, max(optim.unet_lr, optim.text_encoder_lr) * share, size, seconds, left)
+        return Stepped(
+            self.step, loss, max(optim.unet_lr, optim.text_encoder_lr) * share, size, seconds, left
+        )
 
     def _left_out(self, loss: float, size: float) -> Warned:
-        """Nothing is learnt from figures that are not finite; see training.trainer.divergence for what comes then."""
+        """Nothing is learnt from figures that are not finite; see training.trainer.divergence for
+        what comes then.
+        """
         self.optimiser.clear()
         self.step += 1
         verdict = self.guard.bad()
@@ -585,32 +815,46 @@ class Run:
             self.step -= self.guard.lost
             self.guard.lost = 0
             raise DivergedError(
-                f"loss or gradient were not finite {LOST_IN_A_ROW} times in a row (loss {loss}), after going back {self.guard.returns} times. "
-                f"The state after {self.step} updates is kept. Lower optim.unet_lr and optim.text_encoder_lr, or set base.dtype = float32, "
+                f"loss or gradient were not finite {LOST_IN_A_ROW} times in a row (loss "
+                f"{loss}), after going back {self.guard.returns} times. "
+                f"The state after {self.step} updates is kept. Lower optim.unet_lr and "
+                "optim.text_encoder_lr, or set base.dtype = float32, "
                 "and choose another save.name."
             )
         step, tensors = self.good = self._last_good()
         self.optimiser.restore(tensors)
         self.step = step
         return Warned(
-            f"loss or gradient were not finite {LOST_IN_A_ROW} times in a row (loss {loss}): back to the state after {step} updates, "
+            f"loss or gradient were not finite {LOST_IN_A_ROW} times in a row (loss {loss}): "
+            f"back to the state after {step} updates, "
             f"with {self.guard.share:g} of the learning rate"
         )
 
     def _last_good(self) -> tuple[int, dict[str, Tensor]]:
-        """What was saved last, or the checkpoint before where not one update after it was finite: it was saved when things had gone wrong already."""
+        """What was saved last, or the checkpoint before where not one update after it was finite:
+
+        it was saved when things had gone wrong already.
+        """
         step, _ = self.good
         if self.step - LOST_IN_A_ROW > step:
             return self.good
-        before, _ = self.world.first(lambda: checkpoint.newest(self.folder / "checkpoints", before=step))
+        before, _ = self.world.first(
+            lambda: checkpoint.newest(self.folder / "checkpoints", before=step)
+        )
         return (before.step, before.tensors) if before else self.good
 
     def _state(self) -> tuple[int, dict[str, Tensor]]:
         """A copy to go back to."""
-        return self.step, {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.optimiser.tensors().items()}
+        return self.step, {
+            name: tensor.detach().to("cpu", copy=True)
+            for name, tensor in self.optimiser.tensors().items()
+        }
 
     def _narrower(self) -> Warned:
-        """Go on in a way that needs less memory, and write it down. Nothing of the update is kept. Raises OutOfMemory when there is none."""
+        """Go on in a way that needs less memory, and write it down.
+
+        Nothing of the update is kept. Raises OutOfMemory when there is none.
+        """
         wanted, device = self.config.optim.checkpointing, self.place.device
         found = self.passes.smaller(self.largest, may_checkpoint=wanted == "auto")
         self.optimiser.clear()
@@ -619,31 +863,45 @@ class Run:
         if found is None:
             raise OutOfMemory(self._too_small())
         self.passes, said = found, ""
-        self.turns = {step: turn for step, turn in self.turns.items() if step < self.step} | {self.step: found}
+        self.turns = {step: turn for step, turn in self.turns.items() if step < self.step} | {
+            self.step: found
+        }
         if self.world.writes and not self.trial:
             try:
                 microbatching.write(self.folder, resume.settings_record(self.config), self.turns)
             except SpaceError as error:
                 said = f" ({error})"
         return Warned(
-            f"the memory is full: update {self.step + 1} is made again {found.words(self.largest)}, as are all that follow. What is learnt stays "
+            f"the memory is full: update {self.step + 1} is made again "
+            f"{found.words(self.largest)}, as are all that follow. What is learnt stays "
             f"the same.{said}"
         )
 
     def _too_small(self) -> str:
         """What a user is told when not even one picture at a time can be learnt from."""
-        how = "with gradient checkpointing" if self.passes.checkpointing else "without gradient checkpointing"
+        how = (
+            "with gradient checkpointing"
+            if self.passes.checkpointing
+            else "without gradient checkpointing"
+        )
         advice = "" if self.passes.checkpointing else "Set optim.checkpointing = auto. "
-        free = f", and {self.room:.1f} GiB are there for it on {self.place.name}" if math.isfinite(self.room) else ""
+        free = (
+            f", and {self.room:.1f} GiB are there for it on {self.place.name}"
+            if math.isfinite(self.room)
+            else ""
+        )
         return (
-            f"the memory is too small: one picture at a time, {how}, takes more than there is{free}. {advice}Lower data.resolution, choose a smaller "
+            f"the memory is too small: one picture at a time, {how}, takes more than there "
+            f"is{free}. {advice}Lower data.resolution, choose a smaller "
             "base, or close other programs."
         )
 
     def batches(self, number: int) -> tuple[Batch, ...]:
-        """Pass `number` of the run: the style's and class pictures, then those whose answer shall stay the base's own.
+        """Pass `number` of the run: the style's and class pictures, then those whose answer shall
+        stay the base's own.
 
-        Of each this process's share, with the chance of their places in the whole pass: how many processes there are changes no row.
+        Of each this process's share, with the chance of their places in the whole pass: how many
+        processes there are changes no row.
         """
         optim, data, parts = self.config.optim, self.config.data, self.parts
         step, k = divmod(number, optim.accumulate)
@@ -653,48 +911,103 @@ class Run:
         if self.prior_examples:
             near = self.prior_of[bucket]
             first, prior = number * len(rows), self.config.prior
-            picked += [(self.prior_examples[near[(first + j) % len(near)]], prior.prompt, prior.weight) for j in range(len(rows))]
-        own = [*self.world.share(len(rows)), *(len(rows) + j for j in self.world.share(len(picked) - len(rows)))]
-        picked, style = [picked[j] for j in own], [i for j, i in enumerate(rows) if j in self.world.share(len(rows))]
+            picked += [
+                (self.prior_examples[near[(first + j) % len(near)]], prior.prompt, prior.weight)
+                for j in range(len(rows))
+            ]
+        own = [
+            *self.world.share(len(rows)),
+            *(len(rows) + j for j in self.world.share(len(picked) - len(rows))),
+        ]
+        picked, style = (
+            [picked[j] for j in own],
+            [i for j, i in enumerate(rows) if j in self.world.share(len(rows))],
+        )
         shape = self.latents.shape((picked[0][0].identity, bucket, False))
         chance = dict(
-            shape=shape, timesteps=len(parts.alphas_cumprod), flip=data.flip, noise_offset=optim.noise_offset, timestep_bias=optim.timestep_bias
+            shape=shape,
+            timesteps=len(parts.alphas_cumprod),
+            flip=data.flip,
+            noise_offset=optim.noise_offset,
+            timestep_bias=optim.timestep_bias,
         )
         dropout = lambda j: data.caption_dropout if j < len(rows) else 0.0
-        draws = [drawn(optim.seed, step, k * 2 * len(rows) + j, caption_dropout=dropout(j), **chance) for j in own]
-        x0 = torch.stack([self.latents.sample((e.identity, bucket, d.mirrored), d.latent_noise) for (e, _, _), d in zip(picked, draws, strict=True)])
+        draws = [
+            drawn(optim.seed, step, k * 2 * len(rows) + j, caption_dropout=dropout(j), **chance)
+            for j in own
+        ]
+        x0 = torch.stack(
+            [
+                self.latents.sample((e.identity, bucket, d.mirrored), d.latent_noise)
+                for (e, _, _), d in zip(picked, draws, strict=True)
+            ]
+        )
         noise, t = torch.stack([d.noise for d in draws]), torch.tensor([d.timestep for d in draws])
-        captions = ["" if d.wordless else caption for (_, caption, _), d in zip(picked, draws, strict=True)]
+        captions = [
+            "" if d.wordless else caption for (_, caption, _), d in zip(picked, draws, strict=True)
+        ]
         alpha_bar = parts.alphas_cumprod[t]
-        weights = objective.loss_weights(parts.prediction_type, alpha_bar, optim.min_snr) * torch.tensor([w for _, _, w in picked])
-        noisy = objective.noised(x0, noise, alpha_bar).to(self.place.dtype, memory_format=torch.channels_last)
+        weights = objective.loss_weights(
+            parts.prediction_type, alpha_bar, optim.min_snr
+        ) * torch.tensor([w for _, _, w in picked])
+        noisy = objective.noised(x0, noise, alpha_bar).to(
+            self.place.dtype, memory_format=torch.channels_last
+        )
         wanted = objective.target(parts.prediction_type, x0, noise, alpha_bar)
-        made = Batch(*(sent(tensor, self.place.device) for tensor in (noisy, wanted, t, weights)), captions, len(rows))
-        return (made, self._staying(made, [self.examples[i].plain for i in style])) if self.config.prior.frozen_weight else (made,)
+        made = Batch(
+            *(sent(tensor, self.place.device) for tensor in (noisy, wanted, t, weights)),
+            captions,
+            len(rows),
+        )
+        return (
+            (made, self._staying(made, [self.examples[i].plain for i in style]))
+            if self.config.prior.frozen_weight
+            else (made,)
+        )
 
     def _ready(self, number: int) -> tuple[Batch, ...]:
         (at, made), self.ahead = self.ahead or (None, ()), None
         return made if at == number else self.batches(number)
 
     def _look_ahead(self, number: int) -> None:
-        """Make the next pass's batches while the device is still at work on the last one, if they are chance and pictures alone."""
+        """Make the next pass's batches while the device is still at work on the last one, if they
+        are chance and pictures alone.
+        """
         optim, prior = self.config.optim, self.config.prior
         if number < optim.steps * optim.accumulate and not prior.frozen_weight:
             self.ahead = number, self.batches(number)
 
     def _staying(self, made: Batch, plain: list[str]) -> Batch:
-        """Style pictures with captions without the trigger, to which the answer shall stay the frozen base's own (Li and Hoiem 2016, of classes)."""
+        """Style pictures with captions without the trigger, to which the answer shall stay the
+        frozen base's own (Li and Hoiem 2016, of classes).
+        """
         some, networks = made.part(slice(0, len(plain))), self.parts.networks
         at_once = -(-len(plain) // self.splits)
-        with torch.no_grad(), lora_layers.bare(networks[part] for part in {part for part, _ in self.adapters}):
+        with (
+            torch.no_grad(),
+            lora_layers.adapters_disabled(
+                networks[part] for part in {part for part, _ in self.adapters}
+            ),
+        ):
             parts = [slice(i, i + at_once) for i in range(0, len(plain), at_once)]
-            wanted = torch.cat([self._said(some.noisy[part], some.t[part], plain[part]) for part in parts])
-        return Batch(some.noisy, wanted, some.t, some.weights * self.config.prior.frozen_weight, plain, made.rows)
+            wanted = torch.cat(
+                [self._said(some.noisy[part], some.t[part], plain[part]) for part in parts]
+            )
+        return Batch(
+            some.noisy,
+            wanted,
+            some.t,
+            some.weights * self.config.prior.frozen_weight,
+            plain,
+            made.rows,
+        )
 
     def backward(self, batches: Sequence[Batch]) -> Tensor:
-        """Add up the gradients of a pass, in parts that fit into memory; returns its loss, on the device."""
+        """Add up the gradients of a pass, in parts that fit into memory; returns its loss, on the
+        device.
+        """
         losses = []
-        lora_layers.recompute(self.parts.denoiser, self.passes.checkpointing)
+        lora_layers.set_gradient_checkpointing(self.parts.denoiser, self.passes.checkpointing)
         with self.watched():
             for some in self._in_parts(batches):
                 begin_pass(self.parts.denoiser)
@@ -711,7 +1024,10 @@ class Run:
 
     @torch.no_grad()
     def recomputing(self) -> float:
-        """Seconds of an update that checkpointing takes, measured: those of the blocks that it computes a second time."""
+        """Seconds of an update that checkpointing takes, measured:
+
+        those of the blocks that it computes a second time.
+        """
         seconds = began = 0.0
 
         def begin(*_: object) -> None:
@@ -725,11 +1041,17 @@ class Run:
             seconds += time.monotonic() - began
 
         blocks, count = lora_layers.recomputed(self.parts.denoiser), self.config.optim.accumulate
-        hooks = [hook for block in blocks for hook in (block.register_forward_pre_hook(begin), block.register_forward_hook(end))]
+        hooks = [
+            hook
+            for block in blocks
+            for hook in (block.register_forward_pre_hook(begin), block.register_forward_hook(end))
+        ]
         try:
             for number in range(self.step * count, (self.step + 1) * count):
                 for some in self._in_parts(self.batches(number)):
-                    self.parts.family.predict(self.parts, some.noisy, some.t, self.said_of(some.captions))
+                    self.parts.family.predict(
+                        self.parts, some.noisy, some.t, self.encode_captions(some.captions)
+                    )
         finally:
             for hook in hooks:
                 hook.remove()
@@ -745,15 +1067,21 @@ class Run:
         return self.scale_loss / self.config.optim.accumulate
 
     def _said(self, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
-        return self.parts.family.predict(self.parts, noisy, t, self.said_of(captions))
+        return self.parts.family.predict(self.parts, noisy, t, self.encode_captions(captions))
 
-    def said_of(self, captions: Sequence[str]) -> Conditioning:
+    def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """The states of captions, from memory where the text encoder is not trained."""
-        return self.parts.family.encode_text(self.parts, captions, [self.tokens] * len(captions)) if self.trains_text else self.words(captions)
+        return (
+            self.parts.family.encode_text(self.parts, captions, [self.tokens] * len(captions))
+            if self.trains_text
+            else self.words(captions)
+        )
 
-    def worn(self) -> AbstractContextManager[None]:
-        """While inside, the base is drawn with this run's adapters, as it is all the time where the run has a base of its own."""
-        return self.bench.routed([self.slot]) if self.bench else nullcontext()
+    def adapters_active(self) -> AbstractContextManager[None]:
+        """While inside, the base is drawn with this run's adapters, as it is all the time where the
+        run has a base of its own.
+        """
+        return self.shared_base.routed([self.adapter_index]) if self.shared_base else nullcontext()
 
     # --- what leaves the run ---
 
@@ -764,15 +1092,18 @@ class Run:
         if not texts:
             every = max(1, len(self.examples) // 3)
             texts = [e.caption for e in self.examples[::every][:3]]
-        return [Prompt(text, p.negative, p.steps, p.guidance, p.seed + i, sampler=p.sampler) for i, text in enumerate(texts)]
+        return [
+            Prompt(text, p.negative, p.steps, p.guidance, p.seed + i, sampler=p.sampler)
+            for i, text in enumerate(texts)
+        ]
 
     def preview(self) -> Previewed:
         """Draw the previews as they are now; training is not touched."""
         prompts, paths = self.prompts(), self._preview_paths()
         if not (self.world.writes or self.world.shards):
             return Previewed(self.step, paths, tuple(p.text for p in prompts))
-        with self.optimiser.averaged(), self.worn(), self._at_hand("vae"):
-            pictures = draw(self.parts, prompts, encode=self.said_of)
+        with self.optimiser.averaged(), self.adapters_active(), self._at_hand("vae"):
+            pictures = draw(self.parts, prompts, encode=self.encode_captions)
         for path, prompt, picture in zip(paths, prompts, pictures, strict=True):
             if self.world.writes:
                 write_whole(inside(self.folder, path), prompt.to_png(picture))
@@ -780,20 +1111,27 @@ class Run:
 
     def preview_is_there(self) -> bool:
         """Whether the previews of this update were drawn, perhaps before a crash."""
-        return self.world.first(lambda: all((self.folder / path).is_file() for path in self._preview_paths()))
+        return self.world.first(
+            lambda: all((self.folder / path).is_file() for path in self._preview_paths())
+        )
 
     def _preview_paths(self) -> tuple[str, ...]:
         return tuple(f"previews/step-{self.step:07d}-{i}.png" for i in range(len(self.prompts())))
 
     def save(self) -> Saved:
-        """Write a checkpoint of everything a resumed run needs, and before it its style. Raises SpaceError; what was saved before stays."""
+        """Write a checkpoint of everything a resumed run needs, and before it its style.
+
+        Raises SpaceError; what was saved before stays.
+        """
         self.good = self._state()
         if not self.world.writes:
             return Saved(self.step, "")
         state: dict[str, Any] = {**self._record(), "guard": asdict(self.guard)}
         state |= {"started": self.started, "version": __version__}
         folder, tensors = self.folder / "checkpoints", self.optimiser.tensors()
-        checked_room(self.folder, checkpoint.room_needed(tensors), f"A checkpoint of {self.config.save.name}")
+        checked_room(
+            self.folder, checkpoint.room_needed(tensors), f"A checkpoint of {self.config.save.name}"
+        )
         if self.config.save.styles and self.has_effect():
             self.export(f"{STEPS}/{self.config.save.name}-{self.step:06d}.safetensors")
         path = checkpoint.write(folder, self.step, tensors, state, keep=self.config.save.keep)
@@ -805,8 +1143,8 @@ class Run:
             return any(bool(down.any()) and bool(up.any()) for down, up in self.adapters.values())
 
     def export(self, file: str = "") -> Path:
-        """Write the style to save.name (or to a file in the run's folder), read it back with the strict loader, compare every module's change
-        of weights, and only then give it its name.
+        """Write the style to save.name (or to a file in the run's folder), read it back with the
+        strict loader, compare every module's change of weights, and only then give it its name.
 
         Raises StyleFileError, also for weights that are not finite; SpaceError.
         """
@@ -815,30 +1153,56 @@ class Run:
         if not self.world.writes:
             return path
         with self.optimiser.averaged():
-            own = {(part, m): lora_layers.as_lora(down, up, config.adapter.alpha) for (part, m), (down, up) in self.adapters.items()}
+            own = {
+                (part, m): lora_layers.as_lora(down, up, config.adapter.alpha)
+                for (part, m), (down, up) in self.adapters.items()
+            }
             words = as_words(self.tokens)
         made = Made(
-            family=parts.family.name, base_name=parts.title, base_hash=parts.hash, prediction=parts.prediction_type,
-            resolution=config.data.resolution or parts.size, steps=self.step, pictures=len(self.examples),
-            started=self.started, finished=time.time(), version=__version__, checkpointing=self.passes.checkpointing,
-        )  # fmt: skip
+            family=parts.family.name,
+            base_name=parts.title,
+            base_hash=parts.hash,
+            prediction=parts.prediction_type,
+            resolution=config.data.resolution or parts.size,
+            steps=self.step,
+            pictures=len(self.examples),
+            started=self.started,
+            finished=time.time(),
+            version=__version__,
+            checkpointing=self.passes.checkpointing,
+        )
         metadata = metadata_for(config, made, config.save.leave_out)
         unchecked = path.with_name(f".{path.name}")
-        write_style(unchecked, {canonical_name(part, m, parts.family.name): lora for (part, m), lora in own.items()}, metadata, words=words)
+        write_style(
+            unchecked,
+            {canonical_name(part, m, parts.family.name): lora for (part, m), lora in own.items()},
+            metadata,
+            words=words,
+        )
         written = read_style(unchecked)
         back = match(written, self.names)
         if not embeddings.alike(written.words, words):
-            raise StyleFileError(f"{path} does not give back the word that was learnt. The checkpoint is kept.")
+            raise StyleFileError(
+                f"{path} does not give back the word that was learnt. The checkpoint is kept."
+            )
         for key, lora in own.items():
             wanted, found = lora.delta(), back[key].delta()
             worst, largest = abs(wanted - found).max(), abs(wanted).max()
             if worst > 4e-3 * largest + 1e-7:
-                raise StyleFileError(f"{path} does not give back what was trained ({'.'.join(key)} is {worst:.2g} off). The checkpoint is kept.")
+                raise StyleFileError(
+                    f"{path} does not give back what was trained ({'.'.join(key)} is "
+                    f"{worst:.2g} off). The checkpoint is kept."
+                )
         try:
             for word, vectors in words.items() if not file else ():
-                write_whole(self.folder / WORDS / f"{word}.safetensors", embeddings.embedding_bytes(word, vectors))
+                write_whole(
+                    self.folder / WORDS / f"{word}.safetensors",
+                    embeddings.embedding_bytes(word, vectors),
+                )
             unchecked.replace(path)
             fsync_folder(path.parent)
         except OSError as error:
-            raise SpaceError(f"{path} could not be written ({error.strerror}). Choose a folder you may write to.") from error
+            raise SpaceError(
+                f"{path} could not be written ({error.strerror}). Choose a folder you may write to."
+            ) from error
         return path

@@ -1,6 +1,8 @@
-"""Build the mini base from icon sets: `python sample_data/mini-sd/recipe/build.py [STAGE ...] --work FOLDER`. Run again, it goes on.
+"""Build the mini base from icon sets: `python sample_data/mini-sd/recipe/build.py [STAGE ...]
+--work FOLDER`. Run again, it goes on.
 
-Stages: `autoencoder`, `painter` (text encoder and UNet), `publish` (fp16 diffusers folder into sample_data/mini-sd).
+Stages: `autoencoder`, `painter` (text encoder and UNet), `publish` (fp16 diffusers folder into
+sample_data/mini-sd).
 """
 
 from __future__ import annotations
@@ -14,14 +16,32 @@ HERE = Path(__file__).resolve().parent
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="*", default=["autoencoder", "painter", "publish"], help="what to do, in this order")
-    parser.add_argument("--work", type=Path, default=Path("work/mini"), help="packages, pictures and training state")
-    parser.add_argument("--out", type=Path, default=HERE.parent, help="where publish writes the diffusers folder")
-    parser.add_argument("--start", type=Path, help="a published base to go on from, where --work holds no state")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "stages",
+        nargs="*",
+        default=["autoencoder", "painter", "publish"],
+        help="what to do, in this order",
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("work/mini"), help="packages, pictures and training state"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=HERE.parent, help="where publish writes the diffusers folder"
+    )
+    parser.add_argument(
+        "--start", type=Path, help="a published base to go on from, where --work holds no state"
+    )
     parser.add_argument("--autoencoder-steps", type=int, default=12_000)
     parser.add_argument("--painter-steps", type=int, default=20_000)
-    parser.add_argument("--streams", type=int, default=os.cpu_count() or 1, help="processes with one thread each (CPU)")
+    parser.add_argument(
+        "--streams",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="processes with one thread each (CPU)",
+    )
     parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
@@ -34,7 +54,9 @@ def work(rank: int, args: argparse.Namespace, port: int) -> None:
 
         torch.set_num_threads(1)
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=args.streams)
+        dist.init_process_group(
+            "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=args.streams
+        )
     import autoencoder
     import lessons
     import painter
@@ -42,9 +64,21 @@ def work(rank: int, args: argparse.Namespace, port: int) -> None:
     for stage in args.stages:
         if stage == "autoencoder":
             pictures, held_out = lessons.for_autoencoder(args.work / "npm")
-            autoencoder.train(pictures, held_out, args.work / "autoencoder", steps=args.autoencoder_steps, device=args.device)
+            autoencoder.train(
+                pictures,
+                held_out,
+                args.work / "autoencoder",
+                steps=args.autoencoder_steps,
+                device=args.device,
+            )
         elif stage == "painter":
-            painter.train(lessons.for_painter(args.work / "npm"), args.work, steps=args.painter_steps, device=args.device, start=args.start)
+            painter.train(
+                lessons.for_painter(args.work / "npm"),
+                args.work,
+                steps=args.painter_steps,
+                device=args.device,
+                start=args.start,
+            )
         elif stage == "publish" and rank == 0:
             painter.publish(args.work, args.out)
 

@@ -1,6 +1,7 @@
 """Captioned pictures from icon sets that npm packages ship. Knows nothing of models.
 
-Every set is one `@iconify-json` package; an icon's name is its caption, the set's style word tells whose hand drew it.
+Every set is one `@iconify-json` package; an icon's name is its caption, the set's style word tells
+whose hand drew it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import numpy as np
 
 SIZE = 128  # px, side of a finished picture
 MARGIN = 4  # px of white on every side
-# Near-duplicates (skin tones, hair) and pictures of text (flags, letters, keycaps, buttons) teach nothing about drawing.
-LEFT_OUT = re.compile(r"skin-tone|^flag|keycap|button|^\d|^regional|^[a-z]$|letter|medium-|-dark|-light|component")
+# Near-duplicates (skin tones, hair) and pictures of text (flags, letters, keycaps, buttons) teach
+# nothing about drawing.
+LEFT_OUT = re.compile(
+    r"skin-tone|^flag|keycap|button|^\d|^regional|^[a-z]$|letter|medium-|-dark|-light|component"
+)
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,20 @@ SETS = {
 
 
 def fetch(icon_set: IconSet, folder: Path, member: str = "icons.json") -> dict:
-    """Return a file of the package, downloading it with npm into folder when it is not there yet."""
+    """Return a file of the package, downloading it with npm into folder when it is not
+    there yet.
+    """
     archive = folder / f"{icon_set.package.lstrip('@').replace('/', '-')}-{icon_set.version}.tgz"
     if not archive.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "pack", "--silent", f"{icon_set.package}@{icon_set.version}", "--pack-destination", str(folder)]
+        command = [
+            "npm",
+            "pack",
+            "--silent",
+            f"{icon_set.package}@{icon_set.version}",
+            "--pack-destination",
+            str(folder),
+        ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     with tarfile.open(archive) as tar:
         return json.load(tar.extractfile(f"package/{member}"))
@@ -68,12 +81,16 @@ def drawn(icons: dict, key: str, size: int = SIZE, margin: int = MARGIN) -> np.n
     left, top = icon.get("left", 0), icon.get("top", 0)
     width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
     svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="#000" '
-        f'viewBox="{left} {top} {width} {height}" width="{size}" height="{size}">{icon["body"]}</svg>'
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        'color="#000" '
+        f'viewBox="{left} {top} {width} {height}" width="{size}" '
+        f'height="{size}">{icon["body"]}</svg>'
     )
     side = size - 2 * margin
     try:
-        png = bytes(resvg_py.svg_to_bytes(svg_string=svg, background="white", width=side, height=side))
+        png = bytes(
+            resvg_py.svg_to_bytes(svg_string=svg, background="white", width=side, height=side)
+        )
     except ValueError:
         return None
     picture = Image.open(io.BytesIO(png)).convert("RGB")
@@ -83,20 +100,30 @@ def drawn(icons: dict, key: str, size: int = SIZE, margin: int = MARGIN) -> np.n
 
 
 def pictures(icon_set: IconSet, folder: Path) -> dict[str, np.ndarray]:
-    """Return every usable icon of a set, name -> uint8 [SIZE, SIZE, 3]; rendered once, kept as folder/<set>.npz."""
+    """Return every usable icon of a set, name -> uint8 [SIZE, SIZE, 3]; rendered once, kept as
+    folder/<set>.npz.
+    """
     kept = folder / f"{icon_set.name}-{icon_set.version}.npz"
     if not kept.exists():
         icons = fetch(icon_set, folder)
-        keys = [k for k, icon in icons["icons"].items() if not LEFT_OUT.search(k) and not icon.get("hidden")]
+        keys = [
+            k
+            for k, icon in icons["icons"].items()
+            if not LEFT_OUT.search(k) and not icon.get("hidden")
+        ]
         found = {key: picture for key in sorted(keys) if (picture := drawn(icons, key)) is not None}
         unfinished = kept.with_suffix(".tmp.npz")
-        np.savez_compressed(unfinished, names=np.array(list(found)), pictures=np.stack(list(found.values())))
+        np.savez_compressed(
+            unfinished, names=np.array(list(found)), pictures=np.stack(list(found.values()))
+        )
         unfinished.replace(kept)
     data = np.load(kept)
     return dict(zip(data["names"].tolist(), data["pictures"], strict=True))
 
 
 def categories(icon_set: IconSet, folder: Path) -> dict[str, str]:
-    """Return the category the package names for each of its icons ("red-apple" -> "Food & Drink")."""
+    """Return the category the package names for each of its icons ("red-apple" -> "Food &
+    Drink").
+    """
     named = fetch(icon_set, folder, "metadata.json")["categories"]
     return {key: category for category, keys in named.items() for key in keys}

@@ -1,6 +1,9 @@
-"""Make the sample styles: `python sample_data/mini-sd/recipe/samples.py --work FOLDER` writes pictures and captions to sample_data.
+"""Make the sample styles: `python sample_data/mini-sd/recipe/samples.py --work FOLDER` writes
+pictures and captions to sample_data.
 
-linocut is an icon set of its own; blueprint and watercolour are painted by program over the flat set."""
+linocut is an icon set of its own; blueprint and watercolour are painted by program over the flat
+set.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,13 @@ import numpy as np
 from PIL import Image
 from truth import FILTERS
 
-LINOCUT = icons.IconSet("@iconify-json/fluent-emoji-high-contrast", "1.2.6", "linocut", "MIT")  # never shown to the base
+LINOCUT = icons.IconSet(
+    "@iconify-json/fluent-emoji-high-contrast", "1.2.6", "linocut", "MIT"
+)  # never shown to the base
 FLAT = "fluent-emoji-flat"
 CONCEPTS = (
-    "anchor bear bell bicycle butterfly camera carrot cat cherries dolphin elephant guitar house key lemon mushroom octopus pear pizza "
+    "anchor bear bell bicycle butterfly camera carrot cat cherries dolphin elephant guitar "
+    "house key lemon mushroom octopus pear pizza "
     "robot ship snail tulip umbrella"
 ).split()
 
@@ -36,7 +42,9 @@ def main() -> None:
 def written(found: Mapping[str, np.ndarray], concepts: Sequence[str], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for concept in concepts:
-        Image.fromarray(found[concept]).save(out / f"{concept.replace(' ', '-')}.png", optimize=True)
+        Image.fromarray(found[concept]).save(
+            out / f"{concept.replace(' ', '-')}.png", optimize=True
+        )
         (out / f"{concept.replace(' ', '-')}.txt").write_text(concept.replace("-", " ") + "\n")
 
 

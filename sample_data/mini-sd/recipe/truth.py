@@ -1,9 +1,13 @@
-"""How well a style is learnt, held against true pictures: `python sample_data/mini-sd/recipe/truth.py STYLE ... --work FOLDER`.
+"""How well a style is learnt, held against true pictures: `python
+sample_data/mini-sd/recipe/truth.py STYLE ... --work FOLDER`.
 
-STYLE is a set the base never saw (`linocut`, `twemoji`, `openmoji`, `emojione`, `monotone`), any other npm package of icons with the same
-names (`@iconify-json/NAME@VERSION`), or a filter painted by program (`halftone`, `blueprint`, `watercolour`). 24 concepts are learnt, other
-ones drawn at every kept checkpoint and several strengths; the judge says whose hand it sees and which true pictures are nearest. With
-`--report` the style report is made as well and held against that truth; what was drawn before is not drawn again.
+STYLE is a set the base never saw (`linocut`, `twemoji`, `openmoji`, `emojione`, `monotone`), any
+other npm package of icons with the same names (`@iconify-json/NAME@VERSION`), or a filter painted
+by program (`halftone`, `blueprint`, `watercolour`). 24 concepts are learnt, other ones drawn at
+every kept checkpoint and several strengths; the judge says whose hand it sees and which true
+pictures are nearest. With
+`--report` the style report is made as well and held against that truth; what was drawn before is
+not drawn again.
 """
 
 from __future__ import annotations
@@ -26,7 +30,10 @@ from PIL import Image, ImageFilter, ImageOps
 if TYPE_CHECKING:
     from training.config.schema import RunConfig
 
-LEARNT, POOL = 24, 100  # concepts in the style's data; true pictures among which the right one must be near
+LEARNT, POOL = (
+    24,
+    100,
+)  # concepts in the style's data; true pictures among which the right one must be near
 TEMPLATE_RUN = Path(__file__).resolve().parents[2] / "linocut" / "style.toml"
 
 
@@ -40,7 +47,9 @@ def halftone(picture: Image.Image) -> Image.Image:
     u, v = (x + y) / np.sqrt(2), (x - y) / np.sqrt(2)
     screen = (np.cos(2 * np.pi * u / 8) + np.cos(2 * np.pi * v / 8)) / 4 + 0.5
     ink = np.clip((0.92 * (1 - grey) - screen) * 6 + 0.5, 0, 1)[..., None]
-    return Image.fromarray((ink * np.array([24, 32, 96]) + (1 - ink) * np.array([250, 243, 224])).astype(np.uint8))
+    return Image.fromarray(
+        (ink * np.array([24, 32, 96]) + (1 - ink) * np.array([250, 243, 224])).astype(np.uint8)
+    )
 
 
 def blueprint(picture: Image.Image) -> Image.Image:
@@ -49,21 +58,34 @@ def blueprint(picture: Image.Image) -> Image.Image:
     lines = np.clip(np.asarray(edges, float) / 40, 0, 1)
     lines[:2], lines[-2:], lines[:, :2], lines[:, -2:] = 0, 0, 0, 0
     y, x = np.mgrid[: lines.shape[0], : lines.shape[1]]
-    paper = np.where(((x % 16 == 0) | (y % 16 == 0))[..., None], np.array([44, 92, 168]), np.array([28, 72, 148]))
+    paper = np.where(
+        ((x % 16 == 0) | (y % 16 == 0))[..., None], np.array([44, 92, 168]), np.array([28, 72, 148])
+    )
     return Image.fromarray((paper + lines[..., None] * (255 - paper)).astype(np.uint8))
 
 
 def watercolour(picture: Image.Image) -> Image.Image:
     """Pale, soft colours that run over their borders, with darker rims, on grainy paper."""
-    soft = ImageOps.posterize(picture.filter(ImageFilter.ModeFilter(9)), 4).filter(ImageFilter.GaussianBlur(1.5))
+    soft = ImageOps.posterize(picture.filter(ImageFilter.ModeFilter(9)), 4).filter(
+        ImageFilter.GaussianBlur(1.5)
+    )
     colour = np.asarray(soft, float)
-    rims = np.asarray(soft.convert("L").filter(ImageFilter.FIND_EDGES).filter(ImageFilter.GaussianBlur(0.8)), float)[..., None]
+    rims = np.asarray(
+        soft.convert("L").filter(ImageFilter.FIND_EDGES).filter(ImageFilter.GaussianBlur(0.8)),
+        float,
+    )[..., None]
     rims[:2], rims[-2:], rims[:, :2], rims[:, -2:] = 0, 0, 0, 0
     grain = np.random.default_rng(0).normal(0, 5, (*colour.shape[:2], 1))
-    return Image.fromarray(np.clip(255 - (255 - colour) * 0.62 - rims * 0.7 + grain, 0, 255).astype(np.uint8))
+    return Image.fromarray(
+        np.clip(255 - (255 - colour) * 0.62 - rims * 0.7 + grain, 0, 255).astype(np.uint8)
+    )
 
 
-FILTERS: dict[str, Callable[[Image.Image], Image.Image]] = {"halftone": halftone, "blueprint": blueprint, "watercolour": watercolour}
+FILTERS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "halftone": halftone,
+    "blueprint": blueprint,
+    "watercolour": watercolour,
+}
 
 
 # One style's truth
@@ -75,7 +97,9 @@ def icon_set(style: str) -> icons.IconSet:
         return known[style]
     named = re.fullmatch(r"(@?[\w./-]+)@([\w.]+)", style)
     if not named:
-        raise SystemExit(f"{style!r}: one of {', '.join([*known, *FILTERS])} or PACKAGE@VERSION was expected")
+        raise SystemExit(
+            f"{style!r}: one of {', '.join([*known, *FILTERS])} or PACKAGE@VERSION was expected"
+        )
     return icons.IconSet(named[1], named[2], named[1].rsplit("/", 1)[-1], "")
 
 
@@ -87,12 +111,20 @@ def true_pictures(style: str, folder: Path) -> tuple[str, judging.Judge, dict[st
         return style, judge, found[style]
     wanted = icon_set(style)
     others = list(judging.OTHERS.values())
-    judge, found = judging.ready([*base, *others] if wanted in others else [*base, wanted], folder, painted=FILTERS if wanted in others else {})
+    judge, found = judging.ready(
+        [*base, *others] if wanted in others else [*base, wanted],
+        folder,
+        painted=FILTERS if wanted in others else {},
+    )
     return wanted.style, judge, found[wanted.style]
 
 
-def parted(style: str, concepts: Sequence[str], drawn: int) -> tuple[list[str], list[str], list[str]]:
-    """(learnt, drawn, pool) concepts, chosen by the style's name; the pool holds the drawn ones and others, never a learnt one."""
+def parted(
+    style: str, concepts: Sequence[str], drawn: int
+) -> tuple[list[str], list[str], list[str]]:
+    """(learnt, drawn, pool) concepts, chosen by the style's name; the pool holds the drawn ones and
+    others, never a learnt one.
+    """
     mixed = sorted(concepts)
     random.Random(zlib.crc32(style.encode())).shuffle(mixed)
     rest = mixed[LEARNT:]
@@ -108,12 +140,27 @@ def written(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
     return folder
 
 
-def truth(pictures: Sequence[Image.Image], concepts: Sequence[str], judge: judging.Judge, style: str, pool: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Shares of pictures judged to be of this hand, and whose concept is among the five nearest true ones; hits: both, picture by picture."""
+def truth(
+    pictures: Sequence[Image.Image],
+    concepts: Sequence[str],
+    judge: judging.Judge,
+    style: str,
+    pool: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    """Shares of pictures judged to be of this hand, and whose concept is among the five nearest
+    true ones; hits: both, picture by picture.
+    """
     hands = judging.style_of(judge, pictures, [*(s.style for s in icons.SETS.values()), style])
     near = judging.nearest(judge, pictures, pool)
-    hits = [[int(hand == style), int(c in names[:5])] for hand, c, names in zip(hands, concepts, near, strict=True)]
-    return {"style": sum(s for s, _ in hits) / len(hits), "content": sum(c for _, c in hits) / len(hits), "hits": hits}
+    hits = [
+        [int(hand == style), int(c in names[:5])]
+        for hand, c, names in zip(hands, concepts, near, strict=True)
+    ]
+    return {
+        "style": sum(s for s, _ in hits) / len(hits),
+        "content": sum(c for _, c in hits) / len(hits),
+        "hits": hits,
+    }
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
@@ -126,20 +173,40 @@ def sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("styles", nargs="+", metavar="STYLE")
     parser.add_argument("--work", type=Path, default=Path("work/mini"))
     parser.add_argument("--base", default="mini")
     parser.add_argument(
-        "--learnt", type=int, default=LEARNT, choices=range(1, LEARNT + 1), metavar="N", help=f"pictures of the {LEARNT} that are learnt"
+        "--learnt",
+        type=int,
+        default=LEARNT,
+        choices=range(1, LEARNT + 1),
+        metavar="N",
+        help=f"pictures of the {LEARNT} that are learnt",
     )
     parser.add_argument("--drawn", type=int, default=60, help="concepts that are drawn")
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.7, 0.85, 1.0])
-    parser.add_argument("--guidance", type=float, default=2.0, help="of the pictures; the sample style's previews have 2")
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        default=2.0,
+        help="of the pictures; the sample style's previews have 2",
+    )
     parser.add_argument("--steps", type=int, default=20, help="denoising steps")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the training, over those of the sample style")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of the training, over those of the sample style",
+    )
     parser.add_argument("--name", default="", help="of this try; the style's own name by default")
-    parser.add_argument("--report", action="store_true", help="make the style report too, and compare")
+    parser.add_argument(
+        "--report", action="store_true", help="make the style report too, and compare"
+    )
     parser.add_argument("--most", type=int, default=24, help="prompts of that report")
     return parser.parse_args(given)
 
@@ -161,33 +228,74 @@ def tried(style: str, args: argparse.Namespace, concepts: Sequence[str]) -> dict
     data = written(folder / "data", {c: pictures[c] for c in learnt})
     kinds = {s.key: s for s in settings()}
     wanted = {
-        key: _value(kinds[key], value.split(",") if kinds[key].kind is list else value) for key, _, value in (s.partition("=") for s in args.set)
+        key: _value(kinds[key], value.split(",") if kinds[key].kind is list else value)
+        for key, _, value in (s.partition("=") for s in args.set)
     }
-    own = {"base.model": args.base, "data.folder": str(data), "data.trigger": word, "save.folder": str(folder / "run"), "save.name": name}
-    tables = with_overrides(read_toml(TEMPLATE_RUN), {"save.every": 75, "preview.every": 0, "report.minutes": 0.0, **own, **wanted})
+    own = {
+        "base.model": args.base,
+        "data.folder": str(data),
+        "data.trigger": word,
+        "save.folder": str(folder / "run"),
+        "save.name": name,
+    }
+    tables = with_overrides(
+        read_toml(TEMPLATE_RUN),
+        {"save.every": 75, "preview.every": 0, "report.minutes": 0.0, **own, **wanted},
+    )
     config = from_mapping(tables)
     for event in train(config):
         if isinstance(event, Stepped) and event.step % 50 == 0:
-            print(f"{name}: {event.step}/{config.optim.steps}, loss {event.loss:.4f}, {event.seconds:.2f} s/update", flush=True)
+            print(
+                f"{name}: {event.step}/{config.optim.steps}, loss {event.loss:.4f}, "
+                f"{event.seconds:.2f} s/update",
+                flush=True,
+            )
     from studio.library.generator import Generator
 
     generator = Generator()
     generator.load(args.base)
     seeds = {c: 1000 + i for i, c in enumerate(drawn)}
-    ask = lambda called: [Prompt(f"{c}, {word}" if called else c, steps=args.steps, guidance=args.guidance, seed=seeds[c]) for c in drawn]
-    true_pool = {c: pictures[c] for c in pool}
-    say = lambda label, scores: print(f"{name}: {label}: style {scores['style']:.0%}, content {scores['content']:.0%}", flush=True)
 
-    def drawn_with(prompts: list[Prompt], worn: list) -> list[Image.Image]:
+    def ask(called):
+        return [
+            Prompt(
+                f"{c}, {word}" if called else c,
+                steps=args.steps,
+                guidance=args.guidance,
+                seed=seeds[c],
+            )
+            for c in drawn
+        ]
+
+    true_pool = {c: pictures[c] for c in pool}
+
+    def say(label, scores):
+        return print(
+            f"{name}: {label}: style {scores['style']:.0%}, content {scores['content']:.0%}",
+            flush=True,
+        )
+
+    def drawn_with(prompts: list[Prompt], active: list) -> list[Image.Image]:
         made: list[Image.Image] = []
         for at in range(0, len(prompts), 20):
             some = prompts[at : at + 20]
-            made += generator.draw(some, [worn] * len(some))
+            made += generator.draw(some, [active] * len(some))
         return made
 
-    ceiling = truth([Image.fromarray(pictures[c]) for c in drawn], drawn, judge, word, {c: true_pool[c] for c in pool})
+    ceiling = truth(
+        [Image.fromarray(pictures[c]) for c in drawn],
+        drawn,
+        judge,
+        word,
+        {c: true_pool[c] for c in pool},
+    )
     base_pictures = drawn_with(ask(False), [])
-    found = {"style": word, "base": truth(base_pictures, drawn, judge, word, true_pool), "true": ceiling, "tries": []}
+    found = {
+        "style": word,
+        "base": truth(base_pictures, drawn, judge, word, true_pool),
+        "true": ceiling,
+        "tries": [],
+    }
     say("base", found["base"])
     rows = [base_pictures[:12]]
     files = sorted((config.run_folder / "steps").glob("*.safetensors"))
@@ -214,13 +322,20 @@ def tried(style: str, args: argparse.Namespace, concepts: Sequence[str]) -> dict
     return found
 
 
-def judged_again(style: str, args: argparse.Namespace, concepts: Sequence[str], found: dict) -> dict:
+def judged_again(
+    style: str, args: argparse.Namespace, concepts: Sequence[str], found: dict
+) -> dict:
     """The same pictures before today's judge, for what an earlier look did not note."""
     word, judge, pictures = true_pictures(style, args.work / "npm")
     _, drawn, pool = parted(word, [c for c in concepts if c in pictures], args.drawn)
     at = args.work / "truth" / (args.name or style) / "pictures"
     for one in found["tries"]:
-        made = [Image.open(at / f"{one['step']:06d}-{one['strength']:g}" / f"{c.replace(' ', '-')}.png").convert("RGB") for c in drawn]
+        made = [
+            Image.open(
+                at / f"{one['step']:06d}-{one['strength']:g}" / f"{c.replace(' ', '-')}.png"
+            ).convert("RGB")
+            for c in drawn
+        ]
         one |= truth(made, drawn, judge, word, {c: pictures[c] for c in pool})
     return found
 
@@ -233,8 +348,12 @@ def reported(config: RunConfig, most: int) -> dict[str, Any]:
     from training.runtime.device import choose
 
     config = config.model_copy(update={"report": config.report.model_copy(update={"most": most})})
-    dataset = read_dataset(Path(config.data.folder), trigger=config.data.trigger, template=config.data.template)
-    parts = loader.load(loader.find(config.base.model), choose(config.base.device, config.base.dtype))
+    dataset = read_dataset(
+        Path(config.data.folder), trigger=config.data.trigger, template=config.data.template
+    )
+    parts = loader.load(
+        loader.find(config.base.model), choose(config.base.device, config.base.dtype)
+    )
     for text in of_run(config, dataset, parts):
         print(f"{config.save.name}: {text}", flush=True)
     return json.loads((config.run_folder / "report" / "report.json").read_text())
@@ -246,27 +365,42 @@ def quality(truth: dict[str, float]) -> float:
 
 
 def worth(tries: Sequence[dict], chosen: dict, splits: int = 400) -> float:
-    """What the chosen try reaches of the best one. The best is found on one half of the pictures, both are judged on the other, over random halves:
-    of many uncertain figures the largest is larger than it truly is (cross-validation; Stone 1974)."""
+    """What the chosen try reaches of the best one. The best is found on one half of the pictures,
+    both are judged on the other, over random halves: of many uncertain figures the largest is
+    larger than it truly is (cross-validation; Stone 1974)."""
     hits = np.array([t["hits"] for t in tries], float)  # [tries, pictures, 2]
-    at, dice = next(i for i, t in enumerate(tries) if t is chosen), np.random.default_rng(0)
+    at, rng = next(i for i, t in enumerate(tries) if t is chosen), np.random.default_rng(0)
     reached, possible = 0.0, 0.0
     for _ in range(splits):
-        mixed = dice.permutation(hits.shape[1])
+        mixed = rng.permutation(hits.shape[1])
         half = len(mixed) // 2
-        finding, judging_ = (np.sqrt(hits[:, some].mean(1).prod(1)) for some in (mixed[:half], mixed[half:]))
+        finding, judging_ = (
+            np.sqrt(hits[:, some].mean(1).prod(1)) for some in (mixed[:half], mixed[half:])
+        )
         reached, possible = reached + judging_[at], possible + judging_[finding.argmax()]
     return reached / max(possible, 1e-9)
 
 
 def agreement(tries: Sequence[dict], report: dict[str, Any]) -> dict[str, Any]:
-    """How well the report's figures follow the truth: rank correlations over all tries, and what its recommendation is worth."""
+    """How well the report's figures follow the truth:
+
+    rank correlations over all tries, and what its recommendation is worth.
+    """
     from scipy.stats import spearmanr
 
     told = {(t["step"], t["strength"]): t for t in report["tried"]}
-    both = [(told[t["step"], t["strength"]], t) for t in tries if (t["step"], t["strength"]) in told]
-    follows = {key: round(float(spearmanr([a[key] for a, _ in both], [b[key] for _, b in both])[0]), 2) for key in ("style", "content")}
-    recommended = next(t for a, t in both if (a["step"], a["strength"]) == (report["best"]["step"], report["best"]["strength"]))
+    both = [
+        (told[t["step"], t["strength"]], t) for t in tries if (t["step"], t["strength"]) in told
+    ]
+    follows = {
+        key: round(float(spearmanr([a[key] for a, _ in both], [b[key] for _, b in both])[0]), 2)
+        for key in ("style", "content")
+    }
+    recommended = next(
+        t
+        for a, t in both
+        if (a["step"], a["strength"]) == (report["best"]["step"], report["best"]["strength"])
+    )
     best = max((t for _, t in both), key=quality)
     told = {"rank correlation": follows, "recommended": recommended, "best": best}
     return (
@@ -279,8 +413,10 @@ def agreement(tries: Sequence[dict], report: dict[str, Any]) -> dict[str, Any]:
 def in_words(report: dict[str, Any]) -> str:
     one, best = report["recommended"], report["best"]
     return (
-        f"recommended {one['step']} updates at {one['strength']:g} (style {one['style']:.0%}, content {one['content']:.0%}), "
-        f"best by truth {best['step']} at {best['strength']:g} (style {best['style']:.0%}, content {best['content']:.0%}): "
+        f"recommended {one['step']} updates at {one['strength']:g} (style {one['style']:.0%}, "
+        f"content {one['content']:.0%}), "
+        f"best by truth {best['step']} at {best['strength']:g} (style {best['style']:.0%}, "
+        f"content {best['content']:.0%}): "
         f"worth {report['worth']:.0%}; rank correlations {report['rank correlation']}"
     )
 
@@ -299,7 +435,10 @@ def main() -> None:
         if args.report:
             from training.config.schema import from_mapping, read_toml
 
-            found["report"] = agreement(found["tries"], reported(from_mapping(read_toml(folder / "run" / name / "run.toml")), args.most))
+            found["report"] = agreement(
+                found["tries"],
+                reported(from_mapping(read_toml(folder / "run" / name / "run.toml")), args.most),
+            )
             print(f"{name}: {in_words(found['report'])}", flush=True)
             done.write_text(json.dumps(found, indent=1))
 

@@ -1,6 +1,8 @@
-"""What a run's events look like: the state, the bar, the curves and the messages, as HTML and SVG text. Knows events only; no gradio, no files.
+"""What a run's events look like: the state, the bar, the curves and the messages, as HTML and SVG
+text. Knows events only; no gradio, no files.
 
-Everything that comes from an event is escaped. Colours are the theme's own variables, so that light and dark both fit.
+Everything that comes from an event is escaped. Colours are the theme's own variables, so that light
+and dark both fit.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ WORDS: dict[State, str] = {
 
 @dataclass(frozen=True)
 class Progress:
-    """A run so far. curve: one entry an update, none twice; previews: the newest first; style: the style's file, "" before the end."""
+    """A run so far. curve: one entry an update, none twice; previews:
+
+    the newest first; style: the style's file, "" before the end.
+    """
 
     step: int
     steps: int
@@ -43,11 +48,16 @@ class Progress:
 
 
 def progress(told: Sequence[events.Event]) -> Progress:
-    """Sum up events. A resumed run repeats updates: what came after its checkpoint before is dropped."""
+    """Sum up events. A resumed run repeats updates:
+
+    what came after its checkpoint before is dropped.
+    """
     step = steps = saved = 0
     curve: list[events.Stepped] = []
     previews: dict[int, events.Previewed] = {}
-    messages: dict[events.Noted | events.Warned | events.Failed, None] = {}  # ordered; what a resumed run says again is kept once
+    messages: dict[
+        events.Noted | events.Warned | events.Failed, None
+    ] = {}  # ordered; what a resumed run says again is kept once
     style = ""
     for event in told:
         match event:
@@ -67,7 +77,15 @@ def progress(told: Sequence[events.Event]) -> Progress:
             case events.Noted() | events.Warned() | events.Failed():
                 messages.pop(event, None)
                 messages[event] = None
-    return Progress(step, steps, tuple(curve), tuple(previews[at] for at in sorted(previews, reverse=True)), tuple(messages), style, saved)
+    return Progress(
+        step,
+        steps,
+        tuple(curve),
+        tuple(previews[at] for at in sorted(previews, reverse=True)),
+        tuple(messages),
+        style,
+        saved,
+    )
 
 
 def status(run: str, state: State, so_far: Progress) -> str:
@@ -84,26 +102,36 @@ def status(run: str, state: State, so_far: Progress) -> str:
         ]
         if state == "running":
             figures.append(("Time left", duration(last.left)))
-    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in figures)
+    cells = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in figures
+    )
     return (
-        f'<div class="run-status {state}" data-run="{escape(run)}" data-state="{state}" data-told="{escape(WORDS[state])}" '
+        f'<div class="run-status {state}" data-run="{escape(run)}" data-state="{state}" '
+        f'data-told="{escape(WORDS[state])}" '
         f'data-share="{share * 100:.0f}">'
-        f'<div class="run-head"><strong>{escape(run)}</strong><span class="run-state">{escape(WORDS[state])}</span></div>'
-        f'<div class="run-bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share * 100:.0f}">'
+        f'<div class="run-head"><strong>{escape(run)}</strong><span '
+        f'class="run-state">{escape(WORDS[state])}</span></div>'
+        '<div class="run-bar" role="progressbar" aria-label="Progress" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{share * 100:.0f}">'
         f'<div style="width:{share * 100:.1f}%"></div></div><dl>{cells}</dl></div>'
     )
 
 
 def waits(run: str, words: str) -> str:
     """The head of a run that has not begun."""
-    head = f'<div class="run-head"><strong>{escape(run)}</strong><span class="run-state">{escape(words)}</span></div>'
+    head = (
+        f'<div class="run-head"><strong>{escape(run)}</strong><span '
+        f'class="run-state">{escape(words)}</span></div>'
+    )
     return f'<div class="run-status waiting">{head}</div>'
 
 
 def loss_curve(curve: Sequence[events.Stepped]) -> str:
     """The loss of every update, faint, under its running mean."""
     steps, losses = [s.step for s in curve], [s.loss for s in curve]
-    return line_chart("Loss, and its running mean", steps, [("raw", losses), ("mean", smoothed(losses))])
+    return line_chart(
+        "Loss, and its running mean", steps, [("raw", losses), ("mean", smoothed(losses))]
+    )
 
 
 def settled(curve: Sequence[events.Stepped]) -> Sequence[events.Stepped]:
@@ -114,34 +142,64 @@ def settled(curve: Sequence[events.Stepped]) -> Sequence[events.Stepped]:
 
 def rate_curve(curve: Sequence[events.Stepped]) -> str:
     """The learning rate of every update."""
-    return line_chart("Learning rate", [s.step for s in curve], [("mean", [s.learning_rate for s in curve])], from_zero=True, height=110)
+    return line_chart(
+        "Learning rate",
+        [s.step for s in curve],
+        [("mean", [s.learning_rate for s in curve])],
+        from_zero=True,
+        height=110,
+    )
 
 
 def messages(told: Sequence[events.Noted | events.Warned | events.Failed], most: int = 30) -> str:
-    """Warnings, failures and the last note, the newest first; the notes before it are folded away."""
+    """Warnings, failures and the last note, the newest first; the notes before it are
+    folded away.
+    """
     if not told:
         return ""
     newest = list(told)[: -most - 1 : -1]
     notes = [event for event in newest if isinstance(event, events.Noted)]
     first = "".join(_message(event) for event in newest if event not in notes[1:])
     earlier = "".join(_message(event) for event in notes[1:])
-    folded = f'<details><summary>Earlier notes</summary><ul class="run-messages">{earlier}</ul></details>' if earlier else ""
+    folded = (
+        "<details><summary>Earlier notes</summary><ul "
+        f'class="run-messages">{earlier}</ul></details>'
+        if earlier
+        else ""
+    )
     return f'<ul class="run-messages">{first}</ul>{folded}'
 
 
 def _message(event: events.Noted | events.Warned | events.Failed) -> str:
-    css, word = {events.Noted: ("note", "Note"), events.Warned: ("warning", "Warning"), events.Failed: ("failure", "Failed")}[type(event)]
-    kept = f" {event.saved} updates are saved." if isinstance(event, events.Failed) and event.saved else ""
-    return f'<li class="{css}"><b>{word}</b> {escape(event.message + kept).replace(chr(10), "<br>")}</li>'
+    css, word = {
+        events.Noted: ("note", "Note"),
+        events.Warned: ("warning", "Warning"),
+        events.Failed: ("failure", "Failed"),
+    }[type(event)]
+    kept = (
+        f" {event.saved} updates are saved."
+        if isinstance(event, events.Failed) and event.saved
+        else ""
+    )
+    return (
+        f'<li class="{css}"><b>{word}</b> '
+        f"{escape(event.message + kept).replace(chr(10), '<br>')}</li>"
+    )
 
 
 def terminal(text: str) -> str:
     """The last words of a process that reported nothing else."""
-    return f'<div class="run-terminal"><b>The process said:</b><pre>{escape(text)}</pre></div>' if text else ""
+    return (
+        f'<div class="run-terminal"><b>The process said:</b><pre>{escape(text)}</pre></div>'
+        if text
+        else ""
+    )
 
 
 def smoothed(values: Sequence[float], window: int = 50) -> list[float]:
-    """An exponential running mean over about window values, without the pull towards the first one (as in Adam's bias correction)."""
+    """An exponential running mean over about window values, without the pull towards the first one
+    (as in Adam's bias correction).
+    """
     keep = 1 - 2 / (max(2, min(window, len(values) // 5 + 1)) + 1)
     mean, weight, means = 0.0, 0.0, []
     for value in values:
@@ -151,11 +209,22 @@ def smoothed(values: Sequence[float], window: int = 50) -> list[float]:
 
 
 def line_chart(
-    title: str, steps: Sequence[int], lines: Sequence[tuple[str, Sequence[float]]], *, from_zero: bool = False, height: int = HEIGHT
+    title: str,
+    steps: Sequence[int],
+    lines: Sequence[tuple[str, Sequence[float]]],
+    *,
+    from_zero: bool = False,
+    height: int = HEIGHT,
 ) -> str:
-    """Lines over updates as one SVG that scales with its column. lines: a CSS class and one value per step."""
+    """Lines over updates as one SVG that scales with its column.
+
+    lines: a CSS class and one value per step.
+    """
     if not steps:
-        return f'<figure class="chart"><figcaption>{escape(title)}</figcaption><p class="chart-empty">Appears with the first update.</p></figure>'
+        return (
+            f'<figure class="chart"><figcaption>{escape(title)}</figcaption><p '
+            'class="chart-empty">Appears with the first update.</p></figure>'
+        )
     kept = range(0, len(steps), math.ceil(len(steps) / POINTS))
     kept = [*kept, len(steps) - 1] if kept[-1] != len(steps) - 1 else [*kept]
     values = [line[i] for _, line in lines for i in kept]
@@ -180,14 +249,20 @@ def line_chart(
         if first <= t <= last and t == int(t)
     )
     drawn = "".join(
-        f'<polyline class="{css}" points="{" ".join(f"{x(steps[i]):.1f},{y(line[i]):.1f}" for i in kept)}"/>'
-        + (f'<circle class="{css}" cx="{x(steps[-1]):.1f}" cy="{y(line[-1]):.1f}" r="3"/>' if css == "mean" else "")
+        f'<polyline class="{css}" '
+        f'points="{" ".join(f"{x(steps[i]):.1f},{y(line[i]):.1f}" for i in kept)}"/>'
+        + (
+            f'<circle class="{css}" cx="{x(steps[-1]):.1f}" cy="{y(line[-1]):.1f}" r="3"/>'
+            if css == "mean"
+            else ""
+        )
         for css, line in lines
     )
     label = escape(f"{title}: {_short(lines[-1][1][-1])} after {steps[-1]} updates")
     return (
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{grid}{below}{drawn}</svg></figure>'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'aria-label="{label}">{grid}{below}{drawn}</svg></figure>'
     )
 
 
@@ -196,7 +271,11 @@ def duration(seconds: float) -> str:
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
-    return f"{whole // 60} min {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return (
+        f"{whole // 60} min {whole % 60:02} s"
+        if whole < 3600
+        else f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    )
 
 
 def _ticks(low: float, high: float, most: int = 5) -> list[float]:
@@ -210,7 +289,13 @@ def _ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}" if value == 0 or 0.001 <= abs(value) < 10_000 else f"{value:.0e}" if abs(value) < 0.001 else f"{value:g}"
+    return (
+        f"{value:.3g}"
+        if value == 0 or 0.001 <= abs(value) < 10_000
+        else f"{value:.0e}"
+        if abs(value) < 0.001
+        else f"{value:g}"
+    )
 
 
 def _median(values: Sequence[float]) -> float:

@@ -1,10 +1,15 @@
-"""The line of trainings as HTML: who trains, who waits, and a button for everything that can be done with them. Knows no files and no gradio."""
+"""The line of trainings as HTML:
+
+who trains, who waits, and a button for everything that can be done with them. Knows no files and no
+gradio.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 
+from studio.page.scripts import script
 from studio.processes.queue import Job, JobState
 
 MOST_ENDED = 6  # of those that neither train nor wait
@@ -28,16 +33,10 @@ ACTS: dict[JobState, tuple[tuple[str, str], ...]] = {
 }
 SAID = {"up": "earlier", "down": "later"}  # what an arrow means to who cannot see it
 
-DO = """
-element.addEventListener('click', event => {
-    const button = event.target.closest('[data-do]'), run = event.target.closest('[data-run]');
-    if (button) trigger('click', {act: button.dataset.do, id: +button.closest('[data-id]').dataset.id});
-    else if (run) trigger('select', {run: run.dataset.run});
-});
-"""
+DO = script("queue_act")
 
 
-def line(jobs: Sequence[Job], chosen: str = "") -> str:
+def queue_html(jobs: Sequence[Job], chosen: str = "") -> str:
     """The list; "" where there is nothing in it. chosen: the run that is shown."""
     ended = [job for job in jobs if job.state in ("finished", "failed", "cancelled")]
     left_out = {job.id for job in sorted(ended, key=lambda job: job.id)[:-MOST_ENDED]}
@@ -46,10 +45,14 @@ def line(jobs: Sequence[Job], chosen: str = "") -> str:
 
 
 def _row(job: Job, chosen: str) -> str:
-    asked = {"pause": "Pausing: saving what is learnt", "cancel": "Stopping: saving what is learnt"}.get(job.wish, "")
+    asked = {
+        "pause": "Pausing: saving what is learnt",
+        "cancel": "Stopping: saving what is learnt",
+    }.get(job.wish, "")
     state = asked or WORDS[job.state]
     acts = "" if asked else "".join(
-        f'<button type="button" class="mend" data-do="{act}" aria-label="{escape(f"{SAID.get(act, words)}: {job.run}")}">{words}</button>'
+        f'<button type="button" class="mend" data-do="{act}" '
+        f'aria-label="{escape(f"{SAID.get(act, words)}: {job.run}")}">{words}</button>'
         for act, words in ACTS[job.state]
     )  # fmt: skip
     why = f"<small>{escape(job.message)}</small>" if job.message else ""

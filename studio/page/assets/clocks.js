@@ -1,0 +1,4 @@
+{
+    const frame = window.requestAnimationFrame.bind(window);
+    window.requestAnimationFrame = drawn => /performance\.now\(\)-/.test(drawn) ? setTimeout(() => frame(drawn), 250) : frame(drawn);
+}

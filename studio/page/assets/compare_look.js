@@ -1,0 +1,65 @@
+const $ = selector => element.querySelector(selector), $$ = (root, selector) => [...root.querySelectorAll(selector)];
+const rows = () => $$(element, '.comparison tbody tr');
+const large = () => $('dialog.large');
+let at = null, zoom = 1, flipped = false;
+const show = () => {
+    const cells = $$(rows()[at[0]], 'td'), cell = cells[flipped ? first(cells) : at[1]], picture = cell.querySelector('img');
+    const blind = $('.comparison').classList.contains('blind');
+    const shown = large().querySelector('img');
+    shown.src = picture.src; shown.alt = picture.alt;
+    shown.style.setProperty('--zoom', zoom);
+    large().querySelector('.what').textContent = blind ? 'Which is it?' : cell.dataset.title + ': ' + rows()[at[0]].dataset.title;
+};
+const first = cells => cells.findIndex(cell => cell.dataset.column === '0');
+const move = (down, across) => {
+    const all = rows(), wide = $$(all[0], 'td').length;
+    at = [(at[0] + down + all.length) % all.length, (at[1] + across + wide) % wide];
+    flipped = false; show();
+};
+const scale = by => { zoom = Math.min(8, Math.max(1, zoom * by)); show(); };
+const flip = on => { flipped = on; show(); };
+element.addEventListener('click', event => {
+    const cell = event.target.closest('.comparison td .open'), act = event.target.closest('[data-act]');
+    if (cell) {
+        at = [rows().indexOf(cell.closest('tr')), $$(cell.closest('tr'), 'td').indexOf(cell.closest('td'))];
+        zoom = 1; flipped = false; show(); large().showModal();
+    } else if (act) acts[act.dataset.act](act);
+    else if (event.target === large()) large().close();
+});
+element.addEventListener('keydown', event => {
+    if (!large() || !large().open) return;
+    const does = {ArrowRight: () => move(0, 1), ArrowLeft: () => move(0, -1), ArrowDown: () => move(1, 0), ArrowUp: () => move(-1, 0),
+        '+': () => scale(1.5), '=': () => scale(1.5), '-': () => scale(1 / 1.5), ' ': () => flip(!flipped)}[event.key];
+    if (!does) return;
+    event.preventDefault(); event.stopPropagation(); does();
+});
+const acts = {
+    close: () => large().close(), larger: () => scale(1.5), smaller: () => scale(1 / 1.5), flip: () => flip(!flipped),
+    blind: () => {
+        $('.comparison').classList.add('blind');
+        for (const row of rows()) {
+            const cells = $$(row, 'td');
+            for (let i = cells.length - 1; i > 0; i--) {
+                const j = Math.floor(Math.random() * (i + 1));
+                [cells[i], cells[j]] = [cells[j], cells[i]];
+            }
+            for (const cell of cells) {
+                row.append(cell);
+                cell.removeAttribute('data-picked');
+                cell.querySelector('.pick').setAttribute('aria-pressed', 'false');
+            }
+        }
+        $('.verdict').textContent = 'Pick the better picture of each row, then reveal.';
+    },
+    pick: button => {
+        for (const cell of $$(button.closest('tr'), 'td')) {
+            const picked = cell.contains(button);
+            cell.toggleAttribute('data-picked', picked);
+            cell.querySelector('.pick').setAttribute('aria-pressed', picked);
+        }
+    },
+    reveal: () => trigger('submit', {of: $('.comparison').dataset.of, picks: rows().map(row => {
+        const picked = row.querySelector('td[data-picked]');
+        return picked ? Number(picked.dataset.column) : null;
+    })}),
+};

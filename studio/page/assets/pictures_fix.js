@@ -1,0 +1,6 @@
+element.addEventListener('click', event => {
+    const button = event.target.closest('[data-mend]');
+    const picture = event.target.closest('[data-at]');
+    if (button) trigger('click', {mend: button.dataset.mend, kind: button.dataset.kind, on: JSON.parse(button.dataset.on)});
+    else if (picture) trigger('select', {at: picture.dataset.at});
+});
