@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from training.config.schema import RunConfig, from_mapping
+from training.config.loading import from_mapping
+from training.config.schema import RunConfig
 from training.events import Event, Stepped
 from training.runtime.device import choose, memory_full, peak_memory
 from training.trainer.joint import together

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from studio import compare
-from studio.compare import Column, Taken, grid_of, main
+from studio import grid_spec
+from studio.compare import main
+from studio.grid import grid_of
+from studio.grid_spec import Column, Taken
 from studio.library.generator import Generator, loaded_style
 from tests.test_wearing import hooks, some_style
 from training.cli.style_file import main as style_file
@@ -332,7 +334,8 @@ def test_a_folder_that_cannot_be_written_is_refused(base_folder: Path, tmp_path:
 
 def test_arguments_are_checked_without_torch(styles: dict[str, Path], tmp_path: Path) -> None:
     code = (
-        "import sys; from studio.compare import wish_from; wish_from(sys.argv[1:]); assert "
+        "import sys; from studio.grid_spec import grid_spec_from; grid_spec_from(sys.argv[1:]); "
+        "assert "
         "not {'torch', 'diffusers', 'gradio'} & set(sys.modules)"
     )
     argv = asked(tmp_path / "no-base", tmp_path / "g.png", "--style", styles["plain"])
@@ -403,7 +406,7 @@ def test_styles_of_one_title_are_told_apart_by_their_files(
 ) -> None:
     copy = tmp_path / "second.safetensors"
     copy.write_bytes(styles["called"].read_bytes())
-    columns = compare.grid_spec_from(
+    columns = grid_spec.grid_spec_from(
         asked(tmp_path, tmp_path / "g.png", "--style", styles["called"], copy, styles["own"])
     ).columns
     assert [c.title for c in columns] == ["base", "called", "second", "Own"]
@@ -529,7 +532,7 @@ def test_a_mix_is_read_as_it_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "spec",
     [
         "{plain}:0.7+{called}:0.5",
         "{plain}:0.7:0+{called}:mid=2,up.0=-0.5,down=0",

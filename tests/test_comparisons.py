@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from studio.compare import grid_spec_from
+from studio.grid_spec import grid_spec_from
 from studio.library import comparisons, import_export, library, reload_grid
 from studio.library.comparisons import ComparisonSpec
 from tests.test_library import finished_run, style_file
@@ -63,7 +63,7 @@ def test_checkpoints_and_strengths_are_columns_of_the_command(
         f"{run / 'ink.safetensors'}:0.5",
         f"{run / 'steps/ink-000200.safetensors'}:1",
     ]
-    from studio.compare import grid_spec_from
+    from studio.grid_spec import grid_spec_from
 
     assert [
         [taken.weight.unet for taken in c.styles] for c in grid_spec_from(argv[3:]).columns

@@ -9,18 +9,16 @@ from typing import Any
 
 import pytest
 
-from training.config.schema import (
-    RunConfig,
-    Setting,
+from training.config.loading import (
     changes,
     from_mapping,
-    markdown_table,
     nearest,
     read_toml,
-    settings,
     to_toml,
     with_overrides,
 )
+from training.config.schema import RunConfig
+from training.config.settings import Setting, markdown_table, settings
 from training.errors import ConfigError
 
 README = Path(__file__).resolve().parents[1] / "README.md"

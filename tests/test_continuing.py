@@ -9,13 +9,15 @@ import pytest
 from PIL import Image
 
 from studio.library import continue_from, library
-from training.config.schema import RunConfig, from_mapping
+from training.config.loading import from_mapping
+from training.config.schema import RunConfig
 from training.errors import StyleFileError
 from training.events import Previewed
 from training.storage.paths import Workspace
 from training.style_files.reading import Lora, match, read_style, write_style
 from training.trainer.loop import train
-from training.trainer.trainer import Trainer, planned
+from training.trainer.plan import planned
+from training.trainer.trainer import Trainer
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ from studio.datasets import store
 from studio.library import reload_grid
 from tests.test_style_file import BAD as BAD_STYLES
 from tests.test_style_file import PAIR, raw, tensors
-from training.config.schema import from_mapping, read_toml, settings
+from training.config.loading import from_mapping, read_toml
+from training.config.settings import settings
 from training.data.dataset import open_picture, read_dataset
 from training.errors import DataError, StudioError
 from training.storage.paths import Workspace

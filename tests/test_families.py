@@ -18,7 +18,8 @@ from PIL import Image
 
 from studio.library.generator import loaded_style
 from tests.tiny import tiny_base, tiny_xl
-from training.config.schema import RunConfig, from_mapping
+from training.config.loading import from_mapping
+from training.config.schema import RunConfig
 from training.diffusion.sampling import draw
 from training.errors import ModelError
 from training.events import Finished, Stepped
@@ -28,7 +29,8 @@ from training.prompt import Prompt
 from training.runtime.device import DeviceSpec
 from training.style_files.reading import read_style
 from training.trainer.loop import train
-from training.trainer.trainer import Trainer, planned
+from training.trainer.plan import planned
+from training.trainer.trainer import Trainer
 
 # Every family with what tells it, and the prefixes of its layers in a style file
 MAKERS: dict[str, Callable[[Path], Path]] = {

@@ -11,7 +11,9 @@ import gradio as gr
 import pytest
 
 from studio.page import forms
-from training.config.schema import RunConfig, from_mapping, settings
+from training.config.loading import from_mapping
+from training.config.schema import RunConfig
+from training.config.settings import settings
 from training.errors import ConfigError
 
 EVERY = tuple(s.key for s in settings())

@@ -19,7 +19,8 @@ import pytest
 
 from studio.processes import process as jobs
 from training import events
-from training.config.schema import RunConfig, from_mapping, read_toml
+from training.config.loading import from_mapping, read_toml
+from training.config.schema import RunConfig
 from training.errors import StudioError
 
 # A trainer's manners without its work: says Started, makes updates until SIGTERM, then Finished.
@@ -136,7 +137,8 @@ def test_a_run_with_checkpoints_goes_on_only_with_its_own_settings(run: Path) ->
 
 def test_the_process_outlives_who_started_it_and_is_found_again(run: Path) -> None:
     code = (
-        f"from pathlib import Path; from studio import jobs; jobs.start(Path({str(run)!r}), "
+        f"from pathlib import Path; from studio.processes import process; "
+        f"process.start(Path({str(run)!r}), "
         f"{trainer(run)!r})"
     )
     run.mkdir(parents=True)
@@ -226,8 +228,8 @@ def test_a_run_begun_in_a_terminal_can_be_stopped(run: Path) -> None:
     """Its lock says which process it is; there is no record of ours."""
     run.mkdir(parents=True)
     alone = (
-        "import runpy, sys; from pathlib import Path; from training import lock\nwith "
-        "lock.held(Path(sys.argv[1]).parent): exec(sys.argv[3])"
+        "import runpy, sys; from pathlib import Path; from training.storage import run_lock\nwith "
+        "run_lock.held(Path(sys.argv[1]).parent): exec(sys.argv[3])"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", alone, str(run / "run.toml"), "100000", TRAINER]

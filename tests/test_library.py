@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from studio.library import library
 from training import events
-from training.config.schema import from_mapping, to_toml
+from training.config.loading import from_mapping, to_toml
 from training.errors import StudioError
 from training.storage.paths import Workspace
 

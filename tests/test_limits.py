@@ -16,7 +16,7 @@ from studio.processes import queue
 from studio.server import rate_limit
 from tests.test_door import Asked
 from tests.test_page import free_port, page_process
-from training.config.schema import from_mapping
+from training.config.loading import from_mapping
 from training.errors import StudioError
 from training.storage.paths import Workspace
 

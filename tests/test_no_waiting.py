@@ -28,7 +28,8 @@ from training.runtime import device
 from training.runtime.device import DeviceSpec
 from training.trainer import trainer
 from training.trainer.joint import _JointTrainer
-from training.trainer.trainer import MicrobatchRequest, Trainer, planned
+from training.trainer.plan import planned
+from training.trainer.trainer import MicrobatchRequest, Trainer
 
 __all__ = ["config", "pictures"]  # fixtures
 META = torch.device("meta")

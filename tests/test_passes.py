@@ -18,7 +18,8 @@ from PIL import Image
 
 from tests.test_training import changed, equal, of
 from training.cli import dry_run
-from training.config.schema import RunConfig, from_mapping
+from training.config.loading import from_mapping
+from training.config.schema import RunConfig
 from training.errors import OutOfMemory
 from training.events import Event, Finished, Noted, Stepped, Warned
 from training.runtime import memory

@@ -18,10 +18,11 @@ from training.config.schema import RunConfig
 from training.events import Previewed
 from training.runtime import memory
 from training.runtime.device import DeviceSpec
-from training.trainer import trainer
+from training.trainer import plan, trainer
 from training.trainer.latents import Latents, Words
 from training.trainer.loop import train
-from training.trainer.trainer import Trainer, planned
+from training.trainer.plan import planned
+from training.trainer.trainer import Trainer
 
 __all__ = ["config", "pictures"]  # fixtures
 GPU = torch.device("cpu:0")
@@ -52,7 +53,7 @@ class Shelf:
 
         monkeypatch.setattr(nn.Module, "to", to)
         monkeypatch.setattr(trainer, "has_own_memory", lambda device: device == GPU)
-        monkeypatch.setattr(trainer, "choose", lambda device, dtype: DeviceSpec(GPU, torch.float32))
+        monkeypatch.setattr(plan, "choose", lambda device, dtype: DeviceSpec(GPU, torch.float32))
 
 
 def gone_through(config: RunConfig, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Trainer:
@@ -123,9 +124,9 @@ def test_a_gpu_must_hold_the_unet_alone_and_a_cpu_everything(
 ) -> None:
     """Weights that are not needed at once need not fit at once."""
     asked: list[set[str]] = []
-    count = trainer.detect.weight_count
+    count = trainer.loader.weight_count
     monkeypatch.setattr(
-        trainer.detect,
+        trainer.loader,
         "weight_count",
         lambda files, parts: asked.append(set(parts)) or count(files, parts),
     )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import pytest
 
+from training.config.loading import from_mapping, with_overrides
 from training.config.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
-from training.config.schema import from_mapping, settings, with_overrides
+from training.config.settings import settings
 from training.errors import ConfigError
 from training.train_style import config_from
 

@@ -22,7 +22,8 @@ from studio.processes import process, queue
 from studio.processes.queue import Queue
 from tests.test_jobs import TRAINER, until
 from training import events
-from training.config.schema import RunConfig, from_mapping
+from training.config.loading import from_mapping
+from training.config.schema import RunConfig
 from training.errors import SpaceError, StudioError
 from training.storage import run_lock
 from training.storage.paths import Workspace

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
 from training.cli.style_file import main as style_file
-from training.config.schema import from_mapping
+from training.config.loading import from_mapping
 from training.errors import ConfigError
 from training.evaluation import external_metrics, metrics, report, run_report
 from training.events import Finished, Noted

@@ -14,7 +14,7 @@ import pytest
 
 from training.cli import style_file
 from training.cli.style_file import main
-from training.config.schema import from_mapping
+from training.config.loading import from_mapping
 from training.models.loader import base_shapes
 from training.style_files.metadata import Made, metadata_for
 from training.style_files.reading import Lora, canonical_name, read_style, write_style

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from training import __version__
-from training.config.schema import RunConfig, from_mapping
+from training.config.loading import from_mapping
+from training.config.schema import RunConfig
 from training.errors import StyleFileError
 from training.style_files.metadata import (
     GROUPS,

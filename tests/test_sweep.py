@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.test_together import style
 from training.cli.sweep import MOST, ranking, styles_of
-from training.config.schema import to_toml
+from training.config.loading import to_toml
 from training.errors import ConfigError
 from training.train_style import main, sweep_from
 

@@ -12,7 +12,8 @@ from studio.library import library, sweeps
 from studio.processes import process
 from tests.test_jobs import until
 from tests.test_page import drawn_pictures
-from training.config.schema import RunConfig, from_mapping
+from training.config.loading import from_mapping
+from training.config.schema import RunConfig
 from training.errors import BusyError, ConfigError, DataError
 from training.storage.paths import Workspace
 

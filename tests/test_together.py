@@ -24,7 +24,8 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from training.adapters.multi_lora import SharedBase
-from training.config.schema import RunConfig, from_mapping
+from training.config.loading import from_mapping
+from training.config.schema import RunConfig
 from training.errors import BusyError, ConfigError, DataError
 from training.events import (
     Event,
@@ -42,9 +43,10 @@ from training.models import loader
 from training.runtime.device import DeviceSpec
 from training.storage.run_lock import held
 from training.style_files.reading import read_style
-from training.trainer import trainer as run_module
-from training.trainer.joint import AT_ONCE, Pace, together
+from training.trainer import plan as plan_module
+from training.trainer.joint import together
 from training.trainer.loop import Stop, never, train
+from training.trainer.pace import AT_ONCE, Pace
 from training.trainer.trainer import Trainer
 
 
@@ -54,13 +56,13 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
     what differs between two ways is the mathematics, not rounding.
     """
-    choose = run_module.choose
+    choose = plan_module.choose
 
     def double(device: str, dtype: str) -> DeviceSpec:
         place = choose(device, "float32")
         return DeviceSpec(**{**vars(place), "dtype": torch.float64})
 
-    monkeypatch.setattr(run_module, "choose", double)
+    monkeypatch.setattr(plan_module, "choose", double)
 
 
 def style(name: str, base: Path, root: Path, **keys: Any) -> RunConfig:
@@ -426,7 +428,7 @@ def test_a_full_memory_takes_fewer_at_once_and_changes_nothing(
     for config in alone:
         list(train(config))
     predict = loader.load(
-        loader.find(str(base_folder)), run_module.choose("cpu", "float32")
+        loader.find(str(base_folder)), plan_module.choose("cpu", "float32")
     ).family.predict
 
     def narrow(parts: Any, noisy: torch.Tensor, *given: Any) -> torch.Tensor:
@@ -471,7 +473,7 @@ def test_what_cannot_be_together_is_refused_before_anything_begins(
 
 
 def test_the_bench_is_the_base_again_when_all_have_left(base_folder: Path) -> None:
-    parts = loader.load(loader.find(str(base_folder)), run_module.choose("cpu", "float32"))
+    parts = loader.load(loader.find(str(base_folder)), plan_module.choose("cpu", "float32"))
     shared_base, unet = SharedBase(parts), parts.denoiser
     noisy, t = (
         torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0)),
@@ -559,7 +561,7 @@ def test_every_row_goes_through_its_own_styles_matrices(data: st.DataObject) -> 
 def test_gradients_are_the_same_bits_every_time_on_several_threads(base_folder: Path) -> None:
     """Indexing with repeated rows would not do: its backward adds them up in any order."""
     shared_base = SharedBase(
-        loader.load(loader.find(str(base_folder)), run_module.choose("cpu", "float32"))
+        loader.load(loader.find(str(base_folder)), plan_module.choose("cpu", "float32"))
     )
     layer, threads = (
         torch.nn.ModuleDict({"linear": torch.nn.Linear(1280, 1280)}),
@@ -644,7 +646,8 @@ def test_styles_that_learn_together_say_how_many_go_in_one_pass(
 def test_more_styles_than_go_at_once_wait_for_the_first_to_be_done(
     base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.trainer.joint.AT_ONCE", 2)
+    for module in ("joint", "pace"):
+        monkeypatch.setattr(f"training.trainer.{module}.AT_ONCE", 2)
     configs = [style(f"s{i}", base_folder, tmp_path, optim__steps=2) for i in range(3)]
     events = list(together(configs))
     assert events[0][0] == 2 and "waits until the 2 styles" in events[0][1].message

@@ -21,7 +21,8 @@ from tests.test_training import changed
 from tests.tiny import tiny_base, tiny_xl
 from training.adapters.lora_layers import ActiveStyle
 from training.cli.style_file import main as style_file
-from training.config.schema import RunConfig, from_mapping
+from training.config.loading import from_mapping
+from training.config.schema import RunConfig
 from training.diffusion.sampling import draw
 from training.errors import ConfigError, StyleFileError
 from training.models import loader

@@ -18,7 +18,7 @@ import safetensors.torch
 from PIL import Image
 
 from training import events
-from training.config.schema import settings
+from training.config.settings import settings
 from training.style_files.reading import read_style
 from training.train_style import config_from, main
 
@@ -425,7 +425,8 @@ def test_the_command_works_from_anywhere(command: list[str], tmp_path: Path) -> 
 
 def test_output_is_escaped_where_the_encoding_is_poor() -> None:
     script = (
-        "from pathlib import Path; from training import events, terminal; "
+        "from pathlib import Path; from training import events; "
+        "from training.cli import terminal; "
         "terminal.show([events.Warned('h\\xe4keln')], Path())"
     )
     env = environment(PYTHONIOENCODING="ascii")

@@ -16,8 +16,9 @@ from studio.page.views import previews
 from studio.page.views import queue as line_view
 from studio.processes import plan
 from studio.processes.queue import Job, Queue
+from training.config.loading import from_mapping, to_toml
 from training.config.presets import PRESETS, settings_of
-from training.config.schema import from_mapping, settings, to_toml
+from training.config.settings import settings
 from training.errors import StudioError
 from training.storage.paths import Workspace
 

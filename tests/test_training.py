@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from training.adapters.lora_layers import adapters_disabled
-from training.config.schema import RunConfig, from_mapping, read_toml
+from training.config.loading import from_mapping, read_toml
+from training.config.schema import RunConfig
 from training.errors import (
     ConfigError,
     DataError,
@@ -37,7 +38,8 @@ from training.trainer import trainer as run_module
 from training.trainer.latents import Latents, Words, posterior
 from training.trainer.loop import train
 from training.trainer.optimizer import Optimiser
-from training.trainer.trainer import Trainer, planned
+from training.trainer.plan import planned
+from training.trainer.trainer import Trainer
 
 
 @pytest.fixture

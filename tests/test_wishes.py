@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.config.schema import RunConfig, from_mapping
+from training.config.loading import from_mapping
+from training.config.schema import RunConfig
 from training.errors import SpaceError
 from training.events import Event, Previewed, Saved, Stepped, Warned
 from training.trainer.loop import train

@@ -21,7 +21,8 @@ import torch
 
 from tests.test_together import elsewhere, exact, learnt, same, style
 from training import events
-from training.config.schema import RunConfig, to_toml
+from training.config.loading import to_toml
+from training.config.schema import RunConfig
 from training.errors import ConfigError
 from training.runtime.distributed import joined
 from training.trainer.loop import train

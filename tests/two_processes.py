@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from training.config.schema import RunConfig, from_mapping, read_toml
+from training.config.loading import from_mapping, read_toml
+from training.config.schema import RunConfig
 from training.errors import StudioError
 from training.events import Event, Stepped
 from training.runtime.distributed import ProcessGroup, joined

@@ -24,16 +24,10 @@ if __package__ in (None, ""):  # run as a file: the clone's root is not on the p
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from training import events
+from training.config.loading import from_mapping, nearest, read_toml, with_overrides
 from training.config.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
-from training.config.schema import (
-    RunConfig,
-    Setting,
-    from_mapping,
-    nearest,
-    read_toml,
-    settings,
-    with_overrides,
-)
+from training.config.schema import RunConfig
+from training.config.settings import Setting, settings
 from training.errors import BusyError, ConfigError, StudioError
 
 if TYPE_CHECKING:
@@ -337,7 +331,7 @@ def run(config: RunConfig, world: ProcessGroup) -> int:
 def report(config: RunConfig) -> int:
     """Judge the style files of a run that was trained before. Returns the exit code."""
     from training.trainer.loop import reported
-    from training.trainer.trainer import planned
+    from training.trainer.plan import planned
 
     if not (config.run_folder / f"{config.save.name}.safetensors").exists():
         raise ConfigError(

@@ -7,7 +7,8 @@ from typing import Any
 
 from studio.library import import_export, library
 from studio.processes import process
-from training.config.schema import RunConfig, from_mapping
+from training.config.loading import from_mapping
+from training.config.schema import RunConfig
 from training.storage.paths import Workspace
 from training.style_files.reading import Style, read_style
 

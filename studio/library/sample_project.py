@@ -12,7 +12,8 @@ from pathlib import Path
 
 from studio.library import library
 from studio.processes import process
-from training.config.schema import RunConfig, from_mapping, read_toml, to_toml
+from training.config.loading import from_mapping, read_toml, to_toml
+from training.config.schema import RunConfig
 from training.errors import SpaceError
 from training.storage.paths import Workspace, builtin_base
 

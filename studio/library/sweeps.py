@@ -20,7 +20,8 @@ from studio.datasets import store
 from studio.library import library
 from studio.processes import process
 from training.cli.sweep import styles_of
-from training.config.schema import RunConfig, settings
+from training.config.schema import RunConfig
+from training.config.settings import settings
 from training.errors import BusyError, ConfigError, DataError
 from training.storage.paths import Workspace, write_whole
 

@@ -13,7 +13,8 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from training.config.schema import RunConfig, Setting, settings
+from training.config.schema import RunConfig
+from training.config.settings import Setting, settings
 
 EXACT = 2**53  # a browser's numbers are exact up to here: larger settings are written as text
 SECTIONS = {

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from studio.processes import process
-from training.config.schema import RunConfig, to_toml
+from training.config.loading import to_toml
+from training.config.schema import RunConfig
 from training.errors import StudioError
 
 LONGEST = 600.0  # seconds: a base of full size on a slow disk takes its time

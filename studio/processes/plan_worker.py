@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from training.cli.dry_run import measured
-from training.config.schema import from_mapping, read_toml
+from training.config.loading import from_mapping, read_toml
 from training.errors import StudioError
 
 

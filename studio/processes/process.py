@@ -25,7 +25,8 @@ import psutil
 
 import training
 from training import events
-from training.config.schema import RunConfig, changes, from_mapping, read_toml, to_toml
+from training.config.loading import changes, from_mapping, read_toml, to_toml
+from training.config.schema import RunConfig
 from training.errors import BusyError, ConfigError, StudioError
 from training.storage import run_lock
 from training.storage.paths import checked_writable, write_whole

@@ -38,7 +38,8 @@ from typing import Literal
 from studio.processes import process as jobs
 from studio.processes.process import training_command
 from training import events
-from training.config.schema import RunConfig, from_mapping, to_toml
+from training.config.loading import from_mapping, to_toml
+from training.config.schema import RunConfig
 from training.errors import BusyError, SpaceError, StudioError
 from training.storage import run_lock
 from training.storage.paths import Workspace, inside

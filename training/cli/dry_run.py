@@ -20,8 +20,10 @@ from training.config.schema import RunConfig
 from training.events import Warned
 from training.runtime.device import memory_full, peak_memory
 from training.storage.paths import checked_writable
-from training.trainer.joint import AT_ONCE, checked
-from training.trainer.trainer import Trainer, check_same_run, planned
+from training.trainer.joint import checked
+from training.trainer.pace import AT_ONCE
+from training.trainer.plan import check_same_run, planned
+from training.trainer.trainer import Trainer
 
 PROBES = 2  # updates measured; the first one also pays for setting things up
 

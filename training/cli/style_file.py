@@ -395,7 +395,7 @@ def _report(arguments: argparse.Namespace) -> None:
     }
     if template := arguments.template or (of_recipe if isinstance(of_recipe, str) else ""):
         tables["data"]["template"] = template
-    from training.config.schema import from_mapping
+    from training.config.loading import from_mapping
 
     config = from_mapping(tables, "the flags")
     # torch stays out of the other commands

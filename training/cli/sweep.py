@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.config.schema import RunConfig, Setting, from_mapping, nearest, settings
+from training.config.loading import from_mapping, nearest
+from training.config.schema import RunConfig
+from training.config.settings import Setting, settings
 from training.errors import ConfigError
 
 if TYPE_CHECKING:

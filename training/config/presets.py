@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from training.config.schema import nearest
+from training.config.loading import nearest
 from training.errors import ConfigError
 
 LENGTHS = {"short": 0.5, "normal": 1.0, "long": 2.0}  # of the preset's updates

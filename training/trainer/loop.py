@@ -19,8 +19,9 @@ from training.runtime.device import memory_full, repeatable
 from training.runtime.distributed import ALONE, ProcessGroup
 from training.storage import run_lock
 from training.trainer import schedule
+from training.trainer.plan import Plan, planned
 from training.trainer.requests import taken
-from training.trainer.trainer import LeftError, MicrobatchRequest, Plan, Trainer, planned
+from training.trainer.trainer import LeftError, MicrobatchRequest, Trainer
 
 Stop = Callable[[], bool]
 Story = Generator[Event | MicrobatchRequest, Any, None]

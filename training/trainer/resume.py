@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.config.schema import FREE_TO_CHANGE, RunConfig, settings
+from training.config.loading import FREE_TO_CHANGE
+from training.config.schema import RunConfig
+from training.config.settings import settings
 from training.data.dataset import Example
 from training.errors import SpaceError
 from training.trainer import microbatching

@@ -213,7 +213,8 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 def tried(style: str, args: argparse.Namespace, concepts: Sequence[str]) -> dict:
     """Train the style and measure every checkpoint at every strength."""
-    from training.config.schema import from_mapping, read_toml, settings, with_overrides
+    from training.config.loading import from_mapping, read_toml, with_overrides
+    from training.config.settings import settings
     from training.events import Stepped
     from training.prompt import Prompt
     from training.train_style import _value  # the flags' own reading of a value
@@ -433,7 +434,7 @@ def main() -> None:
         if "hits" not in found["tries"][0]:
             found = judged_again(style, args, concepts, found)
         if args.report:
-            from training.config.schema import from_mapping, read_toml
+            from training.config.loading import from_mapping, read_toml
 
             found["report"] = agreement(
                 found["tries"],

@@ -18,7 +18,8 @@ from studio.library import library, sweeps
 from studio.page import forms, polling
 from studio.page.handlers import PRIVATE, QUIET, address, shows_errors
 from studio.processes import process
-from training.config.schema import RunConfig, settings
+from training.config.schema import RunConfig
+from training.config.settings import settings
 from training.storage.paths import Workspace
 
 TRIES = 2  # settings that can vary at once

@@ -31,8 +31,10 @@ from studio.processes import plan as planning
 from studio.processes import process
 from studio.processes.queue import Job, Queue
 from training import events
+from training.config.loading import from_mapping
 from training.config.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
-from training.config.schema import RunConfig, from_mapping, settings
+from training.config.schema import RunConfig
+from training.config.settings import settings
 from training.errors import DataError, StudioError
 from training.storage.paths import Workspace
 from training.trainer.requests import RunRequest, send_request

@@ -1,0 +1,239 @@
+"""Settings from TOML, flags and forms, checked: every complaint comes in one list."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from training.config.schema import Data, RunConfig
+from training.config.settings import settings
+from training.data.captions import WORD, names_in
+from training.errors import ConfigError, StudioError
+from training.storage.paths import checked_name
+
+PATHS = (
+    "base.model",
+    "data.folder",
+    "prior.folder",
+    "adapter.start",
+    "report.held_out",
+    "save.folder",
+)
+
+
+LONGEST_SHOWN = 200  # characters of a wrong value in a complaint
+
+
+def from_mapping(found: Mapping[str, Any], source: str = "the settings") -> RunConfig:
+    """Check every value and return the config.
+
+    Raises one ConfigError that lists everything wrong, with the nearest known names.
+    """
+    complaints: list[str] = []
+    try:
+        config = RunConfig.model_validate(_lenient(found))
+    except ValidationError as error:
+        complaints = [_complaint(e) for e in error.errors()]
+    else:
+        complaints = list(_cross_checks(config))
+    if complaints:
+        head = (
+            f"{len(complaints)} settings are wrong" if len(complaints) > 1 else "A setting is wrong"
+        )
+        raise ConfigError("\n".join([f"{head} in {source}:", *(f"  - {c}" for c in complaints)]))
+    return config
+
+
+def _lenient(found: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML writes 1 for 1.0:
+
+    let a whole number stand where a float is expected; everything else stays strict.
+    """
+    floats = {(s.section, s.name) for s in settings() if s.kind is float}
+    lenient: dict[str, Any] = {}
+    for section, values in found.items():
+        if isinstance(values, Mapping):
+            values = {
+                k: _as_float(v) if (section, k) in floats and type(v) is int else v
+                for k, v in values.items()
+            }
+        lenient[section] = values
+    return lenient
+
+
+def _as_float(whole: int) -> float:
+    try:
+        return float(whole)
+    except OverflowError:  # TOML's integers have no end
+        return math.inf if whole > 0 else -math.inf
+
+
+def _complaint(error: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    value = error.get("input")
+    if error["type"] == "extra_forbidden":
+        known = [s.key for s in settings()] if "." in where else list(RunConfig.model_fields)
+        return f"{where} is not a setting{nearest(where, known)}"
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return (
+            f"{where} is {_shown(value)}, a section of settings was expected: [{where}] "
+            "with its settings below"
+        )
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{where} is {_shown(value)}: {message.replace('input should', 'it should')}"
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers of more than some thousand digits
+        return "too large a number"
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return ", did you mean X?" for the closest known name, or a hint where to find them all."""
+    same_name = [k for k in known if k.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
+    close = same_name or difflib.get_close_matches(word, known, 1, 0.5)
+    return f", did you mean {close[0]}?" if close else "; train_style.py --help lists all of them"
+
+
+def _cross_checks(config: RunConfig) -> Iterator[str]:
+    """What no single field can know."""
+    try:
+        checked_name(config.save.name, "save.name")
+    except StudioError as error:
+        yield str(error)
+    if config.optim.unet_lr == 0 and config.optim.text_encoder_lr == 0:
+        yield (
+            "optim.unet_lr and optim.text_encoder_lr are both 0, so nothing would be "
+            "trained: set one above 0"
+        )
+    if config.prior.images and not config.prior.prompt:
+        yield (
+            f"prior.images is {config.prior.images} but prior.prompt is empty: say what the "
+            "class pictures show, or set prior.images = 0"
+        )
+    if config.adapter.tokens and not re.fullmatch(WORD, config.data.trigger):
+        yield (
+            f"adapter.tokens is {config.adapter.tokens} but data.trigger is "
+            f"{_shown(config.data.trigger)}: one word of letters, digits, _ and - was "
+            "expected, which the new vectors belong to"
+        )
+    yield from _template_complaints(config.data)
+    for s in settings():
+        yield from _text_complaints(s.key, getattr(getattr(config, s.section), s.name))
+
+
+def _template_complaints(data: Data) -> Iterator[str]:
+    try:
+        filled_in = names_in(data.template)
+    except StudioError as error:
+        yield str(error)
+        return
+    if "caption" not in filled_in:
+        yield (
+            f"data.template is {data.template!r}: it must contain {{caption}}, or every "
+            "picture would have the same words"
+        )
+    if data.trigger and "trigger" not in filled_in:
+        yield (
+            f"data.trigger is {data.trigger!r} but data.template has no {{trigger}}: add it, "
+            "or clear the trigger"
+        )
+
+
+def _text_complaints(key: str, value: object) -> Iterator[str]:
+    """What TOML, events and file names could not hold."""
+    for text in value if isinstance(value, list) else [value]:
+        if not isinstance(text, str):
+            continue
+        if "\0" in text:
+            yield f"{key} holds a NUL character: remove it"
+        elif any(
+            "\ud800" <= c <= "\udfff" for c in text
+        ):  # how Python tells a command's bytes that are not UTF-8
+            yield f"{key} is {_shown(text)}, which is not UTF-8: rename it, or write it again"
+        elif key in PATHS and text.startswith("~") and not _is_of_a_user(text):
+            yield f"{key} is {text!r}: there is no user of that name. Write the whole path"
+
+
+def _is_of_a_user(path: str) -> bool:
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        return False
+    return True
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the file's tables, unchecked. Raises ConfigError when it is not there or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} is not there. Give a run.toml, or only flags; train_style.py --help shows "
+            "them."
+        ) from None
+    except IsADirectoryError:
+        raise ConfigError(
+            f"{path} is a folder, a TOML file was expected. Give {path / 'run.toml'}, if that "
+            "is what you meant."
+        ) from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: not TOML, not UTF-8, or a number of thousands of digits
+        raise ConfigError(
+            f"{path} is not TOML ({error}). Look at that line, or start again from a run.toml "
+            "that worked."
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}).") from None
+
+
+def with_overrides(found: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return found with values set by dotted key, `{"optim.steps":
+
+    10}`; the originals stay as they are.
+    """
+    merged = {
+        section: dict(values) if isinstance(values, Mapping) else values
+        for section, values in found.items()
+    }
+    for key, value in overrides.items():
+        section, name = key.split(".", 1)
+        if isinstance(
+            merged.setdefault(section, {}), dict
+        ):  # else it is not a section, which the check will say
+            merged[section][name] = value
+    return merged
+
+
+# Sections and settings that change what is shown, kept or held in memory, never what is learnt: a
+# run may go on with other values of theirs
+FREE_TO_CHANGE = {"preview", "report", "save", "optim.checkpointing"}
+
+
+def changes(before: RunConfig, now: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Every setting that decides what is learnt and differs: (section.name, then, now)."""
+    then, new = before.model_dump(), now.model_dump()
+    decisive = [s for s in settings() if not {s.section, s.key} & FREE_TO_CHANGE]
+    return [
+        (s.key, then[s.section][s.name], new[s.section][s.name])
+        for s in decisive
+        if then[s.section][s.name] != new[s.section][s.name]
+    ]
+
+
+def to_toml(config: RunConfig) -> str:
+    """Every setting, so that the file says all that decided the run."""
+    return tomli_w.dumps(config.model_dump())

@@ -1,0 +1,145 @@
+"""What is checked before anything heavy is loaded: settings, pictures, base, an earlier run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.config.loading import read_toml
+from training.config.schema import RunConfig
+from training.data.dataset import Dataset, Example, read_dataset
+from training.diffusion import class_images
+from training.errors import (
+    ConfigError,
+    DataError,
+    SpaceError,
+    StyleFileError,
+)
+from training.models import loader
+from training.runtime.device import (
+    DeviceSpec,
+    choose,
+)
+from training.storage.paths import (
+    checked_writable,
+)
+from training.style_files.reading import Style, read_style
+from training.trainer import checkpoint, resume
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was found before anything heavy was loaded."""
+
+    config: RunConfig
+    dataset: Dataset
+    given_priors: tuple[Example, ...]
+    files: loader.BaseFiles
+    place: DeviceSpec
+    finished: int  # updates after which this run's style was already exported, else 0
+    start: Style | None = None  # what the adapters begin as
+
+
+def planned(config: RunConfig) -> Plan:
+    """Check everything that can be checked without loading weights; nothing is written but the
+    run's empty folder.
+    """
+    if not config.data.folder:
+        raise ConfigError(
+            "data.folder is empty: name the folder that holds your pictures, for instance "
+            "--data.folder pictures."
+        )
+    place = choose(config.base.device, config.base.dtype)
+    files = loader.find(config.base.model)
+    check_resolution(config, files)
+    data = config.data
+    dataset = read_dataset(
+        Path(data.folder), trigger=data.trigger, template=data.template, background=data.background
+    )
+    given = class_images.given(config.prior)
+    check_same_run(config, dataset)
+    checked_writable(config.run_folder, "save.folder")
+    return Plan(config, dataset, given, files, place, _finished(config), _start(config))
+
+
+def _start(config: RunConfig) -> Style | None:
+    """The style to go on from.
+
+    Raises StyleFileError when it cannot be, as far as that shows without the base.
+    """
+    if not config.adapter.start:
+        return None
+    style = read_style(Path(config.adapter.start).expanduser())
+    largest = max((lora.rank for lora in style.modules.values()), default=0)
+    if largest > config.adapter.rank:
+        raise StyleFileError(
+            f"{config.adapter.start} has rank {largest}, this run {config.adapter.rank}. Set "
+            f"adapter.rank to {largest} or more, or cut the style "
+            "first: style-file resize."
+        )
+    return style
+
+
+def check_same_run(config: RunConfig, dataset: Dataset | None = None) -> None:
+    """Refuse to go on with a run that was begun with other settings or pictures, naming each;
+    save.resume may say otherwise.
+    """
+    try:
+        if config.run_folder.exists() and not config.run_folder.is_dir():
+            raise ConfigError(
+                f"{config.run_folder} is a file where the run's folder should be. Choose "
+                "another save.name."
+            )
+        if config.save.resume != "exact":
+            return
+        if (config.run_folder / "run.toml").is_file():
+            read_toml(
+                config.run_folder / "run.toml"
+            )  # what cannot be read may be someone's work: it is not written over
+        found, _ = checkpoint.newest(config.run_folder / "checkpoints")
+    except OSError as error:
+        raise SpaceError(
+            f"save.folder leads to {config.run_folder}, which cannot be looked at "
+            f"({error.strerror}). Choose another folder."
+        ) from None
+    if found is None:
+        return
+    changed = resume.changed_settings(found.state["settings"], resume.settings_record(config))
+    if changed:
+        raise ConfigError(resume.refusal(config.run_folder, changed))
+    if dataset is not None:
+        _check_same_pictures(
+            config,
+            resume.changed_pictures(
+                found.state["pictures"], resume.pictures_record(dataset.examples)
+            ),
+        )
+
+
+def _check_same_pictures(config: RunConfig, changed: list[str]) -> None:
+    if changed:
+        raise DataError(resume.refusal(config.run_folder, changed))
+
+
+def check_resolution(config: RunConfig, files: loader.BaseFiles) -> None:
+    """Refuse a data.resolution that the base's networks cannot halve as often as they must."""
+    own, multiple = loader.sides(files)
+    side = config.data.resolution or own
+    if side < multiple or side % multiple:
+        near = max(multiple, round(side / multiple) * multiple)
+        raise ConfigError(
+            f"data.resolution is {side} px, a multiple of {multiple} was expected for "
+            f"{files.title}. Try {near}."
+        )
+
+
+def _finished(config: RunConfig) -> int:
+    from training.events import Finished, read
+
+    if config.save.resume == "anew":
+        return 0
+    last = None
+    for event in read(config.run_folder / "events.jsonl"):
+        last = event if isinstance(event, Finished) else last
+    done = last is not None and not last.stopped and (config.run_folder / last.path).exists()
+    return last.step if done else 0
