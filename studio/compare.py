@@ -76,7 +76,7 @@ def compare(spec: GridSpec) -> Path:
     for column in spec.columns:
         for taken in column.styles:
             _match_named(taken, lambda style: match(style, accepted_names(shapes, family)))
-    with _progress(len(spec.rows) * spec.steps, len(spec.rows), spec.every) as told:
+    with _progress(len(spec.rows) * spec.steps, len(spec.rows), spec.every) as on_progress:
         parts = generator.load(spec.base)
         for text in dict.fromkeys(column.text(p) for column in spec.columns for p in spec.prompts):
             if is_cut(parts, text):
@@ -88,7 +88,7 @@ def compare(spec: GridSpec) -> Path:
                     *_other_prediction(taken.style, parts.prediction_type),
                 ):
                     _note(f"{taken.title}: {warning}")
-        pictures = [_row(generator, spec, prompt, seed, told) for prompt, seed in spec.rows]
+        pictures = [_row(generator, spec, prompt, seed, on_progress) for prompt, seed in spec.rows]
     made = dataclasses.replace(spec, size=size)
     settings = described(made, files.title, parts.hash, generator.place.precision)
     labels = [(prompt, f"seed {seed}") for prompt, seed in made.rows]
@@ -110,14 +110,18 @@ def _match_named(taken: Taken, check: Callable[[Style], Any]) -> None:
 
 
 def _row(
-    generator: Generator, spec: GridSpec, prompt: str, seed: int, told: Callable[[int, int], None]
+    generator: Generator,
+    spec: GridSpec,
+    prompt: str,
+    seed: int,
+    on_progress: Callable[[int, int], None],
 ) -> list[Image.Image]:
     """All columns of one row in one denoising loop."""
     prompts = prompts_of(spec, prompt, seed)
     return generator.draw(
         prompts,
         [generator.wear([(t.path, t.weight) for t in c.styles]) for c in spec.columns],
-        told,
+        on_progress,
     )
 
 
@@ -175,7 +179,7 @@ def _progress(steps: int, rows: int, every: float) -> Iterator[Callable[[int, in
     ) as bar:
         task = bar.add_task("loading the base", total=steps)
 
-        def told(step: int, of: int) -> None:
+        def on_progress(step: int, of: int) -> None:
             nonlocal done, said
             done += 1
             bar.update(
@@ -187,7 +191,7 @@ def _progress(steps: int, rows: int, every: float) -> Iterator[Callable[[int, in
                 said = time.monotonic()
                 print(f"drawn {done} of {steps} denoising steps", file=sys.stderr, flush=True)
 
-        yield told
+        yield on_progress
 
 
 # What the files say

@@ -90,9 +90,9 @@ def test_the_card_is_told_over_what_the_file_said_and_notes_stay_unless_asked(st
         f.key: f for f in private_fields(read_style(style), Card("Mine", "CC0", "me", "a note"))
     }
     assert (
-        fields["modelspec.title"].told,
-        fields["modelspec.license"].told,
-        fields["modelspec.author"].told,
+        fields["modelspec.title"].text,
+        fields["modelspec.license"].text,
+        fields["modelspec.author"].text,
     ) == ("Mine", "CC0", "me")
     assert not fields["modelspec.description"].at_first
     assert all(f.at_first for key, f in fields.items() if key != "modelspec.description")

@@ -136,13 +136,13 @@ def test_nothing_stays_behind_when_drawing_fails(parts: Parts) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        draw(parts, [CAT], rows=[[three_styles(parts)[0]]], told=fails)
+        draw(parts, [CAT], rows=[[three_styles(parts)[0]]], on_progress=fails)
     assert hooks(parts) == before
 
 
 def test_progress_is_told_after_every_step(parts: Parts) -> None:
     seen: list[tuple[int, int]] = []
-    draw(parts, [CAT, CAT], told=lambda step, of: seen.append((step, of)))
+    draw(parts, [CAT, CAT], on_progress=lambda step, of: seen.append((step, of)))
     assert seen == [(i, STEPS) for i in range(1, STEPS + 1)]
 
 

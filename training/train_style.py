@@ -70,11 +70,11 @@ def parser() -> Parser:
         action="store_true",
         help="train all that [[styles]] or [grid] of the file stand for, compare and rank them",
     )
-    told = "; ".join(f"{name}: {preset.told}" for name, preset in PRESETS.items())
+    purposes = "; ".join(f"{name}: {preset.purpose}" for name, preset in PRESETS.items())
     made.add_argument(
         "--preset",
         metavar="NAME",
-        help=f"where to start from ({told}); the file and the flags win over it",
+        help=f"where to start from ({purposes}); the file and the flags win over it",
     )
     made.add_argument(
         "--length",
@@ -249,14 +249,14 @@ class Interrupts:
         if self.asked:
             os._exit(128 + kind)
         self.asked = True
-        told = (
+        message = (
             b"\nStopping after this update: saving and writing the style. Once more leaves "
             b"at once.\n"
         )
         with contextlib.suppress(
             OSError
         ):  # not print: the signal may have come in the middle of one
-            os.write(2, told)
+            os.write(2, message)
 
     def __call__(self) -> bool:
         return self.asked
@@ -267,18 +267,18 @@ def recorded(stream: Iterable[events.Event], folder: Path) -> Iterator[events.Ev
 
     A full disk does not end the training; it is told once.
     """
-    told = False
+    warned = False
     for event in stream:
         try:
             events.append(folder / "events.jsonl", event)
         except OSError as error:
-            if not told:
+            if not warned:
                 print(
                     f"{folder / 'events.jsonl'} cannot be written ({error.strerror}): the "
                     "training goes on without it.",
                     file=sys.stderr,
                 )
-            told = True
+            warned = True
         yield event
 
 

@@ -53,8 +53,8 @@ class Describer:
         return content(self.processor.batch_decode(said, skip_special_tokens=True)[0])
 
 
-def _say(told: dict[str, str]) -> None:
-    sys.stdout.write(json.dumps(told) + "\n")
+def _say(message: dict[str, str]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 

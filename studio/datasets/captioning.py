@@ -96,10 +96,10 @@ def described(pictures: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         process.stdin.write(json.dumps([str(path) for path in pictures]))
         process.stdin.close()
         for line in process.stdout:
-            told = json.loads(line)
-            if "error" in told:
-                raise StudioError(told["error"])
-            yield Path(told["picture"]), told["caption"]
+            answer = json.loads(line)
+            if "error" in answer:
+                raise StudioError(answer["error"])
+            yield Path(answer["picture"]), answer["caption"]
         if process.wait():
             raise StudioError("The captioning model ended before it was done. Is the memory full?")
     finally:

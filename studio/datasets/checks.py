@@ -117,10 +117,14 @@ def _look(picture: Path, _time: int, _size: int) -> Seen:
 def kept(dataset: Path) -> set[str]:
     """Keys of the findings to leave."""
     try:
-        told = json.loads((dataset / KEPT).read_text(encoding="utf-8"))
+        kept_names = json.loads((dataset / KEPT).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return set()
-    return {key for key in told if isinstance(key, str)} if isinstance(told, list) else set()
+    return (
+        {key for key in kept_names if isinstance(key, str)}
+        if isinstance(kept_names, list)
+        else set()
+    )
 
 
 def bucket_of(seen: Seen, base: Base) -> Bucket:

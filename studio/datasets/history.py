@@ -46,18 +46,18 @@ def change(dataset: Path, what: str, files: Mapping[str, bytes | None], *, act: 
         earlier = _recorded_act(dataset, latest) if act else None
         grows = earlier is not None and earlier.get("act") == act
         entry = dataset / FOLDER / f"{latest + (not grows):06d}"
-        told: dict[str, Any] = earlier if grows else {"what": what, "act": act, "files": {}}
+        record: dict[str, Any] = earlier if grows else {"what": what, "act": act, "files": {}}
         try:
             (entry / "before").mkdir(parents=True, exist_ok=grows)
             for name, new in differing.items():
                 had = (
-                    told["files"][name]["had"]
-                    if name in told["files"]
+                    record["files"][name]["had"]
+                    if name in record["files"]
                     else inside(dataset, name).is_file()
                 )
-                if had and name not in told["files"]:
+                if had and name not in record["files"]:
                     shutil.copy2(dataset / name, entry / "before" / name)
-                told["files"][name] = {"had": had, "after": _digest(new)}
+                record["files"][name] = {"had": had, "after": _digest(new)}
         except OSError as error:
             if not grows:
                 shutil.rmtree(entry, ignore_errors=True)
@@ -66,7 +66,7 @@ def change(dataset: Path, what: str, files: Mapping[str, bytes | None], *, act: 
                 "space on that disk."
             ) from error
         write_whole(
-            entry / "change.json", json.dumps(told, ensure_ascii=False)
+            entry / "change.json", json.dumps(record, ensure_ascii=False)
         )  # before the first file: undo knows also half a change
         for name, new in differing.items():
             _put(dataset, name, new)
@@ -76,7 +76,11 @@ def change(dataset: Path, what: str, files: Mapping[str, bytes | None], *, act: 
 def last(dataset: Path) -> str | None:
     """What the next undo takes back, None when there is nothing."""
     return next(
-        (told["what"] for n in reversed(_numbers(dataset)) if (told := _recorded_act(dataset, n))),
+        (
+            record["what"]
+            for n in reversed(_numbers(dataset))
+            if (record := _recorded_act(dataset, n))
+        ),
         None,
     )
 
@@ -85,11 +89,11 @@ def undo(dataset: Path) -> Undone:
     """Take the last change back. Raises DataError when there is none."""
     with TURN:
         for number in reversed(_numbers(dataset)):
-            entry, told = dataset / FOLDER / f"{number:06d}", _recorded_act(dataset, number)
-            if told is None:
+            entry, record = dataset / FOLDER / f"{number:06d}", _recorded_act(dataset, number)
+            if record is None:
                 continue
             stayed = []
-            for name, was in told["files"].items():
+            for name, was in record["files"].items():
                 before = (entry / "before" / name).read_bytes() if was["had"] else None
                 now = _content(dataset, name)
                 if _digest(now) == was["after"]:
@@ -100,7 +104,7 @@ def undo(dataset: Path) -> Undone:
                 shutil.rmtree(entry)
             else:  # what was before stays on disk
                 (entry / "change.json").replace(entry / "undone.json")
-            return Undone(told["what"], tuple(stayed))
+            return Undone(record["what"], tuple(stayed))
     raise DataError(f"Nothing was changed in {dataset.name} that could be undone.")
 
 
@@ -116,17 +120,17 @@ def _numbers(dataset: Path) -> list[int]:
 def _recorded_act(dataset: Path, number: int) -> dict[str, Any] | None:
     """What an entry says; None for one that was never finished or is damaged."""
     try:
-        told = json.loads(
+        record = json.loads(
             (dataset / FOLDER / f"{number:06d}" / "change.json").read_text(encoding="utf-8")
         )
     except (OSError, ValueError, RecursionError):
         return None
-    files = told.get("files") if isinstance(told, dict) else None
+    files = record.get("files") if isinstance(record, dict) else None
     names_only = isinstance(files, dict) and all(Path(name).name == name for name in files)
     return (
-        told
+        record
         if names_only
-        and isinstance(told.get("what"), str)
+        and isinstance(record.get("what"), str)
         and all(isinstance(f, dict) and {"had", "after"} <= set(f) for f in files.values())
         else None
     )

@@ -133,20 +133,20 @@ def command(workspace: Workspace, spec: ComparisonSpec, folder: Path) -> list[st
 def read_wish(folder: Path) -> ComparisonSpec | None:
     """What a comparison was drawn with; None when its wish.json is missing or damaged."""
     try:
-        told = json.loads((folder / "wish.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / "wish.json").read_text(encoding="utf-8"))
         pairs = lambda found: tuple((str(id), float(strength)) for id, strength in found)[
             :MOST_COLUMNS
         ]
-        styles, mix = pairs(told["styles"]), pairs(told.get("mix", ()))
-        prompts, seeds = tuple(map(str, told["prompts"])), tuple(map(int, told["seeds"]))
+        styles, mix = pairs(record["styles"]), pairs(record.get("mix", ()))
+        prompts, seeds = tuple(map(str, record["prompts"])), tuple(map(int, record["seeds"]))
         return ComparisonSpec(
-            str(told["base"]),
+            str(record["base"]),
             styles,
             prompts,
             seeds,
-            int(told["steps"]),
-            float(told["guidance"]),
-            int(told["size"]),
+            int(record["steps"]),
+            float(record["guidance"]),
+            int(record["size"]),
             mix,
         )
     except (OSError, ValueError, TypeError, KeyError, RecursionError):

@@ -99,7 +99,7 @@ class Generator:
         self,
         prompts: Sequence[Prompt],
         rows: Sequence[Sequence[ActiveStyle]] = (),
-        told: Callable[[int, int], None] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Image.Image]:
         """One picture a prompt, in one denoising loop; rows: what each picture wears, () for the
         base alone, several styles mix.
@@ -109,7 +109,7 @@ class Generator:
         """
         with self._turn:
             try:
-                return draw(self.parts, prompts, rows=rows, told=told)
+                return draw(self.parts, prompts, rows=rows, on_progress=on_progress)
             except torch.OutOfMemoryError:
                 if len(prompts) == 1:
                     where = self.place.name
@@ -119,8 +119,8 @@ class Generator:
                     ) from None
             torch.cuda.empty_cache()
             half = (len(prompts) + 1) // 2
-            return self.draw(prompts[:half], rows[:half], told) + self.draw(
-                prompts[half:], rows[half:], told
+            return self.draw(prompts[:half], rows[:half], on_progress) + self.draw(
+                prompts[half:], rows[half:], on_progress
             )
 
 

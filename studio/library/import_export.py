@@ -189,14 +189,14 @@ def take_away(workspace: Workspace, id: str) -> str:
         [run] if run is not None else [f for f in (style.path, card_file(style.path)) if f.exists()]
     )
     entry = _free_entry(workspace)
-    told = {
+    record = {
         "title": style.name,
         "moved": [path.relative_to(workspace.root).as_posix() for path in leaving],
     }
     try:
         entry.mkdir(parents=True)
         write_whole(
-            entry / "what.json", json.dumps(told, ensure_ascii=False)
+            entry / "what.json", json.dumps(record, ensure_ascii=False)
         )  # before the first move: undo knows also half of it
         for path in leaving:
             path.rename(entry / path.name)
@@ -211,7 +211,7 @@ def take_away(workspace: Workspace, id: str) -> str:
 def last_taken(workspace: Workspace) -> str | None:
     """What undo brings back next, None when the trash is empty."""
     return next(
-        (told["title"] for entry in _entries(workspace) if (told := _trash_record(entry))), None
+        (record["title"] for entry in _entries(workspace) if (record := _trash_record(entry))), None
     )
 
 
@@ -221,14 +221,15 @@ def bring_back(workspace: Workspace) -> str:
     Raises DataError when its place is taken or there is nothing.
     """
     for entry in _entries(workspace):
-        if (told := _trash_record(entry)) is None:
+        if (record := _trash_record(entry)) is None:
             continue
         places = [
-            (entry / Path(to).name, inside(workspace.root, *Path(to).parts)) for to in told["moved"]
+            (entry / Path(to).name, inside(workspace.root, *Path(to).parts))
+            for to in record["moved"]
         ]
         if taken := [to for there, to in places if there.exists() and to.exists()]:
             raise DataError(
-                f"{taken[0]} is there again. Move it away, then bring {told['title']} back "
+                f"{taken[0]} is there again. Move it away, then bring {record['title']} back "
                 f"from {entry}."
             )
         for there, to in places:
@@ -236,7 +237,7 @@ def bring_back(workspace: Workspace) -> str:
                 to.parent.mkdir(parents=True, exist_ok=True)
                 there.rename(to)
         shutil.rmtree(entry)
-        return told["title"]
+        return record["title"]
     raise DataError("The trash is empty: there is nothing to bring back.")
 
 
@@ -247,11 +248,12 @@ def _entries(workspace: Workspace) -> list[Path]:
 
 def _trash_record(entry: Path) -> dict | None:
     try:
-        told = json.loads((entry / "what.json").read_text(encoding="utf-8"))
-        good = isinstance(told["title"], str) and all(
-            isinstance(to, str) and Path(to).parts[0] in ("runs", "styles") for to in told["moved"]
+        record = json.loads((entry / "what.json").read_text(encoding="utf-8"))
+        good = isinstance(record["title"], str) and all(
+            isinstance(to, str) and Path(to).parts[0] in ("runs", "styles")
+            for to in record["moved"]
         )
-        return told if good else None
+        return record if good else None
     except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError):
         return None
 

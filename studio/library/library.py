@@ -38,11 +38,11 @@ class Style:
     @property
     def title(self) -> str:
         """What a user chooses by: name, trigger word and rank."""
-        told = [
+        parts = [
             f"say “{self.trigger}”" if self.trigger else "",
             f"rank {self.rank}" if self.rank else "",
         ]
-        return " · ".join([self.name, *filter(None, told)])
+        return " · ".join([self.name, *filter(None, parts)])
 
 
 def runs(workspace: Workspace) -> list[str]:
@@ -154,8 +154,8 @@ def guidance(style: Style) -> float | None:
         preview = recipe_of(read_metadata(style.path)).get("preview")
     except StyleFileError:
         return None
-    told = preview.get("guidance") if isinstance(preview, dict) else None
-    return float(told) if isinstance(told, int | float) and 1 <= told <= 30 else None
+    guidance = preview.get("guidance") if isinstance(preview, dict) else None
+    return float(guidance) if isinstance(guidance, int | float) and 1 <= guidance <= 30 else None
 
 
 def bases(workspace: Workspace) -> list[str]:
@@ -179,18 +179,18 @@ def bases(workspace: Workspace) -> list[str]:
 def _described(id: str, name: str, path: Path) -> Style | None:
     """What the file says of itself; for a run, what its settings say where the file is silent."""
     try:
-        told = read_metadata(path)
+        metadata = read_metadata(path)
     except StyleFileError:
         return None
     config = process.earlier(path.parent) if id.startswith("run:") else None
-    trigger = told.get("modelspec.trigger_phrase") or (config.data.trigger if config else "")
+    trigger = metadata.get("modelspec.trigger_phrase") or (config.data.trigger if config else "")
     return Style(
         id,
         card(path).title or name,
         path,
         trigger,
-        told.get("ss_network_dim", ""),
-        config.base.model if config else told.get("ss_sd_model_name", ""),
+        metadata.get("ss_network_dim", ""),
+        config.base.model if config else metadata.get("ss_sd_model_name", ""),
     )
 
 

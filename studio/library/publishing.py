@@ -38,12 +38,12 @@ TOGETHER = ("recipe", "training")  # groups that are told as a whole or not at a
 class Field:
     """Something that a style tells and need not.
 
-    key: of the metadata, or a group of TOGETHER; told: what it says, in words.
+    key: of the metadata, or a group of TOGETHER; text: what it says, in words.
     """
 
     key: str
     group: str
-    told: str
+    text: str
     at_first: bool  # whether it is told unless somebody turns it off
 
 
@@ -52,7 +52,7 @@ def private_fields(style: Style, card: Card) -> list[Field]:
 
     The kind of base always stays: programs need it.
     """
-    found = [told for told in published(_offered(style, card)) if told.group != "kind"]
+    found = [field for field in published(_offered(style, card)) if field.group != "kind"]
     alone = [
         Field(t.key, t.group, t.value, not (t.key == "modelspec.description" and card.notes))
         for t in found

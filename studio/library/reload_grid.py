@@ -24,13 +24,13 @@ def wish_of(workspace: Workspace, file: Path) -> tuple[ComparisonSpec, list[str]
 
     Raises DataError for any other picture.
     """
-    told = _settings(file)
+    settings = _settings(file)
     try:
-        columns = [column for column in told["columns"] if column.get("sha256")][:MOST_COLUMNS]
-        active = next((column["mix"] for column in told["columns"] if column.get("mix")), [])[
+        columns = [column for column in settings["columns"] if column.get("sha256")][:MOST_COLUMNS]
+        active = next((column["mix"] for column in settings["columns"] if column.get("mix")), [])[
             :MOST_COLUMNS
         ]
-        prompts, seeds = told["prompts"], told["seeds"]
+        prompts, seeds = settings["prompts"], settings["seeds"]
         good = (
             0 < len(prompts) <= MOST_TEXTS
             and 0 < len(seeds) <= MOST_TEXTS
@@ -47,11 +47,11 @@ def wish_of(workspace: Workspace, file: Path) -> tuple[ComparisonSpec, list[str]
         styles, mix = [told_of(column) for column in columns], [told_of(one) for one in active]
         numbers = (
             tuple(int(seed) for seed in seeds),
-            int(told["steps"]),
-            float(told["guidance"]),
-            int(told["size"]),
+            int(settings["steps"]),
+            float(settings["guidance"]),
+            int(settings["size"]),
         )
-        base = _base(workspace, str(told["base"].get("model", "")))
+        base = _base(workspace, str(settings["base"].get("model", "")))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise DataError(
             f"{file.name} says how it was drawn in a way that cannot be read. Drop a grid that "
@@ -69,7 +69,7 @@ def wish_of(workspace: Workspace, file: Path) -> tuple[ComparisonSpec, list[str]
 def _settings(file: Path) -> dict[str, Any]:
     try:
         with Image.open(file, formats=["PNG"]) as picture:
-            told = json.loads(picture.text.get(KEY, "null"))
+            settings = json.loads(picture.text.get(KEY, "null"))
     except (
         OSError,
         ValueError,
@@ -81,12 +81,12 @@ def _settings(file: Path) -> dict[str, Any]:
         raise DataError(
             f"{file.name} cannot be read as a PNG ({error}). Drop a grid that this page drew."
         ) from None
-    if not isinstance(told, dict) or told.get("kind") != "comparison":
+    if not isinstance(settings, dict) or settings.get("kind") != "comparison":
         raise DataError(
             f"{file.name} does not say how it was drawn. Drop a grid as it was downloaded "
             "here; other programs leave the settings out."
         )
-    return told
+    return settings
 
 
 def _base(workspace: Workspace, model: str) -> str:

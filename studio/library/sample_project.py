@@ -92,10 +92,10 @@ def is_example_run(run: Path) -> bool:
 
 def config(workspace: Workspace) -> RunConfig:
     """The settings that train the example in this workspace, under a name that is free."""
-    told = read_toml(source() / "style.toml")
-    told["data"]["folder"] = str(workspace.datasets() / NAME)
-    told["save"] |= {
+    recipe = read_toml(source() / "style.toml")
+    recipe["data"]["folder"] = str(workspace.datasets() / NAME)
+    recipe["save"] |= {
         "folder": str(workspace.runs()),
         "name": library.free_run_name(workspace, NAME),
     }
-    return from_mapping(told, "the example")
+    return from_mapping(recipe, "the example")

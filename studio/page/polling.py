@@ -73,8 +73,8 @@ def news(found: Sequence[Any], got: Sequence[str]) -> list[Any]:
 
 
 def _mark(value: Any) -> str:
-    told = value.mark if isinstance(value, Late) else repr(value)
-    return hashlib.blake2s(told.encode(), digest_size=12).hexdigest()
+    mark = value.mark if isinstance(value, Late) else repr(value)
+    return hashlib.blake2s(mark.encode(), digest_size=12).hexdigest()
 
 
 class Lately:

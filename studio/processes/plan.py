@@ -39,24 +39,24 @@ def measured(config: RunConfig) -> dict[str, Any]:
                 env=process.environment(),
                 check=False,
             )
-            told = json.loads(said.stdout.strip().splitlines()[-1])
+            answer = json.loads(said.stdout.strip().splitlines()[-1])
         except (subprocess.TimeoutExpired, ValueError, IndexError):
             raise StudioError(
                 "The two updates that were to be measured came to no end. Is another training "
                 "going on, or the memory full?"
             ) from None
-    if "error" in told:
-        raise StudioError(told["error"])
-    return told
+    if "error" in answer:
+        raise StudioError(answer["error"])
+    return answer
 
 
-def shown(told: dict[str, Any]) -> str:
+def shown(answer: dict[str, Any]) -> str:
     """The plan as HTML."""
     rows = "".join(
         f"<tr><th scope=row>{escape(name)}</th><td>{escape(text)}</td></tr>"
-        for name, text in told["rows"].items()
+        for name, text in answer["rows"].items()
     )
-    notes = "".join(f"<li>{escape(note)}</li>" for note in told["notes"])
+    notes = "".join(f"<li>{escape(note)}</li>" for note in answer["notes"])
     return f'<table class="facts-table">{rows}</table>' + (
         f'<ul class="refused">{notes}</ul>' if notes else ""
     )

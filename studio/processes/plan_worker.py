@@ -22,10 +22,10 @@ def main() -> int:
     try:
         rows, notes = measured(from_mapping(read_toml(Path(sys.argv[1]))), began)
     except StudioError as error:
-        told = {"error": str(error)}
+        answer = {"error": str(error)}
     else:
-        told = {"rows": rows, "notes": notes}
-    sys.stdout.write("\n" + json.dumps(told) + "\n")
+        answer = {"rows": rows, "notes": notes}
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
     return 0
 
 

@@ -83,8 +83,8 @@ class Limits:
             if LOGIN.fullmatch(path)
             else LARGEST_EVENT
         )
-        told = dict(scope["headers"]).get(b"content-length", b"0")
-        if not told.isdigit() or len(told) > 15 or int(told) > most:
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or len(length) > 15 or int(length) > most:
             await _too_large(most)(scope, receive, send)
             return
         if UPLOAD.fullmatch(path):

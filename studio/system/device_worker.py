@@ -31,17 +31,17 @@ def main() -> int:
     import torch
 
     place = choose()
-    told = {key: str(value) for key, value in device_record(place).items()}
+    facts = {key: str(value) for key, value in device_record(place).items()}
     memory = psutil.virtual_memory()
-    told["memory"] = f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f} GiB"
-    told["attention"] = "scaled_dot_product_attention of torch" + (
+    facts["memory"] = f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f} GiB"
+    facts["attention"] = "scaled_dot_product_attention of torch" + (
         ", xformers" if find_spec("xformers") else ""
     )
-    told["a first product"] = _multiplied(place)
+    facts["a first product"] = _multiplied(place)
     if place.device.type == "cuda":
         free, whole = torch.cuda.mem_get_info(place.device)
-        told["memory of the device"] = f"{free / GIB:.1f} GiB free of {whole / GIB:.1f} GiB"
-    sys.stdout.write(json.dumps(told) + "\n")
+        facts["memory of the device"] = f"{free / GIB:.1f} GiB free of {whole / GIB:.1f} GiB"
+    sys.stdout.write(json.dumps(facts) + "\n")
     return 0
 
 

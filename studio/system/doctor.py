@@ -87,18 +87,18 @@ def examined(workspace: Workspace) -> Iterator[Finding]:
 
 def _device() -> Iterator[Finding]:
     try:
-        told = storage.device()
+        device = storage.device()
     except StudioError as error:
         yield Finding(
             "device", "bad", str(error), "Install torch again: pip install --force-reinstall torch"
         )
         return
-    works = told.pop("a first product", "works")
+    works = device.pop("a first product", "works")
     yield Finding(
         "device",
         "good",
         ", ".join(
-            f"{key} {value}" for key, value in told.items() if key not in ("torch", "memory")
+            f"{key} {value}" for key, value in device.items() if key not in ("torch", "memory")
         ),
     )
     yield Finding(
@@ -106,7 +106,7 @@ def _device() -> Iterator[Finding]:
         "" if works == "works" else ("Set base.device = \"cpu\", or install the build of torch "
                                     "that is made for this device."),
     )  # fmt: skip
-    if told.get("device") == "cpu" and told.get("precision") == "float32":
+    if device.get("device") == "cpu" and device.get("precision") == "float32":
         yield Finding(
             "precision",
             "worth a look",

@@ -150,8 +150,8 @@ def _kind(place: Path) -> str:
     if place.is_file():
         return "single file"
     try:
-        told = json.loads((place / "model_index.json").read_text(encoding="utf-8"))
-        return str(told["_class_name"])[:60]
+        index = json.loads((place / "model_index.json").read_text(encoding="utf-8"))
+        return str(index["_class_name"])[:60]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return "unknown"
 

@@ -100,7 +100,7 @@ def measured(config: RunConfig, began: float) -> tuple[dict[str, str], list[str]
                 said += (
                     [event] if run.step > before else []
                 )  # else it is made again in a smaller way, which the plan itself tells
-            told = fit(run)
+            message = fit(run)
         except torch.OutOfMemoryError as error:
             raise memory_full(error) from None
     used = Counter(f"{b.width}x{b.height}" for b in run.bucket_of)
@@ -116,7 +116,7 @@ def measured(config: RunConfig, began: float) -> tuple[dict[str, str], list[str]
         f"picture {seen / len(run.examples):.0f} times",
         "trained": f"{run.trainable:,} of {run.total:,} weights ({run.trainable / run.total:.2%})",
         "style file": f"about {run.trainable * 2 / 1e6:.1f} MB",
-        "memory": told,
+        "memory": message,
         "time": f"about {clock(setting_up + run.pace[-1] * optim.steps)}, previews not counted"
         if run.pace
         else "unknown",
@@ -141,9 +141,9 @@ def fit(run: Trainer) -> str:
             f"{run.pace[-1] / max(run.pace[-1] - run.recomputing(), run.pace[-1] / 2):.1f} "
             "times as slow as without checkpointing"
         )
-    told = run.as_set.words(run.largest)
+    message = run.as_set.words(run.largest)
     why = (
-        f"{told[0].upper()}{told[1:]} it would take more than {run.limit:.1f} GiB; the rest "
+        f"{message[0].upper()}{message[1:]} it would take more than {run.limit:.1f} GiB; the rest "
         "is left to other programs"
     )
     return f"fits {run.passes.words(run.largest)}: {taken}{slower}. {why}"

@@ -350,8 +350,10 @@ def described(style: Style) -> dict[str, Any]:
 
 def _show_published(metadata: Mapping[str, str]) -> None:
     table = Table("group", "key", "value")
-    for told in published(metadata):
-        table.add_row(told.group, Text(printable(told.key, 80)), Text(printable(told.value, 200)))
+    for field in published(metadata):
+        table.add_row(
+            field.group, Text(printable(field.key, 80)), Text(printable(field.value, 200))
+        )
     Console().print(table)
 
 
@@ -470,16 +472,16 @@ def _content(
 ) -> tuple[bytes, dict[str, Lora]]:
     """The bytes of a new style file, read back and compared, and its layers by name."""
     modules = named(changes, dialect, family)
-    told = rewritten(
+    metadata = rewritten(
         metadata,
         family,
         {lora.rank for lora in changes.values()},
         {lora.alpha for lora in changes.values()},
     )
-    told = without(told, arguments.leave_out)
+    metadata = without(metadata, arguments.leave_out)
     stored = arguments.dtype or dtype
     content = style_bytes(
-        arguments.out.name, modules, told, dtype=stored, dialect=dialect, words=words
+        arguments.out.name, modules, metadata, dtype=stored, dialect=dialect, words=words
     )
     _check_back(
         arguments.out.name,
@@ -636,9 +638,13 @@ def _extract(arguments: argparse.Namespace) -> None:
     _free(arguments.out, arguments.force, [])
     (tuned, _), (base, family) = _opened(arguments.tuned), _opened(arguments.base)
     with Console(stderr=True).status("comparing") as status:
-        told = lambda done, of: status.update(f"comparing, tensor {done + 1} of {of}")
+        on_progress = lambda done, of: status.update(f"comparing, tensor {done + 1} of {of}")
         result = extracted(
-            tuned, base, rank=arguments.rank or 1024, energy=arguments.energy, told=told
+            tuned,
+            base,
+            rank=arguments.rank or 1024,
+            energy=arguments.energy,
+            on_progress=on_progress,
         )
     title = arguments.out.stem
     metadata = {
@@ -656,8 +662,10 @@ def _scrub(arguments: argparse.Namespace) -> None:
     kept = public(before, (*ANONYMOUS, *arguments.keep))
     content = scrubbed(arguments.file, kept)
     write_whole(arguments.out, content)
-    gone = [told for told in published(before) if told.key not in kept and told.group != "hashes"]
-    left_out = ", ".join(printable(told.key, 80) for told in gone) or "nothing"
+    gone = [
+        field for field in published(before) if field.key not in kept and field.group != "hashes"
+    ]
+    left_out = ", ".join(printable(field.key, 80) for field in gone) or "nothing"
     print(
         f"{arguments.out} written, its weights read back and the same to the bit. Left out: "
         f"{left_out}. It tells:"
@@ -681,11 +689,11 @@ def _bake(arguments: argparse.Namespace) -> None:
         largest=None,
     )
     with Console(stderr=True).status("writing") as status:
-        told = lambda name: status.update(f"writing {name}")
+        on_progress = lambda name: status.update(f"writing {name}")
         if arguments.out.suffix.lower() == ".safetensors":
-            write_single(base, family, result.changes, arguments.out, told)
+            write_single(base, family, result.changes, arguments.out, on_progress)
         else:
-            write_with_style(base, result.changes, arguments.out, told)
+            write_with_style(base, result.changes, arguments.out, on_progress)
     print(
         f"{arguments.out} written: {arguments.base} with "
         f"{counted(f'{part}.{module}' for part, module in result.changes)} changed."

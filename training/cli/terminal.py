@@ -47,7 +47,7 @@ def show(stream: Iterable[Event], folder: Path) -> None:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task, said = None, 0.0
@@ -62,16 +62,16 @@ def show(stream: Iterable[Event], folder: Path) -> None:
                     f"{escape(event.device)}",
                     soft_wrap=True,
                 )
-                task = bar.add_task("training", total=event.steps, completed=event.step, told="")
+                task = bar.add_task("training", total=event.steps, completed=event.step, figures="")
             elif isinstance(event, Stepped):
-                told = (
+                figures = (
                     f"loss {event.loss:.4f}  lr {event.learning_rate:.1e}  "
                     f"{event.seconds:.2f} s/update  {clock(event.left)} left"
                 )
                 if task is not None:
-                    bar.update(task, completed=event.step, told=told)
+                    bar.update(task, completed=event.step, figures=figures)
                 if not console.is_terminal and time.monotonic() - said > EVERY:
-                    console.print(f"update {event.step}  {told}", soft_wrap=True)
+                    console.print(f"update {event.step}  {figures}", soft_wrap=True)
                     said = time.monotonic()
             elif (line := sentence(event, folder)) is not None:
                 console.print(line, highlight=False, soft_wrap=True)
@@ -89,10 +89,10 @@ def show_many(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        tasks = [bar.add_task(escape(name), total=None, told="") for name in names]
+        tasks = [bar.add_task(escape(name), total=None, figures="") for name in names]
         said = time.monotonic()
         reached: dict[int, str] = {}
         for number, event in stream:
@@ -102,7 +102,7 @@ def show_many(
                 bar.update(
                     tasks[number],
                     completed=event.step,
-                    told=f"loss {event.loss:.4f}  {clock(event.left)} left",
+                    figures=f"loss {event.loss:.4f}  {clock(event.left)} left",
                 )
                 reached[number] = f"{escape(names[number])} {event.step} (loss {event.loss:.4f})"
                 if not console.is_terminal and time.monotonic() - said > EVERY:

@@ -25,7 +25,7 @@ class Preset:
     settings for Stable Diffusion bases; mini: what is different on the built-in one, and why.
     """
 
-    told: str
+    purpose: str
     chosen: Mapping[str, Any]
     mini: Mapping[str, Any]
 

@@ -209,18 +209,18 @@ def read_place(picture: Path) -> tuple[float, float]:
         return CENTRE
     advice = 'Write {"across": 0.5, "down": 0.5} with numbers from 0 to 1, or remove the file.'
     try:
-        told = json.loads(_text(_content(file, LARGEST_CROP)))
+        found_crop = json.loads(_text(_content(file, LARGEST_CROP)))
     except (ValueError, RecursionError):
         raise DataError(f"is not JSON. {advice}") from None
     place = (
-        tuple(told.get(key, 0.5) for key in ("across", "down"))
-        if isinstance(told, dict)
-        else (told,)
+        tuple(found_crop.get(key, 0.5) for key in ("across", "down"))
+        if isinstance(found_crop, dict)
+        else (found_crop,)
     )
     if len(place) != 2 or any(
         type(share) not in (int, float) or not 0 <= share <= 1 for share in place
     ):
-        raise DataError(f"has {_given(told)} as the place of a crop. {advice}")
+        raise DataError(f"has {_given(found_crop)} as the place of a crop. {advice}")
     return float(place[0]), float(place[1])
 
 

@@ -32,14 +32,14 @@ def draw(
     prompts: Sequence[Prompt],
     *,
     rows: Sequence[Sequence[ActiveStyle]] = (),
-    told: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
     encode: Callable[[Sequence[str]], Conditioning] | None = None,
 ) -> list[Image.Image]:
     """Draw one picture a prompt, all in one denoising loop. rows: the styles each picture wears,
     none for the base as it is.
 
     Prompts of one call share steps, guidance, size and sampler; each has its own text, negative and
-    seed. told(step, steps) is called after every denoising step. encode: says texts, when the text
+    seed. on_progress(step, steps) is called after every denoising step. encode: says texts, when the text
     encoders are gone. Raises DataError when a size does not fit the base, ConfigError when the
     sampler does not.
     """
@@ -73,8 +73,8 @@ def draw(
                 without, with_words = said.split(count)
                 said = without + guidance * (with_words - without)
             latents = scheduler.step(said, t, latents, return_dict=False, **extra)[0]
-            if told:
-                told(i + 1, steps)
+            if on_progress:
+                on_progress(i + 1, steps)
     return decoded(parts, latents)
 
 

@@ -98,10 +98,10 @@ def _clip(name: str, file: Path, where: dict[str, Any]) -> Witness:
             truncation=True,
             return_tensors="pt",
         )
-        told = model.text_projection(model.text_model(**said).pooler_output)
+        text_features = model.text_projection(model.text_model(**said).pooler_output)
         return (
             nn.functional.normalize(_in_parts(seen, x), dim=1)
-            @ nn.functional.normalize(told, dim=1).T
+            @ nn.functional.normalize(text_features, dim=1).T
         )
 
     return Witness(f"CLIP ({name.rpartition('/')[2]})", lambda x: _in_parts(seen, x), sees)

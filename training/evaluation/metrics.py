@@ -82,14 +82,14 @@ def _statistics(h: Tensor) -> Tensor:
     """[N, C, H, W] -> [N, 2 C] or, of few channels, [N, 2 C + C (C - 1) / 2]."""
     flat = h.flatten(2)
     mean, deviation = flat.mean(2), flat.std(2)
-    told = [mean, deviation]
+    moments = [mean, deviation]
     count = flat.shape[1]
     if count <= CHANNELS:
         unit = (flat - mean.unsqueeze(2)) / (deviation.unsqueeze(2) + 1e-4)
         gram = unit @ unit.transpose(1, 2) / flat.shape[2]
         above = torch.triu_indices(count, count, 1)
-        told.append(gram[:, above[0], above[1]] / count**0.5)
-    return torch.cat(told, 1)
+        moments.append(gram[:, above[0], above[1]] / count**0.5)
+    return torch.cat(moments, 1)
 
 
 @torch.no_grad()

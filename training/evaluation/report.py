@@ -118,7 +118,7 @@ class Report:
     title: str = ""
 
     def to_json(self) -> str:
-        told = {
+        scores = {
             "best": self.best.numbers(),
             "reason": self.reason,
             "base": self.base.numbers(),
@@ -131,7 +131,7 @@ class Report:
             "seconds": self.seconds,
             "title": self.title,
         }
-        return json.dumps(told | rest, indent=1, ensure_ascii=False)
+        return json.dumps(scores | rest, indent=1, ensure_ascii=False)
 
 
 def judged(
@@ -304,11 +304,11 @@ def recommended(tried: Sequence[Tried]) -> Tried:
 
 def _said(tried: Tried, what: str) -> float:
     """The mean of what the base and the witnesses say."""
-    told = [
+    scores = [
         getattr(tried, what),
         *(value for name, value in tried.witnesses.items() if name.startswith(f"{what}, ")),
     ]
-    return sum(told) / len(told)
+    return sum(scores) / len(scores)
 
 
 def in_words(best: Tried, tried: Sequence[Tried], base: Tried) -> str:

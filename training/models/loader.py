@@ -279,14 +279,16 @@ def load_part(
             "variant": variant,
         }
         try:
-            network, told = loader.from_pretrained(folder, output_loading_info=True, **wanted)
+            network, loading_info = loader.from_pretrained(
+                folder, output_loading_info=True, **wanted
+            )
         except unusable() as error:
             raise ModelError(
                 f"{folder} cannot be loaded ({reason(error)}). Download the base again."
             ) from None
     # Both libraries make up what a file does not hold, and go on
     if missing := sorted(
-        {name for name, _ in network.named_parameters()} & set(told["missing_keys"])
+        {name for name, _ in network.named_parameters()} & set(loading_info["missing_keys"])
     ):
         raise ModelError(
             f"{folder} lacks {len(missing)} of its weights ({missing[0]}). Download the base again."

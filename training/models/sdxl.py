@@ -42,13 +42,13 @@ def predict(parts: Parts, noisy: Tensor, timesteps: Tensor, conditioning: Said) 
     2023, 2.2), in training as in drawing.
     """
     height, width = (side * parts.pixel_step for side in noisy.shape[2:])
-    told = noisy.new_zeros(
+    time_ids = noisy.new_zeros(
         6
         # original size, crop, target size; px. Filled on the device, which a copy from the host
         # would wait for
     )
-    told[0::4], told[1::4] = height, width
-    beside = {"text_embeds": conditioning.pooled, "time_ids": told.expand(len(noisy), -1)}
+    time_ids[0::4], time_ids[1::4] = height, width
+    beside = {"text_embeds": conditioning.pooled, "time_ids": time_ids.expand(len(noisy), -1)}
     return parts.denoiser(
         noisy, timesteps, conditioning.states, added_cond_kwargs=beside, return_dict=False
     )[0]

@@ -58,15 +58,15 @@ def unpacked(checkpoint: Path) -> Path:
 
     Raises ModelError or SpaceError.
     """
-    told = examined(checkpoint)
-    target = cache_folder() / "bases" / f"{file_hash(checkpoint)[:24]}-{told.prediction[0]}"
+    info = examined(checkpoint)
+    target = cache_folder() / "bases" / f"{file_hash(checkpoint)[:24]}-{info.prediction[0]}"
     if (target / "model_index.json").exists():
         return target
     vocabulary = _vocabulary(checkpoint)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=target.parent) as scratch:
-            configs = _configs(told, vocabulary, Path(scratch) / "configs")
+            configs = _configs(info, vocabulary, Path(scratch) / "configs")
             pipe = _opened(checkpoint, configs)
             pipe.save_pretrained(Path(scratch) / "base", safe_serialization=True)
             if not target.exists():
@@ -215,13 +215,13 @@ def _vocabulary(checkpoint: Path) -> Path:
     )
 
 
-def _configs(told: Told, vocabulary: Path, folder: Path) -> Path:
+def _configs(info: Told, vocabulary: Path, folder: Path) -> Path:
     """A diffusers folder without weights, made of our configs, what the checkpoint says and the
     vocabulary.
     """
-    parts = read_json(CONFIGS / f"{told.family}.json", told.family)
-    parts["scheduler"] |= {"prediction_type": told.prediction}
-    if told.zero_snr:
+    parts = read_json(CONFIGS / f"{info.family}.json", info.family)
+    parts["scheduler"] |= {"prediction_type": info.prediction}
+    if info.zero_snr:
         parts["scheduler"] |= {
             "_class_name": "DDIMScheduler",
             "clip_sample": False,
@@ -232,7 +232,7 @@ def _configs(told: Told, vocabulary: Path, folder: Path) -> Path:
             "diffusers",
             "DDIMScheduler",
         ]  # not all of diffusers' samplers know such a schedule
-    if told.family == "sd2" and told.prediction == "v_prediction":
+    if info.family == "sd2" and info.prediction == "v_prediction":
         parts["unet"] |= {"sample_size": 96, "upcast_attention": True}  # the 768 px models
     names = {"model_index": "model_index.json", "scheduler": "scheduler/scheduler_config.json"}
     for part, config in parts.items():

@@ -171,8 +171,8 @@ class Table:
                 for name, kernel in self.kernels.items()
                 if (s := _timed(kernel, q, k, v, learning)) is not None
             }
-        told = self.seconds[shape]
-        return self.kernels[min(told, key=lambda name: told[name]) if told else OWN]
+        timings = self.seconds[shape]
+        return self.kernels[min(timings, key=lambda name: timings[name]) if timings else OWN]
 
 
 def _timed(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, learning: bool) -> float | None:

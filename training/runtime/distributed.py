@@ -110,10 +110,10 @@ class ProcessGroup:
             made = make()
         except StudioError as error:
             reason = error
-        told = self.gathered("" if reason is None else str(reason))
-        if reason is not None and str(reason) not in told[: self.rank]:
+        reasons = self.gathered("" if reason is None else str(reason))
+        if reason is not None and str(reason) not in reasons[: self.rank]:
             raise reason
-        if any(told):
+        if any(reasons):
             raise OthersEndedError(f"process {self.rank} of {self.size} ends too.")
         return made
 
@@ -175,25 +175,25 @@ def _check_device(device: str, on_gpu: bool) -> None:
 
 def _wants_shards() -> bool:
     """Whether accelerate's configuration asks for FSDP. Raises ConfigError for what is not done."""
-    told = lambda name: os.environ.get(name, "false").lower() in ("true", "1", "yes")
-    if told("ACCELERATE_USE_DEEPSPEED"):
+    setting_is_on = lambda name: os.environ.get(name, "false").lower() in ("true", "1", "yes")
+    if setting_is_on("ACCELERATE_USE_DEEPSPEED"):
         raise ConfigError(
             "accelerate is configured for DeepSpeed, which divides trained weights and their "
             "optimiser: here these are a few MB, it is the frozen "
             "base that is large. Choose FSDP in `accelerate config` (version 2) to divide the "
             "base, or plain multi-GPU."
         )
-    if told("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
+    if setting_is_on("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ConfigError(
             "accelerate is configured for FSDP version 1, which cannot divide a frozen base. "
             "Set fsdp_version: 2 in its configuration."
         )
-    if told("ACCELERATE_USE_FSDP") and told("FSDP_OFFLOAD_PARAMS"):
+    if setting_is_on("ACCELERATE_USE_FSDP") and setting_is_on("FSDP_OFFLOAD_PARAMS"):
         raise ConfigError(
             "accelerate is configured with fsdp_offload_params, which is not done here. Turn "
             "it off, or start more processes."
         )
-    return told("ACCELERATE_USE_FSDP")
+    return setting_is_on("ACCELERATE_USE_FSDP")
 
 
 def _figures(like: Tensor, *values: bool) -> list[Tensor]:

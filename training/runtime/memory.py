@@ -67,10 +67,10 @@ def _left_in_groups(system: Path) -> Iterator[int]:
     own as the root.
     """
     try:
-        told = (system / "proc/self/cgroup").read_text().splitlines()
+        info = (system / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
-    for line in told:
+    for line in info:
         _, controllers, path = line.split(":", 2)
         for controller in {*controllers.split(",")} & GROUPS.keys():
             root, *names, cache = GROUPS[controller]
@@ -100,8 +100,8 @@ def taken(device: torch.device) -> float:
 
 
 def _own(process: psutil.Process) -> float:
-    told = process.memory_info()
-    return (told.rss - getattr(told, "shared", 0)) / GIB
+    info = process.memory_info()
+    return (info.rss - getattr(info, "shared", 0)) / GIB
 
 
 def mapped(networks: Iterable[nn.Module]) -> float:

@@ -122,12 +122,12 @@ def write_with_style(
     base: BaseWeights,
     changes: Mapping[tuple[str, str], Lora],
     out: Path,
-    told: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> None:
     """Write a new base, the old one with changes added to its weights: whole or not at all.
     changes: (part, module as in the base) -> Lora.
 
-    Everything keeps its precision; told gets the name of each file. Raises StyleFileError when out
+    Everything keeps its precision; on_progress gets the name of each file. Raises StyleFileError when out
     exists or a value does not fit, SpaceError.
     """
     if out.exists() or out.is_symlink():
@@ -143,8 +143,8 @@ def write_with_style(
             for path in _going_along(base):
                 copy = target / path.relative_to(base.folder)
                 copy.parent.mkdir(exist_ok=True)
-                if told:
-                    told(path.relative_to(base.folder).as_posix())
+                if on_progress:
+                    on_progress(path.relative_to(base.folder).as_posix())
                 if path in weighed:
                     _write_with_style(
                         path,
@@ -213,7 +213,7 @@ def write_single(
     family: str,
     changes: Mapping[tuple[str, str], Lora],
     out: Path,
-    told: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> None:
     """Write the base with changes added as one checkpoint in Stability's layout, whole or not at
     all; tensor by tensor, in its own precision.
@@ -263,8 +263,8 @@ def write_single(
             with path.open("wb") as file:
                 file.write(header_bytes(entries, metadata))
                 for piece in found:
-                    if told:
-                        told(piece.name)
+                    if on_progress:
+                        on_progress(piece.name)
                     for name in piece.of:
                         file.write(_content_of(parts[piece.part][name], piece, name, changes))
                 file.flush()

@@ -105,10 +105,10 @@ def complaint(words: Words, widths: Mapping[str, int]) -> str:
     for word, vectors in words.items():
         own = {part: values.shape[1] for part, values in vectors.items()}
         if widths and own != dict(widths):
-            told = lambda sizes: " and ".join(str(size) for _, size in sorted(sizes.items()))
+            sizes_text = lambda sizes: " and ".join(str(size) for _, size in sorted(sizes.items()))
             return (
-                f"Its word {printable(word, 60)!r} has vectors of {told(own)} numbers, the "
-                f"base's have {told(widths)}: it was made for another base."
+                f"Its word {printable(word, 60)!r} has vectors of {sizes_text(own)} numbers, the "
+                f"base's have {sizes_text(widths)}: it was made for another base."
             )
     return ""
 

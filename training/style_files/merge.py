@@ -118,17 +118,17 @@ def extracted(
     *,
     rank: int | None = None,
     energy: float | None = None,
-    told: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Result:
     """The style that turns a base into a fine-tuned model, as near as its rank allows.
 
-    told(done, all layers). Raises StyleFileError.
+    on_progress(done, all layers). Raises StyleFileError.
     """
     found, lost, whole, others = {}, 0.0, 0.0, 0.0
     alike = _counterparts(tuned, base)
     for i, ((part, name), own) in enumerate(alike.items()):
-        if told:
-            told(i, len(alike))
+        if on_progress:
+            on_progress(i, len(alike))
         before = base.tensor(part, name)
         change = tuned.tensor(part, own) - before
         if not np.isfinite(change).all():

@@ -113,8 +113,8 @@ def metadata_for(config: RunConfig, made: Made, leave_out: Collection[str] = ())
 def published(metadata: Mapping[str, str]) -> list[Told]:
     """Everything that a file tells whoever gets it, sorted by group."""
     order = list(GROUPS)
-    told = [Told(group_of(key), key, value) for key, value in metadata.items()]
-    return sorted(told, key=lambda one: (order.index(one.group), one.key))
+    fields = [Told(group_of(key), key, value) for key, value in metadata.items()]
+    return sorted(fields, key=lambda one: (order.index(one.group), one.key))
 
 
 def group_of(key: str) -> str:

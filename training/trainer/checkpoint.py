@@ -132,10 +132,10 @@ def read(path: Path) -> Checkpoint:
     raw = (path / "manifest.json").read_bytes()
     content = {name: (path / name).read_bytes() for name in FILES}
     step = json.loads(raw)["step"]
-    for name, told in json.loads(raw)["files"].items():
-        if hashlib.sha256(content[name]).hexdigest() != told["sha256"]:
+    for name, entry in json.loads(raw)["files"].items():
+        if hashlib.sha256(content[name]).hexdigest() != entry["sha256"]:
             raise ValueError(
-                f"{name} has {len(content[name])} bytes that are not the {told['bytes']} written"
+                f"{name} has {len(content[name])} bytes that are not the {entry['bytes']} written"
             )
     if raw != _manifest(step, content) or _place(path).name != f"step-{step:07d}":
         raise ValueError("manifest.json is not the one written")
@@ -150,9 +150,9 @@ def _manifest(step: int, content: Mapping[str, bytes]) -> bytes:
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, data in content.items()
     }
-    told = {"step": step, "files": files}
+    manifest = {"step": step, "files": files}
     return json.dumps(
-        {**told, "sha256": hashlib.sha256(json.dumps(told).encode()).hexdigest()}
+        {**manifest, "sha256": hashlib.sha256(json.dumps(manifest).encode()).hexdigest()}
     ).encode()
 
 

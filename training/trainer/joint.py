@@ -176,11 +176,11 @@ class _JointTrainer:
         kept = schedule.found(self.configs, here)
         if kept is None:
             if any(asked.number for asked in self.asked.values()):
-                told = (
+                message = (
                     "these styles were not trained together in this way before: they go on, "
                     "but not to the bit as if they had never stopped."
                 )
-                yield here[0], Warned(told)
+                yield here[0], Warned(message)
             kept = schedule.founded(
                 self.configs, {i: asked.number for i, asked in self.asked.items()}
             )
@@ -417,14 +417,14 @@ class _JointTrainer:
         """Let a story go on until it waits for a pass or ends; one that leaves the turns has this
         written down.
         """
-        told = self.stories[i]
+        running = self.stories[i]
         try:
-            item = told.throw(answer) if isinstance(answer, Exception) else told.send(answer)
+            item = running.throw(answer) if isinstance(answer, Exception) else running.send(answer)
             while not isinstance(item, MicrobatchRequest):
                 if isinstance(item, Saved):
                     self.saved[i] = item.step
                 yield i, item
-                item = next(told)
+                item = next(running)
             self.asked[i] = item
         except StopIteration:
             return

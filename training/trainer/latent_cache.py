@@ -44,9 +44,9 @@ class LatentStore:
     """
 
     def __init__(self, made_by: Mapping[str, Any], most: int) -> None:
-        told = json.dumps({"format": FORMAT, **made_by}, sort_keys=True, default=str)
+        made_of = json.dumps({"format": FORMAT, **made_by}, sort_keys=True, default=str)
         self.folder, self.most = (
-            latents_folder() / hashlib.sha256(told.encode()).hexdigest()[:32],
+            latents_folder() / hashlib.sha256(made_of.encode()).hexdigest()[:32],
             most,
         )
         self.works = most > 0

@@ -80,22 +80,22 @@ def _check_shares(config: RunConfig, world: ProcessGroup) -> None:
         )
 
 
-def _alone(told: Story) -> Iterator[Event]:
+def _alone(running: Story) -> Iterator[Event]:
     """Make a story's passes as it asks for them; pass on what it says."""
     try:
-        item = next(told)
+        item = next(running)
         while True:
             if not isinstance(item, MicrobatchRequest):
                 yield item
-                item = next(told)
+                item = next(running)
                 continue
             try:
                 with item.run.adapters_active():
                     loss = item.run.backward(item.batches)
             except torch.OutOfMemoryError as error:
-                item = told.throw(error)
+                item = running.throw(error)
             else:
-                item = told.send(loss)
+                item = running.send(loss)
     except StopIteration:
         return
 
@@ -236,10 +236,10 @@ def _exported(run: Trainer, stop: Stop, began: float) -> Generator[Event, None, 
             "nothing was learnt: the adapters change no weight, so no style is written. Raise "
             "optim.unet_lr or optim.steps."
         )
-    told = "Stopped before anything was learnt: there is no style to write yet." if run.step else (
-        "Stopped before the first update: there is nothing to save yet."
-    )  # fmt: skip
-    yield Noted(told)
+    message = "Stopped before the first update: there is nothing to save yet."
+    if run.step:
+        message = "Stopped before anything was learnt: there is no style to write yet."
+    yield Noted(message)
     return Finished(run.step, "", stopped=True, seconds=time.monotonic() - began)
 
 
@@ -253,18 +253,18 @@ def retry_on_full_disk(act: Callable[[], T], stop: Stop) -> Generator[Event, Non
 
     Raises SpaceError in the end.
     """
-    began, told = time.monotonic(), False
+    began, warned = time.monotonic(), False
     while True:
         try:
             return act()
         except SpaceError as error:
             if time.monotonic() - began > (PATIENCE_ON_STOP if stop() else PATIENCE):
                 raise
-            if not told:
+            if not warned:
                 yield Warned(
                     f"{error} The training waits and tries again for {PATIENCE / 60:.0f} minutes."
                 )
-                told = True
+                warned = True
             _wait(AGAIN, stop)
 
 

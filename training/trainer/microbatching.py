@@ -38,14 +38,14 @@ class MicrobatchPlan:
 
     def words(self, largest: int) -> str:
         """For the user: `with gradient checkpointing, in passes of 2 pictures`."""
-        told = ["with gradient checkpointing"] if self.checkpointing else []
+        parts = ["with gradient checkpointing"] if self.checkpointing else []
         at_once = -(-largest // self.splits)
-        told += (
+        parts += (
             [f"in passes of {at_once} picture{'s' if at_once > 1 else ''}"]
             if self.splits > 1
             else []
         )
-        return ", ".join(told) or "as the settings say"
+        return ", ".join(parts) or "as the settings say"
 
 
 def write(folder: Path, settings: Mapping[str, Any], turns: Mapping[int, MicrobatchPlan]) -> None:
@@ -53,11 +53,11 @@ def write(folder: Path, settings: Mapping[str, Any], turns: Mapping[int, Microba
 
     those that this was found for. Raises SpaceError.
     """
-    told = {
+    record = {
         "settings": dict(settings),
         "turns": [[step, asdict(passes)] for step, passes in sorted(turns.items())],
     }
-    write_whole(folder / FILE, json.dumps(told))
+    write_whole(folder / FILE, json.dumps(record))
 
 
 def read(folder: Path, settings: Mapping[str, Any]) -> dict[int, MicrobatchPlan]:
@@ -65,10 +65,10 @@ def read(folder: Path, settings: Mapping[str, Any]) -> dict[int, MicrobatchPlan]
     read.
     """
     try:
-        told = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        if told["settings"] != json.loads(json.dumps(dict(settings))):
+        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        if record["settings"] != json.loads(json.dumps(dict(settings))):
             return {}
-        found = {int(step): MicrobatchPlan(**passes) for step, passes in told["turns"]}
+        found = {int(step): MicrobatchPlan(**passes) for step, passes in record["turns"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     sound = all(

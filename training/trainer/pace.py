@@ -51,11 +51,11 @@ class Pace:
     def words(self, waiting: int) -> str:
         """What was found, for the user."""
         peak = lambda size: f" and {self.peaks[size]:.2g} GiB" if size in self.peaks else ""
-        told = ", ".join(
+        timings = ", ".join(
             f"{size} at once {self.took.get(size) or 0.0:.3g} s{peak(size)}"
             for size in self.sizes(waiting)
         )
         return (
             f"styles in one pass: {self.size(waiting)}, the quickest for a style's update "
-            f"here ({told})"
+            f"here ({timings})"
         )

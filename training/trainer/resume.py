@@ -74,15 +74,15 @@ def changed_pictures(
             name for name in common if before[name][1] != after[name][1]
         ],
     }
-    told = [
+    changes = [
         f"{what}: "
         f"{', '.join(names[:MOST])}{f' and {len(names) - MOST} more' if len(names) > MOST else ''}"
         for what, names in found.items()
         if names
     ]
-    if not told and list(before) != list(after):
+    if not changes and list(before) != list(after):
         return [f"the order of the {kind}s"]
-    return told
+    return changes
 
 
 def changed_place(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -95,21 +95,21 @@ def left(folder: Path) -> bool:
 
 
 def _settings(config: RunConfig) -> str:
-    told = {"name": config.save.name, **resume.settings_record(config)}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    record = {"name": config.save.name, **resume.settings_record(config)}
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _read(path: Path) -> JointSchedule | None:
     """None for a file that is not there or not one of these."""
     try:
-        told = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes())
         whole = lambda table: {int(key): int(value) for key, value in table.items()}
         paces = {
             int(size): {int(count): _seconds(took) for count, took in pace.items()}
-            for size, pace in told["paces"].items()
+            for size, pace in record["paces"].items()
         }
-        settings = {int(i): str(value) for i, value in told["settings"].items()}
-        return JointSchedule(whole(told["began"]), settings, paces, whole(told["alone"]))
+        settings = {int(i): str(value) for i, value in record["settings"].items()}
+        return JointSchedule(whole(record["began"]), settings, paces, whole(record["alone"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -127,8 +127,8 @@ def _megabytes(size: int) -> str:
 
 
 def _table(rows: Mapping[str, str]) -> str:
-    told = "".join(
+    rows = "".join(
         f"<tr><th scope=row>{escape(key)}</th><td>{escape(value)}</td></tr>"
         for key, value in rows.items()
     )
-    return f'<table class="facts-table">{told}</table>'
+    return f'<table class="facts-table">{rows}</table>'

@@ -288,7 +288,7 @@ def _one(workspace: Workspace, style: library.Style) -> list[Any]:
     choices = [
         (
             f"{f.key.rpartition('.')[2].replace('_', ' ')}: "
-            f"{f.told[:60]}{'…' if len(f.told) > 60 else ''}",
+            f"{f.text[:60]}{'…' if len(f.text) > 60 else ''}",
             f.key,
         )
         for f in fields

@@ -52,8 +52,8 @@ OF_THE_BASE = tuple(
 KEEP_UP = script("train_keep_up")
 # How a run stands, in the window's title; see page.js
 ENTITLE = (
-    "const told = () => window.studio && window.studio.entitle && "
-    "window.studio.entitle(); watch('value', told); told();"
+    "const entitle = () => window.studio && window.studio.entitle && "
+    "window.studio.entitle(); watch('value', entitle); entitle();"
 )
 OURS = (
     "data.folder",
@@ -323,7 +323,7 @@ def _form() -> tuple[list[gr.Radio], gr.Dropdown, dict[str, Component]]:
     ]
     gr.HTML(
         "".join(
-            f'<p class="note"><b>{escape(name)}</b>: {escape(preset.told)}</p>'
+            f'<p class="note"><b>{escape(name)}</b>: {escape(preset.purpose)}</p>'
             for name, preset in PRESETS.items()
         ),
         padding=False,

@@ -47,7 +47,7 @@ class Progress:
     saved: int  # updates in the last checkpoint
 
 
-def progress(told: Sequence[events.Event]) -> Progress:
+def progress(seen: Sequence[events.Event]) -> Progress:
     """Sum up events. A resumed run repeats updates:
 
     what came after its checkpoint before is dropped.
@@ -59,7 +59,7 @@ def progress(told: Sequence[events.Event]) -> Progress:
         events.Noted | events.Warned | events.Failed, None
     ] = {}  # ordered; what a resumed run says again is kept once
     style = ""
-    for event in told:
+    for event in seen:
         match event:
             case events.Started():
                 step, steps, style = event.step, event.steps, ""
@@ -151,13 +151,13 @@ def rate_curve(curve: Sequence[events.Stepped]) -> str:
     )
 
 
-def messages(told: Sequence[events.Noted | events.Warned | events.Failed], most: int = 30) -> str:
+def messages(seen: Sequence[events.Noted | events.Warned | events.Failed], most: int = 30) -> str:
     """Warnings, failures and the last note, the newest first; the notes before it are
     folded away.
     """
-    if not told:
+    if not seen:
         return ""
-    newest = list(told)[: -most - 1 : -1]
+    newest = list(seen)[: -most - 1 : -1]
     notes = [event for event in newest if isinstance(event, events.Noted)]
     first = "".join(_message(event) for event in newest if event not in notes[1:])
     earlier = "".join(_message(event) for event in notes[1:])

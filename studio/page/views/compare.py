@@ -85,8 +85,8 @@ def verdict(columns: Sequence[str], picks: Sequence[int | None]) -> str:
     counted = Counter(pick for pick in picks if pick is not None)
     if not counted:
         return ""
-    told = ", ".join(f"{columns[column]} {count}" for column, count in counted.most_common())
-    return f"Looked at blind, preferred: {told} of {len(picks)} rows."
+    counts = ", ".join(f"{columns[column]} {count}" for column, count in counted.most_common())
+    return f"Looked at blind, preferred: {counts} of {len(picks)} rows."
 
 
 def drawing(done: int, of: int, words: str) -> str:

@@ -124,14 +124,14 @@ def brought(done: Brought, names: Mapping[str, str]) -> str:
     )
 
 
-def published(told: Sequence[Told]) -> str:
+def published(fields: Sequence[Told]) -> str:
     """Everything that the file will tell, as a table."""
     rows = "".join(
         f"<tr><td>{escape(t.group)}</td><td>{escape(t.key)}</td><td>{escape(_short(t.value))}</td></tr>"
-        for t in told
+        for t in fields
     )
     return (
-        f'<details class="published" open><summary>The file will tell these {len(told)} '
+        f'<details class="published" open><summary>The file will tell these {len(fields)} '
         "things, and a hash of its weights</summary>"
         f"<table><thead><tr><th>Kind</th><th>Field</th><th>Value</th></tr></thead><tbody>{rows}</tbody></table></details>"
     )
