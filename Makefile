@@ -5,9 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH_INDEX ?=
+CODE = training studio tests benchmarks sample_data
+EXTRA = .
+WORKERS ?= logical
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 DEMO_PROMPTS = "red apple" "rocket" "castle" "penguin" "hamburger"
 
-.PHONY: demo demo-many test studio check format base samples example benchmark audit
+.PHONY: demo demo-many test test-long studio check format base samples example benchmark audit
 
 # Two thirds of the sample style's updates: enough to see it, and minutes count here
 demo: $(VENV)/.ready
@@ -18,18 +22,27 @@ demo: $(VENV)/.ready
 demo-many: $(VENV)/.ready
 	$(BIN)/python -m training.train_style sample_data/many.toml --sweep --save.folder demo/many
 
-test: $(VENV)/.ready-to-test
-	$(BIN)/ruff check training studio tests benchmarks sample_data
-	$(BIN)/ruff format --check training studio tests benchmarks sample_data
+# Seconds: formatting and lint. A type checker has its line here too
+check: $(VENV)/.ready-to-test
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+
+# Every kind of test, one worker a core; files stay whole, the longest first (tests/conftest.py)
+test: check
 	$(BIN)/python -m tests.chromium
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+
+# The same with every chain and matrix at its full length
+test-long: check
+	$(BIN)/python -m tests.chromium
+	$(BIN)/python -m pytest $(PARALLEL) -m ""
 
 studio: $(VENV)/.ready
 	$(BIN)/python -m studio
 
 format: $(VENV)/.ready-to-test
-	$(BIN)/ruff check --fix training studio tests benchmarks sample_data
-	$(BIN)/ruff format training studio tests benchmarks sample_data
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 # What has become known about the pinned versions; needs the network and installs pip-audit into an environment of its own
 audit: $(VENV)/.ready-to-audit
@@ -64,11 +77,13 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version)"
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) torch -c constraints.txt)
-	$(BIN)/pip install --quiet -c constraints.txt -e .
-	touch $@
+	$(BIN)/pip install --quiet -c constraints.txt -e "$(EXTRA)"
+	echo "$(EXTRA)" >$@
 
+# One installation rather than two: a fresh environment is made with what the tests need
+$(VENV)/.ready-to-test: EXTRA = .[test]
 $(VENV)/.ready-to-test: $(VENV)/.ready
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[test]"
+	grep -qF "$(EXTRA)" $(VENV)/.ready || $(BIN)/pip install --quiet -c constraints.txt -e "$(EXTRA)"
 	touch $@
 
 $(VENV)/.ready-for-recipe: $(VENV)/.ready

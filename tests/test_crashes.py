@@ -73,16 +73,19 @@ def test_two_undisturbed_runs_are_equal(
     assert difference(place / "runs" / "again", straight) == ""
 
 
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.long)])
 def test_killed_at_every_point_in_one_chain_it_equals_the_undisturbed_run(
-    trainer: Trainer, place: Path, base_folder: Path, straight: Path
+    every: int, trainer: Trainer, place: Path, base_folder: Path, straight: Path
 ) -> None:
-    """One run that dies at every named point in turn and is begun again each time."""
-    toml = run_toml(place, base_folder, "chain", **EVERYTHING)
+    """One run that dies at every named point in turn, or at every so many of them, and is begun
+    again each time.
+    """
+    toml = run_toml(place, base_folder, f"chain-{every}", **EVERYTHING)
     shutil.rmtree(latents_folder())  # what the undisturbed run kept: it is to be encoded again
-    for point in POINTS:
+    for point in list(POINTS)[::every]:
         assert trainer.run(toml, point) == (9, 0), point
     assert trainer.run(toml) == (0, 0)
-    assert difference(place / "runs" / "chain", straight) == ""
+    assert difference(place / "runs" / f"chain-{every}", straight) == ""
 
 
 def test_killed_at_random_it_equals_the_undisturbed_run(
@@ -179,23 +182,24 @@ def test_a_killed_sweep_of_two_styles_equals_the_undisturbed_one(
     assert differences(sweep, straight_two) == ""
 
 
+@pytest.mark.parametrize("later", [LATER[:1], pytest.param(LATER, marks=pytest.mark.long)], ids=len)
 def test_a_killed_sweep_of_three_styles_equals_the_undisturbed_one(
-    trainer: Trainer, place: Path, base_folder: Path
+    later: tuple[tuple[str, int], ...], trainer: Trainer, place: Path, base_folder: Path
 ) -> None:
     """Also when it dies while it is timed how many go in one pass, and when that is written
     down.
     """
-    runs = place / "runs"
-    toml = sweep_toml(place, base_folder, "three", STYLES)
+    runs, name, straight = place / "runs", f"three-{len(later)}", f"straight-three-{len(later)}"
+    toml = sweep_toml(place, base_folder, name, STYLES)
     for point, at in AT_FIRST:
         assert trainer.run(toml, point, at) == (9, 0), point
-    crashes.paced(runs / "three", (3, 2, 1))
-    for point, at in LATER:
+    crashes.paced(runs / name, (3, 2, 1))
+    for point, at in later:
         assert trainer.run(toml, point, at) == (9, 0), point
     assert trainer.run(toml) == (0, 0)
-    crashes.same_schedule(runs / "straight-three", runs / "three")
-    assert trainer.run(sweep_toml(place, base_folder, "straight-three", STYLES)) == (0, 0)
-    assert differences(runs / "three", runs / "straight-three") == ""
+    crashes.same_schedule(runs / straight, runs / name)
+    assert trainer.run(sweep_toml(place, base_folder, straight, STYLES)) == (0, 0)
+    assert differences(runs / name, runs / straight) == ""
 
 
 def test_a_sweep_that_forgets_its_company_is_seen(
