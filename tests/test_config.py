@@ -1,4 +1,4 @@
-"""The settings: declared once, checked all at once, the same in TOML, flags and the README."""
+"""The settings: declared once, checked all at once, the same in TOML, flags and docs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.config.schema import RunConfig
 from training.config.settings import Setting, markdown_table, settings
 from training.errors import ConfigError
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 EVERY = list(settings())
 NUMBERS = [s for s in EVERY if s.kind in (int, float)]
 BY_KEY = {s.key: s for s in EVERY}
@@ -307,7 +307,7 @@ def test_the_run_folder_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )  # as it is once links are followed, which is how paths in it are checked
 
 
-# --- the README ---
+# --- docs/settings.md ---
 
 
 def test_the_table_has_a_row_for_every_setting() -> None:
@@ -325,7 +325,7 @@ def test_every_default_that_is_a_choice_carries_its_reason() -> None:
 
 
 def test_the_readme_lists_the_settings_as_they_are() -> None:
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     assert (
         text.split("<!-- settings -->")[1].split("<!-- /settings -->")[0].strip()
         == markdown_table()

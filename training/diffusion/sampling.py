@@ -39,9 +39,9 @@ def draw(
     none for the base as it is.
 
     Prompts of one call share steps, guidance, size and sampler; each has its own text, negative and
-    seed. on_progress(step, steps) is called after every denoising step. encode: says texts, when the text
-    encoders are gone. Raises DataError when a size does not fit the base, ConfigError when the
-    sampler does not.
+    seed. on_progress(step, steps) is called after every denoising step. encode: says texts, when
+    the text encoders are gone. Raises DataError when a size does not fit the base, ConfigError when
+    the sampler does not.
     """
     shared = {(p.steps, p.guidance, p.size, p.sampler) for p in prompts}
     if len(shared) != 1:

@@ -127,8 +127,8 @@ def write_with_style(
     """Write a new base, the old one with changes added to its weights: whole or not at all.
     changes: (part, module as in the base) -> Lora.
 
-    Everything keeps its precision; on_progress gets the name of each file. Raises StyleFileError when out
-    exists or a value does not fit, SpaceError.
+    Everything keeps its precision; on_progress gets the name of each file. Raises StyleFileError
+    when out exists or a value does not fit, SpaceError.
     """
     if out.exists() or out.is_symlink():
         raise StyleFileError(
