@@ -80,7 +80,7 @@ def offer(workspace: Workspace) -> None:
     def train(dataset: str, settings: dict) -> dict:
         """Put a training into the line.
 
-        settings: by dotted key, as in the README's table, for instance {"save.name": "ink",
+        settings: by dotted key, as in docs/settings.md, for instance {"save.name": "ink",
         "optim.steps": 300}.
         """
         queue = Queue(workspace)
@@ -191,7 +191,7 @@ def _config(workspace: Workspace, dataset: str, given: Any) -> Any:
     if wrong := sorted(key for key in given if key not in known or key in OURS):
         raise ConfigError(
             f"settings that cannot be given here: {', '.join(key[:80] for key in wrong[:5])}. "
-            "The README's table lists those there are."
+            "docs/settings.md lists those there are."
         )
     base = given.get("base.model", library.bases(workspace)[0])
     _check_base(workspace, base)

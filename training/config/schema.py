@@ -1,6 +1,6 @@
 """Every setting of a run, declared once: bounds, unit and one sentence stand on the field.
 
-The TOML file, the command's flags, the page's form and the README's table are made from these
+The TOML file, the command's flags, the page's form and docs/settings.md are made from these
 models. Knows nothing of torch.
 """
 

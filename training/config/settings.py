@@ -76,7 +76,7 @@ def _described(section: str, name: str, field: FieldInfo) -> Setting:
 
 
 def markdown_table() -> str:
-    """The README's settings table."""
+    """The table in docs/settings.md."""
     rows = ["| setting | default | what it does | why this default |", "|---|---|---|---|"]
     for s in settings():
         default = (
