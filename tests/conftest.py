@@ -23,6 +23,15 @@ from tests.tiny import tiny_base
 from training.models import loader
 from training.models.family import Parts
 
+# Files that take longest, longest first: a worker that got one last would hold up the end
+LONG_FILES = ("test_page.py", "test_families.py", "test_crashes.py", "test_style_dialects.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the order within a file and of the others stays."""
+    rank = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
 
 def _loaded(folder: Path, dtype: torch.dtype) -> Parts:
     from training.runtime.device import DeviceSpec

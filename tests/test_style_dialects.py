@@ -51,6 +51,8 @@ Change = np.ndarray
 EXACT = 1e-6  # of the largest value of a layer's change
 BUILD = {"mini": sd1_parts, "sd1": sd1_parts, "sd2": sd2_parts, "sdxl": sdxl_parts}
 FAMILIES = tuple(BUILD)
+# Networks are built for each; other tests here read every family's forms without that
+SDXL_AND_MORE = ["sdxl", *(pytest.param(name, marks=pytest.mark.long) for name in ("sd1", "sd2"))]
 
 
 @pytest.fixture(scope="module")
@@ -426,7 +428,7 @@ def test_diffusers_and_we_read_the_same_layer_by_layer(
         assert np.abs(theirs[place] - change).max() <= EXACT * max(1.0, np.abs(change).max()), place
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("family", SDXL_AND_MORE)
 @pytest.mark.parametrize("form", FORMS)
 def test_diffusers_reads_what_we_write_layer_by_layer(
     form: str, family: str, shapes: dict[str, Shapes]
@@ -538,7 +540,7 @@ PEFT_METHODS = (
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of peft, about base models without a name
-@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("family", SDXL_AND_MORE)
 @pytest.mark.parametrize("method", PEFT_METHODS)
 def test_a_folder_that_peft_wrote_means_what_peft_does_layer_by_layer(
     method: str, family: str, tmp_path: Path, shapes: dict[str, Shapes]
@@ -817,7 +819,8 @@ def _all_shapes(family: str) -> dict[tuple[str, str], tuple[int, ...]]:
     }
 
 
-def test_ten_thousand_damaged_files_are_refused_or_harmless(shapes: dict[str, Shapes]) -> None:
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
+def test_damaged_files_are_refused_or_harmless(count: int, shapes: dict[str, Shapes]) -> None:
     """Bytes of the header changed, cut, doubled, swapped for what hurts parsers: a message of ours
     or a sound style, and never more than a second.
 
@@ -878,7 +881,7 @@ def test_ten_thousand_damaged_files_are_refused_or_harmless(shapes: dict[str, Sh
         for part, network in parts.items()
     }
     slowest, refused, read, active = 0.0, 0, 0, 0
-    for i in range(10_000):
+    for i in range(count):
         content = bytearray(seeds[i % len(seeds)])
         length = 8 + int.from_bytes(content[:8], "little")
         for _ in range(rng.choice((1, 1, 2, 5))):
@@ -903,7 +906,7 @@ def test_ten_thousand_damaged_files_are_refused_or_harmless(shapes: dict[str, Sh
                     ]
                     if digits:
                         content[rng.choice(digits)] = rng.choice(b"0123456789")
-        began = time.perf_counter()
+        began = time.process_time()  # other processes are no part of it
         try:
             style = style_from_bytes(bytes(content), "a.safetensors")
             read += 1
@@ -921,8 +924,8 @@ def test_ten_thousand_damaged_files_are_refused_or_harmless(shapes: dict[str, Sh
         except StyleFileError as error:
             refused += 1
             assert len(str(error)) < 2000
-        slowest = max(slowest, time.perf_counter() - began)
-    assert refused > 5000 and read > 100 and active > 50 and slowest < 1
+        slowest = max(slowest, time.process_time() - began)
+    assert refused > count / 2 and read > count / 100 and active > count / 200 and slowest < 1
     for part, network in parts.items():
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
         assert network.state_dict().keys() == before[part].keys()
