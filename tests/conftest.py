@@ -12,8 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-# Before torch is imported, here and in what tests start: one thread each, for workers share the
-# cores
+# Before torch is imported, and for what tests start: one thread each, as workers share the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
