@@ -40,10 +40,12 @@ LOGS = (
     "diffusers.utils.logging",
     "transformers.utils.logging",
 )  # to silence them is not to know them
+# The records, and how words are said
 OF_A_FAMILY = (
     "training.models.family",
     "training.models.textual_inversion",
-)  # the record, and how words are said
+    "training.style_files.family_spec",
+)
 KNOWS_DIFFUSERS = (
     "training/models/",
     "training/adapters/",

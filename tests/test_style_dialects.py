@@ -33,8 +33,9 @@ from tests.test_style_file import (
 )
 from training.adapters.lora_layers import ActiveStyle, apply_styles
 from training.errors import StyleFileError
+from training.style_files.family_spec import SPECS
 from training.style_files.formats import layer_limit
-from training.style_files.key_names import PREFIXES, canonical_name, diffusers_names, kohya_names
+from training.style_files.key_names import canonical_name, diffusers_names, kohya_names
 from training.style_files.reading import (
     Lora,
     Style,
@@ -203,7 +204,7 @@ def other_blocks(part: str, module: str, family: str) -> str:
     diffusers' for SDXL (ai-toolkit, OneTrainer's old files), sgm's for 1.x and 2.x.
     """
     canonical = canonical_name(part, module, family)
-    prefix = PREFIXES[family][part]
+    prefix = SPECS[family].prefixes[part]
     return (
         next(
             (

@@ -13,7 +13,7 @@ from typing import Literal
 from studio.library.cards import Card
 from studio.library.import_export import plain_stem
 from training.errors import StyleFileError
-from training.style_files.key_names import PREFIXES
+from training.style_files.family_spec import SPECS
 from training.style_files.merge import packed
 from training.style_files.metadata import GROUPS, PUBLIC, Told, published, rewritten
 from training.style_files.reading import (
@@ -86,7 +86,7 @@ def made(
     """
     style = read_style(path)
     family = style.family
-    if family not in PREFIXES:
+    if family not in SPECS:
         raise StyleFileError(
             f"{path.name} does not show which kind of base it is for, so that it cannot be "
             "rewritten. Share the file as it is."
@@ -134,7 +134,7 @@ def _offered(style: Style, card: Card) -> dict[str, str]:
     )
     found = (
         rewritten(style.metadata, style.family, ranks, alphas)
-        if style.family in PREFIXES
+        if style.family in SPECS
         else dict(style.metadata)
     )
     found |= {key: text for key, text in said.items() if text}

@@ -24,7 +24,8 @@ from training.errors import StudioError, StyleFileError
 from training.storage.paths import checked_writable, inside, write_whole
 from training.style_files.base_weights import BaseWeights, write_single, write_with_style
 from training.style_files.embeddings import Words, alike, embedding_bytes, joined
-from training.style_files.key_names import PREFIXES, counted
+from training.style_files.family_spec import SPECS
+from training.style_files.key_names import counted
 from training.style_files.merge import (
     Changes,
     Result,
@@ -37,11 +38,11 @@ from training.style_files.merge import (
 )
 from training.style_files.metadata import ANONYMOUS, GROUPS, public, published, rewritten, without
 from training.style_files.reading import (  # fmt: skip
-    BASES,
     EMPTY,
     Lora,
     Style,
     accepted_names,
+    bases,
     match,
     named,
     placed,
@@ -257,7 +258,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     for one in (convert, merge, resize, export):
         one.add_argument(
-            "--family", choices=tuple(PREFIXES), help="kind of base, when the file does not show it"
+            "--family", choices=tuple(SPECS), help="kind of base, when the file does not show it"
         )
     return parser
 
@@ -328,7 +329,7 @@ def described(style: Style) -> dict[str, Any]:
         "title": style.title,
         "trigger": style.trigger,
         "family": style.family,
-        "family_in_words": BASES.get(style.family, "unknown"),
+        "family_in_words": bases().get(style.family, "unknown"),
         "base": style.base,
         "prediction": style.prediction,
         "kinds": list(style.kinds),
@@ -438,10 +439,10 @@ def _free(out: Path, force: bool, inputs: Sequence[Path], ending: str = ".safete
 
 def _family(style: Style, path: Path, chosen: str | None) -> str:
     family = chosen or style.family
-    if family not in PREFIXES:
+    if family not in SPECS:
         raise StyleFileError(
-            f"{path.name} is a style for {BASES.get(family, 'an unknown base')}; "
-            f"{', '.join(PREFIXES)} can be written."
+            f"{path.name} is a style for {bases().get(family, 'an unknown base')}; "
+            f"{', '.join(SPECS)} can be written."
             " If it is one of these, say so with --family."
         )
     return family
@@ -585,7 +586,7 @@ def _merge(arguments: argparse.Namespace) -> None:
     ]
     if len(set(families)) > 1:
         kinds = ", ".join(
-            f"{path.name} is for {BASES[family]}"
+            f"{path.name} is for {bases()[family]}"
             for (path, _), family in zip(given, families, strict=True)
         )
         raise StyleFileError(f"Only styles of one base can be mixed: {kinds}.")

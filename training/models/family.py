@@ -9,18 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Target -> endings of module names, in every UNet with cross-attention and in CLIP's text encoders
-# as the libraries build them
-UNET_GROUPS = {
-    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
-    "feed_forward": ("ff.net.0.proj", "ff.net.2"),
-    "projections": ("proj_in", "proj_out"),
-    "convolutions": ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"),
-}
-CLIP_GROUPS = {
-    "attention": ("q_proj", "k_proj", "v_proj", "out_proj"),
-    "feed_forward": ("fc1", "fc2"),
-}
+from training.style_files.family_spec import CLIP_GROUPS as CLIP_GROUPS
+from training.style_files.family_spec import UNET_GROUPS as UNET_GROUPS
+from training.style_files.family_spec import FamilySpec
 
 Conditioning = Any  # what encode_text returns and predict takes; opaque to the loop
 
@@ -63,16 +54,43 @@ class Family:
     learnt words each may use; predict(parts, noisy [B,C,h,w], timesteps [B], conditioning) ->
     [B,C,h,w]; gather(conditionings) -> one conditioning with their rows in order."""
 
-    name: str  # also whose key names its style files use
-    title: str
-    pipeline: str  # class name in diffusers
-    denoiser: str
-    text_encoders: tuple[str, ...]
-    classes: Mapping[str, str]  # part -> class name in diffusers or transformers, of every network
-    tokenizers: tuple[str, ...]  # one a text encoder, in their order
-    architecture: str  # of modelspec.architecture, without /lora
-    groups: Mapping[str, tuple[str, ...]]  # target -> endings of module names in the denoiser
-    text_groups: Mapping[str, tuple[str, ...]]
+    spec: FamilySpec
     encode_text: Callable[..., Conditioning]
     predict: Callable[[Parts, Tensor, Tensor, Conditioning], Tensor]
     gather: Callable[[Sequence[Conditioning]], Conditioning]
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def title(self) -> str:
+        return self.spec.title
+
+    @property
+    def pipeline(self) -> str:
+        return self.spec.pipeline
+
+    @property
+    def denoiser(self) -> str:
+        return self.spec.denoiser
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        return self.spec.text_encoders
+
+    @property
+    def classes(self) -> Mapping[str, str]:
+        return self.spec.classes
+
+    @property
+    def tokenizers(self) -> tuple[str, ...]:
+        return self.spec.tokenizers
+
+    @property
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        return self.spec.groups
+
+    @property
+    def text_groups(self) -> Mapping[str, tuple[str, ...]]:
+        return self.spec.text_groups

@@ -51,6 +51,7 @@ XL_PIPELINES = (
     "StableDiffusionXLInpaintPipeline",
 )
 BY_TEXT_WIDTH = {768: sd.SD1, 1024: sd.SD2}  # width of the text states that the UNet attends to
+FAMILIES: dict[str, Family] = {f.name: f for f in (sd.MINI, sd.SD1, sd.SD2, sdxl.SDXL)}
 KINDS = "Stable Diffusion 1.x, 2.x and XL"
 
 
@@ -70,11 +71,12 @@ def find(model: str) -> BaseFiles:
     """
     folder, title = _folder(model)
     index = read_json(folder / "model_index.json", model)
-    if index.get("_class_name") not in (*PIPELINES, *XL_PIPELINES):
+    own = {name: family for family in FAMILIES.values() for name in family.spec.pipelines}
+    if index.get("_class_name") not in (*PIPELINES, *XL_PIPELINES, *own):
         found = index.get("_class_name") or "folder without a pipeline"
         raise ModelError(f"{model} is a {found}: this version trains {KINDS}. Choose such a base.")
     unet = read_json(folder / "unet" / "config.json", model)
-    family = _family(index, unet, model)
+    family = own.get(index["_class_name"]) or _family(index, unet, model)
     for part in (*family.classes, "scheduler", *family.tokenizers):
         if not (folder / part).is_dir():
             raise ModelError(

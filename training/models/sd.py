@@ -11,8 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from training.models.family import CLIP_GROUPS, UNET_GROUPS, Family, Parts
+from training.models.family import Family, Parts
 from training.models.textual_inversion import Row, spoken
+from training.style_files import family_spec
 
 
 def encode_text(parts: Parts, captions: Sequence[str], tokens: Sequence[Row] = ()) -> Tensor:
@@ -28,24 +29,6 @@ def predict(parts: Parts, noisy: Tensor, timesteps: Tensor, conditioning: Tensor
     return parts.denoiser(noisy, timesteps, conditioning, return_dict=False)[0]
 
 
-SD1 = Family(
-    name="sd1",
-    title="Stable Diffusion 1.x",
-    pipeline="StableDiffusionPipeline",
-    denoiser="unet",
-    text_encoders=("text_encoder",),
-    classes={
-        "unet": "UNet2DConditionModel",
-        "vae": "AutoencoderKL",
-        "text_encoder": "CLIPTextModel",
-    },
-    tokenizers=("tokenizer",),
-    architecture="stable-diffusion-v1",
-    groups=UNET_GROUPS,
-    text_groups=CLIP_GROUPS,
-    encode_text=encode_text,
-    predict=predict,
-    gather=torch.cat,
-)
-SD2 = replace(SD1, name="sd2", title="Stable Diffusion 2.x", architecture="stable-diffusion-v2")
-MINI = replace(SD1, name="mini", title="the built-in mini base", architecture="style-studio-mini")
+SD1 = Family(family_spec.SD1, encode_text=encode_text, predict=predict, gather=torch.cat)
+SD2 = replace(SD1, spec=family_spec.SD2)
+MINI = replace(SD1, spec=family_spec.MINI)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.models.family import CLIP_GROUPS, UNET_GROUPS, Family, Parts
+from training.models.family import Family, Parts
 from training.models.textual_inversion import Row, spoken
+from training.style_files import family_spec
 
 
 class Said(NamedTuple):
@@ -58,23 +59,4 @@ def gather(conditionings: Sequence[Said]) -> Said:
     return Said(*(torch.cat(tensors) for tensors in zip(*conditionings, strict=True)))
 
 
-SDXL = Family(
-    name="sdxl",
-    title="Stable Diffusion XL",
-    pipeline="StableDiffusionXLPipeline",
-    denoiser="unet",
-    text_encoders=("text_encoder", "text_encoder_2"),
-    classes={
-        "unet": "UNet2DConditionModel",
-        "vae": "AutoencoderKL",
-        "text_encoder": "CLIPTextModel",
-        "text_encoder_2": "CLIPTextModelWithProjection",
-    },
-    tokenizers=("tokenizer", "tokenizer_2"),
-    architecture="stable-diffusion-xl-v1-base",
-    groups=UNET_GROUPS,
-    text_groups=CLIP_GROUPS,
-    encode_text=encode_text,
-    predict=predict,
-    gather=gather,
-)
+SDXL = Family(family_spec.SDXL, encode_text=encode_text, predict=predict, gather=gather)

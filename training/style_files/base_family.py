@@ -8,28 +8,28 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from training.style_files.family_spec import SPECS
+
 Shapes = Mapping[str, tuple[int, ...]]  # name in either dialect -> shape of the base's weight
 
-BASES = {
-    "mini": "the built-in mini base",
-    "sd1": "SD 1.5",
-    "sd2": "SD 2.x",
-    "sdxl": "SDXL",
-    "sdxl-refiner": "SDXL refiner",
-    "sd3": "SD 3",
-    "flux": "FLUX",
+# Kinds of base that are recognised and not trained: name -> as it is shown
+OTHERS = {"sdxl-refiner": "SDXL refiner", "sd3": "SD 3", "flux": "FLUX"}
+REFINER_WIDTH = 1280  # of the text that its cross-attention reads
+OTHER_CLAIMS = {
+    "sd3": "sd3",
+    "flux": "flux",
+    "stable-diffusion-xl-v1-refiner": "sdxl-refiner",
+    "stable-diffusion-3": "sd3",
 }
-TEXT_WIDTHS = {
-    192: "mini",
-    768: "sd1",
-    1024: "sd2",
-    2048: "sdxl",
-    1280: "sdxl-refiner",
-}  # what cross-attention reads
+
+
+def bases() -> dict[str, str]:
+    """Return every kind of base that is recognised, and as it is shown."""
+    return {spec.name: spec.short_title for spec in SPECS.values()} | OTHERS
 
 
 def family_of_shapes(shapes: Shapes) -> str:
-    """Return the kind of base that the weights show (see BASES), "" when they fit several
+    """Return the kind of base that the weights show (see bases), "" when they fit several
     or none.
     """
     names = {name.replace(".", "_"): shape for name, shape in shapes.items()}
@@ -42,15 +42,12 @@ def family_of_shapes(shapes: Shapes) -> str:
     if any("joint_blocks" in name or name.startswith("transformer_") for name in names):
         return "sd3"
     if width := text_width(shapes):
-        return TEXT_WIDTHS.get(width, "")
-    # In underscores sgm names are only used for SDXL, and only it has a second text encoder or more
-    # than two transformer blocks in a row.
-    second = (
-        r"^lora_te2_|^text_encoder_2_|^lora_unet_(input|middle|output)_blocks?_"
-        r"|transformer_blocks_[2-9]_"
-    )
-    if any(re.search(second, name) for name in names):
-        return "sdxl"
+        widths = {REFINER_WIDTH: "sdxl-refiner"}
+        widths |= {spec.text_width: spec.name for spec in SPECS.values()}
+        return widths.get(width, "")
+    for spec in SPECS.values():
+        if spec.only_here and any(re.search(spec.only_here, name) for name in names):
+            return spec.name
     # A first text encoder alone is 768 wide in SD 1.5 and SDXL; only sd-scripts' prefix for a
     # single one tells them apart.
     hidden = {
@@ -88,30 +85,11 @@ def family_in(metadata: Mapping[str, str]) -> str:
         metadata.get("ss_base_model_version", ""),
         metadata.get("modelspec.architecture", ""),
     )
-    starts = {"style_studio_mini": "mini", "style-studio-mini": "mini", "sdxl": "sdxl"}
-    starts |= {
-        "sd_v1": "sd1",
-        "sd_1": "sd1",
-        "sd_v2": "sd2",
-        "sd_2": "sd2",
-        "sd3": "sd3",
-        "flux": "flux",
-    }
-    starts |= {
-        "stable-diffusion-xl-v1-refiner": "sdxl-refiner",
-        "stable-diffusion-xl": "sdxl",
-        "stable-diffusion-v1": "sd1",
-    }
-    starts |= {"stable-diffusion-v2": "sd2", "stable-diffusion-3": "sd3"}
-    return next(
-        (
-            family
-            for start, family in starts.items()
-            for text in (version, architecture)
-            if text.startswith(start)
-        ),
-        "",
-    )
+    starts = {claim: spec.name for spec in SPECS.values() for claim in spec.claims} | OTHER_CLAIMS
+    for text in (version, architecture):
+        if found := [start for start in starts if text.startswith(start)]:
+            return starts[max(found, key=len)]
+    return ""
 
 
 def misfit(own: str, base: str, widths: tuple[int, int], trained_on: str) -> str:
@@ -121,19 +99,15 @@ def misfit(own: str, base: str, widths: tuple[int, int], trained_on: str) -> str
     none.
     """
     made_for = f" It was trained on {trained_on!r}." if trained_on else ""
-    article = "a" if own == "flux" else "an"
-    kind = (
-        "a style for another base"
-        if not own
-        else f"a style for {BASES[own]}"
-        if own == "mini"
-        else f"{article} {BASES[own]} style"
-    )
+    kind = "a style for another base"
+    if own:
+        article = "a" if own == "flux" else "an"
+        kind = SPECS[own].style_phrase if own in SPECS else f"{article} {OTHERS[own]} style"
     if own and base and own != base:
-        return f"This is {kind}, your base is {BASES[base]}.{made_for}"
+        return f"This is {kind}, your base is {bases()[base]}.{made_for}"
     if all(widths) and widths[0] != widths[1]:
         its = (
-            f"your base is {BASES[base]} and has {widths[1]}"
+            f"your base is {bases()[base]} and has {widths[1]}"
             if base
             else f"your base's {widths[1]} wide"
         )

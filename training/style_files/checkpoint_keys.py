@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from training.errors import StyleFileError
-from training.style_files.base_family import BASES
+from training.style_files.base_family import bases
+from training.style_files.family_spec import SPECS
 
 Shapes = Mapping[str, tuple[int, ...]]  # tensor's name -> shape
 
@@ -56,14 +57,6 @@ OPEN_CLIP = {
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
-ENCODERS = {  # family -> part -> (beginning of its names, the library that names the rest)
-    "sd1": {"text_encoder": ("cond_stage_model.transformer.text_model.", "transformers")},
-    "sd2": {"text_encoder": ("cond_stage_model.model.", "open_clip")},
-    "sdxl": {
-        "text_encoder": ("conditioner.embedders.0.transformer.text_model.", "transformers"),
-        "text_encoder_2": ("conditioner.embedders.1.model.", "open_clip"),
-    },
-}
 
 
 class Piece(NamedTuple):
@@ -85,14 +78,15 @@ def pieces(family: str, parts: Mapping[str, Shapes]) -> list[Piece]:
     parts: unet, vae and text encoders of a diffusers folder. Raises StyleFileError for other
     families.
     """
-    if family not in ENCODERS:
-        kind = BASES.get(family, family)
+    encoders = SPECS[family].checkpoint_encoders if family in SPECS else {}
+    if not encoders:
+        kind = bases().get(family, family)
         raise StyleFileError(
             f"No other program opens {kind} as one file. Give a folder as --out, or bake into "
             "a 1.x, 2.x or XL base."
         )
     found = list(_unet(parts["unet"])) + list(_vae(parts["vae"]))
-    for part, (begins, library) in ENCODERS[family].items():
+    for part, (begins, library) in encoders.items():
         name: Callable[[str, Shapes, str], Iterator[Piece]] = (
             _open_clip if library == "open_clip" else _transformers
         )

@@ -15,6 +15,7 @@ import numpy as np
 
 from training.data.captions import WORD
 from training.errors import StyleFileError
+from training.style_files.family_spec import SPECS
 from training.style_files.safetensors_io import Dtype, Entry, header_bytes, printable, stored
 
 Vectors = Mapping[str, np.ndarray]  # text encoder part -> [n, width], float32
@@ -92,8 +93,10 @@ def family_of_words(words: Words) -> str:
     """The kind of base that vectors of these widths are for, "" when they do not show it."""
     for vectors in words.values():
         if "text_encoder_2" in vectors:
-            return "sdxl"
-        return {768: "sd1", 1024: "sd2"}.get(vectors["text_encoder"].shape[1], "")
+            pairs = (spec.name for spec in SPECS.values() if len(spec.text_encoders) == 2)
+            return next(pairs, "")
+        width = vectors["text_encoder"].shape[1]
+        return next((spec.name for spec in SPECS.values() if width in spec.vector_widths), "")
     return ""
 
 

@@ -20,13 +20,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from training.errors import StyleFileError
+from training.style_files.family_spec import SPECS
 
 Part = Literal["unet", "text_encoder", "text_encoder_2"]
 Place = tuple[str, str, tuple[int, ...]]  # part, live dotted module name, shape of its weight
 
-SINGLE = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
-DOUBLE = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
-PREFIXES = {"mini": SINGLE, "sd1": SINGLE, "sd2": SINGLE, "sdxl": DOUBLE}
 ALSO = {
     "unet": ("lycoris_",),
     "text_encoder": ("lora_te1_",),
@@ -52,14 +50,6 @@ PROCESSOR = re.compile(r"(?P<before>.+?)(?P<processor>\.processor)?\.to_(?P<whic
 THREE_BY_THREE = re.compile(
     r"(conv1|conv2|conv_in|conv_out|samplers_0_conv|in_layers_2|out_layers_3|_\d_0_op|_[12]_conv|input_blocks_0_0|unet_out_2)$"
 )
-# 1x1 convolutions of the UNet; as matrices they look like linears, and diffusers takes them only as
-# what they are
-POINTWISE = {
-    "mini": ("conv_shortcut", "proj_in", "proj_out"),
-    "sd1": ("conv_shortcut", "proj_in", "proj_out"),
-    "sd2": ("conv_shortcut",),
-    "sdxl": ("conv_shortcut",),
-}
 WORDS = {"unet": "UNet", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
 
 # SDXL's modules in sgm (Stability-AI/generative-models), as sd-scripts and diffusers write and read
@@ -105,11 +95,11 @@ def kohya_names(part: str, modules: Iterable[str], family: str) -> dict[str, str
 
 def _prefix(part: str, family: str) -> str:
     try:
-        return PREFIXES[family][part]
+        return SPECS[family].prefixes[part]
     except KeyError:
         raise StyleFileError(
             f"There are no style file names for the {part} of a {family or 'unknown'} base. "
-            f"Known: {', '.join(PREFIXES)}."
+            f"Known: {', '.join(SPECS)}."
         ) from None
 
 
@@ -160,8 +150,12 @@ def kernel_of(name: str) -> int:
 
 
 def is_pointwise(part: str, module: str, family: str) -> bool:
-    """Whether models of a family have a 1x1 convolution there."""
-    return part == "unet" and module.rpartition(".")[2] in POINTWISE.get(family, ())
+    """Whether models of a family have a 1x1 convolution there.
+
+    As matrices these look like linears, and diffusers takes them only as what they are.
+    """
+    names = SPECS[family].pointwise if family in SPECS else ()
+    return part == "unet" and module.rpartition(".")[2] in names
 
 
 def accepted_names(
@@ -185,7 +179,7 @@ def standard_places(family: str) -> dict[str, tuple[str, str]]:
     convert without a model at hand.
     """
     places: dict[str, tuple[str, str]] = {}
-    for part in PREFIXES.get(family, {}):
+    for part in SPECS[family].prefixes if family in SPECS else ():
         modules = list(_standard_unet(family) if part == "unet" else _standard_text_encoder())
         places |= {
             name: (part, module)
@@ -198,12 +192,9 @@ def standard_places(family: str) -> dict[str, tuple[str, str]]:
 
 def part_of(name: str) -> str:
     """Return the part that a name of either dialect belongs to, "" when it is none of ours."""
-    for prefixes in (
-        PREFIXES["sdxl"],
-        SINGLE,
-        {part: f"{part}." for part in WORDS},
-        {"unet": "lycoris_"},
-    ):
+    of_families = [spec.prefixes for spec in SPECS.values()]
+    dotted = {part: f"{part}." for part in WORDS}
+    for prefixes in (*of_families, dotted, {"unet": "lycoris_"}):
         for part, prefix in prefixes.items():
             if name.startswith(prefix):
                 return part
@@ -225,7 +216,8 @@ def counted(names: Iterable[str]) -> str:
 def _spellings(part: str, module: str, family: str) -> list[str]:
     """Dotted spellings of one module, the one to write first."""
     if part == "unet":
-        if family == "sdxl":
+        spec = SPECS.get(family)
+        if spec and spec.block_names == "sgm":
             return [_sgm(module), module]
         # Without attention before it, the first sampler upwards is one place earlier in 1.x and 2.x
         # than in XL; OneTrainer numbers it as XL does.
@@ -234,7 +226,7 @@ def _spellings(part: str, module: str, family: str) -> list[str]:
             if module == "up_blocks.0.upsamplers.0.conv"
             else []
         )
-        return [module, _sgm(module), *early] if family in ("sd1", "sd2") else [module]
+        return [module, _sgm(module), *early] if spec and spec.reads_sgm else [module]
     # transformers 5 has no `text_model` in CLIPTextModel any more, but every other program looks
     # for it.
     bare = module.removeprefix("text_model.")
@@ -280,7 +272,7 @@ def _standard_unet(family: str) -> Iterator[str]:
     rows = {f"resnets.{{}}.{inner}" for inner in SGM_RESNET} | {
         f"attentions.{{}}.{inner}" for inner in ["proj_in", "proj_out", *blocks]
     }
-    down = 3 if family == "mini" else 2
+    down = SPECS[family].resnets
     for row in sorted(rows):
         yield from (
             f"down_blocks.{level}.{row.format(index)}"

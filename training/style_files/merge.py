@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from training.data.dataset import FORMATS
 from training.errors import DataError, StyleFileError
 from training.style_files.base_weights import BaseWeights
+from training.style_files.family_spec import SPECS
 from training.style_files.formats import MAX_RANK, Magnitude
 from training.style_files.key_names import Place
 from training.style_files.lora import Lora, added, cut, nearest
@@ -30,7 +31,6 @@ from training.style_files.strengths import Weight
 Changes = dict[tuple[str, str], Lora]  # (part, module) -> Lora
 SIDE = 512  # px of the picture beside a style
 PIXELS = 64 * 10**6  # the largest picture that is opened
-SD_VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}  # A1111's words
 NOTHING = 1e-7  # share of a weight's norm below which two are equal but for rounding
 
 
@@ -241,7 +241,7 @@ def packed(stem: str, content: bytes, style: Style, family: str, picture: Path |
     """
     notes = {
         "description": printable(style.metadata.get("modelspec.description", ""), 4000),
-        "sd version": SD_VERSIONS.get(family, "Unknown"),
+        "sd version": SPECS[family].webui_version if family in SPECS else "Unknown",
         "activation text": style.trigger,
         "preferred weight": 1.0,
         "negative text": "",

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from training.config.schema import RunConfig
 from training.errors import StyleFileError
 from training.style_files.base_family import family_in
+from training.style_files.family_spec import SPECS
 
 # Group of metadata -> what it tells, and the keys in it (patterns over the whole key)
 GROUPS = {
@@ -69,7 +70,7 @@ ANONYMOUS = ("kind", "words")  # what is left after scrubbing
 class Made:
     """How a style was made, as far as the settings do not say it."""
 
-    family: str  # mini, sd1, sd2 or sdxl
+    family: str  # a name in SPECS
     base_name: str
     base_hash: str  # sha256 of the base's weights, "" when it has none
     prediction: Literal["epsilon", "v_prediction"]
@@ -178,27 +179,14 @@ def rewritten(
 
 def _kind(family: str, prediction: str) -> dict[str, str]:
     """The keys by which other programs tell the base."""
-    v = prediction == "v_prediction"
-    architecture = {
-        "mini": "style-studio-mini/lora",
-        "sd1": "stable-diffusion-v1/lora",
-        "sd2": "stable-diffusion-v2-768-v/lora" if v else "stable-diffusion-v2-512/lora",
-        "sdxl": "stable-diffusion-xl-v1-base/lora",
-    }
-    version = {
-        "mini": "style_studio_mini",
-        "sd1": "sd_v1",
-        "sd2": "sd_v2",
-        "sdxl": "sdxl_base_v1-0",
-    }[family]
+    spec, v = SPECS[family], prediction == "v_prediction"
+    architecture = spec.architecture_v if v and spec.architecture_v else spec.architecture
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": architecture[family],
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models"
-        if family == "sdxl"
-        else "diffusers",
-        "ss_base_model_version": f"{version}_v" if v and family in ("sd1", "sd2") else version,
-        "ss_v2": str(family == "sd2"),
+        "modelspec.architecture": f"{architecture}/lora",
+        "modelspec.implementation": spec.implementation,
+        "ss_base_model_version": spec.version_v if v and spec.version_v else spec.version,
+        "ss_v2": str(spec.is_v2),
     }
 
 

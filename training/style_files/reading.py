@@ -24,10 +24,11 @@ import numpy as np
 from training.errors import StyleFileError
 from training.storage.paths import write_whole
 from training.style_files import embeddings
-from training.style_files.base_family import BASES as BASES
+from training.style_files.base_family import bases as bases
 from training.style_files.base_family import family_in as family_in
 from training.style_files.base_family import family_of_shapes, misfit, text_width
 from training.style_files.embeddings import Words, family_of_words
+from training.style_files.family_spec import SPECS
 from training.style_files.formats import (
     Dialect,
     Magnitude,
@@ -149,7 +150,7 @@ class Style:
 
 
 def family_of(modules: Mapping[str, Lora]) -> str:
-    """Return the kind of base that the weights show (see BASES), "" when they fit several
+    """Return the kind of base that the weights show (see bases), "" when they fit several
     or none.
     """
     return family_of_shapes({name: lora.shape for name, lora in modules.items()})
@@ -379,8 +380,8 @@ def _warnings(
     by_weights, by_words = family_of(modules), family_in(metadata)
     if by_weights and by_words and by_weights != by_words:
         found.append(
-            f"Its metadata says {BASES[by_words]}, its weights are those of "
-            f"{BASES[by_weights]}: the weights count."
+            f"Its metadata says {bases()[by_words]}, its weights are those of "
+            f"{bases()[by_weights]}: the weights count."
         )
     return tuple(found)
 
@@ -613,7 +614,7 @@ def scrubbed(path: Path, metadata: Mapping[str, str]) -> bytes:
 def placed(style: Style, family: str) -> dict[tuple[str, str], Lora]:
     """Return (part, module) -> Lora without a model at hand.
 
-    family: mini, sd1, sd2 or sdxl. Raises StyleFileError for layers it does not have.
+    family: a name in SPECS. Raises StyleFileError for layers it does not have.
     """
     if style.magnitudes:
         raise StyleFileError(
@@ -623,7 +624,7 @@ def placed(style: Style, family: str) -> dict[tuple[str, str], Lora]:
     if unknown := [name for name in style.modules if name not in places]:
         raise StyleFileError(
             f"{len(unknown)} of the style's {len(style.modules)} layers are none of a "
-            f"{BASES.get(family, family)} model, for instance {unknown[0]}."
+            f"{bases().get(family, family)} model, for instance {unknown[0]}."
             " Say which family it is with --family."
         )
     found: dict[tuple[str, str], Lora] = {}
@@ -667,7 +668,7 @@ def _whole_attention(
     """A1111 drops a LoRA on q, k, v or out of an OpenCLIP text encoder unless all four of a layer
     have one: the missing get zeros.
     """
-    openclip = {"sd2": "text_encoder", "sdxl": "text_encoder_2"}.get(family)
+    openclip = SPECS[family].openclip if family in SPECS else ""
     found = dict(changes)
     for (part, module), lora in changes.items():
         layer, _, which = module.rpartition(".")
@@ -682,6 +683,6 @@ def _whole_attention(
 def converted(style: Style, dialect: Dialect, family: str) -> dict[str, Lora]:
     """Return the style's layers under the names of another dialect, without a model at hand.
 
-    family: mini, sd1, sd2 or sdxl.
+    family: a name in SPECS.
     """
     return named(placed(style, family), dialect, family)

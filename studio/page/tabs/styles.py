@@ -30,7 +30,7 @@ from studio.page.views import styles as views
 from studio.server import uploads
 from training.errors import DataError, StyleFileError
 from training.storage.paths import Workspace
-from training.style_files.base_family import BASES
+from training.style_files.base_family import bases
 from training.style_files.reading import Style, read_style
 
 THUMBNAIL, EXAMPLE = 256, 320  # px of the longer side
@@ -322,7 +322,7 @@ def _facts(style: library.Style, read: Style, said: Card) -> dict[str, str]:
     """What there is to know at a glance, label -> value."""
     return {
         "Call it with": style.trigger,
-        "For": BASES.get(read.family, "an unknown base"),
+        "For": bases().get(read.family, "an unknown base"),
         "Trained on": Path(style.base).name,
         "Rank": read.ranks,
         "Layers": str(len(read.modules)),
