@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from studio.processes import queue
-from studio.server import rate_limit
+from studio.server import gradio_patches, rate_limit
 from tests.test_door import Asked
 from tests.test_page import free_port, page_process
 from training.config.loading import from_mapping
@@ -200,6 +202,76 @@ def test_unfinished_bodies_are_bounded_in_sum_and_time(monkeypatch: pytest.Monke
     }
     asyncio.run(app(scope, receive, send))
     assert sent[0]["status"] == 408 and app._held == 0
+
+
+def test_an_upload_that_stands_still_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limit, "LONGEST_PAUSE", 0.05)
+    pieces = [{"type": "http.request", "body": b"x", "more_body": True}]
+    sent: list[dict] = []
+
+    async def receive() -> dict:
+        if not pieces:
+            await asyncio.Event().wait()
+        return pieces.pop()
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/gradio_api/upload",
+        "headers": [],
+        "client": ("192.0.2.1", 1),
+    }
+    asyncio.run(rate_limit.Limits(echo, events=5)(scope, receive, send))
+    assert sent[0]["status"] == 499
+
+
+def test_a_head_that_never_ends_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a real socket: a new connection and a kept one, both sending a byte at a time."""
+    monkeypatch.setattr(gradio_patches, "LONGEST_HEAD", 0.3)
+
+    async def app(scope: dict, receive: object, send: object) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def closed(port: int, first: bytes) -> bool:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(first)
+        if first:
+            assert b" 204 " in await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"GET / HTTP/1.1\r\nX: ")
+        try:
+            for _ in range(600):  # far longer than the limit
+                writer.write(b"a")
+                await writer.drain()
+                try:
+                    return await asyncio.wait_for(reader.read(1), 0.05) == b""
+                except TimeoutError:
+                    continue
+        except ConnectionError:
+            return True
+        finally:
+            writer.close()
+        return False
+
+    async def main() -> None:
+        config = uvicorn.Config(
+            app, http=gradio_patches.BoundedHead, ws="none", lifespan="off", log_level="error"
+        )
+        config.load()
+        state = ServerState()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: gradio_patches.BoundedHead(config, state, {}), "127.0.0.1", 0
+        )
+        port = server.sockets[0].getsockname()[1]
+        assert await closed(port, b"")
+        assert await closed(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        server.close()
+
+    asyncio.run(main())
 
 
 def test_nothing_is_read_before_the_login() -> None:

@@ -5,16 +5,19 @@ Seen with gradio 6.31.0; tests/test_addresses.py holds each.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import types
 from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, NoReturn
 
+import h11
 import uvicorn
 from gradio import http_server, processing_utils, route_utils, routes, utils
 from gradio_client import utils as client_utils
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from studio.server.errors import FetchRefused
 
@@ -44,6 +47,7 @@ FETCHERS: tuple[tuple[Any, tuple[str, ...]], ...] = (
 HEADER_LIMIT = 64 * 1024  # bytes of a request's headers
 KEEP_ALIVE = 15  # seconds an idle connection stays open
 MOST_CONNECTIONS = 1000
+LONGEST_HEAD = 10.0  # seconds in which a request's line and headers have to come
 
 
 def apply(*, behind_proxy: bool) -> None:
@@ -91,13 +95,44 @@ def remove_cors() -> None:
     routes.CustomCORSMiddleware = NoCors
 
 
+class BoundedHead(H11Protocol):
+    """Closes a connection whose next request's head is not complete in time; uvicorn waits for
+    ever, byte by byte.
+    """
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def _watch_head(self) -> None:
+        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+            self._stop_head_timer()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(LONGEST_HEAD, self.transport.close)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
 def bound_server(*, behind_proxy: bool) -> None:
     """Bound headers and connections; gradio leaves uvicorn's defaults, which believe any
     X-Forwarded-For from loopback.
     """
     configure = functools.partial(
         uvicorn.Config,
-        http="h11",
+        http=BoundedHead,
         ws="none",
         server_header=False,
         h11_max_incomplete_event_size=HEADER_LIMIT,

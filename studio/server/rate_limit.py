@@ -34,6 +34,7 @@ MOST_EVENTS, MINUTE = (
 )  # events and uploads of one address within so many seconds; a few dozen open pages ask no more
 MOST_HELD = 64 * 2**20  # bytes of unfinished bodies kept at one time, of all clients together
 LONGEST_BODY = 30.0  # seconds in which a body has to come
+LONGEST_PAUSE = 60.0  # seconds in which nothing of an upload comes, after which it ends
 LONGEST_HASH = 64  # characters of a session's name
 
 
@@ -197,16 +198,20 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 def _counted(receive: Receive, most: int) -> Receive:
-    """A body that ends, as if its client had gone, where it is too large:
-
-    its length need not be what was told, or told at all.
+    """A body that ends, as if its client had gone, where it is too large or stands still; a told
+    length proves nothing.
     """
-    size = 0
+    size, complete = 0, False
 
     async def counting() -> Message:
-        nonlocal size
-        message = await receive()
+        nonlocal size, complete
+        if complete:
+            return await receive()
+        message: Message = {"type": "http.disconnect"}
+        with anyio.move_on_after(LONGEST_PAUSE):
+            message = await receive()
         size += len(message.get("body", b""))
+        complete = not message.get("more_body")
         return message if size <= most else {"type": "http.disconnect"}
 
     return counting
