@@ -8,14 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from studio.library import import_export, library
 from studio.library.comparisons import MOST_COLUMNS, ComparisonSpec
+from training.data import image_headers
 from training.errors import DataError
 from training.prompt import KEY
 from training.storage.paths import Workspace
 
+LARGEST_FILE = 512 * 2**20  # bytes
 MOST_TEXTS, LONGEST_TEXT = 100, 2000  # prompts and seeds of a grid; characters of a prompt
 
 
@@ -68,16 +68,12 @@ def wish_of(workspace: Workspace, file: Path) -> tuple[ComparisonSpec, list[str]
 
 def _settings(file: Path) -> dict[str, Any]:
     try:
-        with Image.open(file, formats=["PNG"]) as picture:
-            settings = json.loads(picture.text.get(KEY, "null"))
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        RecursionError,
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-    ) as error:
+        with file.open("rb") as opened:
+            content = opened.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise DataError(f"has more than {LARGEST_FILE:,} bytes")
+        settings = json.loads(image_headers.png_text(content, KEY) or "null")
+    except (OSError, ValueError, RecursionError, DataError) as error:
         raise DataError(
             f"{file.name} cannot be read as a PNG ({error}). Drop a grid that this page drew."
         ) from None

@@ -1,5 +1,5 @@
 """A folder of pictures and captions -> examples, and every complaint about it at once. Knows
-Pillow, nothing of models; never writes.
+nothing of models; never writes.
 
 read_dataset looks at all there is before training begins; open_picture and pixels give one picture
 as the trainer sees it.
@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import io
 import json
 import re
-import struct
-import threading
 import unicodedata
-import warnings
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageColor, UnidentifiedImageError
+from PIL import Image, ImageColor
 
-from training.data import png
+from training.data import image_worker
 from training.data.buckets import Bucket, fit
 from training.data.captions import TEMPLATE, captioned, names_in
+from training.data.image_decoding import printable, reason
 from training.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-FORMATS = ("PNG", "JPEG", "WEBP")  # what the content may be, whatever the suffix says
 UNREAD_SUFFIXES = (
     ".avif",
     ".bmp",
@@ -48,8 +44,6 @@ METADATA = "metadata.jsonl"
 CROP = ".crop.json"  # after a picture's stem: where its crop lies
 CENTRE = (0.5, 0.5)
 
-LARGEST_PICTURE = 100_000_000  # px in all: 100 megapixels
-SMALLEST_SIDE = 16  # px
 LARGEST_PICTURE_FILE = 512 * 2**20  # bytes
 LARGEST_CAPTION = 10_000  # bytes of UTF-8
 LARGEST_METADATA = 20 * 2**20  # bytes
@@ -57,21 +51,6 @@ LARGEST_CROP = 1000  # bytes
 LONGEST_SHOWN = 1000  # characters of a path in a complaint
 LONGEST_NAME = 255  # characters of a file's name, the most that systems have
 
-# What Pillow's readers raise for damaged files.
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
-WARNINGS_LOCK = threading.Lock()  # warnings.catch_warnings changes the whole process
-# EXIF 2.32, tag 0x0112. ImageOps.exif_transpose writes the EXIF anew as well, which damaged EXIF
-# does not survive.
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-TO_8_BITS = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 SAYS_NOTHING = frozenset(  # words of file names that cameras, phones and browsers give
     "a at copy dcim download downloads dsc dscf dscn file fullsizerender gopr image images img "
     "imgp mvi p pic picture pictures photo photos pxl"
@@ -162,7 +141,8 @@ def open_picture(path: Path, background: str = "white") -> Image.Image:
     Raises DataError that names the file and what is wrong with it.
     """
     try:
-        return _examined(path, _colour(background)).picture
+        ground = _colour(background)
+        return image_worker.decode(_picture_content(path), ground)
     except DataError as error:
         raise DataError(f"{_shown(path)} {error}") from None
 
@@ -274,7 +254,7 @@ def _listed(folder: Path) -> _Listing:
         ValueError,
     ) as error:  # RuntimeError: ~name of an unknown user; ValueError: a NUL in the name
         raise DataError(
-            f"the folder cannot be read ({_reason(error)}). Mend that, or set data.folder to "
+            f"the folder cannot be read ({reason(error)}). Mend that, or set data.folder to "
             "another one."
         ) from None
     if not listing.pictures:
@@ -561,21 +541,13 @@ def _clean(caption: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Examined:
-    """picture: RGB, upright; remarks: what was done to it that its owner may not expect."""
-
-    picture: Image.Image
-    digest: str
-    remarks: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class _Seen:
-    """What stays in memory of a picture: its upright size in px and sha256."""
+    """What stays in memory of a picture: its upright size in px, its file's sha256, remarks."""
 
     width: int
     height: int
     digest: str
+    remarks: tuple[str, ...]
 
 
 def _pictures(listing: _Listing, complaints: list[str], notes: list[str]) -> dict[str, _Seen]:
@@ -584,198 +556,34 @@ def _pictures(listing: _Listing, complaints: list[str], notes: list[str]) -> dic
     """
     good: dict[str, _Seen] = {}
     remarks: dict[str, list[str]] = defaultdict(list)
-    for name in listing.pictures:
-        try:
-            examined = _examined(listing.folder / name, (255, 255, 255))
-        except DataError as error:
-            complaints.append(f"{_shown(name)} {error}")
-            continue
-        good[name] = _Seen(*examined.picture.size, examined.digest)
-        for remark in examined.remarks:
-            remarks[remark].append(name)
+    with ThreadPoolExecutor(image_worker.MOST_WORKERS) as threads:
+        paths = [listing.folder / name for name in listing.pictures]
+        for name, seen in zip(listing.pictures, threads.map(_looked_at, paths), strict=True):
+            if isinstance(seen, DataError):
+                complaints.append(f"{_shown(name)} {seen}")
+                continue
+            good[name] = seen
+            for remark in seen.remarks:
+                remarks[remark].append(name)
     notes += [f"{remark} ({_some(names)})." for remark, names in remarks.items()]
     return good
 
 
-def _examined(path: Path, background: tuple[int, int, int]) -> _Examined:
-    """Raises DataError with what is wrong, without the file's name."""
+def _looked_at(path: Path) -> _Seen | DataError:
+    """Return the error, without the file's name, so that the other pictures are looked at too."""
+    try:
+        content = _picture_content(path)
+        size, remarks = image_worker.examine(content)
+    except DataError as error:
+        return error
+    return _Seen(*size, hashlib.sha256(content).hexdigest(), remarks)
+
+
+def _picture_content(path: Path) -> bytes:
     content = _content(path, LARGEST_PICTURE_FILE)
     if not content:
         raise DataError("is empty (0 bytes). Export it again, or remove it.")
-    decoded, remarks = _decoded(content)
-    colours, alpha = _parted(decoded)
-    flat, remark = _in_srgb(colours, decoded.info.get("icc_profile"))
-    if alpha is not None:
-        ground = Image.new("RGB", flat.size, background)
-        ground.paste(flat, mask=alpha)
-        flat = ground
-    return _Examined(flat, hashlib.sha256(content).hexdigest(), (*remarks, *remark))
-
-
-def _decoded(content: bytes) -> tuple[Image.Image, list[str]]:
-    """Return the first frame, wholly decoded and upright, in the file's own mode, and remarks."""
-    with WARNINGS_LOCK, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
-            _check_size(*picture.size)
-            picture.load()
-            upright = _upright(picture)
-        except Image.DecompressionBombError:
-            raise DataError(_too_large("hundreds of millions of pixels")) from None
-        except UnidentifiedImageError:
-            raise DataError(_disguised(content)) from None
-        except DAMAGED as error:
-            raise DataError(
-                f"is damaged or cut off ({_reason(error)}). Export or download it again, or "
-                "remove it."
-            ) from None
-    if picture.format == "PNG" and _ends_in_nothing(picture) and png.lacks_rows(content):
-        raise DataError(
-            "is cut off: it has fewer rows of pixels than it says. Export or download it "
-            "again, or remove it."
-        )
-    remarks = [
-        f"Damaged details were skipped: {_reason(w.message)}"
-        for w in caught
-        if not issubclass(w.category, Image.DecompressionBombWarning)
-    ]
-    if picture.format in ("PNG", "WEBP") and getattr(picture, "is_animated", False):
-        remarks.append("Of animated pictures only the first frame is used")
-    if picture.format == "PNG" and "transparency" in picture.info:
-        upright.info["transparency"] = _key_colour(
-            picture, depth=content[24]
-        )  # IHDR: bits per sample
-    return upright, list(dict.fromkeys(remarks))
-
-
-def _ends_in_nothing(picture: Image.Image) -> bool:
-    """Whether one of the last two rows, of which one is drawn last, holds only zeros:
-
-    what decoders leave of a row that is missing.
-    """
-    width, height = picture.size
-    return any(
-        not any(picture.crop((0, y, width, y + 1)).tobytes())
-        for y in range(max(0, height - 2), height)
-    )
-
-
-def _check_size(width: int, height: int) -> None:
-    """From the header, before any pixel is decoded: a few kB can claim gigabytes."""
-    if width * height > LARGEST_PICTURE:
-        raise DataError(_too_large(f"{width} x {height} px"))
-    if min(width, height) < SMALLEST_SIDE:
-        raise DataError(
-            f"has {width} x {height} px, {SMALLEST_SIDE} px is the least for a side. Use a "
-            "larger version, or remove it."
-        )
-
-
-def _too_large(size: str) -> str:
-    return (
-        f"has {size}, {LARGEST_PICTURE // 1_000_000} megapixels is the most. Save it "
-        "smaller, or remove it."
-    )
-
-
-def _key_colour(picture: Image.Image, depth: int) -> int | tuple[int, ...] | bytes:
-    """Return the transparent colour on the scale of the decoded pixels:
-
-    Pillow scales those, but not the colour.
-    """
-    key = picture.info["transparency"]
-    if picture.mode == "L" and depth in (2, 4):
-        return key * 255 // (2**depth - 1)
-    if picture.mode == "RGB" and depth == 16:
-        return tuple(value >> 8 for value in key)
-    return key
-
-
-def _disguised(content: bytes) -> str:
-    """Say what a file is that is no picture of ours."""
-    is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
-    if content.startswith((b"\x89PNG", b"\xff\xd8")) or is_webp:
-        return (
-            "is damaged or cut off (its header cannot be read). Export or download it "
-            "again, or remove it."
-        )
-    kinds = {
-        b"GIF8": "GIF",
-        b"BM": "BMP",
-        b"II*\0": "TIFF",
-        b"MM\0*": "TIFF",
-        b"%PDF": "PDF",
-        b"8BPS": "Photoshop",
-    }
-    kind = next(
-        (kind for magic, kind in kinds.items() if content.startswith(magic)),
-        "HEIC or AVIF" if content[4:8] == b"ftyp" else "",
-    )
-    if kind:
-        return f"is a {kind} file in spite of its name. Save it as PNG, or remove it."
-    try:
-        is_text = b"\0" not in content[:1024] and bool(
-            codecs.getincrementaldecoder("utf-8")().decode(content[:1024])
-        )
-    except UnicodeDecodeError:
-        is_text = False
-    if is_text:
-        return (
-            "is text, not a picture (a web page or a pointer saved in its place?). Download "
-            "the picture itself, or remove it."
-        )
-    return "is not a PNG, JPEG or WEBP picture. Save it as PNG, or remove it."
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    try:
-        method = UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
-    except DAMAGED:
-        return picture  # as if it had none
-    return picture if method is None else picture.transpose(method)
-
-
-def _parted(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Return the colours (L, RGB, CMYK or what else was there) and how opaque each pixel is (L;
-    None: all of it is).
-    """
-    if picture.mode.startswith("I"):
-        return _from_16_bits(picture)
-    if picture.mode in ("P", "PA"):
-        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    if not picture.has_transparency_data:
-        return picture.convert("L") if picture.mode == "1" else picture, None
-    if picture.mode in ("1", "L", "LA"):
-        picture = picture.convert("LA")
-        return picture.getchannel("L"), picture.getchannel("A")
-    picture = picture.convert("RGBA")
-    return picture.convert("RGB"), picture.getchannel("A")
-
-
-def _from_16_bits(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Scale 0..65535 to 0..255; Pillow's own convert clips instead."""
-    values = np.asarray(picture).clip(0, 65535).astype(np.uint16)
-    grey = Image.fromarray(TO_8_BITS[values])
-    key = picture.info.get("transparency")
-    return grey, None if key is None else Image.fromarray(
-        np.where(values == key, 0, 255).astype(np.uint8)
-    )
-
-
-def _in_srgb(picture: Image.Image, profile: bytes | None) -> tuple[Image.Image, list[str]]:
-    """Return RGB and remarks."""
-    if not profile:
-        return picture.convert("RGB"), []
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(
-            picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        ), []
-    except (ImageCms.PyCMSError, *DAMAGED):
-        return picture.convert("RGB"), [
-            "A colour profile that is damaged or does not fit its picture is ignored"
-        ]
+    return content
 
 
 def _colour(background: str) -> tuple[int, int, int]:
@@ -805,7 +613,7 @@ def _content(path: Path, largest: int) -> bytes:
             content = file.read(largest + 1)
     except OSError as error:
         raise DataError(
-            f"cannot be read ({_reason(error)}). Allow reading it, or remove it."
+            f"cannot be read ({reason(error)}). Allow reading it, or remove it."
         ) from None
     if len(content) > largest:
         raise DataError(f"has more than {largest:,} bytes. Make it smaller, or remove it.")
@@ -857,16 +665,8 @@ def _shown(name: str | Path) -> str:
     file names may hold line ends, escape codes and bytes that are no text. Too long ones are cut.
     """
     text = str(name) if len(str(name)) <= LONGEST_SHOWN else str(name)[:LONGEST_SHOWN] + "..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(text)
 
 
 def _given(value: object) -> str:
     return "nothing" if value is None else _shown(json.dumps(value, ensure_ascii=False)[:60])
-
-
-def _reason(error: object) -> str:
-    """The error's own words on one line, without addresses of objects."""
-    words = (
-        error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    ) or type(error).__name__
-    return _shown(" ".join(re.sub(r"<[^>]*>", "", words).split())[:160]).rstrip(". ")

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from training.data.dataset import FORMATS
+from training.data import image_worker
+from training.data.dataset import LARGEST_PICTURE_FILE
 from training.errors import DataError, StyleFileError
 from training.style_files.base_weights import BaseWeights
 from training.style_files.family_spec import SPECS
@@ -268,17 +269,15 @@ def _thumbnail(picture: Path) -> bytes:
     Raises DataError.
     """
     try:
-        with Image.open(picture, formats=FORMATS) as found:
-            if found.width * found.height > PIXELS:
-                raise DataError(
-                    f"{picture} is {found.width}x{found.height} px, at most {PIXELS // 10**6} "
-                    "million are opened. Give a smaller one."
-                )
-            small = found.convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+        if picture.stat().st_size > LARGEST_PICTURE_FILE:
+            raise DataError(f"has more than {LARGEST_PICTURE_FILE:,} bytes. Give a smaller one.")
+        small = image_worker.decode_as_stored(picture.read_bytes(), PIXELS)
+    except OSError as error:
         raise DataError(
             f"{picture} cannot be read as a picture ({error}). Give a .png or .jpg."
         ) from None
+    except DataError as error:
+        raise DataError(f"{picture} {error}") from None
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     whole = io.BytesIO()
     Image.frombytes("RGB", small.size, small.tobytes()).save(whole, "PNG")
