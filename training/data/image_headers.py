@@ -1,8 +1,8 @@
 """The structure of PNG, JPEG and WEBP files, walked before any decoder sees them. Pure bytes.
 
 A decoder obeys whatever a file says: thousands of scans over the same pixels, a megabyte of looping
-EXIF. Here a file is reduced to
-what decides its pixels, side information within bounds; what no honest program writes is refused.
+EXIF. Here a file is reduced to what decides its pixels, side information within bounds; what no
+honest program writes is refused.
 """
 
 from __future__ import annotations

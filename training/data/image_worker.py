@@ -1,10 +1,9 @@
-"""Pictures decoded in a process of its own, within limits of time, memory and open
-files. Knows no torch.
+"""Pictures decoded in a process of its own, within limits of time, memory and open files. Knows
+no torch.
 
 `decode` and `examine` ask a warm worker (`python -m training.data.image_worker`) over pipes; a
-worker that a picture crashes or that
-takes too long is ended and that picture refused. A worker ends when its input does, and so with
-whoever started it.
+worker that crashes or takes too long is ended and its picture refused. A worker ends when its input
+does, and so with whoever started it.
 
 A request is a line of JSON and the file's bytes; an answer a line of JSON and, where asked for,
 rows of RGB.
@@ -14,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import psutil
-from PIL import Image
+from PIL import Image, ImageCms
 
 from training.data import image_decoding
 from training.errors import DataError
@@ -39,6 +39,13 @@ MOST_SECONDS = 120.0
 WAITING = 15  # times the processor time may pass on the clock: other work may hold the processors
 MEMORY = 900 * 2**20  # bytes for a small file, beside the 100 MiB of an idle worker
 MEMORY_OF_LARGE = 2 * 2**30  # bytes for a larger file, and four times its own size
+PLUGINS = (
+    "JpegImagePlugin",
+    "MpoImagePlugin",
+    "PngImagePlugin",
+    "TiffImagePlugin",
+    "WebPImagePlugin",
+)
 LONGEST_LINE = 2**16  # bytes of JSON
 LOOK_EVERY = 0.1  # seconds between looks at a worker at work
 ROOT = Path(__file__).resolve().parents[2]
@@ -334,10 +341,8 @@ def _say(answers: BinaryIO, head: dict[str, Any]) -> None:
 
 def _warm_up() -> None:
     """Import now what Pillow imports when it needs it: later no file can be opened."""
-    from PIL import (
-        ImageCms,
-    )
-
+    for name in PLUGINS:
+        importlib.import_module(f"PIL.{name}")
     Image.preinit()
     ImageCms.createProfile("sRGB")
 
