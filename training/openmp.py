@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import os
 
-SPINS = (
-    10_000  # rounds of libgomp's waiting loop before a thread sleeps; its own default is 300 000
-)
+# rounds of libgomp's waiting loop before a thread sleeps; its own default is 300 000
+SPINS = 10_000
 CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # variables by which a user decides instead
 
 
