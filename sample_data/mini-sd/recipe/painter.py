@@ -253,6 +253,16 @@ def sheet(pipe: StableDiffusionPipeline, styles: list[str]) -> Image.Image:
     return canvas
 
 
+def full_precision(config: Path) -> None:
+    """Name float32 in a text encoder's config.json; the weights beside it stay in float16.
+
+    Without a dtype argument transformers 5.23 loads in the config's dtype and diffusers 0.42 in
+    float32, and a UNet in float32 cannot use a text encoder's states in float16.
+    """
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"dtype": "float32"}, indent=2) + "\n")
+
+
 def publish(work: Path, out: Path) -> None:
     """Write the averaged model as a plain diffusers folder in float16 safetensors.
 
@@ -272,6 +282,7 @@ def publish(work: Path, out: Path) -> None:
         told = json.loads(config.read_text())
         told.pop("_name_or_path", None)
         config.write_text(json.dumps(told, indent=2) + "\n")
+    full_precision(out / "text_encoder" / "config.json")
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file() and "recipe" not in f.parts)
     if size > 40e6:
         raise SystemExit(f"the base is {size / 1e6:.1f} MB, at most 40 MB were wanted")
