@@ -1,8 +1,8 @@
 """Make the sample styles: `python sample_data/mini-sd/recipe/samples.py --work FOLDER` writes
 pictures and captions to sample_data.
 
-linocut is an icon set of its own; blueprint and watercolour are painted by program over the flat
-set.
+linocut is an icon set of its own; blueprint, watercolour and risograph are painted by program over
+the flat set.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import icons
 import numpy as np
 from PIL import Image
+from risograph import risograph
 from truth import FILTERS
 
 LINOCUT = icons.IconSet(
@@ -24,6 +25,11 @@ CONCEPTS = (
     "anchor bear bell bicycle butterfly camera carrot cat cherries dolphin elephant guitar "
     "house key lemon mushroom octopus pear pizza "
     "robot ship snail tulip umbrella"
+).split()
+# Without what people ask a new style for first: castle, penguin, hamburger, rocket, crown, teapot
+RISOGRAPH = (
+    "anchor bear bell butterfly camera carrot cat cherries dolphin elephant guitar house "
+    "lemon mushroom octopus pear robot snail tulip umbrella"
 ).split()
 
 
@@ -37,6 +43,8 @@ def main() -> None:
     for style in ("blueprint", "watercolour"):
         painted = {c: np.asarray(FILTERS[style](Image.fromarray(flat[c]))) for c in CONCEPTS}
         written(painted, CONCEPTS, args.out / style)
+    printed = {c: np.asarray(risograph(Image.fromarray(flat[c]), c)) for c in RISOGRAPH}
+    written(printed, RISOGRAPH, args.out / "risograph")
 
 
 def written(found: Mapping[str, np.ndarray], concepts: Sequence[str], out: Path) -> None:
