@@ -82,24 +82,37 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+Commands = dict[str, argparse.ArgumentParser]
+Parsers = Any  # what add_subparsers returns; argparse gives its type no public name
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="style-file",
         description="Look into style files, check them, rewrite them and share them.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    made = _reading_commands(commands) | _report_command(commands)
+    made |= _changing_commands(commands) | _sharing_commands(commands)
+    _add_common_arguments(made)
+    return parser
 
-    def command(name: str, do: Any, help: str, *, file: bool = True) -> argparse.ArgumentParser:
-        found = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
-        found.set_defaults(do=do)
-        if file:
-            found.add_argument(
-                "file", type=Path, help="a .safetensors style, or a folder that peft wrote"
-            )
-        return found
 
-    inspect = command(
-        "inspect", _inspect, "show base, rank, trigger, recipe and what the style will do"
+def _command(
+    commands: Parsers, name: str, do: Any, help: str, *, file: bool = True
+) -> argparse.ArgumentParser:
+    found = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    found.set_defaults(do=do)
+    if file:
+        found.add_argument(
+            "file", type=Path, help="a .safetensors style, or a folder that peft wrote"
+        )
+    return found
+
+
+def _reading_commands(commands: Parsers) -> Commands:
+    inspect = _command(
+        commands, "inspect", _inspect, "show base, rank, trigger, recipe and what the style will do"
     )
     inspect.add_argument(
         "--json", action="store_true", help="print one JSON object, with all metadata"
@@ -109,9 +122,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="show everything that the file tells whoever gets it",
     )
-    check = command("check", _check, "say whether a base can load the style, and which layers not")
+    check = _command(
+        commands, "check", _check, "say whether a base can load the style, and which layers not"
+    )
     check.add_argument("--base", required=True, metavar="MODEL", help=A_BASE)
-    convert = command("convert", _convert, "write the style for other programs")
+    convert = _command(commands, "convert", _convert, "write the style for other programs")
     convert.add_argument(
         "--to",
         required=True,
@@ -124,7 +139,12 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--rank", type=_rank, default=DORA_RANK, help="of what DoRA becomes (default: %(default)s)"
     )
-    report = command(
+    return {"inspect": inspect, "check": check, "convert": convert}
+
+
+def _report_command(commands: Parsers) -> Commands:
+    report = _command(
+        commands,
         "report",
         _report,
         "say how much of a style the files have, what they keep and copy, and which one to take",
@@ -175,7 +195,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--guidance", type=float, help="guidance scale (default: that of training)")
     report.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    merge = command("merge", _merge, "mix styles of one base into one", file=False)
+    return {"report": report}
+
+
+def _changing_commands(commands: Parsers) -> Commands:
+    merge = _command(commands, "merge", _merge, "mix styles of one base into one", file=False)
     merge.add_argument("files", nargs="+", metavar=WEIGHTED, help=WEIGHTS)
     merge.add_argument("--unet", type=float, default=1.0, help="factor on every weight in the UNet")
     merge.add_argument(
@@ -184,8 +208,10 @@ def _parser() -> argparse.ArgumentParser:
         default=1.0,
         help="factor on every weight in the text encoders",
     )
-    resize = command("resize", _resize, "cut the style to a smaller rank")
-    extract = command("extract", _extract, "take the style out of a fine-tuned model", file=False)
+    resize = _command(commands, "resize", _resize, "cut the style to a smaller rank")
+    extract = _command(
+        commands, "extract", _extract, "take the style out of a fine-tuned model", file=False
+    )
     extract.add_argument("--tuned", required=True, metavar="MODEL", help=A_BASE)
     extract.add_argument("--base", required=True, metavar="MODEL", help="what it was tuned from")
     for one in (merge, resize, extract):
@@ -195,7 +221,12 @@ def _parser() -> argparse.ArgumentParser:
             type=_share,
             help="share of each layer's squared norm to keep, for instance 0.95",
         )
-    scrub = command(
+    return {"merge": merge, "resize": resize, "extract": extract}
+
+
+def _sharing_commands(commands: Parsers) -> Commands:
+    scrub = _command(
+        commands,
         "scrub",
         _scrub,
         "leave out what the file tells beyond its use; the weights stay byte for byte",
@@ -207,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=tuple(GROUPS),
         help=f"groups to keep besides {' and '.join(ANONYMOUS)}",
     )
-    bake = command("bake", _bake, "write a base that wears styles for good", file=False)
+    bake = _command(commands, "bake", _bake, "write a base that wears styles for good", file=False)
     bake.add_argument("files", nargs="+", metavar=WEIGHTED, help=WEIGHTS)
     bake.add_argument("--base", required=True, metavar="MODEL", help=A_BASE)
     bake.add_argument(
@@ -217,14 +248,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OUT",
         help="a new folder in diffusers' layout, or one new .safetensors checkpoint",
     )
-    export = command(
+    export = _command(
+        commands,
         "export",
         _export,
         "pack a zip to share: the style in kohya names, a card for A1111, Forge and InvokeAI, "
         "a picture",
     )
     export.add_argument("--picture", type=Path, help="shown beside the style, 512 px")
-    words = command(
+    words = _command(
+        commands,
         "words",
         _words,
         "write the words that the style brings with it, each into an embedding's file",
@@ -237,30 +270,33 @@ def _parser() -> argparse.ArgumentParser:
         help="where WORD.safetensors is written",
     )
     words.add_argument("--force", action="store_true", help="replace files that exist")
-    for one in (convert, merge, resize, extract, scrub, export):
-        ending = ".zip" if one is export else ".safetensors"
-        one.add_argument(
+    return {"scrub": scrub, "bake": bake, "export": export, "words": words}
+
+
+def _add_common_arguments(made: Commands) -> None:
+    for name in ("convert", "merge", "resize", "extract", "scrub", "export"):
+        ending = ".zip" if name == "export" else ".safetensors"
+        made[name].add_argument(
             "--out", required=True, type=Path, metavar="FILE", help=f"a new {ending} file"
         )
-        one.add_argument("--force", action="store_true", help="replace FILE when it exists")
-    for one in (convert, merge, resize, extract, export):
-        one.add_argument(
+        made[name].add_argument("--force", action="store_true", help="replace FILE when it exists")
+    for name in ("convert", "merge", "resize", "extract", "export"):
+        made[name].add_argument(
             "--dtype",
             choices=tuple(STORED),
             help="precision of the new file (default: the old one's, float16 for extract)",
         )
-        one.add_argument(
+        made[name].add_argument(
             "--leave-out",
             nargs="*",
             default=[],
             metavar="GROUP",
             help=f"what not to publish: {', '.join(GROUPS)}, or single keys",
         )
-    for one in (convert, merge, resize, export):
-        one.add_argument(
+    for name in ("convert", "merge", "resize", "export"):
+        made[name].add_argument(
             "--family", choices=tuple(SPECS), help="kind of base, when the file does not show it"
         )
-    return parser
 
 
 def _rank(text: str) -> int:
