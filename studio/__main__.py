@@ -26,6 +26,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns 0, or 2 with a message when it cannot be opened.
     """
+    given = _parser().parse_args(argv)
+    if given.do == "doctor":
+        return _examine(Workspace(given.workspace), as_json=given.json)
+    try:
+        password = auth.password(given.host, given.password_file, port=given.port)
+        public_name = auth.checked_public_name(given.public_name)
+        if public_name and password is None:
+            raise ConfigError(
+                f"--public-name {public_name} lets others in, so a password is needed: give "
+                f"--password-file FILE or set {auth.VARIABLE}."
+            )
+        _check_place(given.host, given.port)
+        workspace = Workspace(given.workspace)
+        checked_writable(workspace.root, "--workspace")
+        sample_project.settle(workspace, given.begin_with)
+    except StudioError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return _open(workspace, given.host, given.port, password, public_name)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="style-studio",
         description="Train a style and compare it with the base, in a browser on this machine.",
@@ -70,25 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--json", action="store_true", help="the doctor's findings as one JSON object"
     )
-    given = parser.parse_args(argv)
-    if given.do == "doctor":
-        return _examine(Workspace(given.workspace), as_json=given.json)
-    try:
-        password = auth.password(given.host, given.password_file, port=given.port)
-        public_name = auth.checked_public_name(given.public_name)
-        if public_name and password is None:
-            raise ConfigError(
-                f"--public-name {public_name} lets others in, so a password is needed: give "
-                f"--password-file FILE or set {auth.VARIABLE}."
-            )
-        _check_place(given.host, given.port)
-        workspace = Workspace(given.workspace)
-        checked_writable(workspace.root, "--workspace")
-        sample_project.settle(workspace, given.begin_with)
-    except StudioError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return _open(workspace, given.host, given.port, password, public_name)
+    return parser
 
 
 def _examine(workspace: Workspace, *, as_json: bool) -> int:

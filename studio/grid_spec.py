@@ -198,6 +198,13 @@ def parser() -> Parser:
         help=f"base (its own, the default), {', '.join(SAMPLERS)}",
     )
     add("--size", default="0", metavar="PX", help="side of a picture; 0 = the base's own (default)")
+    _add_output_arguments(made)
+    return made
+
+
+def _add_output_arguments(made: Parser) -> None:
+    """Where the pictures go, what they leave out, and what they are drawn on."""
+    add = made.add_argument
     add("--out", required=True, metavar="GRID.png", help="the grid; replaced when it exists")
     add(
         "--cells",
@@ -228,7 +235,6 @@ def parser() -> Parser:
         metavar="S",
         help=f"seconds between words on what is done, where no bar can be drawn (default: {EVERY})",
     )
-    return made
 
 
 def grid_spec_from(argv: Sequence[str]) -> GridSpec:
