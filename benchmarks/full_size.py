@@ -173,7 +173,7 @@ def against_stock(base: Path, style: Path, px: int) -> dict[str, float]:
 
     from studio.library.generator import loaded_style
     from training.adapters.lora_layers import apply_styles
-    from training.models import loader
+    from training.models import base_files, loader
     from training.runtime.device import DeviceSpec
 
     place = DeviceSpec(torch.device("cpu"), torch.float32)
@@ -185,7 +185,7 @@ def against_stock(base: Path, style: Path, px: int) -> dict[str, float]:
 
     @torch.no_grad()
     def ours() -> tuple[Any, Any]:
-        parts = loader.load(loader.find(str(base)), place)
+        parts = loader.load(base_files.find(str(base)), place)
         parts.networks.pop("vae")
 
         def ask():

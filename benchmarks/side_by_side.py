@@ -24,7 +24,7 @@ from PIL import Image
 from benchmarks import shapes
 from training.adapters.lora_layers import ActiveStyle, chosen_modules
 from training.diffusion.sampling import draw
-from training.models import loader
+from training.models import base_files, loader
 from training.models.family import Parts
 from training.prompt import Prompt
 from training.runtime.device import choose, peak_memory
@@ -99,7 +99,7 @@ def main() -> None:
     parts = (
         shapes.parts(given.base, place)
         if given.base in shapes.FAMILIES
-        else loader.load(loader.find(given.base), place)
+        else loader.load(base_files.find(given.base), place)
     )
     rows = [[], *([some_style(parts, seed)] for seed in range(1, given.columns))]
     prompts = [

@@ -32,7 +32,9 @@ from training.adapters.lora_layers import ActiveStyle, apply_styles, chosen_modu
 from training.models import loader, sdxl
 from training.models.single_file import CONFIGS
 from training.style_files.lora import Lora
-from training.style_files.reading import accepted_names, match, named, read_style, write_style
+from training.style_files.matching import match
+from training.style_files.reading import accepted_names, read_style
+from training.style_files.writing import named, write_style
 
 Changes = dict[tuple[str, str], Lora]
 

@@ -60,11 +60,12 @@ def compare(spec: GridSpec) -> Path:
     """
     _quieten()
     from studio.library.generator import Generator, is_cut
-    from training.models import loader
-    from training.style_files.reading import accepted_names, match
+    from training.models import base_files, loader
+    from training.style_files.matching import match
+    from training.style_files.reading import accepted_names
 
     generator = Generator(spec.device, spec.dtype)
-    files = loader.find(spec.base)
+    files = base_files.find(spec.base)
     own, multiple = loader.sides(files)
     size = spec.size or own
     if size % multiple:

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from tests.tiny import tiny_base
-from training.models import loader
+from training.models import base_files, loader
 from training.models.family import Parts
 
 # Files that take longest, longest first: a worker that got one last would hold up the end
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _loaded(folder: Path, dtype: torch.dtype) -> Parts:
     from training.runtime.device import DeviceSpec
 
-    return loader.load(loader.find(str(folder)), DeviceSpec(torch.device("cpu"), dtype))
+    return loader.load(base_files.find(str(folder)), DeviceSpec(torch.device("cpu"), dtype))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from training.adapters import lora_layers
-from training.models import loader
+from training.models import base_files, loader
 from training.models.family import Parts
 from training.modules.attention import ShapedAttention, attend, choose_attention
 from training.runtime.device import DeviceSpec
@@ -16,7 +16,7 @@ from training.runtime.device import DeviceSpec
 @pytest.fixture
 def own_parts(base_folder: Path) -> Parts:
     return loader.load(
-        loader.find(str(base_folder)), DeviceSpec(torch.device("cpu"), torch.float64)
+        base_files.find(str(base_folder)), DeviceSpec(torch.device("cpu"), torch.float64)
     )
 
 
@@ -60,7 +60,8 @@ def test_trained_adapters_equal_merged_weights(own_parts: Parts) -> None:
                 up.normal_(std=0.1)
     with_adapters = said(own_parts)
     own_parts.networks = {
-        p: loader.load_part(loader.find(own_parts_path(own_parts)), p, place64()) for p in frozen
+        p: loader.load_part(base_files.find(own_parts_path(own_parts)), p, place64())
+        for p in frozen
     }
     for part, pairs in found.items():
         for name, (down, up) in pairs.items():
@@ -129,7 +130,7 @@ def test_fused_bfloat16_stays_within_its_rounding_of_float64() -> None:
 
 def test_first_weights_come_from_the_seed_alone(base_folder: Path) -> None:
     def first(seed: int) -> torch.Tensor:
-        unet = loader.load_part(loader.find(str(base_folder)), "unet", place64())
+        unet = loader.load_part(base_files.find(str(base_folder)), "unet", place64())
         modules = lora_layers.chosen_modules(unet, {"attention": ("to_q", "to_v")}, ["attention"])
         torch.rand(1)
         found = lora_layers.attach(unet, modules, rank=2, alpha=2, seed=seed)
@@ -141,7 +142,7 @@ def test_first_weights_come_from_the_seed_alone(base_folder: Path) -> None:
 
 def test_masters_stay_in_float32_on_a_bfloat16_base(base_folder: Path) -> None:
     unet = loader.load_part(
-        loader.find(str(base_folder)), "unet", DeviceSpec(torch.device("cpu"), torch.bfloat16)
+        base_files.find(str(base_folder)), "unet", DeviceSpec(torch.device("cpu"), torch.bfloat16)
     )
     found = lora_layers.attach(
         unet,

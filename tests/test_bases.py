@@ -9,7 +9,7 @@ import pytest
 
 from studio.datasets import base_info
 from training.errors import ModelError
-from training.models import loader
+from training.models import base_files, loader
 from training.models.family import Parts
 from training.storage.paths import builtin_base
 
@@ -53,7 +53,7 @@ def test_tokens_are_the_bases_own(folder: Path, parts: Parts) -> None:
 
 def test_sides_are_the_bases_own(base_folder: Path) -> None:
     known = base_info.known(str(base_folder))
-    assert (known.side, known.multiple) == loader.sides(loader.find(str(base_folder)))
+    assert (known.side, known.multiple) == loader.sides(base_files.find(str(base_folder)))
 
 
 @pytest.mark.skipif(
@@ -62,7 +62,7 @@ def test_sides_are_the_bases_own(base_folder: Path) -> None:
 )
 def test_the_built_in_base_is_known() -> None:
     known = base_info.known("mini")
-    assert (known.side, known.multiple) == loader.sides(loader.find("mini"))
+    assert (known.side, known.multiple) == loader.sides(base_files.find("mini"))
     assert known.tokens("a red apple").count == 3
 
 

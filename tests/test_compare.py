@@ -25,8 +25,9 @@ from training.cli.style_file import main as style_file
 from training.errors import StyleFileError
 from training.models.family import Parts
 from training.prompt import KEY, Prompt
-from training.style_files.reading import canonical_name, read_style, write_style
+from training.style_files.reading import canonical_name, read_style
 from training.style_files.strengths import Weight, mix, weighted
+from training.style_files.writing import write_style
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = {"style_studio.recipe": json.dumps({"data": {"template": "{trigger} icon of {caption}"}})}

@@ -14,7 +14,9 @@ from training.config.schema import RunConfig
 from training.errors import StyleFileError
 from training.events import Previewed
 from training.storage.paths import Workspace
-from training.style_files.reading import Lora, match, read_style, write_style
+from training.style_files.matching import match
+from training.style_files.reading import Lora, read_style
+from training.style_files.writing import write_style
 from training.trainer.loop import train
 from training.trainer.plan import planned
 from training.trainer.trainer import Trainer

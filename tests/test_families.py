@@ -23,7 +23,7 @@ from training.config.schema import RunConfig
 from training.diffusion.sampling import draw
 from training.errors import ModelError
 from training.events import Finished, Stepped
-from training.models import loader
+from training.models import base_files, loader
 from training.models.family import Parts
 from training.prompt import Prompt
 from training.runtime.device import DeviceSpec
@@ -126,13 +126,13 @@ def levels_apart(a: Image.Image, b: Image.Image) -> int:
 
 
 def loaded(folder: Path) -> Parts:
-    return loader.load(loader.find(str(folder)), FLOAT32)
+    return loader.load(base_files.find(str(folder)), FLOAT32)
 
 
 def test_the_family_is_told_from_the_files(folder: Path, tmp_path: Path) -> None:
     unnamed = tmp_path / "some-model"
     shutil.copytree(folder, unnamed)
-    assert loader.find(str(unnamed)).family.name == folder.name.removesuffix("-v")
+    assert base_files.find(str(unnamed)).family.name == folder.name.removesuffix("-v")
 
 
 @pytest.mark.parametrize("negative", ["", "a style"])
@@ -257,7 +257,7 @@ def test_relatives_are_refused_with_the_reason(
     part: str, keys: dict[str, Any], named: str, xl_folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match=named):
-        loader.find(str(spoilt(xl_folder, tmp_path, part, **keys)))
+        base_files.find(str(spoilt(xl_folder, tmp_path, part, **keys)))
 
 
 def test_a_sampler_without_betas_is_refused(xl_folder: Path, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_sampler_without_betas_is_refused(xl_folder: Path, tmp_path: Path) -> 
         xl_folder, tmp_path, "model_index.json", scheduler=["diffusers", "EDMEulerScheduler"]
     )
     with pytest.raises(ModelError, match="no noise schedule of betas"):
-        loader.load(loader.find(str(spoilt_base)), FLOAT32)
+        loader.load(base_files.find(str(spoilt_base)), FLOAT32)
 
 
 @pytest.fixture(scope="session")

@@ -17,13 +17,14 @@ from studio.library.generator import loaded_style
 from tests.tiny import tiny_base
 from training.config.schema import RunConfig, from_mapping
 from training.diffusion.sampling import draw
-from training.models import loader
+from training.models import base_files, loader
 from training.models.family import Family, Parts
 from training.prompt import Prompt
 from training.runtime.device import DeviceSpec
 from training.style_files import family_spec
 from training.style_files.family_spec import UNET_GROUPS
-from training.style_files.reading import converted, read_style
+from training.style_files.reading import read_style
+from training.style_files.writing import converted
 from training.trainer.loop import train
 
 WIDTH = 40  # of the text states
@@ -65,7 +66,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny base of the family, which is registered while a test runs."""
     family = Family(SPEC, encode_text=encode_text, predict=predict, gather=torch.cat)
     monkeypatch.setitem(family_spec.SPECS, SPEC.name, SPEC)
-    monkeypatch.setitem(loader.FAMILIES, SPEC.name, family)
+    monkeypatch.setitem(base_files.FAMILIES, SPEC.name, family)
     folder = tiny_base(tmp_path / "base", width=WIDTH)
     index = folder / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "MadeUpPipeline"}))
@@ -114,7 +115,7 @@ def test_it_is_trained_exported_read_back_and_drawn_with(config: RunConfig, base
     assert all(name.endswith(("to_q", "to_v")) for name in of_unet)
     assert converted(style, "kohya", "madeup").keys() == style.modules.keys()
 
-    files = loader.find(str(base))
+    files = base_files.find(str(base))
     assert files.family.spec is SPEC
     parts = loader.load(files, DeviceSpec(torch.device("cpu"), torch.float32))
     prompt = Prompt("thing 1, sks style", steps=4, guidance=3.0, seed=5)

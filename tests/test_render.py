@@ -16,12 +16,13 @@ from training.adapters.lora_layers import ActiveStyle
 from training.diffusion import sampling
 from training.diffusion.sampling import draw
 from training.errors import ConfigError, DataError
-from training.models import loader
+from training.models import base_files, loader
 from training.models.family import Parts
 from training.prompt import Prompt
 from training.runtime.device import DeviceSpec
 from training.samplers import SAMPLERS, named
-from training.style_files.reading import Lora, canonical_name, write_style
+from training.style_files.reading import Lora, canonical_name
+from training.style_files.writing import write_style
 
 STEPS = 4
 CAT = Prompt("an icon of a cat", steps=STEPS, seed=3)
@@ -175,7 +176,7 @@ def test_our_picture_is_the_stock_pipelines(
     """
     folder = request.getfixturevalue(base)
     ours = draw(
-        loader.load(loader.find(str(folder)), DeviceSpec(torch.device("cpu"), torch.float32)),
+        loader.load(base_files.find(str(folder)), DeviceSpec(torch.device("cpu"), torch.float32)),
         [prompt],
     )[0]
     pipe = stock(folder, torch.float32)
@@ -207,7 +208,7 @@ def test_other_samplers_draw_as_in_the_stock_pipeline(
     import diffusers
 
     ours = loader.load(
-        loader.find(str(base_folder)), DeviceSpec(torch.device("cpu"), torch.float64)
+        base_files.find(str(base_folder)), DeviceSpec(torch.device("cpu"), torch.float64)
     )
     pipe = stock(base_folder, torch.float64)
     pipe.scheduler = getattr(diffusers, sampler).from_config(pipe.scheduler.config)
@@ -230,7 +231,7 @@ def test_samplers_by_name_draw_as_in_the_stock_pipeline(
     import diffusers
 
     ours = loader.load(
-        loader.find(str(base_folder)), DeviceSpec(torch.device("cpu"), torch.float64)
+        base_files.find(str(base_folder)), DeviceSpec(torch.device("cpu"), torch.float64)
     )
     prompt = replace(CAT, sampler=name)
     draw(ours, [prompt])
@@ -253,7 +254,7 @@ def test_a_schedule_that_ends_in_noise_is_followed_or_refused(
     v_base_folder: Path, name: str
 ) -> None:
     ours = loader.load(
-        loader.find(str(v_base_folder)), DeviceSpec(torch.device("cpu"), torch.float32)
+        base_files.find(str(v_base_folder)), DeviceSpec(torch.device("cpu"), torch.float32)
     )
     try:
         followed = sampling.scheduler_of(ours, name)
@@ -330,7 +331,7 @@ def test_a_written_style_draws_the_same_through_stock_load_lora_weights(
 
 def test_a_lora_of_half_precision_draws_in_half_precision(base_folder: Path) -> None:
     half = loader.load(
-        loader.find(str(base_folder)), DeviceSpec(torch.device("cpu"), torch.bfloat16)
+        base_files.find(str(base_folder)), DeviceSpec(torch.device("cpu"), torch.bfloat16)
     )
     style = ActiveStyle(
         {

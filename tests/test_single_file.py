@@ -19,13 +19,13 @@ from torch import Tensor
 from tests.tiny import tiny_base, tiny_xl
 from training.cli.style_file import main as style_file
 from training.errors import ModelError, StyleFileError
-from training.models import loader, single_file
+from training.models import base_files, loader, single_file
 from training.models.files import read_json
 from training.runtime.device import DeviceSpec
 from training.style_files.base_weights import BaseWeights, write_single
 from training.style_files.checkpoint_keys import pieces
 from training.style_files.lora import Lora
-from training.style_files.reading import named, write_style
+from training.style_files.writing import named, write_style
 
 PARTS = {
     "sd1": ("unet", "vae", "text_encoder"),
@@ -232,10 +232,10 @@ def with_vocabulary(to: Path, folder: Path) -> None:
 def test_a_checkpoint_is_the_folder_it_was_made_from(
     checkpoint: Path, folder: Path, family: str
 ) -> None:
-    files = loader.find(str(checkpoint))
+    files = base_files.find(str(checkpoint))
     assert files.family.name == family and files.title == "model"
     place = DeviceSpec(torch.device("cpu"), torch.float32)
-    ours, theirs = loader.load(files, place), loader.load(loader.find(str(folder)), place)
+    ours, theirs = loader.load(files, place), loader.load(base_files.find(str(folder)), place)
     for part in PARTS[family]:
         a, b = ours.networks[part].state_dict(), theirs.networks[part].state_dict()
         assert a.keys() == b.keys()
@@ -250,9 +250,9 @@ def test_a_checkpoint_is_the_folder_it_was_made_from(
 
 
 def test_it_is_converted_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = loader.find(str(checkpoint)).folder
+    first = base_files.find(str(checkpoint)).folder
     monkeypatch.setattr(single_file, "_opened", lambda *a: pytest.fail("opened again"))
-    assert loader.find(str(checkpoint)).folder == first
+    assert base_files.find(str(checkpoint)).folder == first
 
 
 def test_a_missing_vocabulary_is_named_with_its_places(
@@ -260,12 +260,12 @@ def test_a_missing_vocabulary_is_named_with_its_places(
 ) -> None:
     (checkpoint.parent / "tokenizer" / "merges.txt").unlink()
     with pytest.raises(ModelError) as told:
-        loader.find(str(checkpoint))
+        base_files.find(str(checkpoint))
     own = tmp_path / "cache" / "tokenizers" / "clip"
     assert f"{checkpoint.parent / 'tokenizer'}: merges.txt missing" in str(told.value)
     assert f"{own}: vocab.json and merges.txt missing" in str(told.value)
     with_vocabulary(own, folder)
-    assert loader.find(str(checkpoint)).folder.is_dir()
+    assert base_files.find(str(checkpoint)).folder.is_dir()
 
 
 def rewritten(
@@ -286,7 +286,7 @@ def rewritten(
 
 def prediction(path: Path) -> tuple[str, bool]:
     config = json.loads(
-        (loader.find(str(path)).folder / "scheduler" / "scheduler_config.json").read_text()
+        (base_files.find(str(path)).folder / "scheduler" / "scheduler_config.json").read_text()
     )
     return config["prediction_type"], config.get("rescale_betas_zero_snr", False)
 
@@ -295,14 +295,14 @@ def test_what_is_predicted_is_told_by_the_file_or_beside_it(checkpoint: Path, fa
     rewritten(checkpoint, add={"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)})
     assert prediction(checkpoint) == ("v_prediction", True)
     schedule = loader.load(
-        loader.find(str(checkpoint)), DeviceSpec(torch.device("cpu"), torch.float32)
+        base_files.find(str(checkpoint)), DeviceSpec(torch.device("cpu"), torch.float32)
     ).alphas_cumprod
     assert schedule[-1] < 1e-6
     rewritten(checkpoint, drop="ztsnr")
     rewritten(checkpoint, drop="v_pred")
     if family == "sd2":
         with pytest.raises(ModelError, match="does not say what it predicts"):
-            loader.find(str(checkpoint))
+            base_files.find(str(checkpoint))
     else:
         assert prediction(checkpoint) == ("epsilon", False)
     checkpoint.with_suffix(".yaml").write_text('model:\n  params:\n    parameterization: "v"\n')
@@ -318,7 +318,7 @@ def test_half_a_checkpoint_is_refused(checkpoint: Path, family: str, gone: str) 
     with pytest.raises(
         ModelError, match="no VAE" if gone.startswith("first") else "no text encoder"
     ):
-        loader.find(str(rewritten(checkpoint, drop=gone)))
+        base_files.find(str(rewritten(checkpoint, drop=gone)))
 
 
 def test_lacking_weights_are_named(checkpoint: Path, family: str) -> None:
@@ -328,7 +328,7 @@ def test_lacking_weights_are_named(checkpoint: Path, family: str) -> None:
         if n.endswith("ln_final.weight") or n.endswith("final_layer_norm.weight")
     )
     with pytest.raises(ModelError, match=r"lacks 1 weights of its CLIPTextModel"):
-        loader.find(
+        base_files.find(
             str(rewritten(checkpoint, drop=name, metadata={"modelspec.prediction_type": "epsilon"}))
         )
 
@@ -393,10 +393,10 @@ def test_a_base_wears_a_style_in_one_file_as_in_a_folder(
         assert style_file(["bake", str(style), "--base", str(folder), "--out", str(to)]) == 0
     place = DeviceSpec(torch.device("cpu"), torch.float32)
     ours, theirs = (
-        loader.load(loader.find(str(out)), place),
-        loader.load(loader.find(str(active)), place),
+        loader.load(base_files.find(str(out)), place),
+        loader.load(base_files.find(str(active)), place),
     )
-    plain = loader.load(loader.find(str(checkpoint)), place)
+    plain = loader.load(base_files.find(str(checkpoint)), place)
     for part in PARTS[family]:
         a, b, c = (parts.networks[part].state_dict() for parts in (ours, theirs, plain))
         assert all(

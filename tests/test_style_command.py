@@ -17,7 +17,8 @@ from training.cli.style_file import main
 from training.config.loading import from_mapping
 from training.models.loader import base_shapes
 from training.style_files.metadata import Made, metadata_for
-from training.style_files.reading import Lora, canonical_name, read_style, write_style
+from training.style_files.reading import Lora, canonical_name, read_style
+from training.style_files.writing import write_style
 
 SIZES = {
     "mid_block.attentions.0.transformer_blocks.0.attn2.to_k": (8, 768),

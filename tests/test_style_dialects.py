@@ -36,16 +36,9 @@ from training.errors import StyleFileError
 from training.style_files.family_spec import SPECS
 from training.style_files.formats import layer_limit
 from training.style_files.key_names import canonical_name, diffusers_names, kohya_names
-from training.style_files.reading import (
-    Lora,
-    Style,
-    accepted_names,
-    converted,
-    match,
-    read_style,
-    style_bytes,
-    style_from_bytes,
-)
+from training.style_files.matching import match
+from training.style_files.reading import Lora, Style, accepted_names, read_style, style_from_bytes
+from training.style_files.writing import converted, style_bytes
 
 Tensors = dict[str, np.ndarray]
 Change = np.ndarray

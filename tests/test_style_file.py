@@ -20,18 +20,17 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from training.errors import StyleFileError
+from training.style_files.matching import match
 from training.style_files.reading import (
     Lora,
     Style,
     accepted_names,
     canonical_name,
-    converted,
     family_of,
-    match,
     read_metadata,
     read_style,
-    write_style,
 )
+from training.style_files.writing import converted, write_style
 
 Shapes = dict[str, dict[str, tuple[int, ...]]]
 Parts = dict[str, nn.Module]

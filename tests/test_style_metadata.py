@@ -22,7 +22,8 @@ from training.style_files.metadata import (
     published,
     rewritten,
 )
-from training.style_files.reading import Lora, read_style, write_style
+from training.style_files.reading import Lora, read_style
+from training.style_files.writing import write_style
 
 
 def made(**changed: Any) -> Made:

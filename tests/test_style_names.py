@@ -18,8 +18,8 @@ from tests.test_style_file import random_lora, sd1_parts, sdxl_parts, shapes_of
 from training.models.loader import weight_shapes
 from training.models.single_file import CONFIGS
 from training.style_files.key_names import canonical_name, dotted_name, kernel_of
-from training.style_files.reading import named
 from training.style_files.safetensors_io import read_head
+from training.style_files.writing import named
 
 ATTENTION = [
     f"transformer_blocks.{b}.{x}"
@@ -94,7 +94,7 @@ def test_a_written_file_has_no_other_keys(family: str) -> None:
 
     import numpy as np
 
-    from training.style_files.reading import style_bytes
+    from training.style_files.writing import style_bytes
 
     generator = np.random.default_rng(0)
     shapes = shapes_of(sdxl_parts() if family == "sdxl" else sd1_parts())

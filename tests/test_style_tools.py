@@ -16,10 +16,11 @@ from safetensors.numpy import load_file, save
 from tests.tiny import tiny_xl
 from training.cli.style_file import main
 from training.errors import StyleFileError
-from training.style_files import reading
+from training.style_files import writing
 from training.style_files.base_weights import BaseWeights, write_with_style
-from training.style_files.formats import Magnitude
+from training.style_files.layers import Magnitude
 from training.style_files.lora import Lora, added, cut, kronecker, nearest
+from training.style_files.matching import match
 from training.style_files.merge import (
     Changes,
     extracted,
@@ -32,13 +33,11 @@ from training.style_files.reading import (
     Style,
     accepted_names,
     canonical_name,
-    match,
-    named,
     read_metadata,
     read_style,
-    write_style,
 )
 from training.style_files.strengths import Weight
+from training.style_files.writing import named, write_style
 
 
 def random_lora(shape: tuple[int, ...], rank: int, alpha: float, seed: int) -> Lora:
@@ -399,8 +398,8 @@ def test_scrubbing_changes_no_weight(style: Path, capsys: pytest.CaptureFixture[
 def test_a_scrubbed_file_that_lost_a_weight_is_not_written(
     style: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right, out = reading.with_metadata, style.with_name("scrubbed.safetensors")
-    monkeypatch.setattr(reading, "with_metadata", lambda *given: right(*given)[:-1] + b"\x00")
+    right, out = writing.with_metadata, style.with_name("scrubbed.safetensors")
+    monkeypatch.setattr(writing, "with_metadata", lambda *given: right(*given)[:-1] + b"\x00")
     assert main(["scrub", str(style), "--out", str(out)]) == 2
     assert "would not give back" in capsys.readouterr().err and not out.exists()
 

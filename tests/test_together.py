@@ -39,7 +39,7 @@ from training.events import (
     Warned,
     append,
 )
-from training.models import loader
+from training.models import base_files, loader
 from training.runtime.device import DeviceSpec
 from training.storage.run_lock import held
 from training.style_files.reading import read_style
@@ -428,7 +428,7 @@ def test_a_full_memory_takes_fewer_at_once_and_changes_nothing(
     for config in alone:
         list(train(config))
     predict = loader.load(
-        loader.find(str(base_folder)), plan_module.choose("cpu", "float32")
+        base_files.find(str(base_folder)), plan_module.choose("cpu", "float32")
     ).family.predict
 
     def narrow(parts: Any, noisy: torch.Tensor, *given: Any) -> torch.Tensor:
@@ -473,7 +473,7 @@ def test_what_cannot_be_together_is_refused_before_anything_begins(
 
 
 def test_the_bench_is_the_base_again_when_all_have_left(base_folder: Path) -> None:
-    parts = loader.load(loader.find(str(base_folder)), plan_module.choose("cpu", "float32"))
+    parts = loader.load(base_files.find(str(base_folder)), plan_module.choose("cpu", "float32"))
     shared_base, unet = SharedBase(parts), parts.denoiser
     noisy, t = (
         torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0)),
@@ -561,7 +561,7 @@ def test_every_row_goes_through_its_own_styles_matrices(data: st.DataObject) -> 
 def test_gradients_are_the_same_bits_every_time_on_several_threads(base_folder: Path) -> None:
     """Indexing with repeated rows would not do: its backward adds them up in any order."""
     shared_base = SharedBase(
-        loader.load(loader.find(str(base_folder)), plan_module.choose("cpu", "float32"))
+        loader.load(base_files.find(str(base_folder)), plan_module.choose("cpu", "float32"))
     )
     layer, threads = (
         torch.nn.ModuleDict({"linear": torch.nn.Linear(1280, 1280)}),

@@ -25,13 +25,14 @@ from training.config.loading import from_mapping
 from training.config.schema import RunConfig
 from training.diffusion.sampling import draw
 from training.errors import ConfigError, StyleFileError
-from training.models import loader
+from training.models import base_files, loader
 from training.models.family import Parts
 from training.models.textual_inversion import Token, first_token, of_words, read_ids
 from training.prompt import Prompt
 from training.runtime.device import DeviceSpec
-from training.style_files.reading import read_style, style_bytes, style_from_bytes
+from training.style_files.reading import read_style, style_from_bytes
 from training.style_files.safetensors_io import read_head
+from training.style_files.writing import style_bytes
 from training.trainer.checkpoint import newest
 from training.trainer.joint import together
 from training.trainer.loop import train
@@ -46,7 +47,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def loaded(folder: Path) -> Parts:
-    return loader.load(loader.find(str(folder)), FLOAT)
+    return loader.load(base_files.find(str(folder)), FLOAT)
 
 
 def pictures(folder: Path) -> Path:

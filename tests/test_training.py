@@ -844,7 +844,7 @@ def test_the_stock_pipeline_draws_the_same_pictures(config: RunConfig, base_fold
 
     from studio.library.generator import loaded_style
     from training.diffusion.sampling import draw
-    from training.models import loader
+    from training.models import base_files, loader
     from training.prompt import Prompt
     from training.runtime.device import DeviceSpec
 
@@ -852,7 +852,7 @@ def test_the_stock_pipeline_draws_the_same_pictures(config: RunConfig, base_fold
     list(train(config))
     path = config.run_folder / "s.safetensors"
     parts = loader.load(
-        loader.find(str(base_folder)), DeviceSpec(torch.device("cpu"), torch.float32)
+        base_files.find(str(base_folder)), DeviceSpec(torch.device("cpu"), torch.float32)
     )
     prompt = Prompt("thing 1, sks style", steps=4, guidance=3.0, seed=5)
     plain = draw(parts, [prompt])[0]

@@ -13,16 +13,11 @@ from torch import Tensor, nn
 from training.adapters.lora_layers import ActiveStyle, apply_styles
 from training.models.family import Parts
 from training.models.loader import weight_shapes
+from training.style_files.matching import match
 from training.style_files.merge import merged as merge_styles
-from training.style_files.reading import (
-    Lora,
-    accepted_names,
-    match,
-    named,
-    style_bytes,
-    style_from_bytes,
-)
+from training.style_files.reading import Lora, accepted_names, style_from_bytes
 from training.style_files.strengths import Weight, weakened
+from training.style_files.writing import named, style_bytes
 
 EXACT = 1e-11  # largest relative difference in float64
 

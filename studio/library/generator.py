@@ -17,7 +17,7 @@ from training.adapters.inference import load_style
 from training.adapters.lora_layers import ActiveStyle
 from training.diffusion.sampling import draw
 from training.errors import OutOfMemory
-from training.models import loader
+from training.models import base_files, loader
 from training.models.family import Parts
 from training.prompt import Prompt
 from training.runtime import device
@@ -51,7 +51,7 @@ class Generator:
         """Return the base that a setting names, from memory when it is there. Raises ModelError."""
         with self._turn:
             if self._parts is None or self._model != model:
-                files = loader.find(model)
+                files = base_files.find(model)
                 self._model, self._parts = "", None  # two bases at once may be too much
                 self._styles.clear()
                 try:

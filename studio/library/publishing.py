@@ -16,14 +16,8 @@ from training.errors import StyleFileError
 from training.style_files.family_spec import SPECS
 from training.style_files.merge import packed
 from training.style_files.metadata import GROUPS, PUBLIC, Told, published, rewritten
-from training.style_files.reading import (
-    Style,
-    named,
-    placed,
-    read_style,
-    style_bytes,
-    style_from_bytes,
-)
+from training.style_files.reading import Style, read_style, style_from_bytes
+from training.style_files.writing import named, placed, style_bytes
 
 Form = Literal["kohya", "diffusers", "zip"]
 FORMS: Mapping[str, Form] = {

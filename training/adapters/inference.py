@@ -7,7 +7,8 @@ from training.models import loader
 from training.models.family import Parts
 from training.models.textual_inversion import of_words
 from training.style_files.key_names import accepted_names
-from training.style_files.reading import Style, match
+from training.style_files.matching import match
+from training.style_files.reading import Style
 
 
 def load_style(style: Style, parts: Parts) -> ActiveStyle:

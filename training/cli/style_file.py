@@ -26,6 +26,7 @@ from training.style_files.base_weights import BaseWeights, write_single, write_w
 from training.style_files.embeddings import Words, alike, embedding_bytes, joined
 from training.style_files.family_spec import SPECS
 from training.style_files.key_names import counted
+from training.style_files.matching import match, unfitting
 from training.style_files.merge import (
     Changes,
     Result,
@@ -37,26 +38,20 @@ from training.style_files.merge import (
     without_magnitudes,
 )
 from training.style_files.metadata import ANONYMOUS, GROUPS, public, published, rewritten, without
-from training.style_files.reading import (  # fmt: skip
-    EMPTY,
+from training.style_files.reading import (
     Lora,
     Style,
     accepted_names,
     bases,
-    match,
-    named,
-    placed,
     printable,
     read_metadata,
     read_style,
-    scrubbed,
-    style_bytes,
     style_from_bytes,
-    unfitting,
 )
 from training.style_files.safetensors_io import STORED
 from training.style_files.strengths import GROUPS as PLACES
 from training.style_files.strengths import weighted
+from training.style_files.writing import EMPTY, named, placed, scrubbed, style_bytes
 
 SHOWN = 4000  # characters of one value in the table; --json has up to 64 KiB
 ULP = {
@@ -396,7 +391,8 @@ def _show_published(metadata: Mapping[str, str]) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     style = read_style(arguments.file)
-    from training.models.loader import base_shapes, find  # torch stays out of the other commands
+    from training.models.base_files import find
+    from training.models.loader import base_shapes
 
     family, parts = base_shapes(arguments.base)
     names = accepted_names(parts, family)
@@ -439,10 +435,10 @@ def _report(arguments: argparse.Namespace) -> None:
     config = from_mapping(tables, "the flags")
     # torch stays out of the other commands
     from training.evaluation.run_report import of_files
-    from training.models import loader
+    from training.models import base_files, loader
     from training.runtime.device import choose
 
-    files = loader.find(config.base.model)
+    files = base_files.find(config.base.model)
     names = accepted_names(loader.base_shapes(config.base.model)[1], files.family.name)
     for path, style in zip(arguments.files, styles, strict=True):
         try:
@@ -492,7 +488,7 @@ def _read(path: Path) -> Style:
 
 
 def _opened(model: str) -> tuple[BaseWeights, str]:
-    from training.models.loader import find  # torch stays out of the other commands
+    from training.models.base_files import find
 
     files = find(model)
     return BaseWeights(files.folder), files.family.name

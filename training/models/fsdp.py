@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from training.models import loader
+from training.models import base_files, loader
 from training.models.family import Parts
 from training.runtime.device import DeviceSpec
 
@@ -18,7 +18,7 @@ from training.runtime.device import DeviceSpec
 SMALLEST = 1_000_000
 
 
-def loaded(files: loader.BaseFiles, place: DeviceSpec) -> Parts:
+def loaded(files: base_files.BaseFiles, place: DeviceSpec) -> Parts:
     """As families.detect.load, the denoiser divided among all processes of the training.
 
     Raises ModelError.

@@ -11,23 +11,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import PurePath
-from typing import Any, Literal, NamedTuple
-
-import numpy as np
+from typing import Literal, NamedTuple
 
 from training.errors import StyleFileError
 from training.style_files.embeddings import BUNDLED, is_alone
-from training.style_files.key_names import dotted_name, kernel_of
-from training.style_files.lora import Lora, from_matrices, hadamard, kronecker, whole
-from training.style_files.safetensors_io import damaged
+from training.style_files.key_names import dotted_name
+from training.style_files.layers import HADAMARD, KRONECKER, MAX_RANK
 
 Dialect = Literal["kohya", "diffusers"]
-Arrays = Mapping[str, np.ndarray]
 
-MAX_RANK = 1024
 MAX_LAYER = 2**27  # weights of one layer; the largest of any base in use has half as many
 MAX_WEIGHTS = 2**30  # of all matrices of a style together, 4 GiB in float32
 LIMITS = (
@@ -38,8 +32,6 @@ LIMITS = (
     64,
 )  # ranks that LoHa and LoKr are rewritten with, the first that keeps within MAX_WEIGHTS
 
-HADAMARD = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
-KRONECKER = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
 LEAVES = {
     ".lora_down.weight": "down",
     ".lora_up.weight": "up",
@@ -66,24 +58,6 @@ UNREADABLE = {  # pattern in a tensor's name -> what it belongs to
     r"\.diff(_b)?$": "full weight differences",
     r"vera_lambda|glora|\.[ab][12]\.weight$": "a method that is no LoRA, LoHa or LoKr",
 }
-
-
-class Magnitude(NamedTuple):
-    """DoRA's magnitudes. axis "out":
-
-    of every row, (out,); axis "in": of every input channel, (in,). Liu et al. 2024; LyCORIS has
-    both.
-    """
-
-    values: np.ndarray
-    axis: Literal["out", "in"]
-
-
-class Layer(NamedTuple):
-    lora: Lora
-    kind: str  # LoRA, LoCon with a Tucker core, LoHa, LoKr
-    magnitude: Magnitude | None
-    left_out: float  # Frobenius norm of what a Lora of the largest rank cannot hold
 
 
 def sorted_out(
@@ -153,73 +127,6 @@ def _unsupported(label: str, strange: list[str], others: bool) -> StyleFileError
     )
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What adapter_config.json or lora_adapter_metadata says of strengths, part by part.
-
-    Patterns are taken as plain names, never as expressions.
-    """
-
-    label: str
-    values: Mapping[str, Any]  # "unet.lora_alpha", "unet.alpha_pattern", ...
-
-    def strength(self, layer: str, rank: int | None) -> tuple[float, int]:
-        """alpha and rank of a layer beside which no alpha stands:
-
-        alpha is the rank when nothing is said. rank: None when weights do not show it.
-        """
-        part, _, module = layer.partition(".")
-        alpha = self._of(
-            part,
-            module,
-            "alpha_pattern",
-            self.values.get(f"{part}.lora_alpha", self.values.get(f"{part}.alpha")),
-        )
-        if rank is None:
-            rank = self._of(part, module, "rank_pattern", self.values.get(f"{part}.r"))
-        if alpha is None or rank is None:
-            return float(rank or 1), rank or 1
-        if (
-            any(
-                isinstance(n, bool) or not isinstance(n, int | float) or not abs(n) <= 1e6
-                for n in (alpha, rank)
-            )
-            or rank < 1
-        ):
-            raise StyleFileError(
-                f"{self.label} gives {layer} an alpha that is no number. Export it again in "
-                "kohya format."
-            )
-        return float(alpha) * (
-            math.sqrt(rank) if self.values.get(f"{part}.use_rslora") is True else 1.0
-        ), rank
-
-    def promises_dora(self, layer: str) -> bool:
-        return bool(self.values.get(f"{layer.partition('.')[0]}.use_dora"))
-
-    def _of(self, part: str, module: str, pattern: str, otherwise: Any) -> Any:
-        """The first pattern that a module's name ends with, dot by dot."""
-        names = self._patterns(f"{part}.{pattern}")
-        ends = module.removeprefix("text_model.").split(".")
-        found = [names[end] for i in range(len(ends)) if (end := ".".join(ends[i:])) in names]
-        return min(found, key=lambda place: place[0])[1] if found else otherwise
-
-    def _patterns(self, key: str) -> dict[str, tuple[int, Any]]:
-        found = self.values.get(key) or {}
-        if not isinstance(found, dict) or not all(
-            re.fullmatch(r"[A-Za-z0-9_.]+", name) for name in found
-        ):
-            what = key.partition(".")[2]
-            raise StyleFileError(
-                f"{self.label} has an {what} with expressions in it, expected plain names. "
-                "Export it again in kohya format."
-            )
-        return {
-            name.removeprefix("text_model."): (i, value)
-            for i, (name, value) in enumerate(found.items())
-        }
-
-
 def layer_limit(label: str, layers: Mapping[str, Mapping[str, tuple[int, ...]]]) -> int:
     """The largest rank that layers may be rewritten with.
 
@@ -284,206 +191,3 @@ def _factor_size(
         a, b = shapes.get(f"{name}_a") or (1, 1), shapes.get(f"{name}_b") or (1, 1)
         rows, columns = (a[-1] if core else a[0]), math.prod(b[1:]) * math.prod(core[2:])
     return rows, columns, min(rows, columns)
-
-
-def layer_of(label: str, name: str, arrays: Arrays, settings: Settings, limit: int) -> Layer:
-    """One layer from its tensors, float32.
-
-    limit: the largest rank of a Lora that LoHa and LoKr become. Raises StyleFileError.
-    """
-    roles = set(arrays)
-    lora_roles, kind = {"down", "up"}, "LoRA"
-    if roles & set(HADAMARD):
-        lora_roles, kind = set(HADAMARD[:4]) | (roles & {"hada_t1", "hada_t2"}), "LoHa"
-        if len(roles & {"hada_t1", "hada_t2"}) == 1:
-            raise damaged(label, f"{name} has one of hada_t1 and hada_t2, both belong together")
-    elif roles & set(KRONECKER):
-        lora_roles, kind = _kronecker_roles(roles), "LoKr"
-    elif "mid" in roles:
-        lora_roles, kind = lora_roles | {"mid"}, "LoCon with a Tucker core"
-    if missing := sorted(lora_roles - roles):
-        raise damaged(label, f"{name} has no {missing[0]} weight")
-    if surplus := sorted(roles - lora_roles - {"alpha", "dora_scale", "magnitude"}):
-        raise damaged(
-            label,
-            f"{name} holds {surplus[0]} beside {', '.join(sorted(lora_roles))}, which belong "
-            "to different methods",
-        )
-    for role in lora_roles:
-        if not np.isfinite(arrays[role]).all():
-            raise StyleFileError(
-                f"{label} cannot be used: {name} holds values that are not finite (NaN or "
-                "infinity). Use another file."
-            )
-    shapes = ", ".join(f"{role} {arrays[role].shape}" for role in sorted(lora_roles))
-    misfits = StyleFileError(
-        f"{label} cannot be used: {name} has weights of shapes that do not belong together "
-        f"({shapes}). Use another file."
-    )
-    if any(arrays[role].ndim < 2 for role in lora_roles):
-        raise misfits
-    alpha, rank = _strength(label, name, arrays, kind, settings)
-    build: Callable[..., tuple[Lora, float]] = {"LoRA": _plain, "LoHa": _loha, "LoKr": _lokr}.get(
-        kind, _tucker
-    )
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            lora, left_out = build(name, arrays, limit)
-    except (ValueError, IndexError, np.linalg.LinAlgError):
-        raise misfits from None
-    lora = Lora(lora.down, lora.up, alpha if lora.rank == rank else alpha / rank * lora.rank)
-    if complaint := complaint_about(lora):
-        raise StyleFileError(
-            f"{label} cannot be used: {name} {complaint}. Export it again, or use another file."
-        )
-    if settings.promises_dora(name) and not roles & {"dora_scale", "magnitude"}:
-        raise damaged(label, f"it says it is DoRA (use_dora), and {name} has no magnitudes")
-    return Layer(lora, kind, _magnitude(label, name, arrays, lora), left_out * alpha / rank)
-
-
-def _kronecker_roles(roles: set[str]) -> set[str]:
-    found = set()
-    for factor in ("lokr_w1", "lokr_w2"):
-        found |= {factor} if factor in roles else {f"{factor}_a", f"{factor}_b"}
-    return found | (roles & {"lokr_t2"} if "lokr_w2" not in roles else set())
-
-
-def _strength(
-    label: str, name: str, arrays: Arrays, kind: str, settings: Settings
-) -> tuple[float, int]:
-    """alpha and the rank that it is divided by."""
-    roles = {"LoHa": ("hada_w1_b",), "LoKr": ("lokr_w1_b", "lokr_w2_b")}.get(kind, ("down",))
-    rank = next((len(arrays[role]) for role in roles if role in arrays), None)
-    if "alpha" not in arrays:
-        return settings.strength(name, rank)
-    if arrays["alpha"].shape not in ((), (1,)):
-        raise damaged(
-            label,
-            f"the alpha of {name} has the shape {arrays['alpha'].shape}, a single number was "
-            "expected",
-        )
-    if rank is None:  # a LoKr of two whole factors: LyCORIS ignores its alpha
-        return 1.0, 1
-    return float(arrays["alpha"].reshape(())), rank
-
-
-def _plain(name: str, arrays: Arrays, limit: int) -> tuple[Lora, float]:
-    return Lora(arrays["down"], arrays["up"], 1.0), 0.0
-
-
-def _tucker(name: str, arrays: Arrays, limit: int) -> tuple[Lora, float]:
-    """lora_mid (r, r, k, k) taken into down: the same rank, exactly."""
-    down, up, mid = arrays["down"], arrays["up"], arrays["mid"]
-    unfolded = np.einsum("ijkl,jq->iqkl", mid, down.reshape(len(down), -1))
-    return Lora(unfolded, up.reshape(len(up), -1)[:, :, None, None], float(len(down))), 0.0
-
-
-def _loha(name: str, arrays: Arrays, limit: int) -> tuple[Lora, float]:
-    (a1, b1, k1), (a2, b2, _) = (
-        _unfolded(arrays[f"hada_w{n}_a"], arrays[f"hada_w{n}_b"], arrays.get(f"hada_t{n}"))
-        for n in (1, 2)
-    )
-    shape = _weight_shape(name, len(a1), b1.shape[1], k1)
-    if b1.shape[1] != b2.shape[1] or len(a1) != len(a2):
-        raise ValueError
-    if len(b1) * len(b2) <= min(limit, len(a1), b1.shape[1]):
-        return from_matrices(*hadamard(a1, b1, a2, b2), shape), 0.0
-    return whole(((a1 @ b1) * (a2 @ b2)).reshape(shape), limit)
-
-
-def _lokr(name: str, arrays: Arrays, limit: int) -> tuple[Lora, float]:
-    kernel: tuple[int, ...] = ()
-    factors = []
-    for factor, core in (("lokr_w1", None), ("lokr_w2", arrays.get("lokr_t2"))):
-        if factor in arrays:
-            found = arrays[factor]
-            kernel = kernel or found.shape[2:]
-        else:
-            a, b, kernel = _unfolded(arrays[f"{factor}_a"], arrays[f"{factor}_b"], core)
-            found = a @ b
-        factors.append(found.reshape(len(found), -1))
-    w1, w2 = factors
-    return kronecker(
-        w1, w2, _weight_shape(name, len(w1) * len(w2), w1.shape[1] * w2.shape[1], kernel), limit
-    )
-
-
-def _unfolded(
-    a: np.ndarray, b: np.ndarray, core: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-    """(a [out, r], b [r, in * k * k], kernel) of two factors; a core (r, r, k, k) comes with a as
-    (r, out) and b as (r, in).
-    """
-    if core is None:
-        if a.ndim != 2 or b.ndim != 2:
-            raise ValueError
-        return a, b, ()
-    return a.T, np.einsum("ijkl,jq->iqkl", core, b).reshape(len(core), -1), core.shape[2:]
-
-
-def _weight_shape(name: str, rows: int, columns: int, kernel: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the base's weight; where the file keeps a convolution as a matrix, its name tells
-    the kernel.
-    """
-    side = kernel_of(name)
-    if not kernel and side > 1 and columns % side**2 == 0:
-        kernel = (side, side)
-    return (rows, columns // math.prod(kernel), *kernel)
-
-
-def _magnitude(label: str, name: str, arrays: Arrays, lora: Lora) -> Magnitude | None:
-    """DoRA's magnitudes and their axis. Raises StyleFileError where the axis cannot be told."""
-    role = next((role for role in ("magnitude", "dora_scale") if role in arrays), None)
-    if role is None:
-        return None
-    found, out, channels = arrays[role], lora.shape[0], lora.shape[1]
-    long = [i for i, n in enumerate(found.shape) if n > 1]
-    fits: list[Literal["out", "in"]] = []
-    if len(long) <= 1 and found.ndim <= 4:
-        if role == "magnitude" or found.ndim == 1:  # peft: always of the rows
-            fits += ["out"] if found.size == out else []
-            fits += ["in"] if found.size == channels and role != "magnitude" else []
-        elif found.ndim >= 2:  # LyCORIS: (out, 1, ...) or (1, in, ...)
-            fits += ["out"] if found.shape[0] == out and found.size == out else []
-            fits += ["in"] if found.shape[1] == channels and found.size == channels else []
-    if len(fits) != 1:
-        what = (
-            "could be of its rows or of its inputs"
-            if fits
-            else "fits neither its rows nor its inputs"
-        )
-        raise StyleFileError(
-            f"{label} is DoRA, and the "
-            f"{'dora_scale' if role == 'dora_scale' else 'lora_magnitude_vector'} of {name}, "
-            f"{found.shape}, {what}."
-            " Merge it into its base where it was made, or use a plain LoRA."
-        )
-    if not np.isfinite(found).all():
-        raise StyleFileError(
-            f"{label} cannot be used: the magnitudes of {name} are not finite (NaN or "
-            "infinity). Use another file."
-        )
-    return Magnitude(found.reshape(-1), fits[0])
-
-
-def complaint_about(lora: Lora) -> str:
-    """What is wrong with a layer, "" when nothing is."""
-    down, up, alpha = lora.down, lora.up, lora.alpha
-    shapes = f"(lora_down {down.shape}, lora_up {up.shape})"
-    if (
-        down.ndim not in (2, 4)
-        or up.ndim != down.ndim
-        or 0 in (*down.shape, *up.shape)
-        or up.shape[2:] not in ((), (1, 1))
-    ):
-        return f"has weights of shapes that no LoRA has {shapes}"
-    if up.shape[1] != lora.rank or lora.rank > MAX_RANK:
-        return f"has ranks that do not agree or are above {MAX_RANK} {shapes}"
-    if not (math.isfinite(alpha) and 0 < alpha <= max(64 * lora.rank, 1024)):
-        return (
-            f"has an alpha of {alpha:g}, expected more than 0 and at most "
-            f"{max(64 * lora.rank, 1024)}"
-        )
-    if not (np.isfinite(down).all() and np.isfinite(up).all()):
-        return "holds values that are not finite (NaN or infinity)"
-    return ""

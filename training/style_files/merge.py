@@ -23,10 +23,11 @@ from training.data.dataset import LARGEST_PICTURE_FILE
 from training.errors import DataError, StyleFileError
 from training.style_files.base_weights import BaseWeights
 from training.style_files.family_spec import SPECS
-from training.style_files.formats import MAX_RANK, Magnitude
 from training.style_files.key_names import Place
+from training.style_files.layers import MAX_RANK, Magnitude
 from training.style_files.lora import Lora, added, cut, nearest
-from training.style_files.reading import MAX_WORDS, Style, match, printable
+from training.style_files.matching import match
+from training.style_files.reading import MAX_WORDS, Style, printable
 from training.style_files.strengths import Weight
 
 Changes = dict[tuple[str, str], Lora]  # (part, module) -> Lora

@@ -17,52 +17,34 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from training.errors import StyleFileError
-from training.storage.paths import write_whole
 from training.style_files import embeddings
 from training.style_files.base_family import bases as bases
 from training.style_files.base_family import family_in as family_in
-from training.style_files.base_family import family_of_shapes, misfit, text_width
+from training.style_files.base_family import family_of_shapes
 from training.style_files.embeddings import Words, family_of_words
-from training.style_files.family_spec import SPECS
-from training.style_files.formats import (
-    Dialect,
-    Magnitude,
-    Settings,
-    complaint_about,
-    layer_limit,
-    layer_of,
-    sorted_out,
-)
+from training.style_files.formats import Dialect, layer_limit, sorted_out
 from training.style_files.key_names import (
     WORDS,
-    Place,
-    diffusers_names,
-    is_pointwise,
-    standard_places,
 )
 from training.style_files.key_names import accepted_names as accepted_names
 from training.style_files.key_names import canonical_name as canonical_name
+from training.style_files.layers import Magnitude, Settings, layer_of
 from training.style_files.lora import Lora as Lora
 from training.style_files.safetensors_io import (
-    MAX_HEADER,
     MAX_TEXT,
     STORED,
     Dtype,
-    Entry,
     Head,
     array_of,
     checked_place,
     damaged,
-    header_bytes,
-    is_text,
     json_object,
     read_head,
-    stored,
 )
 from training.style_files.safetensors_io import printable as printable
 
@@ -70,18 +52,7 @@ MAX_FILE = 2 * 2**30  # bytes
 MAX_CONFIG = 2**20  # bytes of an adapter_config.json or lora_adapter_metadata
 HIGH_RANK = 256  # above it a rank is remarked on
 MAX_WORDS = 200  # characters of a title, a trigger or a base's name
-ROLES = {
-    "kohya": {"down": ".lora_down.weight", "up": ".lora_up.weight"},
-    "diffusers": {"down": ".lora_A.weight", "up": ".lora_B.weight"},
-}
-RECOMPUTED = {
-    "sshs_model_hash",
-    "sshs_legacy_hash",
-    "modelspec.hash_sha256",
-    "lora_adapter_metadata",
-}  # never copied into a file we write
 PEFT = "adapter_config.json"
-EMPTY: Words = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -389,300 +360,4 @@ def _warnings(
 # Which base
 
 
-class Unfit(NamedTuple):
-    """A layer of a style that a base cannot take, and why."""
-
-    name: str
-    reason: str
-
-
-def match(style: Style, names: Mapping[str, Place]) -> dict[tuple[str, str], Lora]:
-    """Return (part, live module) -> its Lora, in the shape of the base's weight. names: from
-    accepted_names.
-
-    Strict: one layer that the base does not have, or has in another shape, and StyleFileError says
-    what the style was made for.
-    """
-    if style.magnitudes:
-        raise StyleFileError(
-            "This style is DoRA, whose effect depends on the base's weights. Rewrite it for "
-            "your base first:"
-            " style-file convert FILE --to kohya --base MODEL --out FILE."
-        )
-    widths = {
-        part: shape[1]
-        for part, module, shape in names.values()
-        if part != "unet" and module.endswith("q_proj")
-    }
-    if said := embeddings.complaint(style.words, widths):
-        raise StyleFileError(f"{said} Choose the base it was made for, or another style.")
-    matched: dict[tuple[str, str], Lora] = {}
-    for name, lora in style.modules.items():
-        part, module, shape = names.get(name, ("", "", ()))
-        fitted = lora.shaped(shape)
-        if fitted is None:
-            continue
-        if (part, module) in matched:
-            raise StyleFileError(
-                f"The style holds {part}.{module} twice, under two names. Export it again with "
-                "one of them."
-            )
-        matched[part, module] = fitted
-    if unfit := unfitting(style, names):
-        count = f"{len(unfit)} of the style's {len(style.modules)} layers"
-        listed = "\n".join(f"  - {name} ({reason})" for name, reason in unfit[:5])
-        more = f"\n  and {len(unfit) - 5} more" if len(unfit) > 5 else ""
-        raise StyleFileError(
-            f"{_diagnosis(style, names)} Choose the base it was made for, or another style. "
-            f"{count} do not fit:\n{listed}{more}"
-        )
-    return matched
-
-
-def unfitting(style: Style, names: Mapping[str, Place]) -> list[Unfit]:
-    """Every layer of a style that a base cannot take, and why. names: from accepted_names."""
-    found = []
-    for name, lora in style.modules.items():
-        _, _, shape = names.get(name, ("", "", ()))
-        if lora.shaped(shape) is None:
-            found.append(
-                Unfit(
-                    name,
-                    f"{_size(lora.shape)} in the style, {_size(shape) if shape else 'not'} in "
-                    "the base",
-                )
-            )
-    return found
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _diagnosis(style: Style, names: Mapping[str, Place]) -> str:
-    shapes = {name: lora.shape for name, lora in style.modules.items()}
-    base = {f"{part}.{module}": shape for part, module, shape in names.values()}
-    return misfit(
-        style.family, family_of_shapes(base), (text_width(shapes), text_width(base)), style.base
-    )
-
-
 # Writing
-
-
-def write_style(
-    path: Path,
-    modules: Mapping[str, Lora],
-    metadata: Mapping[str, str],
-    *,
-    dtype: Dtype = "float16",
-    dialect: Dialect = "kohya",
-    words: Words = EMPTY,
-) -> None:
-    """Write a style whole or not at all; equal input gives equal bytes. modules: keyed by the
-    dialect's names; words: that it brings with it, which files in the diffusers dialect cannot
-    hold.
-
-    Hashes are computed here and added. In the diffusers dialect alpha / rank is folded into the
-    weights, since it has no place for alpha. Raises StyleFileError for what read_style would refuse
-    and for values that dtype cannot hold, SpaceError for a full disk.
-    """
-    if path.suffix.lower() != ".safetensors":
-        raise StyleFileError(
-            f"{path.name} does not end in .safetensors, by which other programs know a style. "
-            f"Name it {path.stem}.safetensors."
-        )
-    write_whole(
-        path, style_bytes(path.name, modules, metadata, dtype=dtype, dialect=dialect, words=words)
-    )
-
-
-def style_bytes(
-    label: str,
-    modules: Mapping[str, Lora],
-    metadata: Mapping[str, str],
-    *,
-    dtype: Dtype = "float16",
-    dialect: Dialect = "kohya",
-    words: Words = EMPTY,
-) -> bytes:
-    """The content of such a file. label: what a person calls it."""
-    if words and dialect == "diffusers":
-        raise StyleFileError(
-            f"{label} was not written: diffusers reads words ({', '.join(words)}) from files "
-            "of their own. Write them there."
-        )
-    if not (modules or words):
-        raise StyleFileError(
-            f"There are no weights to write into {label}. Train at least one part."
-        )
-    tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
-    for name, lora in modules.items():
-        if complaint := complaint_about(lora):
-            raise StyleFileError(
-                f"{label} was not written: {name} {complaint}. Train again with a lower "
-                "learning rate or another seed."
-            )
-        up = lora.up if dialect == "kohya" else lora.up * np.float32(lora.alpha / lora.rank)
-        for role, array in (("down", lora.down), ("up", up)):
-            tensors[name + ROLES[dialect][role]] = (
-                STORED[dtype],
-                array.shape,
-                stored(label, name, array, dtype),
-            )
-        if dialect == "kohya":
-            tensors[f"{name}.alpha"] = ("F32", (), np.array(lora.alpha, "<f4").tobytes())
-    for name, (shape, data) in embeddings.bundled(label, words, dtype).items():
-        tensors[name] = (STORED[dtype], shape, data)
-    # The order of the library: wider numbers first, then by name. Hashes of the tensor area then
-    # agree with other programs'.
-    order = sorted(tensors, key=lambda name: (tensors[name][0] != "F32", name))
-    entries, end = {}, 0
-    for name in order:
-        code, shape, data = tensors[name]
-        entries[name] = Entry(code, shape, end, end + len(data))
-        end += len(data)
-    return with_metadata(label, entries, metadata, b"".join(tensors[name][2] for name in order))
-
-
-def with_metadata(
-    label: str, entries: Mapping[str, Entry], metadata: Mapping[str, str], data: bytes
-) -> bytes:
-    """A file of that tensor area, with hashes of it.
-
-    Raises StyleFileError for metadata that is no text or too much.
-    """
-    if wrong := [key for key, value in metadata.items() if not (is_text(key) and is_text(value))]:
-        raise StyleFileError(
-            f"The metadata {printable(str(wrong[0]), 60)!r} for {label} is not text. Only text "
-            "can be written."
-        )
-    kept = {key: value for key, value in metadata.items() if key not in RECOMPUTED}
-    head = header_bytes(entries, kept | _hashes(entries, kept, data))
-    if len(head) > MAX_HEADER:
-        raise StyleFileError(
-            f"The metadata for {label} makes a header of {len(head)} bytes, at most "
-            f"{MAX_HEADER} are read. Shorten it."
-        )
-    return head + data
-
-
-def _hashes(
-    entries: Mapping[str, Entry], metadata: Mapping[str, str], data: bytes
-) -> dict[str, str]:
-    """The two hashes of sd-scripts (train_util.precalculate_safetensors_hashes) and ModelSpec's,
-    which is the first one again.
-    """
-    area = hashlib.sha256(data).hexdigest()
-    head = header_bytes(
-        entries, {key: value for key, value in metadata.items() if key.startswith("ss_")}
-    )
-    window = (head + data[: max(0, 0x110000 - len(head))])[0x100000:0x110000]
-    return {
-        "sshs_model_hash": area,
-        "sshs_legacy_hash": hashlib.sha256(window).hexdigest()[:8],
-        "modelspec.hash_sha256": f"0x{area}",
-    }
-
-
-def scrubbed(path: Path, metadata: Mapping[str, str]) -> bytes:
-    """The file's content with that metadata instead of its own; the weights stay as they are, byte
-    for byte. Raises StyleFileError.
-    """
-    content = _content(path)
-    style_from_bytes(content, path.name)
-    head = read_head(path.name, io.BytesIO(content), len(content))
-    if "lora_adapter_metadata" in head.metadata:
-        raise StyleFileError(
-            f"{path.name} keeps its strength in its metadata (lora_adapter_metadata). Use "
-            "style-file convert, which leaves the rest out."
-        )
-    order = dict(sorted(head.tensors.items(), key=lambda item: item[1].begin))
-    written = with_metadata(path.name, order, metadata, content[head.start :])
-    back = read_head(path.name, io.BytesIO(written), len(written))
-    if (
-        back.tensors != head.tensors
-        or memoryview(written)[back.start :] != memoryview(content)[head.start :]
-    ):
-        raise StyleFileError(
-            f"{path.name} was not scrubbed: it would not give back its weights. Use style-file "
-            "convert."
-        )
-    return written
-
-
-def placed(style: Style, family: str) -> dict[tuple[str, str], Lora]:
-    """Return (part, module) -> Lora without a model at hand.
-
-    family: a name in SPECS. Raises StyleFileError for layers it does not have.
-    """
-    if style.magnitudes:
-        raise StyleFileError(
-            "This style is DoRA, whose effect depends on the base's weights. Say which with --base."
-        )
-    places = standard_places(family)
-    if unknown := [name for name in style.modules if name not in places]:
-        raise StyleFileError(
-            f"{len(unknown)} of the style's {len(style.modules)} layers are none of a "
-            f"{bases().get(family, family)} model, for instance {unknown[0]}."
-            " Say which family it is with --family."
-        )
-    found: dict[tuple[str, str], Lora] = {}
-    for name, lora in style.modules.items():
-        if places[name] in found:
-            raise StyleFileError(
-                f"The style holds {'.'.join(places[name])} twice, under two names. Export it "
-                "again with one of them."
-            )
-        square = (
-            (*lora.shape, 1, 1)
-            if len(lora.shape) == 2 and is_pointwise(*places[name], family)
-            else lora.shape
-        )
-        found[places[name]] = lora.shaped(square) or lora
-    return found
-
-
-def named(
-    changes: Mapping[tuple[str, str], Lora], dialect: Dialect, family: str
-) -> dict[str, Lora]:
-    """Return name in a file -> Lora.
-
-    In kohya's dialect, attention of an OpenCLIP text encoder is written whole (see
-    _whole_attention).
-    """
-    if dialect == "diffusers":
-        return {
-            next(iter(diffusers_names(part, [module]))): lora
-            for (part, module), lora in changes.items()
-        }
-    return {
-        canonical_name(part, module, family): lora
-        for (part, module), lora in _whole_attention(changes, family).items()
-    }
-
-
-def _whole_attention(
-    changes: Mapping[tuple[str, str], Lora], family: str
-) -> dict[tuple[str, str], Lora]:
-    """A1111 drops a LoRA on q, k, v or out of an OpenCLIP text encoder unless all four of a layer
-    have one: the missing get zeros.
-    """
-    openclip = SPECS[family].openclip if family in SPECS else ""
-    found = dict(changes)
-    for (part, module), lora in changes.items():
-        layer, _, which = module.rpartition(".")
-        if part != openclip or which not in (four := ("q_proj", "k_proj", "v_proj", "out_proj")):
-            continue
-        for other in four:
-            zeros = Lora(np.zeros_like(lora.down[:1]), np.zeros_like(lora.up[:, :1]), 1.0)
-            found.setdefault((part, f"{layer}.{other}"), zeros)
-    return found
-
-
-def converted(style: Style, dialect: Dialect, family: str) -> dict[str, Lora]:
-    """Return the style's layers under the names of another dialect, without a model at hand.
-
-    family: a name in SPECS.
-    """
-    return named(placed(style, family), dialect, family)

@@ -15,7 +15,7 @@ from training.errors import (
     SpaceError,
     StyleFileError,
 )
-from training.models import loader
+from training.models import base_files, loader
 from training.runtime.device import (
     DeviceSpec,
     choose,
@@ -34,7 +34,7 @@ class Plan:
     config: RunConfig
     dataset: Dataset
     given_priors: tuple[Example, ...]
-    files: loader.BaseFiles
+    files: base_files.BaseFiles
     place: DeviceSpec
     finished: int  # updates after which this run's style was already exported, else 0
     start: Style | None = None  # what the adapters begin as
@@ -50,7 +50,7 @@ def planned(config: RunConfig) -> Plan:
             "--data.folder pictures."
         )
     place = choose(config.base.device, config.base.dtype)
-    files = loader.find(config.base.model)
+    files = base_files.find(config.base.model)
     check_resolution(config, files)
     data = config.data
     dataset = read_dataset(
@@ -121,7 +121,7 @@ def _check_same_pictures(config: RunConfig, changed: list[str]) -> None:
         raise DataError(resume.refusal(config.run_folder, changed))
 
 
-def check_resolution(config: RunConfig, files: loader.BaseFiles) -> None:
+def check_resolution(config: RunConfig, files: base_files.BaseFiles) -> None:
     """Refuse a data.resolution that the base's networks cannot halve as often as they must."""
     own, multiple = loader.sides(files)
     side = config.data.resolution or own

@@ -58,8 +58,10 @@ from training.storage.paths import (
 )
 from training.style_files import embeddings
 from training.style_files.key_names import accepted_names, canonical_name
+from training.style_files.matching import match
 from training.style_files.metadata import Made, metadata_for
-from training.style_files.reading import Style, match, printable, read_style, write_style
+from training.style_files.reading import Style, printable, read_style
+from training.style_files.writing import write_style
 from training.trainer import checkpoint, microbatching, resume
 from training.trainer.divergence import LOST_IN_A_ROW, Guard
 from training.trainer.latent_cache import LatentStore

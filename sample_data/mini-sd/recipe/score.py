@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100, help="trained pairs that are drawn")
     args = parser.parse_args()
     from studio.library.generator import Generator
-    from training.models.loader import find
+    from training.models.base_files import find
 
     sets = [*icons.SETS.values(), *judging.OTHERS.values()]
     judge, _ = judging.ready(sets, args.work / "npm", painted=FILTERS)

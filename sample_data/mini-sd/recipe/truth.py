@@ -345,7 +345,7 @@ def reported(config: RunConfig, most: int) -> dict[str, Any]:
     """The style report of the run with so many prompts, in all the time it needs."""
     from training.data.dataset import read_dataset
     from training.evaluation.run_report import of_run
-    from training.models import loader
+    from training.models import base_files, loader
     from training.runtime.device import choose
 
     config = config.model_copy(update={"report": config.report.model_copy(update={"most": most})})
@@ -353,7 +353,7 @@ def reported(config: RunConfig, most: int) -> dict[str, Any]:
         Path(config.data.folder), trigger=config.data.trigger, template=config.data.template
     )
     parts = loader.load(
-        loader.find(config.base.model), choose(config.base.device, config.base.dtype)
+        base_files.find(config.base.model), choose(config.base.device, config.base.dtype)
     )
     for text in of_run(config, dataset, parts):
         print(f"{config.save.name}: {text}", flush=True)

@@ -1,0 +1,240 @@
+"""Finding a base on disk or in the hub's cache, and telling its family from its files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.errors import ModelError
+from training.models import sd, sdxl, single_file
+from training.models.family import Family
+from training.models.files import (
+    AGAIN,
+    PICKLES,
+    read_json,
+    reason,
+    shown,
+    weights_of,
+)
+from training.storage.paths import builtin_base
+
+# What a pipeline draws does not say what it may be trained for: the UNet's inputs do
+PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+)
+
+
+XL_PIPELINES = (
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+)
+
+
+BY_TEXT_WIDTH = {768: sd.SD1, 1024: sd.SD2}  # width of the text states that the UNet attends to
+
+
+FAMILIES: dict[str, Family] = {f.name: f for f in (sd.MINI, sd.SD1, sd.SD2, sdxl.SDXL)}
+
+
+KINDS = "Stable Diffusion 1.x, 2.x and XL"
+
+
+@dataclass(frozen=True)
+class BaseFiles:
+    """A base that was found: its folder, its family and what a person calls it."""
+
+    folder: Path
+    family: Family
+    title: str
+
+
+def find(model: str) -> BaseFiles:
+    """Find the base that a setting names, and its family.
+
+    Reads small files only. Raises ModelError.
+    """
+    folder, title = _folder(model)
+    index = read_json(folder / "model_index.json", model)
+    own = {name: family for family in FAMILIES.values() for name in family.spec.pipelines}
+    if index.get("_class_name") not in (*PIPELINES, *XL_PIPELINES, *own):
+        found = index.get("_class_name") or "folder without a pipeline"
+        raise ModelError(f"{model} is a {found}: this version trains {KINDS}. Choose such a base.")
+    unet = read_json(folder / "unet" / "config.json", model)
+    family = own.get(index["_class_name"]) or _family(index, unet, model)
+    for part in (*family.classes, "scheduler", *family.tokenizers):
+        if not (folder / part).is_dir():
+            raise ModelError(
+                f"{model} has no {part}/ folder, so it is not a whole {family.title}. {AGAIN}"
+            )
+    for part in family.classes:
+        weights_of(folder / part, model)
+    for part in family.tokenizers:
+        if not any((folder / part / name).is_file() for name in ("vocab.json", "tokenizer.json")):
+            raise ModelError(
+                f"{folder / part} has no vocab.json or tokenizer.json, so captions cannot be "
+                f"read. {AGAIN}"
+            )
+    _check_inputs(unet, read_json(folder / "vae" / "config.json", model), family, model)
+    return BaseFiles(folder, family, title)
+
+
+def _family(index: dict[str, Any], unet: dict[str, Any], model: str) -> Family:
+    """Told from what the UNet is given, not from names.
+
+    Raises ModelError for a relative that cannot be trained as any of ours.
+    """
+    width, hears_size = (
+        unet.get("cross_attention_dim"),
+        unet.get("addition_embed_type") == "text_time",
+    )
+    odd = {
+        name: unet.get(name)
+        for name in (
+            "addition_embed_type",
+            "class_embed_type",
+            "num_class_embeds",
+            "encoder_hid_dim_type",
+        )
+    }
+    if given := [
+        f"{name} {value!r}" for name, value in odd.items() if value not in (None, "text_time")
+    ]:
+        raise ModelError(
+            f"the UNet of {model} wants more than pictures and words ({', '.join(given)}): "
+            f"this version trains {KINDS}. {AGAIN}"
+        )
+    if hears_size and _there(index, "text_encoder_2") and not _there(index, "text_encoder"):
+        raise ModelError(
+            f"{model} is a Stable Diffusion XL refiner: it only finishes pictures that the "
+            "base began. Choose that base."
+        )
+    if hears_size:
+        return sdxl.SDXL
+    if index.get("_class_name") in XL_PIPELINES:
+        raise ModelError(
+            f"{model} calls itself Stable Diffusion XL, but its UNet does not hear the "
+            f"picture's size. {AGAIN}"
+        )
+    return BY_TEXT_WIDTH.get(width, sd.MINI) if isinstance(width, int) else sd.MINI
+
+
+def _there(index: dict[str, Any], part: str) -> bool:
+    """model_index.json says [library, class], or [null, null] for a part that is left out."""
+    named = index.get(part)
+    return isinstance(named, list) and len(named) == 2 and named[1] is not None
+
+
+def _check_inputs(unet: dict[str, Any], vae: dict[str, Any], family: Family, model: str) -> None:
+    into, channels = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if into != channels:
+        what = {9: "an inpainting model", 8: "an editing model"}.get(
+            into, "an inpainting, depth or upscaling model"
+        )
+        raise ModelError(
+            f"{model} takes {into} channels where its VAE gives {channels}: {what}, which "
+            "cannot be trained on pictures alone. "
+            "Choose the text-to-image model it came from."
+        )
+    if vae.get("latents_mean") is not None:
+        raise ModelError(
+            f"the VAE of {model} has a mean for every channel (latents_mean), as no "
+            f"{family.title} has. {AGAIN}"
+        )
+
+
+def _folder(model: str) -> tuple[Path, str]:
+    if model == "mini":
+        if not (builtin_base() / "model_index.json").exists():
+            raise ModelError(
+                f"the built-in base is missing from {builtin_base()}. Install the project "
+                "again, or clone it with all its files."
+            )
+        return builtin_base(), "mini"
+    path = Path(model).expanduser()
+    nothing = ModelError(
+        f"base.model is {shown(model)}: no such folder or file. Give mini, a diffusers folder, "
+        "a .safetensors checkpoint or a hub id (owner/name)."
+    )
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except OSError:  # a name that is too long, or that may not be looked at
+        raise nothing from None
+    if path.suffix.lower() in PICKLES:
+        raise ModelError(
+            f"{model} is a pickle, which can run any code when it is opened; .safetensors or a "
+            "diffusers folder was expected. Convert it on a "
+            "machine you can lose, with diffusers' "
+            "convert_original_stable_diffusion_to_diffusers.py --to_safetensors, or find a "
+            ".safetensors of it."
+        )
+    if is_file:
+        if path.suffix.lower() != ".safetensors":
+            raise ModelError(
+                f"{model} is a file of an unknown kind: a diffusers folder or a .safetensors "
+                "checkpoint was expected."
+            )
+        return single_file.unpacked(path), path.stem
+    if is_folder:
+        if not (path / "model_index.json").exists():
+            advice = "Give the folder that holds unet/, vae/ and the rest."
+            raise ModelError(
+                f"{model} has no model_index.json, so it is not a diffusers folder. {advice}"
+            )
+        return path, path.resolve().name
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not path.parent.is_dir():
+        return _downloaded(model), model
+    raise nothing
+
+
+def _downloaded(model: str) -> Path:
+    """The hub's cache first, the network only when that has nothing or not all."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = [
+        "*.json",
+        "*/*.json",
+        "*/*.txt",
+        *(f"{part}/*model*.safetensors" for part in sdxl.SDXL.classes),
+    ]
+    chosen = {"allow_patterns": wanted, "ignore_patterns": ["*non_ema*", "*openvino*", "*flax*"]}
+    cached = None
+    try:
+        cached = Path(snapshot_download(model, local_files_only=True, **chosen))
+        if _is_whole(cached):
+            return cached
+    except (LocalEntryNotFoundError, ValueError):
+        pass  # the network will tell
+    try:
+        return Path(snapshot_download(model, **chosen))
+    except (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: a name that the hub cannot have
+        state = "is only partly in the local cache" if cached else "is not in the local cache"
+        raise ModelError(
+            f"{model} {state} and cannot be downloaded ({reason(error)}). Check the name and "
+            "the network."
+        ) from None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a cached snapshot has an index and weights for every network that it names."""
+    if not (folder / "model_index.json").is_file():
+        return False
+    try:
+        index = read_json(folder / "model_index.json", folder.name)
+        for part in sdxl.SDXL.classes:
+            if _there(index, part):
+                weights_of(folder / part, folder.name)
+    except (ModelError, OSError):
+        return False
+    return True
