@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 HOLD = """
 import sys, time
 from pathlib import Path
-from training import lock
-with lock.held(Path(sys.argv[1])):
+from training.storage import run_lock
+with run_lock.held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from studio.library.generator import loaded_style
 from tests.tiny import tiny_base
-from training.config.schema import RunConfig, from_mapping
+from training.config.loading import from_mapping
+from training.config.schema import RunConfig
 from training.diffusion.sampling import draw
 from training.models import base_files, loader
 from training.models.family import Family, Parts

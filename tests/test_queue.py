@@ -38,7 +38,7 @@ STEPS = (
 WORKER = f"""
 import sys
 from pathlib import Path
-from studio import queue
+from studio.processes import queue
 queue.LOOK = 0.05
 def command(run_toml):
     return [sys.executable, "-c", {STEPS + TRAINER!r}, str(run_toml)]

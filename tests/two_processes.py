@@ -23,7 +23,7 @@ from training.config.schema import RunConfig
 from training.errors import StudioError
 from training.events import Event, Stepped
 from training.runtime.distributed import ProcessGroup, joined
-from training.trainer import trainer as run_module
+from training.trainer import plan
 from training.trainer.loop import train
 from training.trainer.trainer import Trainer
 
@@ -35,8 +35,8 @@ def main() -> None:
     signal.signal(
         signal.SIGTERM, signal.SIG_IGN
     )  # the launcher ends the others when one has died; the command takes it for a stop
-    choose, loss = run_module.choose, Trainer.loss
-    run_module.choose = lambda device, dtype: dataclasses.replace(
+    choose, loss = plan.choose, Trainer.loss
+    plan.choose = lambda device, dtype: dataclasses.replace(
         choose(device, "float32"), dtype=torch.float64
     )
     with joined("cpu") as world:

@@ -158,7 +158,7 @@ def meant(setting: Setting, found: Any) -> Any:
 
 
 def to_mapping(keys: Sequence[str], found: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    """The controls' values as the sections that training.config.schema.from_mapping checks."""
+    """The controls' values as the sections that training.config.loading.from_mapping checks."""
     by_key = {s.key: s for s in settings()}
     mapping: dict[str, dict[str, Any]] = {}
     for key, value in zip(keys, found, strict=True):
