@@ -17,12 +17,15 @@ Draw = Callable[[Array, Array, Array, Rng], Array]
 
 @dataclass(frozen=True)
 class Medium:
-    """One medium. words: how captions call it; paper: "any", "light" or "dark"."""
+    """One medium. words: how captions call it; paper: "any", "light" or "dark"; coarse: too coarse
+    for many or small things.
+    """
 
     draw: Draw
     words: tuple[str, ...]
     paper: str = "any"
     keeps_colour: bool = True
+    coarse: bool = False
 
 
 def plain(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
@@ -39,11 +42,11 @@ MEDIA: dict[str, Medium] = {
     ),
     "crayon": Medium(drawn.crayon, ("crayon drawing", "wax crayon")),
     "chalk": Medium(drawn.chalk, ("chalk drawing", "chalk on a board"), "dark"),
-    "pastel": Medium(drawn.pastel, ("soft pastel", "pastel drawing")),
+    "pastel": Medium(drawn.pastel, ("soft pastel", "pastel drawing"), coarse=True),
     "marker": Medium(drawn.marker, ("marker drawing", "felt marker"), "light"),
     "ballpoint": Medium(drawn.ballpoint, ("ballpoint drawing", "ballpoint pen"), "light", False),
-    "oil": Medium(drawn.oil, ("oil painting", "oils")),
-    "pointillism": Medium(drawn.pointillism, ("pointillism", "painting in dots")),
+    "oil": Medium(drawn.oil, ("oil painting", "oils"), coarse=True),
+    "pointillism": Medium(drawn.pointillism, ("pointillism", "painting in dots"), coarse=True),
     "spray": Medium(drawn.spray, ("spray painting", "graffiti")),
     "scratchboard": Medium(drawn.scratchboard, ("scratchboard", "scraperboard"), "dark", False),
     "halftone": Medium(made.halftone, ("halftone print", "halftone"), "light"),
@@ -53,17 +56,19 @@ MEDIA: dict[str, Medium] = {
     "engraving": Medium(made.engraving, ("engraving", "copper engraving"), "light", False),
     "stencil": Medium(made.stencil, ("stencil print", "stencil")),
     "paper cut": Medium(made.paper_cut, ("paper cut", "cut paper")),
-    "stitched": Medium(made.stitched, ("cross-stitch", "stitched picture")),
+    "stitched": Medium(made.stitched, ("cross-stitch", "stitched picture"), coarse=True),
     "embroidery": Medium(made.embroidery, ("embroidery", "satin stitch embroidery")),
-    "mosaic": Medium(made.mosaic, ("mosaic", "mosaic of stones")),
-    "stained glass": Medium(made.stained_glass, ("stained glass", "stained glass window")),
+    "mosaic": Medium(made.mosaic, ("mosaic", "mosaic of stones"), coarse=True),
+    "stained glass": Medium(
+        made.stained_glass, ("stained glass", "stained glass window"), coarse=True
+    ),
     "neon": Medium(made.neon, ("neon sign", "neon light"), "dark"),
-    "pixel": Medium(made.pixel, ("pixel art", "pixel picture")),
+    "pixel": Medium(made.pixel, ("pixel art", "pixel picture"), coarse=True),
     "clay": Medium(made.clay, ("clay model", "modelling clay")),
 }
 # For tests of what the base has never seen; the first four are other programs' or sets' own.
 KEPT_OUT = ("linocut", "blueprint", "watercolour", "risograph", "charcoal", "knitted")
 KEPT_OUT_DRAWN: dict[str, Medium] = {
     "charcoal": Medium(drawn.charcoal, ("charcoal drawing",), "light", False),
-    "knitted": Medium(made.knitted, ("knitted picture",)),
+    "knitted": Medium(made.knitted, ("knitted picture",), coarse=True),
 }

@@ -49,7 +49,7 @@ def _hatching(rng: Rng, size: int, tone: Array, period: float, layers: int = 3) 
         _, across = turned(size, first + layer * rng.uniform(0.8, 1.1))
         across = across + (noise(rng, size, 18) - 0.5) * period * 0.9
         limit = 0.86 - layer * 0.27
-        wide = np.clip((limit - tone) * 1.6, 0, 0.6)
+        wide = np.clip((limit - tone) * 1.2, 0, 0.5)
         drawn = np.maximum(drawn, stripes(across, period, wide))
     return drawn
 
@@ -94,7 +94,7 @@ def pencil(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
     line = lines(colour, cover, 0.7)
     tooth = 0.45 + 0.55 * smooth(grain(rng, size), 0.2, 0.6)
     lead = np.float32([0.22, 0.22, 0.25]) + rng.uniform(-0.05, 0.08)
-    return finished(multiplied(paper, lead, np.maximum(hatch * 0.75, line * 0.9) * tooth))
+    return finished(multiplied(paper, lead, np.maximum(hatch * 0.6, line) * tooth))
 
 
 def coloured_pencil(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
@@ -179,20 +179,21 @@ def marker(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
 
 
 def ballpoint(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
-    """Ballpoint pen: one ink, looping scribbles, outlines gone over twice."""
+    """Ballpoint pen: one ink, fast scribbles to and fro, outlines gone over twice."""
     size = len(cover)
     pens = np.float32([[0.1, 0.16, 0.62], [0.08, 0.08, 0.12], [0.7, 0.08, 0.14], [0.05, 0.4, 0.2]])
     pen = pens[rng.choice(4, p=[0.6, 0.16, 0.12, 0.12])]
     tone = blur(_tone(colour, cover), 1)
-    along, across = turned(size, rng.uniform(0.4, 1.2))
-    loops = across + np.sin(along / rng.uniform(1.8, 2.6)) * rng.uniform(1.0, 1.8)
-    loops = loops + noise(rng, size, 14) * 5
-    scribble = stripes(loops, rng.uniform(3.4, 4.4), np.clip((0.85 - tone) * 0.8, 0, 0.5))
-    twice = [lines(wobbled(rng, colour, 1.6), wobbled(rng, cover, 0.01), 0.3) for _ in range(2)]
-    again = [lines(colour * 0, wobbled(rng, cover, 1.6, 18), 0.3) for _ in range(2)]
-    line = np.maximum.reduce([*twice, *again])
+    angle, period = rng.uniform(0.5, 1.1), rng.uniform(3.6, 4.8)
+    scribble = np.zeros((size, size), np.float32)
+    for lean, limit in ((-0.09, 0.9), (0.09, 0.9), (0.8, 0.5)):
+        across = turned(size, angle + lean)[1] + noise(rng, size, 24) * 5
+        scribble = np.maximum(scribble, stripes(across, period, np.clip(limit - tone, 0, 0.26)))
+    line = lines(wobbled(rng, colour, 0.7), cover, 0.3)
+    again = wobbled(rng, cover, 2.2, 18)
+    line = np.maximum(line, lines(again[..., None], again, 0.2))
     skip = 0.6 + 0.4 * smooth(noise(rng, size, 3), 0.2, 0.5)
-    return finished(multiplied(paper, pen, np.maximum(scribble * 0.7, line * 0.9) * skip))
+    return finished(multiplied(paper, pen, np.maximum(scribble * 0.8, line * 0.9) * skip))
 
 
 def oil(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
@@ -266,15 +267,14 @@ def spray(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
 
 
 def scratchboard(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
-    """Scratchboard: light cut out of black with short strokes that follow the shape."""
+    """Scratchboard: light cut out of black with short strokes that bend round the shape."""
     size = len(cover)
-    tone = np.clip(grey(colour) * 0.8 + 0.15, 0, 1)
-    around = depth(cover) * rng.uniform(55, 80) + (noise(rng, size, 10) - 0.5) * 4
-    _, across = turned(size, rng.uniform(0.5, 1.1))
-    cut = stripes(around, rng.uniform(3.0, 4.0), tone * 0.75)
-    crossed = stripes(across, 2.8, np.clip(tone - 0.55, 0, 1))
-    scratch = np.maximum(cut, crossed) * cover * smooth(noise(rng, size, 3), 0.15, 0.4)
-    line = lines(colour, cover, 0.5)
-    light = np.float32([0.97, 0.95, 0.9])
-    tint = light * 0.75 + colour * 0.25
-    return finished(mixed(paper, tint, np.maximum(scratch, line)))
+    tone = np.clip(grey(colour) * 0.75 + 0.2, 0, 1)
+    form = depth(cover) * rng.uniform(10, 18) + (noise(rng, size, 16) - 0.5) * 5
+    first = rng.uniform(0, np.pi)
+    cut = stripes(turned(size, first)[1] + form, rng.uniform(3.0, 3.8), tone * 0.62)
+    crossed = stripes(turned(size, first + 1.1)[1] - form, 3.2, np.clip(tone - 0.6, 0, 1))
+    lifted = smooth(streaks(rng, size, first, 7, 3.4), 0.1, 0.3)
+    scratch = np.maximum(cut, crossed) * lifted * cover
+    light = np.float32([0.97, 0.95, 0.9]) * 0.75 + colour * 0.25
+    return finished(mixed(paper, light, np.maximum(scratch, lines(colour, cover, 0.4))))

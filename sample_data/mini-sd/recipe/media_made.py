@@ -43,9 +43,10 @@ def _dots(size: int, angle: float, period: float, amount: Array) -> Array:
 
 
 def _flat(colour: Array, cover: Array, ways: int) -> Array:
-    """Return the picture in so many flat colours of its own. cover picks what counts."""
-    image = Image.fromarray(finished(colour * cover[..., None] + (1 - cover[..., None])))
-    few = image.quantize(ways + 1, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    """Return the picture in so many flat colours of its own; only what is covered counts."""
+    mean = (colour * cover[..., None]).sum((0, 1)) / (cover.sum() + 1e-6)
+    image = Image.fromarray(finished(np.where(cover[..., None] > 0.5, colour, mean)))
+    few = image.quantize(ways, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     return np.asarray(few.convert("RGB"), np.float32) / 255
 
 
@@ -98,14 +99,18 @@ def woodcut(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
     tone = grey(colour)
     inside = cover > 0.5
     low, high = np.quantile(tone[inside], (0.1, 0.9)) if inside.any() else (0, 1)
-    tone = np.clip((tone - low) / (high - low + 0.15), 0, 1)
-    bent = noise(rng, size, 22) * 8 + depth(cover) * rng.uniform(14, 30)
+    form = depth(cover)
+    slope = np.gradient(form, axis=0) + np.gradient(form, axis=1)
+    # Light from above on the left, so that a thing of one colour has its form too
+    tone = np.clip((tone - low) / (high - low + 0.15), 0, 1) * 0.65 + 0.3 + slope * 5
+    tone = np.clip(tone, 0, 1)
+    bent = noise(rng, size, 22) * 8 + form * rng.uniform(14, 30)
     _, across = turned(size, rng.uniform(0, 3))
     taper = 0.75 + 0.5 * (streaks(rng, size, 1.2, 9, 3) - 0.5)
     cut = stripes(across + bent, rng.uniform(4.5, 6), np.clip(tone * 1.15 - 0.12, 0, 0.92) * taper)
     black = np.clip(1 - cut, 0, 1) * smooth(cover, 0.35, 0.65)
     rim = smooth(contours(colour, cover, 1.6), 0.3, 0.45)
-    wood = 1 - 0.75 * smooth(streaks(rng, size, rng.choice([0.0, 1.57]), 50, 1.3), 0.86, 0.95)
+    wood = 1 - 0.75 * smooth(streaks(rng, size, rng.choice([0.0, 1.57]), 50, 1.3), 0.93, 0.99)
     chips = stripes(across + bent, 7, 0.1) * smooth(noise(rng, size, 9), 0.62, 0.75)
     chips = chips * smooth(blur(cover, 6), 0.03, 0.2) * (1 - cover)
     ink = np.float32([[0.07, 0.06, 0.06], [0.25, 0.07, 0.05], [0.06, 0.12, 0.2]])[rng.integers(3)]
@@ -220,7 +225,7 @@ def knitted(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
 def mosaic(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
     """Mosaic: small stones with grout between, none quite the same colour."""
     size = len(cover)
-    index, edge, points = cells(rng, size, rng.uniform(5.2, 7.0), rng.uniform(0.3, 0.6))
+    index, edge, points = cells(rng, size, rng.uniform(4.2, 6.0), rng.uniform(0.3, 0.6))
     # A stone is of the thing or of the ground, never half of each.
     solid = averaged(cover[..., None], index)[..., 0] > 0.5
     layers = averaged(np.dstack([colour * cover[..., None], cover]), index)
@@ -243,7 +248,8 @@ def stained_glass(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
     glow = 0.8 + 0.4 * noise(rng, size, 12) + 0.12 * (streaks(rng, size, 0.7, 20, 3) - 0.5)
     part = np.where(cover > 0.5, names % 251 / 251, -1.0).astype(np.float32)
     outline = contours(part[..., None], cover, 1.1)
-    lead = np.maximum(smooth(outline, 0.22, 0.42), smooth(edge, 1.5, 0.8))
+    lead = smooth(outline, 0.22, 0.42)
+    lead = np.maximum(lead, smooth(edge + cover * 0.7, 1.5, 0.8))
     shine = np.clip(np.roll(lead, (1, 1), (0, 1)) - lead, 0, 1) * 0.1
     glass = pane * glow[..., None] - shine[..., None]
     return finished(mixed(glass, np.float32([0.08, 0.08, 0.1]), lead))

@@ -12,7 +12,7 @@ import json
 import tarfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +26,24 @@ from texture import Array, Rng
 
 SIZE = 128  # px
 LEFT_OUT = 10  # one (concept, hand) and one (concept, medium) pair in so many is kept for tests
+CLEAR = 0.7  # sum of the differences of three channels at which a thing can be seen
 PLAIN = Medium(plain, ("",))
-# Packages by hand. openmoji, twemoji, emojione and fluent-emoji-high-contrast are kept for tests.
-HANDS = {
-    "noto": "noto",
-    "flat": "fluent-emoji-flat",
-    "gradient": "fluent-emoji",
-    "blob": "noto-v1",
-    "mozilla": "fxemoji",
-    "streamline": "streamline-emojis",
-    "twotone": "icon-park-twotone",
-    "outline": "tabler",
-    "solid": "mdi",
-    "silhouette": "game-icons",
+# Packages by hand, with the suffix of an icon's name that belongs to the hand.
+# openmoji, twemoji, emojione and fluent-emoji-high-contrast are kept for tests.
+HANDS: dict[str, tuple[str, str]] = {
+    "noto": ("noto", ""),
+    "flat": ("fluent-emoji-flat", ""),
+    "gradient": ("fluent-emoji", ""),
+    "blob": ("noto-v1", ""),
+    "mozilla": ("fxemoji", ""),
+    "streamline": ("streamline-emojis", ""),
+    "filled outline": ("icon-park", ""),
+    "twotone": ("icon-park-twotone", ""),
+    "outline": ("tabler", ""),
+    "solid": ("mdi", ""),
+    "silhouette": ("game-icons", ""),
+    "thin": ("ph", "-thin"),
+    "duotone": ("ph", "-duotone"),
 }
 SHAPES = ("circle", "square", "triangle", "star", "ring", "heart")
 
@@ -108,15 +113,17 @@ def icon(icons: dict, key: str, hand: str, size: int = 256) -> Thing | None:
 def icon_things(folder: Path, concepts: Sequence[str]) -> list[Thing]:
     """Draw the concepts in every hand whose package lies in the folder as npm packs it."""
     found = []
-    for hand, package in HANDS.items():
+    for hand, (package, suffix) in HANDS.items():
         for archive in sorted(folder.glob(f"iconify-json-{package}-[0-9]*.tgz"))[:1]:
             with tarfile.open(archive) as tar:
                 member = tar.extractfile("package/icons.json")
                 assert member is not None, archive
                 icons = json.load(member)
-            keys = [c.replace(" ", "-") for c in concepts]
-            drawn = (icon(icons, k, hand) for k in keys if k in icons["icons"])
-            found += [thing for thing in drawn if thing and not left_out(thing.concept, hand)]
+            for concept in concepts:
+                key = concept.replace(" ", "-") + suffix
+                if key in icons["icons"] and not left_out(concept, hand):
+                    thing = icon(icons, key, hand)
+                    found += [replace(thing, concept=concept)] if thing else []
     return found
 
 
@@ -134,14 +141,28 @@ def _chosen(things: Sequence[Thing], rng: Rng) -> list[Thing]:
     return chosen
 
 
+def _paper(things: Sequence[Thing], kind: str, rng: Rng) -> papers.Paper:
+    """Choose a paper on which things of many colours can be seen."""
+    own = []
+    for thing in things:
+        drawn = thing.picture[thing.picture[..., 3] > 0.5][:, :3]
+        if len(drawn) and not scenes.one_coloured(thing.picture):
+            own.append(drawn.mean(0))
+    for _ in range(10):
+        ground = papers.paper(rng, SIZE, kind)
+        below = ground.picture.mean((0, 1))
+        if all(np.abs(colour - below).sum() > CLEAR for colour in own):
+            break
+    return ground
+
+
 def _tinted(things: Sequence[Thing], ground: papers.Paper, rng: Rng) -> list[Thing]:
     """Give one-coloured drawings colours that stand out from the paper, one for each concept."""
     below = ground.picture.mean((0, 1))
     tints: dict[str, str] = {}
-    free = []
-    for name, colour in papers.palette(rng, 12):
-        if np.abs(colour - below).sum() > 0.7 and name != ground.colour:
-            free.append(name)
+    named = papers.palette(rng, 12)
+    named.sort(key=lambda pair: np.abs(pair[1] - below).sum() < CLEAR)  # stable: still by chance
+    free = [name for name, _ in named if name != ground.colour]
     done = []
     for thing in things:
         if scenes.one_coloured(thing.picture):
@@ -155,18 +176,20 @@ def example(things: Sequence[Thing], seed: int, *, medium: str | None = None) ->
     """Return picture number seed. medium: a name of MEDIA or "" for none; chosen where None."""
     rng = np.random.default_rng(seed)
     chosen = _chosen(things, rng)
-    concepts = tuple(thing.concept for thing in chosen)
+    concepts = {thing.concept for thing in chosen}
     usable = [m for m in MEDIA if not any(left_out(c, m) for c in concepts)]
     if medium is None:
         medium = str(rng.choice(usable)) if usable and rng.random() < 0.8 else ""
     way = MEDIA[medium] if medium else PLAIN
-    ground = papers.paper(rng, SIZE, way.paper)
+    chosen = chosen[:2] if way.coarse else chosen
+    ground = _paper(chosen, way.paper, rng)
     chosen = _tinted(chosen, ground, rng)
     colours = {thing.colour for thing in chosen}
     clear = [g for g in scenes.GROUNDS if not colours & set(scenes.GROUND_COLOURS.get(g, ()))]
-    if not way.keeps_colour:  # a full ground of lines hides the lines of the thing
+    if not way.keeps_colour or way.paper == "dark":
+        # A full ground of lines hides the lines of the thing, and what it is drawn on.
         clear = [g for g in clear if g not in ("sky", "room")]
-    shown = scenes.scene(chosen, rng, size=SIZE, on=str(rng.choice(clear)))
+    shown = scenes.scene(chosen, rng, size=SIZE, on=str(rng.choice(clear)), placed=not way.coarse)
     picture = way.draw(shown.colour, shown.cover, ground.picture, rng)
     caption = phrases.caption(
         shown,
@@ -175,7 +198,7 @@ def example(things: Sequence[Thing], seed: int, *, medium: str | None = None) ->
         paper=ground.colour,
         keeps_colour=way.keeps_colour,
     )
-    return Example(picture, caption, concepts, medium, ground.colour)
+    return Example(picture, caption, tuple(t.concept for t in chosen), medium, ground.colour)
 
 
 def sheet(examples: Sequence[Example], columns: int) -> Image.Image:
@@ -197,7 +220,7 @@ def media_sheet(things: Sequence[Thing], media: dict[str, Medium]) -> Image.Imag
     for name, way in media.items():
         for thing in things:
             rng = np.random.default_rng(zlib.crc32(f"{name}{thing.concept}".encode()))
-            ground = papers.paper(rng, SIZE, way.paper)
+            ground = _paper([thing], way.paper, rng)
             alone = _tinted([thing], ground, rng)
             shown = scenes.scene(alone, rng, size=SIZE, on="none", placed=False)
             picture = way.draw(shown.colour, shown.cover, ground.picture, rng)
