@@ -17,8 +17,8 @@ Draw = Callable[[Array, Array, Array, Rng], Array]
 
 @dataclass(frozen=True)
 class Medium:
-    """One medium. words: how captions call it; paper: "any", "light" or "dark"; coarse: too coarse
-    for many or small things.
+    """One medium. words: how captions call it; paper: "any", "light", "dark" or "pale" (for
+    translucent inks); coarse: too coarse for many or small things.
     """
 
     draw: Draw
@@ -43,13 +43,13 @@ MEDIA: dict[str, Medium] = {
     "crayon": Medium(drawn.crayon, ("crayon drawing", "wax crayon")),
     "chalk": Medium(drawn.chalk, ("chalk drawing", "chalk on a board"), "dark"),
     "pastel": Medium(drawn.pastel, ("soft pastel", "pastel drawing"), coarse=True),
-    "marker": Medium(drawn.marker, ("marker drawing", "felt marker"), "light"),
+    "marker": Medium(drawn.marker, ("marker drawing", "felt marker"), "pale"),
     "ballpoint": Medium(drawn.ballpoint, ("ballpoint drawing", "ballpoint pen"), "light", False),
     "oil": Medium(drawn.oil, ("oil painting", "oils"), coarse=True),
     "pointillism": Medium(drawn.pointillism, ("pointillism", "painting in dots"), coarse=True),
     "spray": Medium(drawn.spray, ("spray painting", "graffiti")),
     "scratchboard": Medium(drawn.scratchboard, ("scratchboard", "scraperboard"), "dark", False),
-    "halftone": Medium(made.halftone, ("halftone print", "halftone"), "light"),
+    "halftone": Medium(made.halftone, ("halftone print", "halftone"), "pale"),
     "comic": Medium(made.comic, ("pop art print", "comic print"), "light"),
     "screen print": Medium(made.screen_print, ("screen print", "silkscreen")),
     "woodcut": Medium(made.woodcut, ("woodcut", "woodcut print"), "light", False),

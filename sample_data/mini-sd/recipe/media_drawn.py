@@ -118,7 +118,7 @@ def crayon(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
     stroke = streaks(rng, size, rng.uniform(0.3, 1.2), 16, 3.0)
     wax = smooth(tooth * 0.6 + stroke * 0.6, 0.36, 0.5)
     painted = mixed(paper, np.clip(colour * 1.05, 0, 1), wax * cover * 0.92)
-    line = smooth(contours(colour, cover, 1.5), 0.25, 0.5) * smooth(tooth, 0.25, 0.45)
+    line = smooth(contours(colour, cover, 1.5), 0.25, 0.5) * smooth(tooth, 0.1, 0.4)
     return finished(mixed(painted, blur(colour, 2) * rng.uniform(0.35, 0.6), line * 0.9))
 
 
@@ -143,7 +143,7 @@ def charcoal(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
     dark = 1 - _tone(colour, cover)
     smudged = 0.5 * blur(dark, 1) + 0.35 * blur(dark, 4)
     line = smooth(contours(colour, cover, 1.6), 0.2, 0.6)
-    tooth = smooth(grain(rng, size, 2.2), 0.1, 0.75)
+    tooth = smooth(grain(rng, size, 1.6), -0.5, 0.9)
     coal = np.float32([0.13, 0.12, 0.12])
     return finished(multiplied(paper, coal, np.clip((smudged + line * 0.8) * (tooth + 0.15), 0, 1)))
 

@@ -102,7 +102,7 @@ def woodcut(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
     form = depth(cover)
     slope = np.gradient(form, axis=0) + np.gradient(form, axis=1)
     # Light from above on the left, so that a thing of one colour has its form too
-    tone = np.clip((tone - low) / (high - low + 0.15), 0, 1) * 0.65 + 0.3 + slope * 5
+    tone = np.clip((tone - low) / (high - low + 0.15), 0, 1) * 0.6 + 0.22 + slope * 5
     tone = np.clip(tone, 0, 1)
     bent = noise(rng, size, 22) * 8 + form * rng.uniform(14, 30)
     _, across = turned(size, rng.uniform(0, 3))

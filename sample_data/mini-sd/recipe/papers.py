@@ -32,6 +32,7 @@ COLOURS: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, 
     "light green": ((90, 130), (0.15, 0.3), (0.85, 0.95)),
 }
 LIGHT = ("white", "white", "white", "cream", "cream", "yellow", "pink", "light blue", "light green")
+PALE = ("white", "white", "cream")
 DARK = ("black", "black", "dark blue", "dark green")
 SURFACES = ("plain", "plain", "grain", "grain", "gradient", "stripes", "dots", "checks", "fibres")
 
@@ -70,8 +71,8 @@ def _pattern(surface: str, size: int, rng: Rng) -> Array:
 
 
 def paper(rng: Rng, size: int, kind: str = "any", colour: str | None = None) -> Paper:
-    """Return a paper. kind: "any", "light" or "dark"; colour overrides it where it is not None."""
-    tones = {"light": LIGHT, "dark": DARK}.get(kind, (*LIGHT, *COLOURS))
+    """Return a paper. kind: "any", "light", "dark" or "pale"; colour, if given, goes before it."""
+    tones = {"light": LIGHT, "dark": DARK, "pale": PALE}.get(kind, (*LIGHT, *COLOURS))
     name = colour or str(rng.choice(tones))
     base = colour_of(name, rng)
     surface = str(rng.choice(SURFACES))
