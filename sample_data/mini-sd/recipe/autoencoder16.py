@@ -1,0 +1,208 @@
+"""The autoencoder of the coming base: 128 px pictures to 16 channels of 16 x 16 latents and back.
+
+    python sample_data/mini-sd/recipe/autoencoder16.py --state FOLDER --minutes 100
+
+goes on where it stopped; FOLDER/pool holds the pictures (pool.py draws them, also meanwhile),
+FOLDER/vae the state, a log and a sheet. Starts from the present base's autoencoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import pool
+import torch
+import torch.nn.functional as F
+from autoencoder import psnr
+from diffusers import AutoencoderKL
+from long_training import LongTraining, Pace
+from pace import mixed
+from PIL import Image
+from torch import Tensor
+
+from training.modules.group_norm import use_fast_group_norm
+
+HERE = Path(__file__).resolve().parent
+SAMPLES = HERE.parents[1]
+CHANNELS = 16
+CROP = 64  # px
+BATCH = 16  # crops
+KL_WEIGHT = 1e-6
+HELD_OUT = ("linocut", "blueprint", "watercolour", "risograph")
+LOOK_EVERY = 1200.0  # seconds between two looks at the pictures that are kept out
+
+
+def widened(old: AutoencoderKL, channels: int = CHANNELS) -> AutoencoderKL:
+    """Return an autoencoder with more latent channels that does at first what the old one does."""
+    config = dict(old.config) | {"latent_channels": channels, "force_upcast": False}
+    torch.manual_seed(16)
+    new = AutoencoderKL.from_config({k: v for k, v in config.items() if k[0] != "_"})
+    before, state = old.state_dict(), new.state_dict()
+    few = old.config["latent_channels"]
+    for key, value in before.items():
+        if state[key].shape == value.shape:
+            state[key].copy_(value)
+        elif key.startswith(("encoder.conv_out", "quant_conv")):
+            # Rows: means, then logarithms of variances; the new means start small
+            state[key].mul_(0.3)
+            columns = slice(None)
+            if key == "quant_conv.weight":
+                state[key].zero_()
+                state[key][:channels, :channels, 0, 0] = torch.eye(channels)
+                state[key][channels:, channels:, 0, 0] = torch.eye(channels)
+                for o in (0, 1):
+                    for i in (0, 1):
+                        block = value[o * few : (o + 1) * few, i * few : (i + 1) * few]
+                        at = (o * channels, i * channels)
+                        state[key][at[0] : at[0] + few, at[1] : at[1] + few] = block
+            else:
+                for half in (0, 1):
+                    rows = slice(half * channels, half * channels + few)
+                    state[key][rows] = value[half * few : (half + 1) * few][..., columns]
+                    if key.endswith("bias"):
+                        state[key][half * channels + few : (half + 1) * channels] = -6.0 * half
+        elif key.startswith("post_quant_conv"):
+            state[key].zero_()
+            if key.endswith("weight"):
+                state[key][:, :, 0, 0] = torch.eye(channels)
+                state[key][:few, :few] = value
+            else:
+                state[key][:few] = value
+        else:  # decoder.conv_in.weight
+            state[key].mul_(0.3)
+            state[key][:, :few] = value
+    new.load_state_dict(state)
+    return new
+
+
+def batch(folder: Path, shards: int, step: int) -> Tensor:
+    """Return the crops of a step, [BATCH, 3, CROP, CROP] in [-1, 1]: out of four shards, mirrored,
+    some halved, with colours exchanged, inverted or scaled towards grey.
+    """
+    rng = np.random.default_rng([16, step])
+    crops = []
+    for _ in range(4):
+        number = int(rng.integers(shards))
+        pictures = np.load(pool.path_of(folder, number), mmap_mode="r")
+        for row in rng.integers(len(pictures), size=BATCH // 4):
+            picture = pictures[row]
+            if rng.random() < 0.75:
+                y, x = rng.integers(0, picture.shape[0] - CROP + 1, 2)
+                crop = picture[y : y + CROP, x : x + CROP].astype(np.float32)
+            else:
+                halves = picture.reshape(CROP, 2, CROP, 2, 3).astype(np.float32)
+                crop = halves.mean((1, 3))
+            crop = crop / 127.5 - 1
+            chance = rng.random()
+            if chance < 0.2:
+                crop = crop[..., rng.permutation(3)]
+            elif chance < 0.3:
+                crop = -crop
+            elif chance < 0.4:
+                grey = crop.mean(-1, keepdims=True)
+                crop = grey + (crop - grey) * rng.random()
+            if rng.random() < 0.5:
+                crop = crop[:, ::-1]
+            crops.append(crop)
+    x = torch.from_numpy(np.stack(crops).astype(np.float32)).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _edges(x: Tensor) -> Tensor:
+    across, down = x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+    return across.abs().mean() + down.abs().mean()
+
+
+def loss_of(vae: AutoencoderKL, x: Tensor, step: int) -> Tensor:
+    """L1 + L2 + L1 of edges at three sizes (lines, grain) + L1 of 8 px means (colours) + KL."""
+    noise = torch.Generator().manual_seed(step)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=mixed(x.device.type)):
+        posterior = vae.encode(x).latent_dist
+        mean, deviation = posterior.mean.float(), posterior.std.float()
+        z = mean + deviation * torch.randn(mean.shape, generator=noise).to(x.device)
+        y = vae.decode(z).sample
+    error = y.float() - x
+    edges = error.new_zeros(())
+    smaller = error
+    for weight in (0.5, 0.25, 0.25):
+        edges = edges + weight * _edges(smaller)
+        smaller = F.avg_pool2d(smaller, 2)
+    colour = smaller.abs().mean()
+    variance = deviation.square()
+    kl = 0.5 * (mean.square() + variance - 1 - variance.clamp(min=1e-12).log()).mean()
+    return error.abs().mean() + 2 * error.square().mean() + edges + 0.5 * colour + KL_WEIGHT * kl
+
+
+def kept_out(name: str) -> Tensor:
+    """Return a sample set's pictures, uint8 [N, 3, 128, 128]."""
+    files = sorted((SAMPLES / name).glob("*.png"))
+    pictures = [np.asarray(Image.open(f).convert("RGB").resize((128, 128))) for f in files]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def look(vae: AutoencoderKL, folder: Path, step: int) -> None:
+    """Print the figures of the kept-out sets and draw some of them beside what comes back."""
+    rows, figures = [], []
+    for name in HELD_OUT:
+        pictures = kept_out(name)
+        figures.append(f"{name} {psnr(vae, pictures):.2f} dB")
+        x = pictures[:6].float() / 127.5 - 1
+        y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+        rows += [torch.cat(list(x), 2), torch.cat(list(y), 2)]
+        if name == "risograph":
+            paper = pictures.float().flatten(2).median(2).values
+            back = vae.decode(vae.encode(pictures.float() / 127.5 - 1).latent_dist.mean).sample
+            found = (back.clamp(-1, 1) * 127.5 + 127.5).flatten(2).median(2).values
+            figures.append(f"its paper off by {(found - paper).abs().max(0).values.tolist()}")
+    line = f"step {step}  " + "  ".join(figures)
+    print(line, flush=True)
+    sheet = ((torch.cat(rows, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(sheet).save(folder / "sheet.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--state", type=Path, default=Path("work/mini"))
+    parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--steps", type=int, default=1 << 60)
+    parser.add_argument("--rate", type=float, default=6e-4)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    folder, pictures = args.state / "vae", args.state / "pool"
+    folder.mkdir(parents=True, exist_ok=True)
+    vae = widened(AutoencoderKL.from_pretrained(HERE.parent / "vae", torch_dtype=torch.float32))
+    vae = vae.to(args.device, memory_format=torch.channels_last)
+    use_fast_group_norm(vae)
+    training = LongTraining(vae.parameters(), folder, Pace(args.rate))
+    if not training.resume():
+        look(vae, folder, 0)
+    # How many shards there are is part of the state: a step that is made again finds the same ones
+    training.notes.setdefault("shards", pool.drawn_so_far(pictures))
+    looked = time.monotonic()
+
+    def kept() -> None:
+        nonlocal looked
+        training.notes["shards"] = pool.drawn_so_far(pictures)
+        if training.stopping or time.monotonic() > looked + LOOK_EVERY:
+            looked = time.monotonic()
+            training.with_averaged(lambda: look(vae, folder, training.step))
+
+    training.run(
+        lambda step: loss_of(
+            vae, batch(pictures, training.notes["shards"], step).to(args.device), step
+        ),
+        seconds=args.minutes * 60,
+        steps=args.steps,
+        kept=kept,
+    )
+    training.with_averaged(lambda: vae.save_pretrained(folder / "model"))
+
+
+if __name__ == "__main__":
+    main()
