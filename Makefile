@@ -30,11 +30,13 @@ check: $(VENV)/.ready-to-test
 # Every kind of test, one worker a core; files stay whole, the longest first (tests/conftest.py)
 test: check
 	$(BIN)/python -m tests.chromium
+	$(BIN)/python -m tests.proxies
 	$(BIN)/python -m pytest $(PARALLEL)
 
 # The same with every chain and matrix at its full length
 test-long: check
 	$(BIN)/python -m tests.chromium
+	$(BIN)/python -m tests.proxies
 	$(BIN)/python -m pytest $(PARALLEL) -m ""
 
 studio: $(VENV)/.ready

@@ -5,14 +5,17 @@ nothing of the page is read, written, framed or run, and no byte of it comes out
 
 from __future__ import annotations
 
+import http.client
 import http.server
 import json
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from playwright import sync_api
 
+from tests import rebinding
 from tests.test_page import browser, free_port, page_process
 
 pytestmark = pytest.mark.browser
@@ -121,11 +124,77 @@ def test_no_other_site_reads_writes_frames_or_runs_anything(
             assert answer is not None and answer.status in (400, 403, 404)
 
 
-def test_a_name_that_leads_here_is_refused(own: str, tmp_path: Path) -> None:
-    """DNS rebinding: a foreign name that has come to mean this machine."""
-    import http.client
-    from urllib.parse import urlsplit
+def uploaded(own: str) -> str:
+    """Path of a file that the page serves, sent as the page itself would."""
+    boundary = "x" * 20
+    body = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="a.html"\r\n'
+        f"Content-Type: text/html\r\n\r\n<script>secret</script>\r\n--{boundary}--\r\n"
+    )
+    connection = http.client.HTTPConnection("127.0.0.1", urlsplit(own).port, timeout=30)
+    typed = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    connection.request("POST", "/gradio_api/upload", body, typed)
+    (path,) = json.loads(connection.getresponse().read())
+    connection.close()
+    return path
 
+
+DRIVE_BY = """async ([own, file]) => {
+    const address = own + '/gradio_api/file=' + file;
+    const framed = document.createElement('iframe');
+    framed.src = address;
+    const link = Object.assign(document.createElement('a'), {href: address, download: 'x.html'});
+    const form = Object.assign(document.createElement('form'), {action: address, target: '_blank'});
+    document.body.append(framed, link, form);
+    link.click();
+    form.submit();
+    window.open(address);
+    await new Promise(done => setTimeout(done, 1500));
+}"""
+
+
+def test_no_other_site_starts_a_download(
+    own: str, attacker: http.server.ThreadingHTTPServer
+) -> None:
+    file = uploaded(own)
+    path = f"/gradio_api/file={file}"
+    with browser() as chromium:
+        context = chromium.new_context(accept_downloads=True)
+        downloads, answered = [], []
+
+        def watch(opened: sync_api.Page) -> None:
+            opened.on("download", lambda download: downloads.append(download.url))
+
+        context.on("page", watch)
+        context.on("response", lambda answer: answered.append((answer.status, answer.url)))
+        for host in ("127.0.0.1", "localhost"):
+            page = context.new_page()
+            page.goto(f"http://{host}:{attacker.server_port}/")
+            try:
+                page.evaluate(DRIVE_BY, [own, file])
+            except sync_api.Error as error:  # the link led the page away
+                assert "navigation" in str(error)
+        asked = [status for status, url in answered if url.startswith(own)]
+        assert asked and set(asked) == {403}, answered
+        assert not downloads
+        page = context.new_page()
+        page.goto(own + "/")  # a file that the page itself asks for is served
+        assert page.evaluate("async path => (await fetch(path)).status", path) == 200
+
+
+def test_a_rebound_name_gives_nothing_out(own: str) -> None:
+    """DNS rebinding in a browser: the attacker's page and ours have one origin."""
+    with rebinding.rebinding(urlsplit(own).port) as server, browser(rebinding.RULES) as chromium:
+        page = chromium.new_page()
+        page.goto(f"{server.origin}/")
+        server.rebound = True
+        answers = page.evaluate(rebinding.ATTACK)
+    assert len(answers) == 10
+    assert {tuple(answer) for answer in answers} == {(400, "Invalid host header")}
+
+
+def test_a_name_that_leads_here_is_refused(own: str) -> None:
+    """DNS rebinding: a foreign name that has come to mean this machine."""
     for host in ("rebound.invalid", f"rebound.invalid:{urlsplit(own).port}", "127.0.0.1.invalid"):
         for path in ("/", "/config", "/gradio_api/info"):
             connection = http.client.HTTPConnection("127.0.0.1", urlsplit(own).port, timeout=30)

@@ -99,7 +99,7 @@ def tab(server: tuple[str, subprocess.Popen[str]]) -> Iterator[sync_api.Page]:
 
 
 @contextmanager
-def browser() -> Iterator[sync_api.Browser]:
+def browser(*flags: str) -> Iterator[sync_api.Browser]:
     """A Chromium; none is a failure where CI says that there should be one, else a reason to leave
     the test out.
     """
@@ -111,7 +111,7 @@ def browser() -> Iterator[sync_api.Browser]:
     if path is None:
         pytest.skip(f"no Chromium: {HOW}")
     with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *flags])
         yield chromium
         chromium.close()
 
