@@ -11,7 +11,7 @@ WORKERS ?= logical
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 DEMO_PROMPTS = "red apple" "rocket" "castle" "penguin" "hamburger"
 
-.PHONY: demo demo-many test test-long studio check format base samples example benchmark audit
+.PHONY: demo demo-many test test-long studio check format docs base samples example benchmark audit
 
 # Two thirds of the sample style's updates: enough to see it, and minutes count here
 demo: $(VENV)/.ready
@@ -45,6 +45,10 @@ studio: $(VENV)/.ready
 format: $(VENV)/.ready-to-test
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
+
+# The documentation as a site, in site/; a warning (a link that leads nowhere) is an error
+docs: $(VENV)/.ready-to-test
+	$(BIN)/zensical build --strict --clean
 
 # What has become known about the pinned versions; needs the network and installs pip-audit into an environment of its own
 audit: $(VENV)/.ready-to-audit
@@ -83,7 +87,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	echo "$(EXTRA)" >$@
 
 # One installation rather than two: a fresh environment is made with what the tests need
-$(VENV)/.ready-to-test: EXTRA = .[test]
+$(VENV)/.ready-to-test: EXTRA = .[test,docs]
 $(VENV)/.ready-to-test: $(VENV)/.ready
 	grep -qF "$(EXTRA)" $(VENV)/.ready || $(BIN)/pip install --quiet -c constraints.txt -e "$(EXTRA)"
 	touch $@
