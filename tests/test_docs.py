@@ -67,6 +67,19 @@ def test_modules_that_are_named_exist(path: Path) -> None:
     assert not [n for n in named if not any((folder / n).exists() for folder in NAMED_FROM)]
 
 
+def rows(path: Path) -> Iterator[list[str]]:
+    """The cells of every row of a document's tables, heads left out."""
+    for line in prose(path).splitlines():
+        if line.startswith("| ") and not line.startswith("| word |"):
+            yield [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_every_word_of_the_glossary_has_its_module() -> None:
+    words = list(rows(DOCS / "glossary.md"))
+    assert len(words) > 30
+    assert [row[0] for row in words if len(row) != 3 or not OF_THE_CODE.search(row[2])] == []
+
+
 class Loaded(HTMLParser):
     """Collects what a browser loads by itself when it opens a page."""
 
