@@ -25,6 +25,7 @@ from training.storage.paths import write_whole
 
 P = ParamSpec("P")
 R = TypeVar("R")
+PLAIN = {"apply_default_css": False, "js_on_load": None}  # of HTML that page.css styles
 PRIVATE = {"api_visibility": "private"}  # of an event: only the page itself may call it
 TO_TRAINING = (
     "() => [...document.querySelectorAll('[role=tab]')].find(tab => "

@@ -1,28 +1,50 @@
-"""The Settings tab: bases, the doctor, the workspace and what may be cleared, versions. Short
-handlers.
+"""The Settings tab: bases, the doctor, the workspace and what may be cleared, versions.
 
-studio.system.storage does the work.
+studio.system.storage and studio.system.doctor do the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from studio.library import preferences
-from studio.page.handlers import PRIVATE, QUIET, shows_errors
+from studio.page.handlers import PLAIN, PRIVATE, QUIET, shows_errors
+from studio.page.views import settings as views
 from studio.system import doctor, storage
 from training.errors import StudioError
 from training.storage.paths import Workspace
 
-PLAIN = {"apply_default_css": False, "js_on_load": None}
+DOCTOR = (
+    "What works on this machine, what does not, and what to do; without names of people or "
+    "folders. Takes some seconds."
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The tab's components."""
+
+    base: gr.Dropdown
+    bases: gr.HTML
+    device: gr.HTML
+    examine: gr.Button
+    workspace: gr.HTML
+    empty_trash: gr.Button
+    clear_caches: gr.Button
 
 
 def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
     """Fill the tab."""
+    parts = components()
+    connect(parts, Handlers(workspace, parts), tab)
+
+
+def components() -> Parts:
+    """Lay the tab out."""
     with gr.Row():
         with gr.Column(min_width=340):
             gr.Markdown("### Base models")
@@ -32,103 +54,86 @@ def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
                 info="Where a base is chosen, this one is proposed",
                 elem_id="default-base",
             )
-            listed = gr.HTML(elem_id="bases", **PLAIN)
+            bases = gr.HTML(elem_id="bases", **PLAIN)
             gr.Markdown("### Doctor")
-            words = (
-                "What works on this machine, what does not, and what to do; without names "
-                "of people or folders. Takes some seconds."
-            )
-            device = gr.HTML(f'<p class="note">{words}</p>', elem_id="device", **PLAIN)
-            ask = gr.Button("Examine this machine", size="sm", elem_id="ask-device")
+            device = gr.HTML(f'<p class="note">{DOCTOR}</p>', elem_id="device", **PLAIN)
+            examine = gr.Button("Examine this machine", size="sm", elem_id="ask-device")
         with gr.Column(min_width=340):
             gr.Markdown("### Workspace")
             used = gr.HTML(elem_id="workspace", **PLAIN)
+            small = {"size": "sm", "min_width": 150}
             with gr.Row():
-                trash = gr.Button(
-                    "Empty the trash",
-                    size="sm",
-                    variant="stop",
-                    min_width=150,
-                    elem_id="empty-trash",
-                )
-                cache = gr.Button("Clear caches", size="sm", min_width=150, elem_id="clear-cache")
+                trash = gr.Button("Empty the trash", variant="stop", elem_id="empty-trash", **small)
+                caches = gr.Button("Clear caches", elem_id="clear-cache", **small)
             gr.Markdown("### Versions")
-            gr.HTML(_table(storage.versions()), elem_id="versions", **PLAIN)
-    everything = [base, listed, used]
+            gr.HTML(views.table(storage.versions()), elem_id="versions", **PLAIN)
+    return Parts(base, bases, device, examine, used, trash, caches)
+
+
+class Handlers:
+    """What the tab's events do; answers are keyed by component."""
+
+    def __init__(self, workspace: Workspace, parts: Parts) -> None:
+        self.workspace = workspace
+        self.parts = parts
 
     @shows_errors
-    def open_page() -> list[Any]:
-        return _view(workspace)
+    def show(self) -> dict[Component, Any]:
+        """The bases of this machine and what the workspace takes."""
+        found = storage.bases(self.workspace)
+        listing = [one.setting for one in found]
+        chosen = preferences.base(self.workspace)
+        folder = self.workspace.root / preferences.FOLDERS_OF_BASES
+        note = (
+            f"Put diffusers folders or .safetensors checkpoints into {folder}, and they are "
+            "found here."
+        )
+        bases = {one.setting: f"{one.kind}, {views.size(one.size)}" for one in found}
+        return {
+            self.parts.base: gr.Dropdown(
+                choices=listing, value=chosen if chosen in listing else "mini"
+            ),
+            self.parts.bases: views.table(bases, note),
+            self.parts.workspace: views.table(self._sizes()),
+        }
 
     @shows_errors
-    def choose(setting: str | None) -> list[Any]:
-        if setting not in [found.setting for found in storage.bases(workspace)]:
+    def choose_base(self, setting: str | None) -> dict[Component, Any]:
+        if setting not in [found.setting for found in storage.bases(self.workspace)]:
             raise StudioError(
                 "That base is not on this machine any more. Choose another one in the list."
             )
-        preferences.choose_base(workspace, setting)
-        return _view(workspace)
+        preferences.choose_base(self.workspace, setting)
+        return self.show()
 
     @shows_errors
-    def look() -> str:
-        return _findings(doctor.asked_elsewhere(workspace))
+    def examine(self) -> str:
+        return views.findings(doctor.asked_elsewhere(self.workspace))
 
     @shows_errors
-    def empty() -> list[Any]:
-        storage.clear_trash(workspace)
-        return _view(workspace)
+    def empty_trash(self) -> dict[Component, Any]:
+        storage.clear_trash(self.workspace)
+        return self.show()
 
     @shows_errors
-    def clear() -> list[Any]:
-        storage.clear_cache(workspace)
-        return _view(workspace)
+    def clear_caches(self) -> dict[Component, Any]:
+        storage.clear_cache(self.workspace)
+        return self.show()
 
-    gr.on([tab.select], open_page, None, everything, **QUIET)
-    base.input(choose, base, everything, **QUIET)
-    ask.click(look, None, device, **PRIVATE)
-    trash.click(empty, None, everything, **PRIVATE)
-    cache.click(clear, None, everything, **PRIVATE)
-
-
-def _view(workspace: Workspace) -> list[Any]:
-    found = storage.bases(workspace)
-    settings = [one.setting for one in found]
-    chosen = preferences.base(workspace)
-    sizes = storage.sizes(workspace)
-    parts = {name: _megabytes(size) for name, size in sizes.items()}
-    whole = {str(workspace.root): _megabytes(sum(sizes.values()))}
-    return [
-        gr.Dropdown(choices=settings, value=chosen if chosen in settings else "mini"),
-        _table({one.setting: f"{one.kind}, {_megabytes(one.size)}" for one in found})
-        + '<p class="note">Put diffusers folders or .safetensors checkpoints into '
-        f"{escape(str(workspace.root / preferences.FOLDERS_OF_BASES))}, "
-        "and they are found here.</p>",
-        _table(
-            whole
-            | parts
-            | {f"{name}, outside": _megabytes(size) for name, size in storage.caches().items()}
-        ),
-    ]
+    def _sizes(self) -> dict[str, str]:
+        """What the workspace takes, whole and by part, and the caches outside of it."""
+        sizes = storage.sizes(self.workspace)
+        whole = {str(self.workspace.root): views.size(sum(sizes.values()))}
+        parts = {name: views.size(size) for name, size in sizes.items()}
+        outside = {f"{name}, outside": views.size(size) for name, size in storage.caches().items()}
+        return whole | parts | outside
 
 
-def _findings(found: Sequence[doctor.Finding]) -> str:
-    rows = "".join(
-        "<tr><th "
-        f"scope=row>{escape(one.about)}</th><td>"
-        f"{'' if one.state == 'good' else f'<b>{one.state}</b>: '}{escape(one.told)}"
-        f"{f'<br>{escape(one.advice)}' if one.advice else ''}</td></tr>"
-        for one in found
-    )
-    return f'<table class="facts-table">{rows}</table>'
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
-def _table(rows: Mapping[str, str]) -> str:
-    rows = "".join(
-        f"<tr><th scope=row>{escape(key)}</th><td>{escape(value)}</td></tr>"
-        for key, value in rows.items()
-    )
-    return f'<table class="facts-table">{rows}</table>'
+def connect(parts: Parts, handlers: Handlers, tab: gr.Tab) -> None:
+    """Which event calls which handler."""
+    shown = [parts.base, parts.bases, parts.workspace]
+    tab.select(handlers.show, None, shown, **QUIET)
+    parts.base.input(handlers.choose_base, parts.base, shown, **QUIET)
+    parts.examine.click(handlers.examine, None, parts.device, **PRIVATE)
+    parts.empty_trash.click(handlers.empty_trash, None, shown, **PRIVATE)
+    parts.clear_caches.click(handlers.clear_caches, None, shown, **PRIVATE)
