@@ -144,7 +144,9 @@ def _open(
                 [*filter(None, [os.environ.get(name)]), "127.0.0.1", "localhost", "::1"]
             )
         from studio.page import app
+        from studio.processes.queue import Queue
 
+        Queue(workspace).wake()  # what waited when the machine went down
         try:
             app.serve(
                 app.build(workspace),

@@ -13,8 +13,8 @@ import gradio as gr
 from PIL import Image
 
 from studio.page import polling
-from studio.page.polling import Late, Lately, news
-from studio.page.tabs.train import _view
+from studio.page.polling import Late, Lately, unsent
+from studio.page.tabs.train.rendering import run_view
 from studio.page.views import charts
 from studio.processes import process
 from training import events
@@ -25,7 +25,7 @@ PARTS = (
     "rate",
     "messages",
     "report",
-    "strip",
+    "previews",
     "draw",
     "save",
     "pause",
@@ -36,38 +36,32 @@ PARTS = (
 )
 
 
-def sent(answer: list[object]) -> list[object]:
-    return [value for value in answer[:-1] if value != gr.skip()]
-
-
 def test_what_a_page_has_is_not_sent_again() -> None:
-    first = news(["a", gr.update(visible=True), ""], ())
-    assert first[:-1] == [
-        "a",
-        gr.update(visible=True),
-        "",
-    ]  # also what is empty: the page may show something else
-    again = news(["a", gr.update(visible=True), ""], first[-1])
-    assert sent(again) == [] and again[-1] == first[-1]
-    assert sent(news(["a", gr.update(visible=False), ""], again[-1])) == [gr.update(visible=False)]
+    found = {"words": "a", "button": gr.update(visible=True), "more": ""}
+    news, has = unsent(found, {})
+    assert news == found  # also what is empty: the page may show something else
+    news, again = unsent(found, has)
+    assert news == {} and again == has
+    news, _ = unsent(found | {"button": gr.update(visible=False)}, again)
+    assert news == {"button": gr.update(visible=False)}
 
 
 def test_what_was_left_alone_counts_as_what_it_was() -> None:
-    got = news(["a", "b"], ())[-1]
-    got = news([gr.skip(), "c"], got)[-1]
-    assert sent(news(["a", "c"], got)) == []
+    _, has = unsent({"one": "a", "two": "b"}, {})
+    _, has = unsent({"one": gr.skip(), "two": "c"}, has)
+    assert unsent({"one": "a", "two": "c"}, has)[0] == {}
 
 
 def test_what_costs_something_is_made_for_a_page_that_lacks_it_only() -> None:
     made = []
 
     def late(mark):
-        return Late(mark, lambda: made.append(mark) or f"picture of {mark}")
+        return {"picture": Late(mark, lambda: made.append(mark) or f"picture of {mark}")}
 
-    got = news([late("1")], ())[-1]
-    got = news([late("1")], got)[-1]
+    _, has = unsent(late("1"), {})
+    _, has = unsent(late("1"), has)
     assert made == ["1"]
-    assert sent(news([late("2")], got)) == ["picture of 2"] and made == ["1", "2"]
+    assert unsent(late("2"), has)[0] == {"picture": "picture of 2"} and made == ["1", "2"]
 
 
 def trained(run: Path, steps: range) -> None:
@@ -76,16 +70,14 @@ def trained(run: Path, steps: range) -> None:
 
 
 def looked(
-    run: Path, got: tuple[str, ...], state: process.State = "running"
-) -> tuple[set[str], tuple[str, ...]]:
+    run: Path, has: dict[str, str], state: process.State = "running"
+) -> tuple[set[str], dict[str, str]]:
     """Names of what a look sends, and what the page has then."""
-    answer = news(
-        _view(run, state, False, charts.progress([*events.read(run / "events.jsonl")])), got
-    )
-    assert len(answer) == len(PARTS) + 1
-    return {part for part, value in zip(PARTS, answer, strict=False) if value != gr.skip()}, answer[
-        -1
-    ]
+    progress = charts.progress([*events.read(run / "events.jsonl")])
+    shown = run_view(run, state, False, progress)
+    assert set(shown) == set(PARTS)
+    news, has = unsent(shown, has)
+    return set(news), has
 
 
 def test_a_look_at_a_training_sends_what_moved(tmp_path: Path) -> None:
@@ -93,7 +85,7 @@ def test_a_look_at_a_training_sends_what_moved(tmp_path: Path) -> None:
     (run / "previews").mkdir(parents=True)
     events.append(run / "events.jsonl", events.Started(0, 1000, 4, 1, 1, "cpu", "float32"))
     trained(run, range(1, 401))
-    news_of, got = looked(run, ())
+    news_of, got = looked(run, {})
     assert news_of == set(PARTS)
     news_of, got = looked(run, got)
     assert news_of == set()
@@ -108,7 +100,7 @@ def test_a_look_at_a_training_sends_what_moved(tmp_path: Path) -> None:
         run / "events.jsonl", events.Previewed(420, ("previews/a.png",), ("a red apple",))
     )
     news_of, got = looked(run, got)
-    assert news_of == {"strip"}
+    assert news_of == {"previews"}
     events.append(run / "events.jsonl", events.Warned("the pictures are small"))
     news_of, got = looked(run, got)
     assert news_of == {"messages"}

@@ -11,7 +11,14 @@ import pytest
 
 from studio.page import forms
 from studio.page.handlers import framed
-from studio.page.tabs.train import OF_THE_BASE, _act, _by_base, _first_values, _preset_values
+from studio.page.tabs.train.form import (
+    OF_THE_BASE,
+    first_values,
+    preset_values,
+    values_by_base,
+    values_of,
+)
+from studio.page.tabs.train.queue_actions import act
 from studio.page.views import previews
 from studio.page.views import queue as line_view
 from studio.processes import plan
@@ -27,11 +34,9 @@ KEYS = tuple(s.key for s in settings())
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_fills_the_form_with_what_the_command_would_use(name: str) -> None:
-    values = dict(zip(KEYS, _preset_values(KEYS, name, "long", "gentle", "mini"), strict=True))
+    values = preset_values(name, "long", "gentle", "mini")
     defaults = {s.key: forms.shown(s, s.default) for s in settings()}
-    given = {
-        key: defaults[key] if isinstance(value, dict) else value for key, value in values.items()
-    }  # a dict is Gradio's "leave it"
+    given = {key: values.get(key, defaults[key]) for key in KEYS}
     config = from_mapping(forms.to_mapping(KEYS, list(given.values())))
     for key, wanted in settings_of(name, length="long", strength="gentle").items():
         section, field = key.split(".")
@@ -39,22 +44,19 @@ def test_a_preset_fills_the_form_with_what_the_command_would_use(name: str) -> N
 
 
 def test_names_pictures_and_base_stay_when_a_preset_is_chosen() -> None:
-    values = dict(zip(KEYS, _preset_values(KEYS, "style", "normal", "normal", "mini"), strict=True))
-    assert all(
-        isinstance(values[key], dict)
-        for key in ("save.name", "data.trigger", "base.model", "preview.prompts")
-    )
+    values = preset_values("style", "normal", "normal", "mini")
+    assert values.keys().isdisjoint(("save.name", "data.trigger", "base.model", "preview.prompts"))
 
 
 def test_a_preset_clears_what_another_one_chose() -> None:
-    values = dict(zip(KEYS, _preset_values(KEYS, "style", "normal", "normal", ""), strict=True))
+    values = preset_values("style", "normal", "normal", "")
     assert values["data.flip"] is True and PRESETS["subject"].chosen["data.flip"] is False
 
 
 def test_the_first_form_is_the_first_preset_and_later_ones_the_newest_run(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    preset, _, *values = _first_values(workspace, KEYS)
-    config = from_mapping(forms.to_mapping(KEYS, values))
+    preset, config = first_values(workspace)
+    assert from_mapping(forms.to_mapping(KEYS, [*values_of(config).values()])) == config
     assert preset == "style" and config.base.model == "mini"
     assert {
         key: getattr(getattr(config, key.split(".")[0]), key.split(".")[1])
@@ -63,12 +65,12 @@ def test_the_first_form_is_the_first_preset_and_later_ones_the_newest_run(tmp_pa
     (tmp_path / "runs" / "own").mkdir(parents=True)
     own = config.model_copy(update={"optim": config.optim.model_copy(update={"steps": 7})})
     (tmp_path / "runs" / "own" / "run.toml").write_text(to_toml(own))
-    preset, _, *values = _first_values(workspace, KEYS)
-    assert preset is None and from_mapping(forms.to_mapping(KEYS, values)).optim.steps == 7
+    preset, config = first_values(workspace)
+    assert preset is None and config.optim.steps == 7
 
 
 def test_what_presets_choose_by_the_base_is_told_to_the_page() -> None:
-    table = _by_base()
+    table = values_by_base()
     for name in PRESETS:
         for model, found in zip(("mini", "sd"), table[name]["long"]["gentle"], strict=True):
             wanted = settings_of(name, model=model, length="long", strength="gentle")
@@ -106,22 +108,22 @@ def line_of(queue: Queue) -> list[str]:
 def test_the_line_is_put_in_order_with_its_buttons(tmp_path: Path) -> None:
     queue = waiting(Workspace(tmp_path), "a", "b", "c")
     a, b, c = (job.id for job in queue.jobs())
-    _act(queue, "up", c)
+    act(queue, "up", c)
     assert line_of(queue) == ["a", "c", "b"]
-    _act(queue, "down", a)
+    act(queue, "down", a)
     assert line_of(queue) == ["c", "a", "b"]
-    _act(queue, "up", c)  # already the first
+    act(queue, "up", c)  # already the first
     assert line_of(queue) == ["c", "a", "b"]
-    _act(queue, "pause", a)
+    act(queue, "pause", a)
     assert line_of(queue) == ["c", "b"]
-    _act(queue, "go_on", a)
-    _act(queue, "cancel", b)
-    _act(queue, "remove", b)
+    act(queue, "go_on", a)
+    act(queue, "cancel", b)
+    act(queue, "remove", b)
     assert {job.run: job.state for job in queue.jobs()} == {"a": "waiting", "c": "waiting"}
 
 
 @pytest.mark.parametrize(
-    ("act", "id"),
+    ("action", "id"),
     [
         ("remove", 1),
         ("jobs", 1),
@@ -134,11 +136,11 @@ def test_the_line_is_put_in_order_with_its_buttons(tmp_path: Path) -> None:
     ],
 )
 def test_only_what_a_button_offers_can_be_asked_for(
-    tmp_path: Path, act: object, id: object
+    tmp_path: Path, action: object, id: object
 ) -> None:
     queue = waiting(Workspace(tmp_path), "a")
     with pytest.raises(StudioError):
-        _act(queue, act, id)
+        act(queue, action, id)
     assert line_of(queue) == ["a"]
 
 

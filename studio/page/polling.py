@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any, TypeVar
@@ -53,23 +53,22 @@ class Late:
     make: Callable[[], Any]
 
 
-def news(found: Sequence[Any], got: Sequence[str]) -> list[Any]:
-    """What of an answer a page does not have yet, gr.skip() for the rest; at the end what it has
-    now, which it gives back the next time.
+def unsent(
+    found: Mapping[str, Any], sent: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What of an answer a page does not have yet, by name, and what it has then, which it gives
+    back the next time.
 
-    got: () for a page that has nothing. Components are given as gr.update(...), which can be told
-    apart.
+    sent: {} for a page that has nothing. Components are given as gr.update(...), which can be
+    compared.
     """
-    before = [*got, *[""] * len(found)]
-    marks = [
-        old if value == gr.skip() else _mark(value)
-        for value, old in zip(found, before, strict=False)
-    ]
-    sent = [
-        gr.skip() if mark == old else value.make() if isinstance(value, Late) else value
-        for value, mark, old in zip(found, marks, before, strict=False)
-    ]
-    return [*sent, tuple(marks)]
+    marks = {name: _mark(value) for name, value in found.items() if value != gr.skip()}
+    news = {
+        name: found[name].make() if isinstance(found[name], Late) else found[name]
+        for name, mark in marks.items()
+        if mark != sent.get(name)
+    }
+    return news, {**sent, **marks}
 
 
 def _mark(value: Any) -> str:

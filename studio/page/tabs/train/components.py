@@ -1,0 +1,199 @@
+"""What the Train tab is laid out of. Knows no handlers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+
+import gradio as gr
+from gradio.components import Component
+
+from studio.page import forms, polling
+from studio.page.handlers import LIGHTEN
+from studio.page.scripts import script
+from studio.page.tabs.train import several
+from studio.page.views import previews as previews_view
+from studio.page.views import queue as queue_view
+from training.config.presets import LENGTHS, PRESETS, STRENGTHS
+from training.config.schema import RunConfig
+from training.config.settings import settings
+
+# Set by the page: the dataset's folder, the workspace's folder of runs
+OURS = ("data.folder", "save.folder")
+# How a run stands, in the window's title; see page.js
+ENTITLE = script("train_title")
+HIDDEN = {"visible": False, "size": "md"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a training is started with. fields: a control for every setting that is not OURS."""
+
+    knobs: tuple[gr.Radio, gr.Radio, gr.Radio]
+    dataset: gr.Dropdown
+    fields: dict[str, Component]
+
+    @property
+    def inputs(self) -> list[Component]:
+        """The dataset, then every field."""
+        return [self.dataset, *self.fields.values()]
+
+    @property
+    def outputs(self) -> list[Component]:
+        """The preset, the dataset, then every field."""
+        return [self.knobs[0], *self.inputs]
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What shows a run. sent: what the page was sent last, so that nothing is sent twice and no
+    open picture is closed by a look.
+    """
+
+    queue: gr.HTML
+    run: gr.Dropdown
+    status: gr.HTML
+    draw: gr.Button
+    save: gr.Button
+    pause: gr.Button
+    stop: gr.Button
+    resume: gr.Button
+    style: gr.DownloadButton
+    reuse: gr.Button
+    loss: gr.HTML
+    previews: gr.HTML
+    messages: gr.HTML
+    report: gr.HTML
+    rate: gr.HTML
+    follower: gr.HTML
+    sent: gr.State
+
+    @property
+    def followed(self) -> dict[str, Component]:
+        """What a look at the run may change, by name."""
+        return {name: part for name, part in vars(self).items() if name not in ("run", "sent")}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The tab's components."""
+
+    form: Form
+    start: gr.Button
+    measure: gr.Button
+    plan: gr.HTML
+    several: several.Parts
+    view: RunView
+
+
+def components() -> Parts:
+    """Lay the tab out: the form on the left, the run on the right."""
+    with gr.Row():
+        with gr.Column(scale=2, min_width=400):
+            form = _form()
+            with gr.Row():
+                start = gr.Button("Start training", variant="primary", elem_id="start")
+                measure = gr.Button("What will it take?", elem_id="measure")
+            plan = gr.HTML(elem_id="plan", padding=False)
+            together = several.components()
+        with gr.Column(scale=3, min_width=480):
+            view = _run_view()
+    return Parts(form, start, measure, plan, together, view)
+
+
+def _form() -> Form:
+    """A preset's knobs, the dataset's picker and the settings, the first screen's above the
+    others.
+    """
+    rows = {s.key: s for s in settings() if s.key not in OURS}
+    knobs = _knobs()
+    fields = forms.controls([rows["save.name"]])
+    dataset = gr.Dropdown(
+        [],
+        label="Dataset",
+        info="Made in the Pictures tab",
+        elem_id="train-dataset",
+        interactive=True,
+    )
+    fields |= forms.controls([rows["data.trigger"], rows["base.model"]])
+    with gr.Row():
+        fields |= forms.controls([rows["optim.steps"], rows["optim.batch_size"]])
+    fields |= forms.controls(s for s in rows.values() if not s.advanced and s.key not in fields)
+    others = [s for s in rows.values() if s.key not in fields]
+    with gr.Accordion("Everything", open=False, elem_id="everything"):
+        for section, members in groupby(others, key=lambda s: s.section):
+            with gr.Accordion(forms.SECTIONS[section], open=False, elem_id=f"section-{section}"):
+                gr.Markdown(RunConfig.model_fields[section].annotation.__doc__)
+                with gr.Row():
+                    fields |= forms.controls(list(members))
+    return Form(knobs, dataset, fields)
+
+
+def _knobs() -> tuple[gr.Radio, gr.Radio, gr.Radio]:
+    """Which preset, how long, how strong."""
+    bar = {"elem_classes": "choice", "min_width": 160}
+    preset = gr.Radio(
+        list(PRESETS),
+        label="Start from",
+        info="Everything that it chooses can be changed below",
+        elem_id="preset",
+        **bar,
+    )
+    gr.HTML(
+        "".join(
+            f'<p class="note"><b>{escape(name)}</b>: {escape(preset.purpose)}</p>'
+            for name, preset in PRESETS.items()
+        ),
+        padding=False,
+    )
+    with gr.Row():
+        length = gr.Radio(
+            list(LENGTHS), value="normal", label="How long", elem_id="preset-length", **bar
+        )
+        strength = gr.Radio(
+            list(STRENGTHS), value="normal", label="How strong", elem_id="preset-strength", **bar
+        )
+    return preset, length, strength
+
+
+def _run_view() -> RunView:
+    """The queue, the chosen run and what can be done with it."""
+    queue = gr.HTML(elem_id="line", padding=False, js_on_load=queue_view.DO)
+    run = gr.Dropdown([], label="Run", elem_id="run", interactive=True)
+    status = gr.HTML(elem_id="status", padding=False, js_on_load=ENTITLE)
+    gr.HTML(
+        '<button type="button" id="tell-me" hidden>Tell me when it is done</button>',
+        padding=False,
+    )
+    with gr.Row():
+        buttons = {
+            "draw": gr.Button("Draw now", elem_id="draw-now", min_width=90, **HIDDEN),
+            "save": gr.Button("Save now", elem_id="save-now", min_width=90, **HIDDEN),
+            "pause": gr.Button("Pause", elem_id="pause", min_width=80, **HIDDEN),
+            "stop": gr.Button("Stop and save", variant="stop", elem_id="stop", **HIDDEN),
+            "resume": gr.Button("Resume", variant="primary", elem_id="resume", **HIDDEN),
+            "style": gr.DownloadButton(
+                "Download the style", variant="primary", elem_id="download-style", **HIDDEN
+            ),
+            "reuse": gr.Button("Use its settings", elem_id="reuse", **HIDDEN),
+        }
+    loss = gr.HTML(elem_id="loss", padding=False)
+    previews = gr.HTML(elem_id="previews", padding=False, js_on_load=previews_view.LOOK)
+    messages = gr.HTML(elem_id="messages", padding=False)
+    report = gr.HTML(elem_id="report", padding=False, js_on_load=LIGHTEN)
+    with gr.Accordion("Learning rate", open=False):
+        rate = gr.HTML(elem_id="rate", padding=False)
+    return RunView(
+        queue,
+        run,
+        status,
+        **buttons,
+        loss=loss,
+        previews=previews,
+        messages=messages,
+        report=report,
+        rate=rate,
+        follower=polling.follower(elem_id="follows-training"),
+        sent=gr.State({}),
+    )

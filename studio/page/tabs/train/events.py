@@ -1,0 +1,67 @@
+"""Which event of the Train tab calls which handler."""
+
+from __future__ import annotations
+
+import json
+
+import gradio as gr
+
+from studio.page.handlers import PRIVATE, QUIET
+from studio.page.scripts import script
+from studio.page.tabs.train.components import Form, Parts
+from studio.page.tabs.train.form import OF_THE_BASE, values_by_base
+from studio.page.tabs.train.handlers import Handlers
+
+
+def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> None:
+    """Give every event its handler."""
+    form, view = parts.form, parts.view
+    look = {
+        "fn": handlers.look,
+        "inputs": [view.run, view.sent],
+        "outputs": [*view.followed.values(), view.sent],
+        **QUIET,
+    }
+    _fill(form, handlers, page, tab)
+    gr.on(
+        [page.load, tab.select],
+        handlers.open_tab,
+        [view.run, form.dataset],
+        [view.run, form.dataset],
+        **QUIET,
+    ).then(**look)
+    gr.on([view.follower.tick, view.run.input], **look)
+    parts.start.click(handlers.start, form.inputs, view.run, **QUIET).success(**look)
+    parts.measure.click(handlers.measure, form.inputs, parts.plan, **PRIVATE)
+    view.resume.click(handlers.resume, view.run, view.run, **QUIET).success(**look)
+    view.stop.click(handlers.stop, view.run, None, **QUIET).success(**look)
+    view.pause.click(handlers.pause, view.run, None, **QUIET).success(**look)
+    view.draw.click(handlers.draw_now, view.run, None, **QUIET)
+    view.save.click(handlers.save_now, view.run, None, **QUIET)
+    view.queue.click(handlers.act_on_job, view.run, view.run, **QUIET).success(**look)
+    view.queue.select(handlers.choose_run, None, view.run, **QUIET).success(**look)
+    view.reuse.click(handlers.from_a_run, view.run, form.outputs, **QUIET)
+
+
+def _fill(form: Form, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> None:
+    """What fills the form."""
+    model = form.fields["base.model"]
+    page.load(handlers.first_values, None, form.outputs, **QUIET)
+    tab.select(handlers.from_a_style, None, form.outputs, **QUIET)
+    gr.on(
+        [knob.input for knob in form.knobs],
+        handlers.choose_preset,
+        [*form.knobs, model],
+        [*form.fields.values()],
+        **QUIET,
+    )
+    # What a preset chose for one kind of base gives way to what it chooses for the other; what
+    # somebody changed stays
+    by_base = [form.fields[key] for key in OF_THE_BASE]
+    model.change(
+        None,
+        [*form.knobs, model, *by_base],
+        by_base,
+        js=f"({script('train_keep_up')})({json.dumps(values_by_base())})",
+        **QUIET,
+    )

@@ -1,0 +1,181 @@
+"""What the Train tab's events do; answers are keyed by component. studio.processes does the
+work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from studio.datasets import store
+from studio.library import continue_from, library, preferences, sample_project
+from studio.page import polling
+from studio.page.handlers import shows_errors
+from studio.page.tabs.train import form, queue_actions, rendering
+from studio.page.tabs.train.components import Parts
+from studio.page.views import charts
+from studio.page.views import queue as queue_view
+from studio.processes import plan, process
+from studio.processes.queue import Queue
+from training.config.schema import RunConfig
+from training.errors import StudioError
+from training.storage.paths import Workspace
+from training.trainer.requests import RunRequest, send_request
+
+LOOK = 1.5  # seconds between two looks at a run that is going, while somebody is at the page
+SHARED = 0.75  # seconds for which pages that follow the same run are sent the same
+Answer = dict[Component, Any]
+
+
+class Handlers:
+    """Handlers of one page."""
+
+    def __init__(self, workspace: Workspace, parts: Parts) -> None:
+        self.workspace = workspace
+        self.parts = parts
+        self.queue = Queue(workspace)
+        self.tails: dict[str, process.Tail] = {}
+        self.recent = polling.Lately(SHARED)
+
+    # the form
+
+    def config(self, dataset: str | None, *values: Any) -> RunConfig:
+        """The form as settings. values: of the fields, in their order."""
+        return form.config_of(
+            self.workspace, dataset, dict(zip(self.parts.form.fields, values, strict=True))
+        )
+
+    @shows_errors
+    def first_values(self) -> Answer:
+        preset, config = form.first_values(self.workspace)
+        return self._filled(preset, config)
+
+    @shows_errors
+    def from_a_style(self) -> Answer:
+        """Fill the form for going on from the style that was chosen in the library, if one was."""
+        id = preferences.take_start(self.workspace)
+        if id is None:
+            return gr.skip()
+        config = continue_from.config_for(self.workspace, library.style(self.workspace, id))
+        gr.Info("The form goes on from that style: choose the pictures and start.")
+        return self._filled(None, config)
+
+    @shows_errors
+    def from_a_run(self, name: str | None) -> Answer:
+        """Fill the form with the settings of a run."""
+        config = process.earlier(library.run(self.workspace, name))
+        if config is None:
+            raise StudioError(f"The settings of “{name}” cannot be read from its run.toml.")
+        return self._filled(None, config)
+
+    @shows_errors
+    def choose_preset(self, name: str | None, length: str, strength: str, model: str) -> Answer:
+        values = form.preset_values(name, length, strength, model)
+        fields = self.parts.form.fields
+        return {fields[key]: value for key, value in values.items()} or gr.skip()
+
+    @shows_errors
+    def measure(self, dataset: str | None, *values: Any) -> str:
+        return plan.shown(plan.measured(self.config(dataset, *values)))
+
+    # runs
+
+    @shows_errors
+    def open_tab(self, run: str | None, dataset: str | None) -> Answer:
+        shown = queue_actions.run_to_show(self.workspace, self.queue, run)
+        return {
+            self.parts.view.run: self._runs(shown),
+            self.parts.form.dataset: self._datasets(dataset),
+        }
+
+    @shows_errors
+    def start(self, dataset: str | None, *values: Any) -> Any:
+        job = self.queue.add(self.config(dataset, *values))
+        return self._runs(queue_actions.begun(self.queue, job))
+
+    @shows_errors
+    def resume(self, run: str | None) -> Any:
+        return self._runs(queue_actions.resume(self.workspace, self.queue, run))
+
+    @shows_errors
+    def draw_now(self, run: str | None) -> None:
+        self._request(run, "draw")
+
+    @shows_errors
+    def save_now(self, run: str | None) -> None:
+        self._request(run, "save")
+
+    @shows_errors
+    def pause(self, run: str | None) -> None:
+        queue_actions.pause(self.workspace, self.queue, run)
+
+    @shows_errors
+    def stop(self, run: str | None) -> None:
+        queue_actions.stop(self.workspace, self.queue, run)
+
+    @shows_errors
+    def act_on_job(self, run: str | None, event: gr.EventData) -> Any:
+        queue_actions.act(self.queue, event._data.get("act"), event._data.get("id"))
+        return self._runs(run)
+
+    @shows_errors
+    def choose_run(self, event: gr.EventData) -> Any:
+        return self._runs(str(event._data.get("run")))
+
+    @shows_errors
+    def look(self, run: str | None, sent: dict[str, str]) -> Answer:
+        """What shows the run, as far as the page does not have it yet."""
+        view = self.parts.view
+        news, marks = polling.unsent(self._followed(run), sent)
+        return {view.followed[name]: value for name, value in news.items()} | {view.sent: marks}
+
+    def _followed(self, name: str | None) -> dict[str, Any]:
+        jobs = self.queue.jobs()
+        row = queue_view.queue_html(jobs, name or "")
+        moving = any(job.state in queue_actions.TURNS for job in jobs)
+        if name not in library.runs(self.workspace):
+            waiting = next((job for job in jobs if job.run == name), None)
+            follower = polling.following(LOOK) if moving else ""
+            return {"queue": row, **rendering.nothing_to_show(waiting), "follower": follower}
+        run = library.run(self.workspace, name)
+        state = process.state(run)
+        waits = any(job.run == name and job.state in ("waiting", "interrupted") for job in jobs)
+        # by state: a run's end is seen at once
+        so_far = self.recent.of((name, state), lambda: charts.progress(self._tail(run).read_on()))
+        goes_on = moving or state in process.GOING
+        return {
+            "queue": row,
+            **rendering.run_view(run, state, waits, so_far),
+            "follower": polling.following(LOOK, speak=name) if goes_on else "",
+        }
+
+    def _tail(self, run: Path) -> process.Tail:
+        return self.tails.setdefault(run.name, process.Tail(run / "events.jsonl"))
+
+    def _request(self, run: str | None, what: RunRequest) -> None:
+        send_request(library.run(self.workspace, run), what)
+        gr.Info("It is done after the update that is being made.")
+
+    def _runs(self, name: str | None) -> Any:
+        listing, shown = queue_actions.listed_runs(self.workspace, self.queue, name)
+        return gr.Dropdown(choices=listing, value=shown)
+
+    def _filled(self, preset: str | None, config: RunConfig) -> Answer:
+        """The form with those settings."""
+        values, parts = form.values_of(config), self.parts.form
+        return {
+            parts.knobs[0]: preset,
+            parts.dataset: self._datasets(Path(config.data.folder).name),
+            **{field: values[key] for key, field in parts.fields.items()},
+        }
+
+    def _datasets(self, name: str | None) -> Any:
+        """The list of datasets; the one that was chosen stays chosen, else the one that was changed
+        last, but never the example by itself.
+        """
+        listing, newest = store.names(self.workspace), store.newest(self.workspace)
+        first = None if sample_project.is_example(self.workspace, newest) else newest
+        return gr.Dropdown(choices=listing, value=name if name in listing else first)

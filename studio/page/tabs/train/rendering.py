@@ -1,0 +1,99 @@
+"""What the Train tab shows of a run, by the name of the component that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from studio.page import forms
+from studio.page.handlers import address, framed, offered
+from studio.page.polling import Late
+from studio.page.views import charts
+from studio.page.views import previews as previews_view
+from studio.page.views import queue as queue_view
+from studio.processes import process
+from studio.processes.queue import Job
+from training import events
+
+SMALL, LARGE = 160, 1024  # px of a preview's longer side, in the strip and opened
+BUTTONS = ("draw", "save", "pause", "stop", "resume", "style", "reuse")
+NOTHING_YET = (
+    '<p class="empty">Nothing has been trained here yet. Choose a dataset, give the '
+    "style a name and start.</p>"
+)
+
+
+def run_view(
+    run: Path, state: process.State, waits: bool, so_far: charts.Progress
+) -> dict[str, Any]:
+    """Everything that shows a run. waits: its turn in the queue comes."""
+    page = run / "report" / "report.html"
+    of_report = f"{run}|{page.stat().st_mtime_ns if page.exists() else 0}"
+    of_strip = f"{run}|{[(p.step, p.paths) for p in so_far.previews]}"
+    curve = charts.settled(so_far.curve) if state in process.GOING else so_far.curve
+    of_curve = f"{run}|{len(curve)}|{curve[-1] if curve else 0}"
+    return {
+        "status": charts.status(run.name, state, so_far),
+        "loss": Late(of_curve, lambda: charts.loss_curve(curve)),
+        "rate": Late(of_curve, lambda: charts.rate_curve(curve)),
+        "messages": _messages(run, state, so_far),
+        "report": Late(of_report, lambda: framed(page)),
+        "previews": Late(
+            of_strip, lambda: previews_view.preview_strip(_previews(run, so_far.previews))
+        ),
+        **_buttons(run, state, waits, so_far),
+    }
+
+
+def nothing_to_show(waiting: Job | None) -> dict[str, Any]:
+    """The same where there is no run yet, or one that has not begun."""
+    words = NOTHING_YET
+    if waiting is not None:
+        words = charts.waits(waiting.run, queue_view.WORDS[waiting.state])
+    empty = dict.fromkeys(("loss", "rate", "messages", "report", "previews"), "")
+    return {"status": words, **empty, **dict.fromkeys(BUTTONS, gr.update(visible=False))}
+
+
+def _buttons(
+    run: Path, state: process.State, waits: bool, so_far: charts.Progress
+) -> dict[str, Any]:
+    """What can be done with a run as it stands."""
+    file = run / so_far.style if so_far.style else None
+    done = file is not None and state in ("finished", "stopped") and file.is_file()
+    stop = "Stop at once, without saving" if state == "stopping" else "Stop and save"
+    return {
+        **dict.fromkeys(("draw", "save", "pause"), gr.update(visible=state == "running")),
+        "stop": gr.update(value=stop, visible=state in process.GOING),
+        "resume": gr.update(visible=state in process.RESUMABLE and not waits),
+        "style": gr.update(value=offered(file) if done else None, visible=done),
+        "reuse": gr.update(visible=state not in process.GOING),
+    }
+
+
+def _messages(run: Path, state: process.State, so_far: charts.Progress) -> str:
+    """What the run reported; the end of its log where it ended without a reason."""
+    last = so_far.messages[-1:]
+    unexplained = state in ("failed", "interrupted") and not isinstance(
+        last[0] if last else None, events.Failed
+    )
+    log = charts.terminal(process.log_tail(run)) if unexplained else ""
+    return log + charts.messages(
+        [replace(m, message=forms.in_words(m.message)) for m in so_far.messages]
+    )
+
+
+def _previews(run: Path, previews: Sequence[events.Previewed]) -> list[previews_view.Look]:
+    """The pictures of the strip that are there. previews: the newest first."""
+    steps = previews_view.kept([p.step for p in previews])
+    found = []
+    for preview in reversed(previews):
+        for path, prompt in zip(preview.paths, preview.prompts, strict=False):
+            picture = run / path
+            if preview.step in steps and picture.exists():
+                small, large = address(picture, SMALL), address(picture, LARGE)
+                found.append(previews_view.Look(preview.step, prompt, small, large))
+    return found

@@ -1,0 +1,167 @@
+"""A part of the Train tab: several styles at once. studio.library.sweeps does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from studio.datasets import store
+from studio.library import library, sweeps
+from studio.page import forms, polling
+from studio.page.handlers import PRIVATE, QUIET, address, shows_errors
+from studio.page.templates import render
+from studio.processes import process
+from training.config.schema import RunConfig
+from training.config.settings import settings
+from training.storage.paths import Workspace
+
+TRIES = 2  # settings that can vary at once
+PICTURE = 1024  # px
+LOOK = 2.0  # seconds between two looks, while somebody is at the page
+EXPLAINED = (
+    "Over one base in one pass, each exactly as it would be trained alone; then all of "
+    "them are drawn beside the base."
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The part's components. tries: setting and values, by turns; sent: what the page was sent."""
+
+    datasets: gr.Dropdown
+    tries: list[Component]
+    start: gr.Button
+    status: gr.HTML
+    follower: gr.HTML
+    sent: gr.State
+
+
+def components() -> Parts:
+    """Lay out an accordion."""
+    titles = {s.key: forms.label(s) for s in settings()}
+    choices = [("–", ""), *((f"{titles[key]} ({key})", key) for key in sweeps.varied())]
+    with gr.Accordion("Several at once", open=False, elem_id="several"):
+        gr.Markdown(EXPLAINED)
+        datasets = gr.Dropdown(
+            [],
+            multiselect=True,
+            label="Train these together",
+            info="Datasets, each a style of its own",
+            elem_id="together-sets",
+        )
+        tries = [part for number in range(1, TRIES + 1) for part in _try(number, choices)]
+        start = gr.Button("Train them all", elem_id="start-several")
+        status = gr.HTML(elem_id="several-status", padding=False)
+    follower = polling.follower(elem_id="follows-several")
+    return Parts(datasets, tries, start, status, follower, gr.State({}))
+
+
+def _try(number: int, choices: list[tuple[str, str]]) -> tuple[gr.Dropdown, gr.Textbox]:
+    """A setting and the values it shall have."""
+    with gr.Row():
+        key = gr.Dropdown(
+            choices,
+            value="",
+            label="Try these settings" if number == 1 else "And these",
+            elem_id=f"try-{number}",
+        )
+        values = gr.Textbox(
+            "",
+            label="Values",
+            placeholder="1e-4, 3e-4",
+            max_lines=1,
+            elem_id=f"try-values-{number}",
+        )
+    return key, values
+
+
+class Handlers:
+    """What the part's events do; answers are keyed by component.
+
+    config_of: the tab's form as settings.
+    """
+
+    def __init__(
+        self, workspace: Workspace, parts: Parts, config_of: Callable[..., RunConfig]
+    ) -> None:
+        self.workspace = workspace
+        self.parts = parts
+        self.config_of = config_of
+
+    @shows_errors
+    def offer_datasets(self, chosen: list[str] | None) -> Any:
+        listing = store.names(self.workspace)
+        return gr.Dropdown(
+            choices=listing, value=[name for name in chosen or [] if name in listing]
+        )
+
+    @shows_errors
+    def start(self, chosen: list[str] | None, *found: Any) -> None:
+        tries, (dataset, *values) = found[: 2 * TRIES], found[2 * TRIES :]
+        varied = {key: text or "" for key, text in zip(tries[::2], tries[1::2], strict=True) if key}
+        datasets = chosen or ([dataset] if dataset else [])
+        config = self.config_of(chosen[0] if chosen else dataset, *values)
+        tables, configs = sweeps.planned(self.workspace, config, datasets, varied)
+        sweeps.begin(self.workspace, tables)
+        gr.Info(
+            f"{len(configs)} styles are trained together. Each is a run in the list.",
+            title="Training has begun",
+        )
+
+    def look(self, sent: dict[str, str]) -> dict[Component, Any]:
+        folder = sweeps.newest(self.workspace)
+        going = folder is not None and process.is_alive(folder)
+        found = {
+            "status": status_html(self.workspace, folder, going) if folder else "",
+            "follower": polling.following(LOOK) if going else "",
+        }
+        news, marks = polling.unsent(found, sent)
+        return {getattr(self.parts, name): value for name, value in news.items()} | {
+            self.parts.sent: marks
+        }
+
+
+def connect(
+    parts: Parts, handlers: Handlers, form: list[Component], page: gr.Blocks, tab: gr.Tab
+) -> None:
+    """Give every event its handler. form: the inputs of the tab's form."""
+    look = {
+        "fn": handlers.look,
+        "inputs": parts.sent,
+        "outputs": [parts.status, parts.follower, parts.sent],
+        **QUIET,
+    }
+    gr.on(
+        [page.load, tab.select], handlers.offer_datasets, parts.datasets, parts.datasets, **QUIET
+    ).then(**look)
+    parts.follower.tick(**look)
+    asked = [parts.datasets, *parts.tries, *form]
+    parts.start.click(handlers.start, asked, None, **PRIVATE).success(**look)
+
+
+def status_html(workspace: Workspace, folder: Path, going: bool) -> str:
+    """The sweep's runs, how each stands, what the process reported, and the picture of all."""
+    known = library.runs(workspace)
+    runs = [
+        (name, process.state(workspace.runs() / name) if name in known else "–")
+        for name in sweeps.runs_of(folder)
+    ]
+    return render(
+        "several_status",
+        runs=runs,
+        log="" if going else process.log_tail(folder, 8),
+        picture="" if going else _picture(workspace, folder),
+    )
+
+
+def _picture(workspace: Workspace, folder: Path) -> str:
+    """The address of the picture of all styles; "" where this sweep drew none."""
+    picture, plan = workspace.runs() / "together.png", folder / "sweep.toml"
+    if not picture.is_file() or picture.stat().st_mtime < plan.stat().st_mtime:
+        return ""
+    return address(picture, PICTURE)
