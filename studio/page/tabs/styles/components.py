@@ -1,0 +1,166 @@
+"""What the Styles tab is laid out of. Knows no handlers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+from gradio.components import Component
+
+from studio.library import publishing
+from studio.page.handlers import LIGHTEN, PLAIN
+from studio.page.views import styles as views
+
+HIDDEN = {"visible": False}
+
+
+@dataclass(frozen=True)
+class CardForm:
+    """Title, licence, credit and notes of a style. shown: the card as the form was filled, so that
+    only changed fields are saved, whatever another page has saved meanwhile.
+    """
+
+    title: gr.Textbox
+    licence: gr.Textbox
+    credit: gr.Textbox
+    notes: gr.Textbox
+    save: gr.Button
+    shown: gr.Textbox
+
+    @property
+    def fields(self) -> list[Component]:
+        return [self.title, self.licence, self.credit, self.notes, self.shown]
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Making a file for others. kept: what it may tell."""
+
+    form: gr.Radio
+    kept: gr.CheckboxGroup
+    published: gr.HTML
+    make: gr.Button
+    download: gr.DownloadButton
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The tab's components. chosen: the style's id, which the browser sends along, so that what is
+    typed goes to the style that was shown while it was typed.
+    """
+
+    search: gr.Textbox
+    shelf: gr.HTML
+    undo: gr.Button
+    drop: gr.File
+    report: gr.HTML
+    detail: gr.HTML
+    actions: gr.Column
+    card: CardForm
+    sharing: Sharing
+    go_on: gr.Button
+    remove: gr.Button
+    style_report: gr.HTML
+    chosen: gr.Textbox
+
+    @property
+    def one(self) -> list[Component]:
+        """What shows the chosen style."""
+        shown = [self.detail, self.actions, *self.card.fields, self.sharing.kept]
+        return [
+            *shown,
+            self.sharing.published,
+            self.sharing.download,
+            self.remove,
+            self.style_report,
+        ]
+
+    @property
+    def everything(self) -> list[Component]:
+        return [self.chosen, self.shelf, self.undo, *self.one]
+
+
+def components() -> Parts:
+    """Lay the tab out: the library on the left, the chosen style on the right."""
+    with gr.Row():
+        with gr.Column(scale=3, min_width=360):
+            library = _library()
+        with gr.Column(scale=4, min_width=400):
+            detail = gr.HTML(elem_id="style", **PLAIN)
+            with gr.Column(visible=False) as actions:
+                with gr.Accordion(
+                    "Name, licence, credit, notes", open=False, elem_id="style-words"
+                ):
+                    card = _card()
+                with gr.Accordion("Share it", open=False, elem_id="share"):
+                    sharing = _sharing()
+                with gr.Row():
+                    small = {"size": "sm", "min_width": 150, "scale": 0}
+                    go_on = gr.Button("Train on from it", elem_id="go-on-from", **small)
+                    remove = gr.Button("Delete", variant="stop", elem_id="delete-style", **small)
+            report = gr.HTML(elem_id="style-report", **PLAIN | {"js_on_load": LIGHTEN})
+    chosen = gr.Textbox("", visible="hidden", elem_id="style-of")
+    return Parts(*library, detail, actions, card, sharing, go_on, remove, report, chosen)
+
+
+def _library() -> tuple[gr.Textbox, gr.HTML, gr.Button, gr.File, gr.HTML]:
+    """Search, the styles, undo, bringing in, and what became of it."""
+    search = gr.Textbox(
+        "",
+        label="Search",
+        placeholder="a name, a trigger word, a base",
+        max_lines=1,
+        elem_id="search-styles",
+    )
+    shelf = gr.HTML(elem_id="shelf", **PLAIN | {"js_on_load": views.PICK})
+    undo = gr.Button("Bring back", size="sm", elem_id="undo-style", elem_classes="undo", **HIDDEN)
+    drop = gr.File(
+        label="Style files (.safetensors) of any program",
+        file_count="multiple",
+        height=140,
+        elem_id="bring-style",
+    )
+    return search, shelf, undo, drop, gr.HTML(elem_id="brought", **PLAIN)
+
+
+def _card() -> CardForm:
+    title = gr.Textbox("", label="Title", max_lines=1, elem_id="style-title")
+    with gr.Row():
+        licence = gr.Textbox(
+            "",
+            label="Licence",
+            placeholder="for instance CC-BY-4.0",
+            max_lines=1,
+            elem_id="style-licence",
+        )
+        credit = gr.Textbox(
+            "", label="Credit", placeholder="who made it", max_lines=1, elem_id="style-credit"
+        )
+    notes = gr.Textbox(
+        "",
+        label="Notes",
+        info="For you; they leave only if you say so below",
+        lines=3,
+        elem_id="style-notes",
+    )
+    save = gr.Button("Save", size="sm", variant="primary", elem_id="save-card")
+    shown = gr.Textbox("", visible="hidden", elem_id="style-card")
+    return CardForm(title, licence, credit, notes, save, shown)
+
+
+def _sharing() -> Sharing:
+    form = gr.Radio(
+        list(publishing.FORMS),
+        value=next(iter(publishing.FORMS)),
+        label="As",
+        elem_id="share-as",
+        elem_classes="choice",
+    )
+    kept = gr.CheckboxGroup(
+        [], label="What it may tell", show_select_all=True, elem_id="share-fields"
+    )
+    published = gr.HTML(elem_id="published", **PLAIN)
+    with gr.Row():
+        make = gr.Button("Make the file", size="sm", variant="primary", elem_id="make-file")
+        download = gr.DownloadButton("Download", size="sm", elem_id="download-shared", **HIDDEN)
+    return Sharing(form, kept, published, make, download)

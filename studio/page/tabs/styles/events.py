@@ -1,0 +1,44 @@
+"""Which event of the Styles tab calls which handler."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from studio.page.handlers import PRIVATE, QUIET, TO_TRAINING
+from studio.page.tabs.styles.components import Parts
+from studio.page.tabs.styles.handlers import Handlers
+
+
+def connect(parts: Parts, handlers: Handlers, tab: gr.Tab) -> None:
+    """Give every event its handler."""
+    chosen, search, everything = parts.chosen, parts.search, parts.everything
+    sharing = parts.sharing
+    # not also at page.load: a late answer would undo what is being typed
+    tab.select(handlers.open_tab, [chosen, search], everything, **QUIET)
+    parts.shelf.select(handlers.choose, [chosen, search], everything, **QUIET)
+    search.change(handlers.find, [chosen, search], parts.shelf, trigger_mode="always_last", **QUIET)
+    parts.drop.upload(
+        handlers.bring,
+        [parts.drop, chosen],
+        [parts.drop, parts.report, search, *everything],
+        **PRIVATE,
+    )
+    parts.card.save.click(
+        handlers.save_card, [chosen, search, *parts.card.fields], everything, **PRIVATE
+    )
+    gr.on(
+        [sharing.kept.input, sharing.form.input],
+        handlers.show_published,
+        [chosen, sharing.kept],
+        [sharing.published, sharing.download],
+        trigger_mode="always_last",
+        **QUIET,
+    )
+    sharing.make.click(
+        handlers.publish, [chosen, sharing.form, sharing.kept], sharing.download, **PRIVATE
+    )
+    parts.go_on.click(handlers.go_on, chosen, None, **PRIVATE).success(
+        None, None, None, js=TO_TRAINING
+    )
+    parts.remove.click(handlers.delete, [chosen, search], everything, **PRIVATE)
+    parts.undo.click(handlers.bring_back, [chosen, search], everything, **PRIVATE)

@@ -1,0 +1,145 @@
+"""What the Styles tab shows, read from the workspace. Knows no components."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+
+from studio.library import import_export, library, publishing
+from studio.library.cards import Card, card
+from studio.page.handlers import address, framed
+from studio.page.views import styles as views
+from training.errors import DataError, StyleFileError
+from training.storage.paths import Workspace
+from training.style_files.base_family import bases
+from training.style_files.reading import Style, read_style
+
+THUMBNAIL, EXAMPLE = 256, 320  # px of the longer side
+LONGEST_CHOICE = 60  # characters of a value that may be told
+NO_STYLE = (
+    '<p class="empty">Styles that you train or bring are shown here, with what they '
+    "are for and what they draw.</p>"
+)
+EMPTY_CARD = (*astuple(Card()), "")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One style. card: its fields and the same as JSON; choices, kept: what a shared file may tell
+    and what it tells at first; delete: what the button says.
+    """
+
+    detail: str = NO_STYLE
+    can_act: bool = False
+    card: tuple[str, ...] = EMPTY_CARD
+    choices: tuple[tuple[str, str], ...] = ()
+    kept: tuple[str, ...] = ()
+    published: str = ""
+    delete: str = "Delete"
+    report: str = ""
+
+
+def shelf(workspace: Workspace, chosen: str, searched: str) -> str:
+    """The styles that hold every searched word."""
+    wanted = (searched or "").casefold().split()
+    items = []
+    for style in library.styles(workspace):
+        text = f"{style.name} {style.trigger} {style.base}".casefold()
+        if all(word in text for word in wanted):
+            picture = _first_picture(workspace, style)
+            items.append(views.Item(style.id, style.name, picture, _short_facts(style)))
+    return views.library_html(items, chosen, searched or "")
+
+
+def one(workspace: Workspace, style: library.Style | None) -> Shown:
+    """Everything that shows one style."""
+    if style is None:
+        return Shown()
+    try:
+        read = read_style(style.path)
+    except StyleFileError as error:
+        return Shown(views.detail(style.name, {}, [str(error)], [], {}))
+    said, run = card(style.path), import_export.run_of(workspace, style)
+    pictures = _pictures(workspace, style)
+    fields = publishing.private_fields(read, said)
+    kept = [f.key for f in fields if f.at_first]
+    return Shown(
+        detail=views.detail(
+            style.name, _facts(style, read, said), read.warnings, pictures, read.recipe
+        ),
+        can_act=True,
+        card=_card_fields(style, read, said),
+        choices=tuple((_choice(f.key, f.text), f.key) for f in fields),
+        kept=tuple(kept),
+        published=views.published(publishing.published_fields(read, said, kept)),
+        delete="Delete it and its run" if run is not None else "Delete it",
+        report=framed(run / "report" / "report.html") if run is not None else "",
+    )
+
+
+def _short_facts(style: library.Style) -> tuple[str, ...]:
+    """What stands below a style's name in the library."""
+    stat = style.path.stat()
+    day = time.strftime("%Y-%m-%d", time.localtime(stat.st_mtime))
+    called = [f"“{style.trigger}”"] if style.trigger else []
+    rank = f"rank {style.rank}" if style.rank else ""
+    kind = " · ".join(filter(None, [Path(style.base).name, rank]))
+    return (*called, kind, f"{stat.st_size / 1e6:.1f} MB · {day}")
+
+
+def _first_picture(workspace: Workspace, style: library.Style) -> str:
+    for path, _ in import_export.pictures(workspace, style, 1):
+        try:
+            return address(path, THUMBNAIL)
+        except DataError:
+            break  # a picture that somebody damaged
+    return ""
+
+
+def _pictures(workspace: Workspace, style: library.Style) -> list[tuple[str, str]]:
+    """Addresses of a style's pictures, each with its prompt; damaged ones are left out."""
+    found = []
+    for path, prompt in import_export.pictures(workspace, style):
+        try:
+            found.append((address(path, EXAMPLE), prompt))
+        except DataError:
+            continue
+    return found
+
+
+def _choice(key: str, text: str) -> str:
+    """A field that a shared file may tell, in words."""
+    shown = text[:LONGEST_CHOICE] + ("…" if len(text) > LONGEST_CHOICE else "")
+    return f"{key.rpartition('.')[2].replace('_', ' ')}: {shown}"
+
+
+def _card_fields(style: library.Style, read: Style, said: Card) -> tuple[str, ...]:
+    """The card as the form shows it, filled up from the file's own metadata, and the same once more
+    as JSON.
+    """
+    shown = Card(
+        said.title or style.name,
+        said.licence or read.metadata.get("modelspec.license", ""),
+        said.credit or read.metadata.get("modelspec.author", ""),
+        said.notes,
+    )
+    return (*astuple(shown), json.dumps(asdict(shown)))
+
+
+def _facts(style: library.Style, read: Style, said: Card) -> dict[str, str]:
+    """What there is to know at a glance, label -> value."""
+    return {
+        "Call it with": style.trigger,
+        "For": bases().get(read.family, "an unknown base"),
+        "Trained on": Path(style.base).name,
+        "Rank": read.ranks,
+        "Layers": str(len(read.modules)),
+        "Holds": ", ".join(read.kinds),
+        "Size": f"{style.path.stat().st_size / 1e6:.1f} MB, {read.dtype}",
+        "Made": time.strftime("%Y-%m-%d %H:%M", time.localtime(style.path.stat().st_mtime)),
+        "Licence": said.licence or read.metadata.get("modelspec.license", ""),
+        "Credit": said.credit or read.metadata.get("modelspec.author", ""),
+        "Notes": said.notes,
+    }
