@@ -1,0 +1,219 @@
+"""What the Pictures tab is laid out of. Knows no handlers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+from gradio.components import Component
+
+from studio.datasets import caption_edits
+from studio.page.handlers import PLAIN
+from studio.page.views import pictures as views
+
+SMALL = {"size": "sm", "min_width": 80}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture beside its caption. of: dataset/name, which the browser sends along, so that an
+    edit is kept with the picture it belongs to, however quickly another one is chosen.
+    """
+
+    desk: gr.HTML
+    of: gr.Textbox
+    caption: gr.Textbox
+    tokens: gr.HTML
+    previous: gr.Button
+    next: gr.Button
+    remove: gr.Button
+
+    @property
+    def shown(self) -> list[Component]:
+        return [self.desk, self.of, self.caption, self.tokens]
+
+
+@dataclass(frozen=True)
+class Bulk:
+    """All captions at once."""
+
+    kind: gr.Dropdown
+    words: gr.Textbox
+    other: gr.Textbox
+    apply: gr.Button
+    example: gr.HTML
+    describe: gr.Button
+    stop: gr.Button
+    described: gr.HTML
+
+    @property
+    def edit(self) -> list[Component]:
+        return [self.kind, self.words, self.other]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The tab's components."""
+
+    example: gr.Row
+    train_example: gr.Button
+    dataset: gr.Dropdown
+    new: gr.Textbox
+    drop: gr.File
+    report: gr.HTML
+    summary: gr.HTML
+    thumbnails: gr.HTML
+    picture: Picture
+    undo: gr.Button
+    bulk: Bulk
+    base: gr.Dropdown
+    check: gr.Button
+    findings: gr.HTML
+
+    @property
+    def everything(self) -> list[Component]:
+        """What shows a dataset."""
+        return [self.summary, self.thumbnails, self.undo, *self.picture.shown]
+
+    @property
+    def where(self) -> list[Component]:
+        """Dataset, picture and base: what most handlers ask for."""
+        return [self.dataset, self.picture.of, self.base]
+
+
+def components() -> Parts:
+    """Lay the tab out: the pictures on the left, the chosen one on the right, the rest below."""
+    with gr.Row(visible=False, elem_id="example", equal_height=True) as example:
+        gr.HTML(views.EXAMPLE, **PLAIN)
+        train_example = gr.Button(
+            "Train the example",
+            variant="primary",
+            size="sm",
+            min_width=150,
+            scale=0,
+            elem_id="train-example",
+        )
+    with gr.Row(equal_height=True):
+        dataset, new = _choosing()
+    with gr.Row():
+        with gr.Column(scale=3, min_width=360):
+            # of any kind: what is none of ours is refused by name, and the others are taken
+            drop = gr.File(
+                label="Pictures, a folder or a zip of them, with .txt or metadata.jsonl captions",
+                file_count="multiple",
+                height=150,
+                elem_id="upload",
+            )
+            report = gr.HTML(elem_id="upload-report", **PLAIN)
+            summary = gr.HTML(elem_id="dataset-summary", **PLAIN)
+            thumbnails = gr.HTML(elem_id="pictures", **PLAIN | {"js_on_load": views.PICK})
+        with gr.Column(scale=2, min_width=340, elem_classes="beside"):
+            picture = _picture()
+    undo = gr.Button("Undo", size="sm", visible=False, elem_id="undo", elem_classes="undo")
+    with gr.Accordion("Change all captions at once", open=False, elem_id="bulk"):
+        bulk = _bulk()
+    with gr.Accordion("Before training: what to look at", open=True, elem_id="checks"):
+        base, check, findings = _checks()
+    return Parts(
+        example,
+        train_example,
+        dataset,
+        new,
+        drop,
+        report,
+        summary,
+        thumbnails,
+        picture,
+        undo,
+        bulk,
+        base,
+        check,
+        findings,
+    )
+
+
+def _choosing() -> tuple[gr.Dropdown, gr.Textbox]:
+    """The dataset, and the name of a new one."""
+    dataset = gr.Dropdown(
+        [],
+        label="Dataset",
+        info="The pictures of one style",
+        elem_id="dataset",
+        scale=3,
+        interactive=True,
+    )
+    new = gr.Textbox(
+        "",
+        label="New dataset",
+        info="Another set of pictures",
+        placeholder="its name, for instance ink-drawings",
+        max_lines=1,
+        submit_btn="Make",
+        elem_id="new-dataset",
+        scale=3,
+    )
+    return dataset, new
+
+
+def _picture() -> Picture:
+    desk = gr.HTML(views.nothing_chosen(), elem_id="picture", **PLAIN | {"js_on_load": views.MOVE})
+    of = gr.Textbox("", visible="hidden", elem_id="picture-of")
+    caption = gr.Textbox(
+        "",
+        label="Caption",
+        info="What is to be seen, not how it is drawn. Saved as you type; Page Up and "
+        "Page Down go through the pictures.",
+        lines=3,
+        elem_id="caption",
+        interactive=False,
+    )
+    tokens = gr.HTML(elem_id="tokens", **PLAIN)
+    with gr.Row():
+        before = gr.Button("← Previous", elem_id="previous-picture", **SMALL)
+        after = gr.Button("Next →", elem_id="next-picture", **SMALL)
+        remove = gr.Button("Take out", elem_id="remove-picture", **SMALL)
+    return Picture(desk, of, caption, tokens, before, after, remove)
+
+
+def _bulk() -> Bulk:
+    with gr.Row(equal_height=True):
+        kind = gr.Dropdown(
+            list(caption_edits.EDITS),
+            value=next(iter(caption_edits.EDITS)),
+            label="What to do",
+            elem_id="bulk-kind",
+            min_width=170,
+        )
+        line = {"max_lines": 1, "min_width": 150}
+        words = gr.Textbox("", label="Words", elem_id="bulk-words", **line)
+        other = gr.Textbox("", label="Replace with", visible=False, elem_id="bulk-other", **line)
+        apply = gr.Button(
+            "Change them", variant="primary", elem_id="bulk-apply", min_width=160, scale=0
+        )
+    example = gr.HTML(elem_id="bulk-example", **PLAIN)
+    with gr.Row(equal_height=True):
+        describe = gr.Button(
+            "Describe pictures without a caption",
+            size="sm",
+            elem_id="describe",
+            min_width=290,
+            scale=0,
+        )
+        stop = gr.Button("Stop", visible=False, elem_id="describe-stop", scale=0, **SMALL)
+        described = gr.HTML(elem_id="described", **PLAIN)
+    return Bulk(kind, words, other, apply, example, describe, stop, described)
+
+
+def _checks() -> tuple[gr.Dropdown, gr.Button, gr.HTML]:
+    """The base to check for, checking again, the findings."""
+    with gr.Row(equal_height=True):
+        base = gr.Dropdown(
+            ["mini"],
+            value="mini",
+            label="For which base",
+            info="Its size decides shapes and crops, its tokenizer what of a caption is read",
+            allow_custom_value=True,
+            elem_id="check-base",
+        )
+        again = gr.Button("Look again", size="sm", elem_id="check", min_width=120, scale=0)
+    return base, again, gr.HTML(elem_id="findings", **PLAIN | {"js_on_load": views.MEND})

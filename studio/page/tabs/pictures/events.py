@@ -1,0 +1,124 @@
+"""Which event of the Pictures tab calls which handler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from studio.page.handlers import PRIVATE, QUIET, TO_TRAINING
+from studio.page.tabs.pictures.components import Bulk, Parts
+from studio.page.tabs.pictures.handlers import Handlers
+
+
+def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> None:
+    """Give every event its handler."""
+    check = {
+        "fn": handlers.check,
+        "inputs": [parts.dataset, parts.base],
+        "outputs": parts.findings,
+        "trigger_mode": "always_last",
+        **QUIET,
+    }
+    show = {
+        "fn": handlers.show_dataset,
+        "inputs": parts.where,
+        "outputs": [parts.dataset, *parts.everything],
+        **QUIET,
+    }
+    page.load(handlers.first_base, None, parts.base, **QUIET).then(**show).then(**check)
+    tab.select(**show).then(**check)
+    parts.base.change(**show).then(**check)
+    parts.check.click(**check | PRIVATE)
+    _datasets(parts, handlers, check)
+    _picture(parts, handlers, check)
+    _bulk(parts, parts.bulk, handlers, show, check)
+    parts.findings.click(handlers.fix, parts.where, parts.everything, **PRIVATE).then(**check)
+    parts.undo.click(handlers.undo, parts.where, parts.everything, **PRIVATE).then(**check)
+
+
+def _datasets(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
+    """The example, choosing, making and filling a dataset."""
+    open_dataset = {
+        "fn": handlers.open_dataset,
+        "inputs": [parts.dataset, parts.base],
+        "outputs": [parts.report, *parts.everything],
+        **QUIET,
+    }
+    parts.dataset.change(handlers.offer_example, parts.dataset, parts.example, **QUIET)
+    parts.train_example.click(handlers.train_example, None, None, **PRIVATE).success(
+        None, None, None, js=TO_TRAINING
+    )
+    parts.dataset.input(**open_dataset).then(**check)
+    parts.new.submit(
+        handlers.make_dataset, parts.new, [parts.dataset, parts.new], **PRIVATE
+    ).success(**open_dataset).then(**check)
+    parts.drop.upload(
+        handlers.upload,
+        [parts.dataset, parts.drop, parts.base],
+        [parts.drop, parts.report, parts.dataset, *parts.everything],
+        **PRIVATE,
+    ).then(**check)
+
+
+def _picture(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
+    """Going through the pictures, captions and crops."""
+    picture = parts.picture
+    gr.on(
+        [parts.thumbnails.select, parts.findings.select],
+        handlers.choose,
+        [parts.dataset, parts.base],
+        picture.shown,
+        **QUIET,
+    )
+    # change, not input: gradio 6.31 calls only key presses input, not pasting, deleting or an input
+    # method. One at a time and none left out, so that the last edit stays.
+    saving = {
+        "fn": handlers.save_caption,
+        "inputs": [picture.of, picture.caption, parts.base],
+        "outputs": [parts.summary, picture.tokens],
+        "trigger_mode": "multiple",
+        "concurrency_limit": 1,
+        **QUIET,
+    }
+    picture.caption.change(**saving)
+    picture.caption.blur(**saving).then(**check)
+    picture.previous.click(handlers.previous, parts.where, picture.shown, **QUIET)
+    picture.next.click(handlers.next, parts.where, picture.shown, **QUIET)
+    picture.desk.input(handlers.move_crop, None, None, **QUIET)
+    picture.remove.click(
+        handlers.remove, [picture.of, parts.base], parts.everything, **PRIVATE
+    ).then(**check)
+
+
+def _bulk(
+    parts: Parts, bulk: Bulk, handlers: Handlers, show: dict[str, Any], check: dict[str, Any]
+) -> None:
+    """Changing and describing all captions."""
+    # apart from what is typed: an answer that touches a field may undo its last letter
+    bulk.kind.input(handlers.name_fields, bulk.kind, [bulk.words, bulk.other], **QUIET)
+    gr.on(
+        [bulk.kind.input, bulk.words.change, bulk.other.change],
+        handlers.explain_edit,
+        [parts.dataset, *bulk.edit],
+        bulk.example,
+        trigger_mode="always_last",
+        **QUIET,
+    )
+    bulk.apply.click(
+        handlers.edit_all,
+        [*parts.where, *bulk.edit],
+        [bulk.example, *parts.everything],
+        **PRIVATE,
+    ).then(**check)
+    describing = bulk.describe.click(
+        handlers.describe_all,
+        parts.where,
+        [bulk.described, bulk.stop],
+        concurrency_limit=1,
+        **QUIET,
+    )
+    describing.then(**show).then(**check)
+    bulk.stop.click(handlers.stop_describing, None, bulk.stop, cancels=[describing], **QUIET).then(
+        **show
+    )

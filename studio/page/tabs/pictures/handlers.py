@@ -1,0 +1,265 @@
+"""What the Pictures tab's events do; answers are keyed by component. studio.datasets does the
+work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import gradio as gr
+from gradio.components import Component
+
+from studio.datasets import caption_edits, captioning, fixes, history, store
+from studio.library import library, sample_project
+from studio.page.handlers import shows_errors, shows_errors_while_streaming
+from studio.page.tabs.pictures import rendering
+from studio.page.tabs.pictures.components import Parts
+from studio.page.views import pictures as views
+from studio.processes.queue import Queue
+from studio.server import uploads
+from training.storage.paths import Workspace
+
+FIRST = "my-pictures"  # the dataset that is made for pictures dropped before any dataset was
+Answer = dict[Component, Any]
+
+
+class Handlers:
+    """Handlers of one page. Arguments of many: dataset: its name; of: dataset/name of the shown
+    picture; model: the base to check for.
+    """
+
+    def __init__(self, workspace: Workspace, parts: Parts) -> None:
+        self.workspace = workspace
+        self.parts = parts
+
+    # datasets
+
+    @shows_errors
+    def first_base(self) -> Any:
+        known = library.bases(self.workspace)
+        return gr.Dropdown(choices=known, value=known[0])
+
+    @shows_errors
+    def show_dataset(self, dataset: str | None, of: str, model: str) -> Answer:
+        """The list of datasets and the chosen one, the newest where it is not there any more."""
+        listing = store.names(self.workspace)
+        name = dataset if dataset in listing else store.newest(self.workspace)
+        return {
+            self.parts.dataset: gr.Dropdown(choices=listing, value=name),
+            **self._dataset(name, model, _name_in(of)),
+        }
+
+    @shows_errors
+    def open_dataset(self, dataset: str | None, model: str) -> Answer:
+        return {self.parts.report: "", **self._dataset(dataset, model)}
+
+    @shows_errors
+    def make_dataset(self, name: str) -> Answer:
+        made = store.make(self.workspace, name)
+        listing = store.names(self.workspace)
+        return {
+            self.parts.dataset: gr.Dropdown(choices=listing, value=made.name),
+            self.parts.new: "",
+        }
+
+    @shows_errors
+    def upload(self, dataset: str | None, files: list[str] | None, model: str) -> Answer:
+        name = dataset
+        # own pictures do not belong to the example
+        if not name or sample_project.is_example(self.workspace, name):
+            known = store.names(self.workspace)
+            name = FIRST if FIRST in known else store.make(self.workspace, FIRST).name
+        added = store.add(store.folder(self.workspace, name), [Path(f) for f in files or []])
+        uploads.used(files or [])
+        listing = gr.Dropdown(choices=store.names(self.workspace), value=name)
+        return {
+            self.parts.drop: None,
+            self.parts.report: views.report(added),
+            self.parts.dataset: listing,
+            **self._dataset(name, model, added.kept[0] if added.kept else ""),
+        }
+
+    @shows_errors
+    def offer_example(self, dataset: str | None) -> Any:
+        return gr.Row(visible=sample_project.is_example(self.workspace, dataset))
+
+    @shows_errors
+    def train_example(self) -> None:
+        queue = Queue(self.workspace)
+        run = queue.job(queue.add(sample_project.config(self.workspace))).run
+        gr.Info(
+            f"“{run}” is being trained: a few minutes on two CPU cores.", title="Training has begun"
+        )
+
+    # one picture
+
+    @shows_errors
+    def choose(self, dataset: str | None, model: str, event: gr.EventData) -> Answer:
+        return self._picture(dataset, _event_text(event, "at"), model)
+
+    @shows_errors
+    def previous(self, dataset: str | None, of: str, model: str) -> Answer:
+        return self._step(-1, dataset, of, model)
+
+    @shows_errors
+    def next(self, dataset: str | None, of: str, model: str) -> Answer:
+        return self._step(1, dataset, of, model)
+
+    def _step(self, by: int, dataset: str | None, of: str, model: str) -> Answer:
+        listing = store.pictures(store.folder(self.workspace, dataset or ""))
+        at = _name_in(of)
+        found = listing[(listing.index(at) + by) % len(listing)] if at in listing else ""
+        return self._picture(dataset, found, model)
+
+    @shows_errors
+    def save_caption(self, of: str, text: str, model: str) -> Answer:
+        name, _, at = (of or "").partition("/")
+        if not at:
+            return gr.skip()
+        folder, text = store.folder(self.workspace, name), text or ""
+        # choosing another picture changes the text as well
+        if text.strip() != store.caption(folder, at):
+            store.write_caption(folder, at, text)
+        return {
+            self.parts.summary: rendering.summary(folder),
+            self.parts.picture.tokens: views.meter(rendering.base_of(model)[0].tokens(text)),
+        }
+
+    @shows_errors
+    def move_crop(self, event: gr.EventData) -> None:
+        name, _, at = _event_text(event, "of").partition("/")
+        place = tuple(event._data.get(key) for key in ("across", "down"))
+        if all(type(share) in (int, float) for share in place):
+            store.place_crop(store.folder(self.workspace, name), at, place)
+
+    @shows_errors
+    def remove(self, of: str, model: str) -> Answer:
+        name, _, at = (of or "").partition("/")
+        folder = store.folder(self.workspace, name)
+        listing = store.pictures(folder)
+        store.remove(folder, [at])
+        following = listing[listing.index(at) + 1 :]
+        return self._dataset(name, model, next(iter(following), ""))
+
+    @shows_errors
+    def undo(self, dataset: str | None, of: str, model: str) -> Answer:
+        done = history.undo(store.folder(self.workspace, dataset or ""))
+        if done.stayed:
+            gr.Info(f"{len(done.stayed)} files were changed again since and stay as they are.")
+        return self._dataset(dataset, model, _name_in(of))
+
+    # all captions
+
+    @shows_errors
+    def name_fields(self, kind: str | None) -> Answer:
+        known = kind if kind in caption_edits.EDITS else next(iter(caption_edits.EDITS))
+        _, first, second = caption_edits.EDITS[known]
+        return {
+            self.parts.bulk.words: gr.Textbox(label=first),
+            self.parts.bulk.other: gr.Textbox(label=second or "Replace with", visible=bool(second)),
+        }
+
+    @shows_errors
+    def explain_edit(self, dataset: str | None, kind: str, words: str, other: str) -> str:
+        if not dataset or not (words or "").strip():
+            return ""
+        captions = store.captions(store.folder(self.workspace, dataset))
+        changed = caption_edits.edited(captions, kind, words, other or "")
+        return views.bulk_example(changed, captions)
+
+    @shows_errors
+    def edit_all(
+        self, dataset: str | None, of: str, model: str, kind: str, words: str, other: str
+    ) -> Answer:
+        folder, words, other = store.folder(self.workspace, dataset or ""), words or "", other or ""
+        changed = caption_edits.edited(store.captions(folder), kind, words, other)
+        count = store.rewrite(folder, caption_edits.described(kind, words, other), changed)
+        return {
+            self.parts.bulk.example: views.edited(count),
+            **self._dataset(dataset, model, _name_in(of)),
+        }
+
+    @shows_errors_while_streaming
+    def describe_all(self, dataset: str | None, of: str | None, model: str) -> Iterator[Answer]:
+        """Captions by a model, kept as they come, so that they outlive stop and page; undone as one
+        change.
+        """
+        folder, act = store.folder(self.workspace, dataset or ""), uuid4().hex
+        bare = [at for at, text in store.captions(folder).items() if not text]
+        count = 0
+        pictures = [store.picture(folder, at) for at in bare]
+        for path, text in captioning.described(pictures) if bare else ():
+            if store.captions(folder).get(path.name) == "":  # what was typed meanwhile stays
+                store.rewrite(folder, "captions by a model", {path.name: text}, act=act)
+            count += 1
+            yield self._described(count, len(bare))
+        yield self._described(count, len(bare), done=True)
+
+    def _described(self, count: int, of: int, *, done: bool = False) -> Answer:
+        return {
+            self.parts.bulk.described: views.described(count, of, done=done),
+            self.parts.bulk.stop: gr.Button(visible=not done),
+        }
+
+    @shows_errors
+    def stop_describing(self) -> Any:
+        return gr.Button(visible=False)
+
+    # findings
+
+    @shows_errors
+    def check(self, dataset: str | None, model: str) -> str:
+        return rendering.findings(self.workspace, dataset, model)
+
+    @shows_errors
+    def fix(self, dataset: str | None, of: str, model: str, event: gr.EventData) -> Answer:
+        on = event._data.get("on")
+        fixes.apply_fix(
+            store.folder(self.workspace, dataset or ""),
+            _event_text(event, "kind"),
+            _event_text(event, "mend"),
+            [str(name) for name in on] if isinstance(on, list) else [],
+            rendering.base_of(model)[0],
+        )
+        return self._dataset(dataset, model, _name_in(of))
+
+    # what is shown
+
+    def _dataset(self, name: str | None, model: str, at: str = "") -> Answer:
+        found = rendering.dataset(self.workspace, name, model, at)
+        undo = f"Undo: {found.undo}" if found.undo else "Undo"
+        return {
+            self.parts.summary: found.summary,
+            self.parts.thumbnails: found.thumbnails,
+            self.parts.undo: gr.Button(undo, visible=found.undo is not None),
+            **self._shown(found.picture),
+        }
+
+    def _picture(self, name: str | None, at: str, model: str) -> Answer:
+        return self._shown(rendering.picture(self.workspace, name, at, model))
+
+    def _shown(self, picture: rendering.Picture) -> Answer:
+        parts = self.parts.picture
+        return {
+            parts.desk: picture.desk,
+            parts.of: picture.of,
+            parts.caption: gr.Textbox(
+                picture.caption,
+                placeholder=picture.placeholder,
+                interactive=bool(picture.of),
+            ),
+            parts.tokens: picture.tokens,
+        }
+
+
+def _event_text(event: gr.EventData, key: str) -> str:
+    """What the page says was clicked; it may say anything."""
+    return str(event._data.get(key, ""))
+
+
+def _name_in(of: str | None) -> str:
+    """The picture's name in dataset/name."""
+    return (of or "").partition("/")[2]

@@ -1,0 +1,123 @@
+"""What the Pictures tab shows, read from the workspace. Knows no components."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.datasets import base_info, checks, history, store
+from studio.page.handlers import address
+from studio.page.views import pictures as views
+from training.data.dataset import caption_from_name
+from training.errors import DataError, ModelError
+from training.storage.paths import Workspace
+
+THUMBNAIL, LARGE = 256, 768  # px of the longer side
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture. of: dataset/name, "" for none; placeholder: what stands in an empty caption."""
+
+    desk: str
+    of: str = ""
+    caption: str = ""
+    placeholder: str = ""
+    tokens: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset with one picture of it. undo: the last change, None where there is none."""
+
+    summary: str
+    thumbnails: str
+    undo: str | None
+    picture: Picture
+
+
+def base_of(model: str | None) -> tuple[base_info.Base, str]:
+    """What is known of a base, and a remark when nothing is."""
+    try:
+        known = base_info.known(model or "mini")
+    except ModelError as error:
+        return base_info.Base(), str(error)
+    if known.tokenizer:
+        return known, ""
+    return known, (
+        f"{model} is not on this machine as a folder yet: 512 px is assumed, tokens are not "
+        "counted."
+    )
+
+
+def dataset(workspace: Workspace, name: str | None, model: str, at: str = "") -> Dataset:
+    """A dataset and its picture named at, the first one where that is not there."""
+    if not name:
+        return Dataset(views.summary(0, 0), "", None, picture(workspace, name, "", model))
+    folder, items, complaints = store.folder(workspace, name), [], []
+    for found, text in store.captions(folder).items():
+        try:
+            items.append((address(folder / found, THUMBNAIL), found, bool(text)))
+        except DataError as error:
+            complaints.append(str(error).removeprefix(f"{folder}/"))
+    good = [item[1] for item in items]
+    chosen = at if at in good else next(iter(good), "")
+    return Dataset(
+        summary(folder, complaints),
+        views.thumbnails(items),
+        history.last(folder),
+        picture(workspace, name, chosen, model),
+    )
+
+
+def picture(workspace: Workspace, name: str | None, at: str, model: str) -> Picture:
+    """One picture beside its caption."""
+    if not (name and at):
+        return Picture(views.nothing_chosen())
+    folder = store.folder(workspace, name)
+    path, listing, (base, _) = store.picture(folder, at), store.pictures(folder), base_of(model)
+    seen, text = checks.look(path), store.caption(folder, at)
+    desk = views.desk(
+        address(path, LARGE),
+        at,
+        f"{name}/{at}",
+        (seen.width, seen.height),
+        checks.bucket_of(seen, base),
+        store.place_of(folder, at),
+        (listing.index(at) + 1, len(listing)),
+    )
+    return Picture(desk, f"{name}/{at}", text, _placeholder(path), views.meter(base.tokens(text)))
+
+
+def _placeholder(path: Path) -> str:
+    instead = caption_from_name(path.name)
+    if instead and not store.sidecar(path).exists():
+        return f"No caption: the file's name is used, “{instead}”"
+    return "No caption yet"
+
+
+def summary(folder: Path, complaints: list[str] | None = None) -> str:
+    """How many pictures there are and how many have no caption."""
+    captions = store.captions(folder)
+    without = sum(not text for text in captions.values())
+    return views.summary(len(captions), without, complaints or [])
+
+
+def findings(workspace: Workspace, name: str | None, model: str) -> str:
+    """What to look at before training; "" without pictures."""
+    if name not in store.names(workspace) or not store.pictures(workspace.datasets() / name):
+        return ""
+    folder, (base, note) = store.folder(workspace, name), base_of(model)
+    found = checks.findings(folder, base)
+    addresses = {}
+    shown = [at for f in found[: views.MOST_FINDINGS] for at in _side_by_side(f)]
+    for at in dict.fromkeys(shown):
+        try:
+            addresses[at] = address(folder / at, THUMBNAIL)
+        except DataError:
+            continue  # that is what the finding says
+    return views.findings(found, addresses, note)
+
+
+def _side_by_side(finding: checks.Finding) -> list[str]:
+    return list(finding.pictures[: views.MOST_SIDE_BY_SIDE])
