@@ -236,7 +236,8 @@ def test_pictures_without_a_caption_get_one_and_undo_takes_all_back(
             yield path, f"thing {path.stem}"
 
     monkeypatch.setattr(captioning, "described", said)
-    *_, (told, _) = handler("mine", "", "mini")
+    *_, answer = handler("mine", "", "mini")
+    told, _ = answer.values()
     assert "3 of 3" in told
     written = {
         "0.png": "my own words",

@@ -155,8 +155,8 @@ class Handlers:
 
     @shows_errors
     def name_fields(self, kind: str | None) -> Answer:
-        known = kind if kind in caption_edits.EDITS else next(iter(caption_edits.EDITS))
-        _, first, second = caption_edits.EDITS[known]
+        known = isinstance(kind, str) and kind in caption_edits.EDITS
+        _, first, second = caption_edits.EDITS[kind if known else next(iter(caption_edits.EDITS))]
         return {
             self.parts.bulk.words: gr.Textbox(label=first),
             self.parts.bulk.other: gr.Textbox(label=second or "Replace with", visible=bool(second)),

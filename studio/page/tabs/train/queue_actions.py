@@ -35,7 +35,7 @@ def act(queue: Queue, action: object, id: object) -> None:
     Raises StudioError for what is not there, or not to be done with it.
     """
     if type(id) is not int or not isinstance(action, str):
-        raise StudioError("That is no job of the queue.")
+        raise StudioError("That is no job of the line.")
     job = queue.job(id)
     if action not in dict(queue_view.ACTS[job.state]):
         raise StudioError(f"“{job.run}” is by now: {queue_view.WORDS[job.state].lower()}.")
