@@ -4,6 +4,7 @@ module that is named exists, and the site asks for nothing from elsewhere.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.test_house import ORDER
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -67,17 +70,57 @@ def test_modules_that_are_named_exist(path: Path) -> None:
     assert not [n for n in named if not any((folder / n).exists() for folder in NAMED_FROM)]
 
 
-def rows(path: Path) -> Iterator[list[str]]:
-    """The cells of every row of a document's tables, heads left out."""
-    for line in prose(path).splitlines():
-        if line.startswith("| ") and not line.startswith("| word |"):
+def rows_in(text: str) -> Iterator[list[str]]:
+    """The cells of every row of the tables in a text, heads among them."""
+    for line in text.splitlines():
+        if line.startswith("| "):
             yield [cell.strip() for cell in line.strip("|").split(" | ")]
 
 
 def test_every_word_of_the_glossary_has_its_module() -> None:
-    words = list(rows(DOCS / "glossary.md"))
+    words = [row for row in rows_in(prose(DOCS / "glossary.md")) if row[0] != "word"]
     assert len(words) > 30
     assert [row[0] for row in words if len(row) != 3 or not OF_THE_CODE.search(row[2])] == []
+
+
+def defined_in(path: Path) -> set[str]:
+    """The functions, methods, classes and constants of a module."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
+def where_to_look() -> list[list[str]]:
+    text = prose(DOCS / "architecture.md").split("## Where to look")[1]
+    return [row for row in rows_in(text) if row[0].endswith("?")]
+
+
+@pytest.mark.parametrize("row", where_to_look(), ids=lambda row: row[0])
+def test_where_to_look_names_what_is_there(row: list[str]) -> None:
+    _, modules, names = (CODE.findall(cell) for cell in row)
+    assert modules and names
+    there = [next(f / m for f in NAMED_FROM if (f / m).exists()) for m in modules]
+    assert set(names) <= set().union(*map(defined_in, there))
+
+
+def test_the_tree_of_the_house_names_every_folder() -> None:
+    """The page draws every folder of both packages, training's in the order of the imports."""
+    drawn = re.findall(r"^  (\w+)/ ", (DOCS / "architecture.md").read_text("utf-8"), re.MULTILINE)
+    studio = {path.parent.name for path in (ROOT / "studio").glob("*/__init__.py")}
+    assert drawn[: len(ORDER)] == list(ORDER) and set(drawn[len(ORDER) :]) == studio
+
+
+def test_what_is_only_in_the_long_run_is_listed() -> None:
+    """CONTRIBUTING names every file with tests marked `long`, and no other."""
+    mark = "mark." + "long"
+    tests = sorted((ROOT / "tests").glob("test_*.py"))
+    marked = {f"tests/{p.name}" for p in tests if mark in p.read_text(encoding="utf-8")}
+    listed = [row[1] for row in rows_in(prose(ROOT / "CONTRIBUTING.md")) if len(row) == 5]
+    assert {cell.strip("`") for cell in listed if cell != "file"} - {"---"} == marked
 
 
 class Loaded(HTMLParser):
