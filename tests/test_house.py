@@ -57,7 +57,10 @@ KNOWS_DIFFUSERS = (
 SPEAKS = (
     "training/cli/sweep.py",
     "training/train_style.py",
+    "training/cli/style_editing.py",
     "training/cli/style_file.py",
+    "training/cli/style_inspection.py",
+    "training/cli/style_io.py",
     "studio/compare.py",
     "studio/__main__.py",
     "studio/page/app.py",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.cli import style_file
+from training.cli import style_io
 from training.cli.style_file import main
 from training.config.loading import from_mapping
 from training.models.loader import base_shapes
@@ -193,7 +193,7 @@ def test_looking_into_a_file_loads_no_torch(style: Path) -> None:
 def test_nothing_is_written_that_does_not_read_back_the_same(
     style: Path, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right, out = style_file.style_bytes, style.with_name("new.safetensors")
+    right, out = style_io.style_bytes, style.with_name("new.safetensors")
 
     def wrong(name: str, modules: dict[str, Lora], *rest: Any, **more: Any) -> bytes:
         weaker = {key: replace(lora, alpha=lora.alpha / 2) for key, lora in modules.items()}
@@ -210,6 +210,6 @@ def test_nothing_is_written_that_does_not_read_back_the_same(
     )
     assert "read back and the same" in capsys.readouterr().out
     out.unlink()
-    monkeypatch.setattr(style_file, "style_bytes", wrong)
+    monkeypatch.setattr(style_io, "style_bytes", wrong)
     assert main(["convert", str(style), "--to", "kohya", "--out", str(out)]) == 2
     assert "would not give back" in capsys.readouterr().err and not out.exists()

@@ -1,0 +1,241 @@
+"""The writing commands of `style-file`: convert, merge, resize, extract, scrub, bake, export."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from rich.console import Console
+
+from training.cli.style_inspection import show_published
+from training.cli.style_io import (
+    check_output,
+    family_of,
+    open_base,
+    read_with_warnings,
+    style_content,
+    write_checked,
+)
+from training.errors import StyleFileError
+from training.storage.paths import checked_writable, inside, write_whole
+from training.style_files.base_weights import write_single, write_with_style
+from training.style_files.embeddings import Words, embedding_bytes, joined
+from training.style_files.key_names import counted
+from training.style_files.matching import match
+from training.style_files.merge import (
+    Result,
+    extracted,
+    merged,
+    packed,
+    resized,
+    without_magnitudes,
+)
+from training.style_files.metadata import ANONYMOUS, public, published
+from training.style_files.reading import accepted_names, bases, printable, read_metadata
+from training.style_files.strengths import weighted
+from training.style_files.writing import placed, scrubbed
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    check_output(arguments.out, arguments.force, [arguments.file])
+    style = read_with_warnings(arguments.file)
+    if style.magnitudes and arguments.base:
+        base, family = open_base(arguments.base)
+        result = without_magnitudes(
+            style, accepted_names(base.shapes, family), base, rank=arguments.rank
+        )
+    else:
+        family = family_of(style, arguments.file, arguments.family)
+        result = Result(placed(style, family))
+    words = style.words if arguments.to == "kohya" else {}
+    if style.words and not words:
+        command = f"style-file words {arguments.file} --out FOLDER"
+        result = replace(
+            result,
+            notes=(
+                *result.notes,
+                f"{_embedding_summary(style.words)}, which diffusers reads from files of their "
+                f"own: {command}",
+            ),
+        )
+    content, modules = style_content(
+        arguments, result.changes, family, style.metadata, style.dtype, arguments.to, words
+    )
+    write_checked(arguments.out, content, modules, result)
+
+
+def merge(arguments: argparse.Namespace) -> None:
+    given = [weighted(text) for text in arguments.files]
+    check_output(arguments.out, arguments.force, [path for path, _ in given])
+    styles = [read_with_warnings(path) for path, _ in given]
+    families = [
+        family_of(style, path, arguments.family)
+        for style, (path, _) in zip(styles, given, strict=True)
+    ]
+    if len(set(families)) > 1:
+        kinds = ", ".join(
+            f"{path.name} is for {bases()[family]}"
+            for (path, _), family in zip(given, families, strict=True)
+        )
+        raise StyleFileError(f"Only styles of one base can be mixed: {kinds}.")
+    weights = [weight.times(arguments.unet, arguments.text_encoder) for _, weight in given]
+    changes = [placed(style, families[0]) for style in styles]
+    result = merged(
+        list(zip(changes, weights, strict=True)), rank=arguments.rank, energy=arguments.energy
+    )
+    titles = [style.title or path.stem for style, (path, _) in zip(styles, given, strict=True)]
+    words = {
+        "modelspec.title": arguments.out.stem,
+        "ss_output_name": arguments.out.stem,
+        "modelspec.merged_from": ", ".join(titles),
+        "modelspec.trigger_phrase": ", ".join(
+            dict.fromkeys(style.trigger for style in styles if style.trigger)
+        ),
+        "modelspec.description": f"A mixture of {' and '.join(titles)}.",
+    }
+    kind = public(styles[0].metadata, ("kind",))
+    dtypes = {style.dtype for style in styles}
+    metadata = kind | {key: value for key, value in words.items() if value}
+    own = joined((path.name, style.words) for style, (path, _) in zip(styles, given, strict=True))
+    dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
+    content, modules = style_content(
+        arguments, result.changes, families[0], metadata, dtype, words=own
+    )
+    write_checked(arguments.out, content, modules, result)
+
+
+def resize(arguments: argparse.Namespace) -> None:
+    if not (arguments.rank or arguments.energy):
+        raise StyleFileError(
+            "resize needs --rank or --energy, which say how small the style is to be. For "
+            "instance --energy 0.95."
+        )
+    check_output(arguments.out, arguments.force, [arguments.file])
+    style = read_with_warnings(arguments.file)
+    family = family_of(style, arguments.file, arguments.family)
+    result = resized(placed(style, family), rank=arguments.rank, energy=arguments.energy)
+    content, modules = style_content(
+        arguments, result.changes, family, style.metadata, style.dtype, words=style.words
+    )
+    write_checked(arguments.out, content, modules, result)
+
+
+def extract(arguments: argparse.Namespace) -> None:
+    if not (arguments.rank or arguments.energy):
+        raise StyleFileError(
+            "extract needs --rank or --energy, which say how large the style may be. For "
+            "instance --rank 32."
+        )
+    check_output(arguments.out, arguments.force, [])
+    (tuned, _), (base, family) = open_base(arguments.tuned), open_base(arguments.base)
+    with Console(stderr=True).status("comparing") as status:
+        on_progress = lambda done, of: status.update(f"comparing, tensor {done + 1} of {of}")
+        result = extracted(
+            tuned,
+            base,
+            rank=arguments.rank or 1024,
+            energy=arguments.energy,
+            on_progress=on_progress,
+        )
+    title = arguments.out.stem
+    metadata = {
+        "modelspec.title": title,
+        "ss_output_name": title,
+        "modelspec.description": "A style, extracted from a fine-tuned model.",
+    }
+    content, modules = style_content(arguments, result.changes, family, metadata, "float16")
+    write_checked(arguments.out, content, modules, result)
+
+
+def scrub(arguments: argparse.Namespace) -> None:
+    check_output(arguments.out, arguments.force, [arguments.file])
+    before = read_metadata(arguments.file)
+    kept = public(before, (*ANONYMOUS, *arguments.keep))
+    content = scrubbed(arguments.file, kept)
+    write_whole(arguments.out, content)
+    gone = [
+        field for field in published(before) if field.key not in kept and field.group != "hashes"
+    ]
+    left_out = ", ".join(printable(field.key, 80) for field in gone) or "nothing"
+    print(
+        f"{arguments.out} written, its weights read back and the same to the bit. Left out: "
+        f"{left_out}. It tells:"
+    )
+    show_published(read_metadata(arguments.out))
+
+
+def bake(arguments: argparse.Namespace) -> None:
+    given = [weighted(text) for text in arguments.files]
+    styles = [read_with_warnings(path) for path, _ in given]
+    base, family = open_base(arguments.base)
+    names = accepted_names(base.shapes, family)
+    fitted = [
+        without_magnitudes(style, names, base, rank=1024).changes
+        if style.magnitudes
+        else match(style, names)
+        for style in styles
+    ]
+    result = merged(
+        [(changes, weight) for changes, (_, weight) in zip(fitted, given, strict=True)],
+        largest=None,
+    )
+    with Console(stderr=True).status("writing") as status:
+        on_progress = lambda name: status.update(f"writing {name}")
+        if arguments.out.suffix.lower() == ".safetensors":
+            write_single(base, family, result.changes, arguments.out, on_progress)
+        else:
+            write_with_style(base, result.changes, arguments.out, on_progress)
+    print(
+        f"{arguments.out} written: {arguments.base} with "
+        f"{counted(f'{part}.{module}' for part, module in result.changes)} changed."
+    )
+    for words in (style.words for style in styles if style.words):
+        print(
+            f"But: {_embedding_summary(words)}, which no base can hold: style-file words "
+            "writes them into files of their own."
+        )
+
+
+def write_words(arguments: argparse.Namespace) -> None:
+    style = read_with_warnings(arguments.file)
+    if not style.words:
+        raise StyleFileError(
+            f"{arguments.file.name} brings no words of its own: its trigger is made of words "
+            "that the base knows."
+        )
+    checked_writable(arguments.out, "--out")
+    paths = {word: inside(arguments.out, f"{word}.safetensors") for word in style.words}
+    for path in paths.values():
+        check_output(path, arguments.force, [arguments.file])
+    for word, vectors in style.words.items():
+        write_whole(paths[word], embedding_bytes(word, vectors))
+        print(
+            f"{paths[word]} written: the word {printable(word, 60)!r}. Put it into the folder "
+            "of embeddings; its file's name is the word."
+        )
+
+
+def _embedding_summary(words: Words) -> str:
+    return f"left out: the word {' and '.join(repr(printable(word, 60)) for word in words)}"
+
+
+def export(arguments: argparse.Namespace) -> None:
+    check_output(
+        arguments.out,
+        arguments.force,
+        [arguments.file, *([arguments.picture] if arguments.picture else [])],
+        ".zip",
+    )
+    style = read_with_warnings(arguments.file)
+    family = family_of(style, arguments.file, arguments.family)
+    content, _ = style_content(
+        arguments, placed(style, family), family, style.metadata, style.dtype, words=style.words
+    )
+    write_whole(
+        arguments.out, packed(arguments.out.stem, content, style, family, arguments.picture)
+    )
+    beside = " and a picture" if arguments.picture else "; no picture (--picture)"
+    print(
+        f"{arguments.out} written: {arguments.out.stem}.safetensors with its card{beside}. "
+        "Unpack it into the folder of styles of A1111 or Forge."
+    )

@@ -1,0 +1,155 @@
+"""Styles as the `style-file` command reads and writes them: every new file is read back first."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.errors import StyleFileError
+from training.storage.paths import write_whole
+from training.style_files.base_weights import BaseWeights
+from training.style_files.embeddings import Words, alike
+from training.style_files.family_spec import SPECS
+from training.style_files.key_names import counted
+from training.style_files.merge import Changes, Result
+from training.style_files.metadata import rewritten, without
+from training.style_files.reading import Lora, Style, bases, read_style, style_from_bytes
+from training.style_files.writing import EMPTY, named, placed, style_bytes
+
+ULP = {
+    "float32": 2.0**-22,
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
+}  # how far a stored number is off at most, as a share, scales included
+SMALLEST = 2.0**-24  # what float16 can tell from 0
+
+
+def check_output(
+    out: Path, force: bool, inputs: Sequence[Path], ending: str = ".safetensors"
+) -> None:
+    """Raise StyleFileError when out is an input, exists without --force, or ends in another way."""
+    if out.suffix.lower() != ending:
+        raise StyleFileError(
+            f"{out.name} does not end in {ending}, by which other programs know it. Name it "
+            f"{out.stem}{ending}."
+        )
+    if out.exists() and any(path.exists() and out.samefile(path) for path in inputs):
+        raise StyleFileError(f"{out} is read and would be written over. Choose another name.")
+    if out.exists() and not force:
+        raise StyleFileError(f"{out} exists. Choose another name, or replace it with --force.")
+
+
+def family_of(style: Style, path: Path, chosen: str | None) -> str:
+    family = chosen or style.family
+    if family not in SPECS:
+        raise StyleFileError(
+            f"{path.name} is a style for {bases().get(family, 'an unknown base')}; "
+            f"{', '.join(SPECS)} can be written."
+            " If it is one of these, say so with --family."
+        )
+    return family
+
+
+def read_with_warnings(path: Path) -> Style:
+    style = read_style(path)
+    for warning in style.warnings:
+        print(f"{path.name}: {warning}", file=sys.stderr)
+    return style
+
+
+def open_base(model: str) -> tuple[BaseWeights, str]:
+    from training.models.base_files import find
+
+    files = find(model)
+    return BaseWeights(files.folder), files.family.name
+
+
+def style_content(
+    arguments: argparse.Namespace,
+    changes: Changes,
+    family: str,
+    metadata: Mapping[str, str],
+    dtype: Any,
+    dialect: Any = "kohya",
+    words: Words = EMPTY,
+) -> tuple[bytes, dict[str, Lora]]:
+    """The bytes of a new style file, read back and compared, and its layers by name."""
+    modules = named(changes, dialect, family)
+    metadata = rewritten(
+        metadata,
+        family,
+        {lora.rank for lora in changes.values()},
+        {lora.alpha for lora in changes.values()},
+    )
+    metadata = without(metadata, arguments.leave_out)
+    stored = arguments.dtype or dtype
+    content = style_bytes(
+        arguments.out.name, modules, metadata, dtype=stored, dialect=dialect, words=words
+    )
+    _check_same(
+        arguments.out.name,
+        style_from_bytes(content, arguments.out.name),
+        changes,
+        words,
+        family,
+        stored,
+    )
+    return content, modules
+
+
+def _check_same(
+    name: str, back: Style, changes: Changes, words: Words, family: str, stored: str
+) -> None:
+    """Raise StyleFileError unless the strict reader gives back every layer's change of weights, as
+    far as the precision holds it, and every word.
+    """
+    bare = lambda part, module: (
+        part,
+        module.removeprefix("text_model."),
+    )  # which a base's files may have or not
+    found = {bare(*place): lora for place, lora in placed(back, family).items()}
+    for key, lora in ((bare(*place), lora) for place, lora in changes.items()):
+        if key in found and _same_matrices(found[key], lora, ULP[stored]):
+            continue
+        up, down = lora.flat()
+        bound = 2 * ULP[stored] * (abs(up) @ abs(down)).max() + 1e-6
+        off = (
+            abs(found[key].delta().ravel() - lora.delta().ravel()).max() if key in found else np.inf
+        )
+        if not off <= bound:
+            raise StyleFileError(
+                f"{name} was not written: it would not give back {'.'.join(key)} ({off:.2g} "
+                "off). Take --dtype float32."
+            )
+    if not alike(back.words, words):
+        raise StyleFileError(
+            f"{name} was not written: it would not give back the words that the style brings. "
+            "Take --dtype float32."
+        )
+
+
+def _same_matrices(found: Lora, lora: Lora, ulp: float) -> bool:
+    """Whether two changes are made of the same matrices, but for rounding:
+
+    then so are the products, which take a hundred times as long.
+    """
+    pairs = list(zip(found.flat(), lora.flat(), strict=True))
+    return all(
+        a.shape == b.shape and bool((abs(a - b) <= ulp * abs(b) + SMALLEST).all()) for a, b in pairs
+    )
+
+
+def write_checked(out: Path, content: bytes, modules: Mapping[str, Lora], result: Result) -> None:
+    write_whole(out, content)
+    lost = f" {result.residual:.2%} of the change is left out." if result.residual > 1e-6 else ""
+    print(
+        f"{out} written, {len(content) / 1e6:.1f} MB: {counted(modules)}, read back and the "
+        f"same.{lost}"
+    )
+    for note in result.notes:
+        print(f"But: {note}")
