@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.data.dataset import TEMPLATE, captioned
+from training.data.captions import TEMPLATE, captioned
 from training.errors import ConfigError, DataError
 from training.samplers import OWN, SAMPLERS, named
 from training.storage.paths import checked_writable

@@ -28,7 +28,8 @@ from tests.test_style_file import BAD as BAD_STYLES
 from tests.test_style_file import PAIR, raw, tensors
 from training.config.loading import from_mapping, read_toml
 from training.config.settings import settings
-from training.data.dataset import open_picture, read_dataset
+from training.data.dataset import read_dataset
+from training.data.pictures import open_picture
 from training.errors import DataError, StudioError
 from training.storage.paths import Workspace
 from training.style_files.reading import read_style

@@ -18,7 +18,10 @@ import pytest
 from PIL import Image, ImageCms, ImageColor, PngImagePlugin
 
 from training.data.buckets import Bucket, buckets
-from training.data.dataset import caption_from_name, captioned, open_picture, pixels, read_dataset
+from training.data.caption_files import caption_from_name
+from training.data.captions import captioned
+from training.data.dataset import read_dataset
+from training.data.pictures import open_picture, pixels
 from training.errors import DataError
 
 GREY_RAMP = np.linspace(0, 65535, 32 * 24).reshape(24, 32).astype(np.uint16)

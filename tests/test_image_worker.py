@@ -24,7 +24,8 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from tests.test_png import chunk
 from training.data import image_decoding, image_headers, image_worker
-from training.data.dataset import open_picture, read_dataset
+from training.data.dataset import read_dataset
+from training.data.pictures import open_picture
 from training.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]

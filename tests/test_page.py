@@ -27,7 +27,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from studio.page.tabs.compare import TAKE
-from training.data.dataset import read_place
+from training.data.crops import read_place
 from training.style_files.reading import read_metadata
 
 sync_api = pytest.importorskip("playwright.sync_api")

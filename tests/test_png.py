@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data.dataset import open_picture
+from training.data.pictures import open_picture
 from training.data.png import lacks_rows
 from training.errors import DataError
 

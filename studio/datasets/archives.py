@@ -12,7 +12,9 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from training.data.dataset import LARGEST_METADATA, LARGEST_PICTURE_FILE, METADATA, SUFFIXES
+from training.data.caption_files import LARGEST_METADATA
+from training.data.listing import METADATA, SUFFIXES
+from training.data.pictures import LARGEST_PICTURE_FILE
 from training.errors import DataError
 
 MOST_MEMBERS = 5000  # pictures and captions that are taken from one zip

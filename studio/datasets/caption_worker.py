@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from studio.datasets.captioning import content, present
-from training.data.dataset import open_picture
+from training.data.pictures import open_picture
 from training.errors import DataError
 from training.runtime.device import choose
 

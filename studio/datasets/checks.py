@@ -20,8 +20,9 @@ from studio.datasets import store
 from studio.datasets.base_info import Base
 from studio.datasets.caption_edits import tidied
 from training.data.buckets import Bucket, buckets, nearest
+from training.data.caption_files import caption_from_name
 from training.data.captions import TEMPLATE, captioned
-from training.data.dataset import caption_from_name, open_picture
+from training.data.pictures import open_picture
 from training.errors import DataError
 
 KEPT = ".kept.json"  # findings that the owner has looked at and wants to leave as they are

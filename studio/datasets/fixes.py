@@ -17,7 +17,8 @@ from studio.datasets import checks, history, store
 from studio.datasets.base_info import Base
 from studio.datasets.caption_edits import tidied
 from training.data.buckets import fit, nearest
-from training.data.dataset import caption_from_name, open_picture
+from training.data.caption_files import caption_from_name
+from training.data.pictures import open_picture
 from training.errors import DataError
 
 

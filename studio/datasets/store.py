@@ -19,16 +19,10 @@ from pathlib import Path
 
 from studio.datasets import history
 from studio.datasets.archives import Incoming, is_zip, unpacked
-from training.data.dataset import (
-    CENTRE,
-    LARGEST_CAPTION,
-    METADATA,
-    SUFFIXES,
-    crop_file,
-    metadata_captions,
-    open_picture,
-    read_place,
-)
+from training.data.caption_files import LARGEST_CAPTION, metadata_captions
+from training.data.crops import CENTRE, crop_file, read_place
+from training.data.listing import METADATA, SUFFIXES
+from training.data.pictures import open_picture
 from training.errors import DataError, SpaceError
 from training.storage.paths import WINDOWS_DEVICES, Workspace, checked_name, inside, write_whole
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from training.adapters.inference import load_style
 from training.adapters.lora_layers import ActiveStyle, apply_styles
-from training.data.dataset import Dataset, open_picture
+from training.data.dataset import Dataset
+from training.data.pictures import open_picture
 from training.diffusion import objective
 from training.diffusion.sampling import draw
 from training.errors import ConfigError

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from training.config.schema import Data, Preview, RunConfig
 from training.config.schema import Report as Reporting
-from training.data.dataset import Dataset, captioned, read_dataset
+from training.data.captions import captioned
+from training.data.dataset import Dataset, read_dataset
 from training.evaluation.external_metrics import present
 from training.evaluation.metrics import TOLD_AT
 from training.evaluation.report import FEWEST, Candidate, ReportRequest, drawn, judged

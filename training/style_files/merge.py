@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from training.data import image_worker
-from training.data.dataset import LARGEST_PICTURE_FILE
+from training.data.pictures import LARGEST_PICTURE_FILE
 from training.errors import DataError, StyleFileError
 from training.style_files.base_weights import BaseWeights
 from training.style_files.family_spec import SPECS

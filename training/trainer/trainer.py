@@ -22,7 +22,9 @@ from training.adapters import lora_layers
 from training.adapters.multi_lora import SharedBase
 from training.config.loading import to_toml
 from training.data.buckets import Bucket, buckets, nearest
-from training.data.dataset import Example, captioned, open_picture, pixels, read_dataset
+from training.data.captions import captioned
+from training.data.dataset import Example, read_dataset
+from training.data.pictures import open_picture, pixels
 from training.diffusion import class_images, objective
 from training.diffusion.sampling import draw
 from training.errors import (

@@ -8,7 +8,7 @@ from pathlib import Path
 from studio.datasets import base_info, checks, history, store
 from studio.page.handlers import address
 from studio.page.views import pictures as views
-from training.data.dataset import caption_from_name
+from training.data.caption_files import caption_from_name
 from training.errors import DataError, ModelError
 from training.storage.paths import Workspace
 
