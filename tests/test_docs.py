@@ -70,6 +70,22 @@ def test_modules_that_are_named_exist(path: Path) -> None:
     assert not [n for n in named if not any((folder / n).exists() for folder in NAMED_FROM)]
 
 
+@pytest.mark.parametrize("path", sorted((DOCS / "how-to").glob("*.md")), ids=lambda path: path.stem)
+def test_how_tos_name_what_is_there(path: Path) -> None:
+    """Every name in a how-to stands in a module that the page names, or in its own examples."""
+    text = path.read_text(encoding="utf-8")
+    spans = CODE.findall(prose(path))
+    modules = [
+        ROOT / span for span in spans if OF_THE_CODE.fullmatch(span) and span.endswith(".py")
+    ]
+    there = "\n".join(
+        [*(found[0] for found in FENCE.finditer(text)), *(m.read_text("utf-8") for m in modules)]
+    )
+    words = {span.removesuffix("()") for span in spans}
+    names = {word for word in words if re.fullmatch(r"\w*[A-Z_]\w*", word)}
+    assert {name for name in names if not re.search(rf"\b{name}\b", there)} == set()
+
+
 def rows_in(text: str) -> Iterator[list[str]]:
     """The cells of every row of the tables in a text, heads among them."""
     for line in text.splitlines():
