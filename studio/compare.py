@@ -13,13 +13,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from studio import grid_events
 from studio.grid import _footer, grid_of, headings
 from studio.grid_spec import GridSpec, Taken, grid_spec_from
 from training import __version__
@@ -77,18 +78,18 @@ def compare(spec: GridSpec) -> Path:
     for column in spec.columns:
         for taken in column.styles:
             _match_named(taken, lambda style: match(style, accepted_names(shapes, family)))
-    with _progress(len(spec.rows) * spec.steps, len(spec.rows), spec.every) as on_progress:
+    with _progress(spec) as on_progress:
         parts = generator.load(spec.base)
         for text in dict.fromkeys(column.text(p) for column in spec.columns for p in spec.prompts):
             if is_cut(parts, text):
-                _note(f"the base reads only the beginning of {text[:60]!r}…: it is too long.")
+                _note(spec, f"the base reads only the beginning of {text[:60]!r}…: it is too long.")
         for column in spec.columns:
             for taken in column.styles:
                 for warning in (
                     *taken.style.warnings,
                     *_other_prediction(taken.style, parts.prediction_type),
                 ):
-                    _note(f"{taken.title}: {warning}")
+                    _note(spec, f"{taken.title}: {warning}")
         pictures = [_row(generator, spec, prompt, seed, on_progress) for prompt, seed in spec.rows]
     made = dataclasses.replace(spec, size=size)
     settings = described(made, files.title, parts.hash, generator.place.precision)
@@ -140,8 +141,17 @@ def _other_prediction(style: Style, prediction: str) -> Iterator[str]:
         yield f"it was trained for {style.prediction}, this base says {prediction}: expect noise."
 
 
-def _note(text: str) -> None:
-    print(f"compare-styles: note: {printable(text, 500)}", file=sys.stderr)
+def _note(spec: GridSpec, text: str) -> None:
+    note = printable(text, 500)
+    print(f"compare-styles: note: {note}", file=sys.stderr)
+    _report(spec, grid_events.Noted(note))
+
+
+def _report(spec: GridSpec, event: grid_events.GridEvent) -> None:
+    """Tell spec.events. A report that cannot be written costs the report, not the drawing."""
+    if spec.events:
+        with suppress(OSError):
+            grid_events.append(spec.events, event)
 
 
 def _quieten() -> None:
@@ -155,9 +165,9 @@ def _quieten() -> None:
 
 
 @contextmanager
-def _progress(steps: int, rows: int, every: float) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr where that is a terminal, else now and then a line; yields what to call after
-    every denoising step.
+def _progress(spec: GridSpec) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr where that is a terminal, else now and then a line, and an event; yields what
+    to call after every denoising step.
     """
     from rich.console import Console
     from rich.progress import (
@@ -168,7 +178,8 @@ def _progress(steps: int, rows: int, every: float) -> Iterator[Callable[[int, in
         TimeRemainingColumn,
     )
 
-    console, done, said = Console(stderr=True), 0, time.monotonic()
+    console, done, reported = Console(stderr=True), 0, time.monotonic()
+    rows, steps = len(spec.rows), len(spec.rows) * spec.steps
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -181,15 +192,18 @@ def _progress(steps: int, rows: int, every: float) -> Iterator[Callable[[int, in
         task = bar.add_task("loading the base", total=steps)
 
         def on_progress(step: int, of: int) -> None:
-            nonlocal done, said
+            nonlocal done, reported
             done += 1
             bar.update(
                 task,
                 completed=min(done, steps),
                 description=f"row {min(rows, (done - 1) // of + 1)} of {rows}",
             )
-            if not console.is_terminal and time.monotonic() - said > every:
-                said = time.monotonic()
+            if time.monotonic() - reported <= spec.every:
+                return
+            reported = time.monotonic()
+            _report(spec, grid_events.Drawn(done, steps))
+            if not console.is_terminal:
                 print(f"drawn {done} of {steps} denoising steps", file=sys.stderr, flush=True)
 
         yield on_progress

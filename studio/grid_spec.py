@@ -119,7 +119,8 @@ class Column:
 class GridSpec:
     """What to compare, checked as far as it can be without a base.
 
-    size: px, 0 for the base's own; cells: None for no single pictures.
+    size: px, 0 for the base's own; cells: None for no single pictures; events: file that is told
+    how far the drawing is, None for none.
     """
 
     base: str
@@ -136,6 +137,7 @@ class GridSpec:
     dtype: str = "auto"
     device: str = "auto"
     every: float = float(EVERY)
+    events: Path | None = None
 
     @property
     def rows(self) -> list[tuple[str, int]]:
@@ -235,6 +237,11 @@ def _add_output_arguments(made: Parser) -> None:
         metavar="S",
         help=f"seconds between words on what is done, where no bar can be drawn (default: {EVERY})",
     )
+    add(
+        "--events",
+        metavar="FILE",
+        help="also append what is done to FILE, every --every seconds, one JSON object a line",
+    )
 
 
 def grid_spec_from(argv: Sequence[str]) -> GridSpec:
@@ -261,10 +268,9 @@ def grid_spec_from(argv: Sequence[str]) -> GridSpec:
         "size": _whole("--size", given.size, 0, MOST_SIZE),
         "every": _number("--every", given.every, 0, 3600),
     }
-    out, cells = (
-        Path(given.out).expanduser(),
-        Path(given.cells).expanduser() if given.cells else None,
-    )
+    out = Path(given.out).expanduser()
+    cells = Path(given.cells).expanduser() if given.cells else None
+    events = Path(given.events).expanduser() if given.events else None
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out is {given.out!r}: a name that ends in .png was expected.")
     if out.is_dir():
@@ -278,7 +284,10 @@ def grid_spec_from(argv: Sequence[str]) -> GridSpec:
     checked_writable(out.resolve().parent, "--out's folder")
     if cells:
         checked_writable(cells, "--cells")
+    if events:
+        checked_writable(events.resolve().parent, "--events's folder")
     plain = {
+        "events": events,
         "negative": given.negative,
         "sampler": named(given.sampler),
         "dtype": given.dtype,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from studio import grid_spec
+from studio import grid_events, grid_spec
 from studio.compare import main
 from studio.grid import grid_of
 from studio.grid_spec import Column, Taken
@@ -219,6 +219,23 @@ def test_a_prompt_that_the_base_cannot_read_whole_is_told(
     assert "reads only the beginning" in capsys.readouterr().err
 
 
+def test_a_drawing_reports_what_it_does(base_folder: Path, tmp_path: Path) -> None:
+    """Notes and every denoising step, one JSON object a line."""
+    file = tmp_path / "events.jsonl"
+    flags = ["--every", 0, "--events", file, "--seed", 1, 2]
+    assert main(asked(base_folder, tmp_path / "g.png", *flags, prompts=("w" * 200,))) == 0
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert "reads only the beginning" in records[0]["message"]
+    assert [record["event"] for record in records] == ["noted", *["drawn"] * 4]
+    assert [(record["done"], record["steps"]) for record in records[1:]] == [
+        (1, 4),
+        (2, 4),
+        (3, 4),
+        (4, 4),
+    ]
+    assert grid_events.last(file) == grid_events.Drawn(4, 4)
+
+
 BAD = {
     "no prompt": (["--base", "{base}", "--out", "{out}"], "--prompt is missing"),
     "an empty list of prompts": (["--base", "{base}", "--out", "{out}", "--prompt"], "--prompt"),
@@ -295,6 +312,7 @@ BAD = {
     "a grid that is a folder": (["+", "--out", "{tmp}/folder.png"], "is a folder"),
     "a grid below a file": (["+", "--out", "{plain}/grid.png"], "cannot be written"),
     "cells below a file": (["+", "--cells", "{plain}/cells"], "cannot be written"),
+    "events below a file": (["+", "--events", "{plain}/events"], "cannot be written"),
 }
 
 
@@ -366,6 +384,7 @@ def test_help_says_every_option(capsys: pytest.CaptureFixture[str]) -> None:
             "out",
             "cells",
             "no-trigger",
+            "events",
         )
     )
 

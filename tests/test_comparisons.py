@@ -48,7 +48,7 @@ def kept(workspace: Workspace, name: str = "one", spec: ComparisonSpec = WISH) -
 
 
 def test_a_wish_is_read_as_it_was_written_and_names_its_columns(workspace: Workspace) -> None:
-    assert comparisons.read_wish(kept(workspace)) == WISH
+    assert comparisons.read_spec(kept(workspace)) == WISH
     assert WISH.columns == ["base", "ink", "ink × 0.5", "ink after 200"]
 
 
@@ -121,7 +121,7 @@ def test_a_mix_is_one_more_column_and_survives_the_disk_and_a_grid(
     spec = replace(WISH, styles=(("run:ink", 1.0),), mix=active)
     assert spec.columns == ["base", "ink", "ink × 0.7 + ink after 200 × 0.5"]
     folder = kept(workspace, spec=spec)
-    assert comparisons.read_wish(folder) == spec
+    assert comparisons.read_spec(folder) == spec
     styles = comparisons.command(workspace, spec, folder)
     paths = [library.style(workspace, id).path for id, _ in active]
     assert (
@@ -137,10 +137,10 @@ def test_a_mix_is_one_more_column_and_survives_the_disk_and_a_grid(
         ],
     }
     drawn["columns"] = [{"title": "base"}, column]
-    found, missing = reload_grid.wish_of(workspace, sheet(tmp_path / "grid.png", drawn))
+    found, missing = reload_grid.spec_of(workspace, sheet(tmp_path / "grid.png", drawn))
     assert (found.styles, found.mix, missing) == ((), active, [])
     column["mix"][1]["sha256"] = "0" * 64
-    found, missing = reload_grid.wish_of(workspace, sheet(tmp_path / "grid.png", drawn))
+    found, missing = reload_grid.spec_of(workspace, sheet(tmp_path / "grid.png", drawn))
     assert (found.mix, missing) == ((), [paths[1].name])  # one of two is no mix
 
 
@@ -172,7 +172,7 @@ def told(workspace: Workspace, **other: Any) -> dict[str, Any]:
 def test_a_grid_leads_back_to_its_wish_and_names_what_is_missing(
     workspace: Workspace, tmp_path: Path
 ) -> None:
-    spec, missing = reload_grid.wish_of(workspace, sheet(tmp_path / "grid.png", told(workspace)))
+    spec, missing = reload_grid.spec_of(workspace, sheet(tmp_path / "grid.png", told(workspace)))
     assert spec == ComparisonSpec(
         "mini", (("run:ink", 0.5), ("step:ink:200", 1.0)), ("a cat",), (3,), 7, 2.5, 64
     )
@@ -197,7 +197,7 @@ def test_a_grid_leads_back_to_its_wish_and_names_what_is_missing(
 def test_any_other_picture_is_refused(workspace: Workspace, tmp_path: Path, bad: Any) -> None:
     content = told(workspace, **bad) if isinstance(bad, dict) else bad
     with pytest.raises(DataError):
-        reload_grid.wish_of(workspace, sheet(tmp_path / "grid.png", content))
+        reload_grid.spec_of(workspace, sheet(tmp_path / "grid.png", content))
     (tmp_path / "no.png").write_text("<html>")
     with pytest.raises(DataError):
-        reload_grid.wish_of(workspace, tmp_path / "no.png")
+        reload_grid.spec_of(workspace, tmp_path / "no.png")

@@ -564,7 +564,7 @@ def test_a_grid_is_refused_or_read(name: str, tmp_path: Path) -> None:
     words = PngInfo()
     words.add_text(KEY, json.dumps(SPOILT_GRIDS[name]) if "10000" not in name else "1" * 5000)
     Image.new("RGB", (32, 32)).save(tmp_path / "grid.png", pnginfo=words)
-    outcome(lambda: reload_grid.wish_of(Workspace(tmp_path / "w"), tmp_path / "grid.png"))
+    outcome(lambda: reload_grid.spec_of(Workspace(tmp_path / "w"), tmp_path / "grid.png"))
 
 
 # --- all of them ---

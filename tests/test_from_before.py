@@ -107,7 +107,7 @@ def test_a_comparison_shows_its_pictures_and_its_pick(workspace: Workspace) -> N
     (name,) = comparisons.names(workspace)
     folder = comparisons.folder(workspace, name)
     assert folder is not None
-    spec = comparisons.read_wish(folder)
+    spec = comparisons.read_spec(folder)
     assert spec is not None
     assert spec.columns == ["base", "mist", "fog × 0.5", "mist × 0.5 + fog × 0.5"]
     assert spec.rows == [("red apple", 0)]

@@ -26,7 +26,7 @@ import psutil
 import pytest
 from PIL import Image, ImageDraw
 
-from studio.page.tabs.compare import TAKE
+from studio.page.tabs.compare.events import TAKE
 from training.data.crops import read_place
 from training.style_files.reading import read_metadata
 

@@ -57,7 +57,7 @@ def test_a_new_workspace_may_begin_with_a_finished_example_or_empty(
     assert (workspace.runs() / "linocut" / "report" / "report.html").is_file()
     (name,) = comparisons.names(workspace)
     folder = comparisons.folder(workspace, name)
-    request = comparisons.read_wish(folder)
+    request = comparisons.read_spec(folder)
     assert all(
         comparisons.cell(folder, r, c).is_file()
         for r in range(len(request.rows))

@@ -1,9 +1,9 @@
 """Comparisons on disk: what was wanted, what was drawn, who was found better. Knows files and ids;
 no torch, no gradio.
 
-A comparison is a folder in the workspace: wish.json says what was wanted, grid.png and
-cells/<row>-<column>.png are what was drawn, picks.json which column a blind look preferred in each
-row. Column 0 is the base, then come the wish's styles.
+A comparison is a folder in the workspace: wish.json says what was wanted, events.jsonl how far its
+process is, grid.png and cells/<row>-<column>.png are what was drawn, picks.json which column a
+blind look preferred in each row. Column 0 is the base, then come the styles.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from studio.processes import process
 from training.errors import BusyError, StudioError
 from training.storage.paths import Workspace, write_whole
 
-MOST_COLUMNS = 12  # styles of a wish
-EVERY = 1.0  # seconds between two words of a drawing
+MOST_COLUMNS = 12  # styles of a comparison
+EVERY = 1.0  # seconds between two events of a drawing
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def folder(workspace: Workspace, name: str) -> Path | None:
 
 
 def begin(workspace: Workspace, spec: ComparisonSpec) -> Path:
-    """Start drawing a wish in a process of its own; return the comparison's folder.
+    """Start drawing a comparison in a process of its own; return the comparison's folder.
 
     Raises StudioError.
     """
@@ -98,7 +98,7 @@ def begin(workspace: Workspace, spec: ComparisonSpec) -> Path:
 
 
 def command(workspace: Workspace, spec: ComparisonSpec, folder: Path) -> list[str]:
-    """The argument list that draws a wish into folder/grid.png.
+    """The argument list that draws a comparison into folder/grid.png.
 
     Raises StudioError for a style that is not in the workspace.
     """
@@ -127,10 +127,22 @@ def command(workspace: Workspace, spec: ComparisonSpec, folder: Path) -> list[st
         str(folder / "grid.png"),
         "--cells",
         str(folder / "cells"),
+        "--events",
+        str(events_file(folder)),
     ]
 
 
-def read_wish(folder: Path) -> ComparisonSpec | None:
+def events_file(folder: Path) -> Path:
+    """Where the process of a comparison reports; see studio.grid_events."""
+    return folder / "events.jsonl"
+
+
+def has_spec(folder: Path) -> bool:
+    """Whether it is written down what a comparison was drawn with."""
+    return (folder / "wish.json").is_file()
+
+
+def read_spec(folder: Path) -> ComparisonSpec | None:
     """What a comparison was drawn with; None when its wish.json is missing or damaged."""
     try:
         record = json.loads((folder / "wish.json").read_text(encoding="utf-8"))
@@ -164,7 +176,7 @@ def with_style(workspace: Workspace, id: str, most: int) -> Iterator[tuple[Path,
     """
     for name in names(workspace):
         found = workspace.comparisons() / name
-        spec = read_wish(found)
+        spec = read_spec(found)
         column = (
             next(
                 (
@@ -191,7 +203,7 @@ def keep_picks(folder: Path, picks: Sequence[object]) -> None:
 
     Raises StudioError for what the comparison does not have.
     """
-    spec = read_wish(folder)
+    spec = read_spec(folder)
     fits = spec is not None and len(picks) == len(spec.rows)
     if not fits or not all(
         pick is None or (type(pick) is int and 0 <= pick < len(spec.columns)) for pick in picks
@@ -206,7 +218,7 @@ def picks(folder: Path) -> list[int | None]:
     """The column that was picked in each row, [] when nobody looked or what is written there cannot
     be read.
     """
-    spec = read_wish(folder)
+    spec = read_spec(folder)
     try:
         found = json.loads((folder / "picks.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""A drawn grid as PNG -> the wish that it was drawn with, its styles found again by their hashes.
+"""A drawn grid as PNG -> the comparison that it shows, its styles found again by their hashes.
 Knows no torch and no gradio.
 """
 
@@ -19,8 +19,8 @@ LARGEST_FILE = 512 * 2**20  # bytes
 MOST_TEXTS, LONGEST_TEXT = 100, 2000  # prompts and seeds of a grid; characters of a prompt
 
 
-def wish_of(workspace: Workspace, file: Path) -> tuple[ComparisonSpec, list[str]]:
-    """The wish in a grid's metadata, and the names of styles that are not in this workspace.
+def spec_of(workspace: Workspace, file: Path) -> tuple[ComparisonSpec, list[str]]:
+    """The comparison in a grid's metadata, and the names of styles that are not in this workspace.
 
     Raises DataError for any other picture.
     """

@@ -21,3 +21,8 @@ ENVIRONMENT = Environment(
 def render(template: str, /, **values: Any) -> str:
     """Return templates/<template>.html filled with values."""
     return ENVIRONMENT.get_template(f"{template}.html").render(values).strip()
+
+
+def note(text: str) -> str:
+    """A remark below or beside something."""
+    return render("note", text=text)

@@ -1,0 +1,337 @@
+"""The tabs' handlers without a browser: what an event answers, by component."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gradio as gr
+import pytest
+from PIL import Image
+
+from studio import grid_events
+from studio.datasets import store
+from studio.library import comparisons
+from studio.library.comparisons import ComparisonSpec
+from studio.page import app
+from studio.page.tabs import compare, pictures, settings, styles, train
+from studio.page.tabs.compare import form as compare_form
+from studio.page.tabs.compare.form import StyleValues
+from studio.processes import process
+from studio.processes import queue as queue_module
+from studio.processes.queue import Queue
+from tests.test_jobs import until
+from tests.test_library import finished_run
+from training.config.loading import from_mapping
+from training.errors import ConfigError
+from training.storage.paths import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "workspace")
+
+
+def tab(workspace: Workspace, module: ModuleType) -> tuple[Any, Any]:
+    """A tab's components and its handlers, no page around them."""
+    with gr.Blocks():
+        parts = module.components()
+    return parts, module.Handlers(workspace, parts)
+
+
+# --- the page ---
+
+
+def test_building_the_page_starts_nothing(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where trainings wait: they go on when the page is served."""
+    config = from_mapping(
+        {
+            "base": {"device": "cpu"},
+            "save": {"name": "ink", "folder": str(workspace.runs())},
+        }
+    )
+    queue = Queue(workspace, None)
+    queue.add(config)
+    started: list[Any] = []
+    monkeypatch.setattr(queue_module.subprocess, "Popen", lambda *args, **_: started.append(args))
+    app.build(workspace)
+    assert started == []
+    assert [job.state for job in queue.jobs()] == ["waiting"]
+
+
+# --- Pictures ---
+
+
+@pytest.fixture
+def drawings(workspace: Workspace, tmp_path: Path) -> Path:
+    """A dataset of two pictures, one with a caption."""
+    folder = store.make(workspace, "ink")
+    for name in ("a", "b"):
+        Image.new("RGB", (64, 48), "red" if name == "a" else "blue").save(tmp_path / f"{name}.png")
+    store.add(folder, [tmp_path / "a.png", tmp_path / "b.png"])
+    store.write_caption(folder, "a.png", "a red <square>")
+    return folder
+
+
+def test_a_dataset_is_shown_picture_by_picture(workspace: Workspace, drawings: Path) -> None:
+    parts, handlers = tab(workspace, pictures)
+    shown = handlers.show_dataset(None, "", "mini")
+    assert set(shown) == {parts.dataset, *parts.everything}
+    assert shown[parts.dataset].value == "ink"
+    assert "1 without a caption" in shown[parts.summary]
+    assert shown[parts.picture.of] == "ink/a.png"
+    after = handlers.next("ink", "ink/a.png", "mini")
+    assert set(after) == set(parts.picture.shown) and after[parts.picture.of] == "ink/b.png"
+    again = handlers.next("ink", "ink/b.png", "mini")
+    assert again[parts.picture.of] == "ink/a.png"
+    assert again[parts.picture.caption].value == "a red <square>"
+
+
+def test_a_caption_is_saved_with_its_picture_and_counted(
+    workspace: Workspace, drawings: Path
+) -> None:
+    parts, handlers = tab(workspace, pictures)
+    answer = handlers.save_caption("ink/b.png", "a blue square", "mini")
+    assert set(answer) == {parts.summary, parts.picture.tokens}
+    assert "each with a caption" in answer[parts.summary]
+    assert store.caption(drawings, "b.png") == "a blue square"
+
+
+def test_a_picture_that_was_taken_out_comes_back(workspace: Workspace, drawings: Path) -> None:
+    parts, handlers = tab(workspace, pictures)
+    without = handlers.remove("ink/a.png", "mini")
+    assert set(without) == set(parts.everything) and without[parts.undo].visible
+    assert without[parts.picture.of] == "ink/b.png" and store.pictures(drawings) == ["b.png"]
+    back = handlers.undo("ink", "ink/b.png", "mini")
+    assert "2 pictures" in back[parts.summary] and store.pictures(drawings) == ["a.png", "b.png"]
+
+
+def test_a_dataset_of_a_bad_name_is_an_error_on_the_page(workspace: Workspace) -> None:
+    _, handlers = tab(workspace, pictures)
+    with pytest.raises(gr.Error):
+        handlers.make_dataset("../outside")
+
+
+# --- Train ---
+
+
+def test_the_form_is_filled_by_component(workspace: Workspace) -> None:
+    parts, handlers = tab(workspace, train)
+    filled = handlers.first_values()
+    assert set(filled) == set(parts.form.outputs)
+    assert filled[parts.form.fields["base.model"]] == "mini"
+    chosen = handlers.choose_preset("quick look", "normal", "normal", "mini")
+    assert set(chosen) < set(parts.form.fields.values())
+
+
+def test_a_training_without_pictures_is_refused_before_the_queue(workspace: Workspace) -> None:
+    parts, handlers = tab(workspace, train)
+    store.make(workspace, "empty")
+    values = handlers.first_values()
+    with pytest.raises(gr.Error, match="has no pictures yet"):
+        handlers.start("empty", *(values[field] for field in parts.form.fields.values()))
+    assert Queue(workspace, None).jobs() == []
+
+
+def test_a_look_sends_what_the_page_does_not_have(workspace: Workspace) -> None:
+    finished_run(workspace, "ink")
+    parts, handlers = tab(workspace, train)
+    first = handlers.look("ink", {})
+    assert set(first) == {*parts.view.followed.values(), parts.view.sent}
+    assert set(handlers.look("ink", first[parts.view.sent])) == {parts.view.sent}
+
+
+# --- Compare ---
+
+
+SPEC = ComparisonSpec(
+    "mini", (("run:ink", 1.0), ("run:gone", 0.5)), ("a <cat>",), (1, 2), 9, 4.0, 0
+)
+
+
+def values(**changed: Any) -> compare_form.FormValues:
+    """A form that can be drawn."""
+    whole = {
+        "base": "mini",
+        "prompts": "a cat\n\n a dog ",
+        "seeds": "1, 2",
+        "steps": 9,
+        "guidance": 4.0,
+        "size": 0,
+        "styles": (StyleValues("run:ink", "0.5, 1"), StyleValues()),
+    }
+    return compare_form.FormValues(**whole | changed)
+
+
+def test_the_form_says_what_to_draw() -> None:
+    spec = compare_form.spec_from(values())
+    assert spec.styles == (("run:ink", 0.5), ("run:ink", 1.0)) and spec.mix == ()
+    assert (spec.prompts, spec.seeds) == (("a cat", "a dog"), (1, 2))
+    back = compare_form.values_of(spec, {"run:ink"})
+    assert compare_form.spec_from(back) == spec
+
+
+def test_styles_with_a_weight_are_one_more_column() -> None:
+    mixed = (StyleValues("run:ink", "", 0.7), StyleValues("run:oil", "1", 0.5))
+    spec = compare_form.spec_from(values(styles=mixed))
+    assert spec.styles == (("run:oil", 1.0),)
+    assert spec.mix == (("run:ink", 0.7), ("run:oil", 0.5))
+    with pytest.raises(ConfigError, match="A mix needs two styles"):
+        compare_form.spec_from(values(styles=mixed[:1]))
+
+
+def test_all_that_is_wrong_in_the_form_is_said_at_once() -> None:
+    wrong = values(
+        base="-x",
+        prompts=" ",
+        seeds="1.5",
+        steps=None,
+        guidance=0,
+        size=63,
+        styles=(StyleValues("run:ink", "much"),),
+    )
+    with pytest.raises(ConfigError) as error:
+        compare_form.spec_from(wrong)
+    assert len(str(error.value).splitlines()) == 7
+
+
+@pytest.fixture
+def compared(workspace: Workspace) -> Path:
+    """A comparison's folder with what was asked for, its process not begun."""
+    finished_run(workspace, "ink")
+    folder = workspace.comparisons() / "one"
+    folder.mkdir(parents=True)
+    (folder / "wish.json").write_text(json.dumps(asdict(SPEC)))
+    process.write_ended(folder)
+    return folder
+
+
+def test_a_drawn_comparison_is_shown(workspace: Workspace, compared: Path) -> None:
+    parts, handlers = tab(workspace, compare)
+    cells = [comparisons.cell(compared, row, column) for row in (0, 1) for column in (0, 1, 2)]
+    for path in (compared / "grid.png", *cells):
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32)).save(path)
+    shown = handlers.look("one", "")
+    view = parts.view
+    assert set(shown) == set(view.followed.values())
+    assert shown[view.status] == "" and shown[view.follower] == ""
+    assert "a &lt;cat&gt;, seed 2" in shown[view.grid] and "<cat>" not in shown[view.grid]
+    assert shown[view.grid].count("<td data-column") == len(cells)
+    assert shown[view.download]["visible"] and not shown[view.stop]["visible"]
+    assert 'data-at="one" aria-current=true' in shown[view.past]
+    found = handlers.find("one", "dog")
+    assert "No comparison is found by “dog”" in found
+
+
+def test_a_comparison_that_failed_shows_the_end_of_its_log(
+    workspace: Workspace, compared: Path
+) -> None:
+    parts, handlers = tab(workspace, compare)
+    (compared / "terminal.log").write_text("one <line>")
+    shown = handlers.look("one", "")
+    assert "could not be drawn" in shown[parts.view.status]
+    assert "one &lt;line&gt;" in shown[parts.view.status]
+
+
+def test_how_far_a_drawing_is_comes_from_its_events(workspace: Workspace, compared: Path) -> None:
+    """Never from what its process printed, and what is shown besides stays as it is."""
+    parts, handlers = tab(workspace, compare)
+    view, reported = parts.view, comparisons.events_file(compared)
+    prints = "import time; print('drawn 8 of 9 denoising steps', flush=True); time.sleep(600)"
+    process.start(compared, [sys.executable, "-c", prints])
+    until(lambda: process.log_tail(compared))
+    try:
+        shown = handlers.look("one", "")
+        assert set(shown) == {view.status, view.stop, view.follower}
+        assert "loading the base model" in shown[view.status] and shown[view.stop]["visible"]
+        grid_events.append(reported, grid_events.Noted("a prompt is <long>"))
+        assert "a prompt is &lt;long&gt;" in handlers.look("one", "")[view.status]
+        grid_events.append(reported, grid_events.Drawn(3, 18))
+        with reported.open("a") as file:
+            file.write('{"event": "drawn", "done": 4')  # still being written
+        status = handlers.look("one", "")[view.status]
+        assert "drawn 3 of 18 denoising steps" in status and 'aria-valuenow="17"' in status
+    finally:
+        process.stop(compared, at_once=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "[]",
+        "{",
+        "null",
+        '{"event": "drawn"}',
+        '{"event": "drawn", "done": "1", "steps": 2}',
+        '{"event": "drawn", "done": 3, "steps": 2}',
+        '{"event": "ended", "done": 1, "steps": 2}',
+    ],
+)
+def test_what_is_no_event_is_passed_over(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "events.jsonl"
+    assert grid_events.last(path) is None
+    path.write_text(line + "\n")
+    assert grid_events.last(path) is None
+    grid_events.append(path, grid_events.Drawn(1, 2))
+    with path.open("a") as file:
+        file.write(line + "\n")
+    assert grid_events.last(path) == grid_events.Drawn(1, 2)
+
+
+def test_the_form_takes_a_comparison_without_the_styles_that_are_gone(
+    workspace: Workspace, compared: Path
+) -> None:
+    parts, handlers = tab(workspace, compare)
+    answer, form = handlers.reuse("one"), parts.form
+    assert set(answer) == set(form.outputs)
+    assert (answer[form.prompts], answer[form.seeds], answer[form.count]) == ("a <cat>", "1, 2", 1)
+    first, second, *_ = form.styles
+    assert answer[first.picker].value == "run:ink" and answer[second.picker].value is None
+    assert answer[first.strengths] == "1"
+    assert [answer[row.columns[0]].visible for row in form.styles] == [True] + [False] * 5
+    with pytest.raises(gr.Error, match="cannot be read any more"):
+        handlers.reuse("none")
+
+
+def test_a_row_is_added_until_all_are_shown(workspace: Workspace) -> None:
+    parts, handlers = tab(workspace, compare)
+    answer = handlers.add_row(1)
+    assert answer[parts.form.count] == 2 and answer[parts.more].visible
+    assert [answer[row.columns[1]].visible for row in parts.form.styles[:3]] == [True, True, False]
+    last = handlers.add_row(len(parts.form.styles))
+    assert last[parts.form.count] == len(parts.form.styles) and not last[parts.more].visible
+
+
+def test_a_blind_look_is_kept(workspace: Workspace, compared: Path) -> None:
+    _, handlers = tab(workspace, compare)
+    handlers.reveal("one", "", gr.EventData(None, {"of": "one", "picks": [2, None]}))
+    assert comparisons.picks(compared) == [2, None]
+    with pytest.raises(gr.Error, match="do not belong"):
+        handlers.reveal("one", "", gr.EventData(None, {"of": "one", "picks": [3, 0]}))
+
+
+# --- Styles, Settings ---
+
+
+def test_a_style_is_shown_and_its_card_is_left_while_it_is_typed(workspace: Workspace) -> None:
+    finished_run(workspace, "ink")
+    parts, handlers = tab(workspace, styles)
+    first = handlers.open_tab("", "")
+    assert set(first) == set(parts.everything) and first[parts.chosen] == "run:ink"
+    again = handlers.open_tab("run:ink", "")
+    assert set(parts.everything) - set(again) == set(parts.card.fields)
+
+
+def test_a_base_that_is_not_there_cannot_be_chosen(workspace: Workspace) -> None:
+    parts, handlers = tab(workspace, settings)
+    assert set(handlers.show()) == {parts.base, parts.bases, parts.workspace}
+    with pytest.raises(gr.Error, match="not on this machine any more"):
+        handlers.choose_base("another")
