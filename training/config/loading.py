@@ -13,7 +13,8 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from training.config.schema import Data, RunConfig
+from training.config.input_sections import Data
+from training.config.schema import RunConfig
 from training.config.settings import settings
 from training.data.captions import WORD, names_in
 from training.errors import ConfigError, StudioError

@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.config.schema import Prior
+from training.config.input_sections import Prior
 from training.data.dataset import Example, read_dataset
 from training.diffusion.sampling import draw
 from training.models.family import Parts

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-from training.config.schema import Data, Preview, RunConfig
-from training.config.schema import Report as Reporting
+from training.config.input_sections import Data
+from training.config.output_sections import Preview
+from training.config.output_sections import Report as Reporting
+from training.config.schema import RunConfig
 from training.data.captions import captioned
 from training.data.dataset import Dataset, read_dataset
 from training.evaluation.external_metrics import present
