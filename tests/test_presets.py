@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pytest
 
+from training.cli.train_arguments import config_from
 from training.config.loading import from_mapping, with_overrides
 from training.config.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
 from training.config.settings import settings
 from training.errors import ConfigError
-from training.train_style import config_from
 
 KEYS = {s.key for s in settings()}
 

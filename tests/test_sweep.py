@@ -12,9 +12,10 @@ from PIL import Image
 
 from tests.test_together import style
 from training.cli.sweep import MOST, ranking, styles_of
+from training.cli.train_arguments import sweep_from
 from training.config.loading import to_toml
 from training.errors import ConfigError
-from training.train_style import main, sweep_from
+from training.train_style import main
 
 
 def test_styles_and_grid_multiply_and_every_style_has_a_name_of_its_own() -> None:

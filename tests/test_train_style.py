@@ -18,9 +18,10 @@ import safetensors.torch
 from PIL import Image
 
 from training import events
+from training.cli.train_arguments import config_from
 from training.config.settings import settings
 from training.style_files.reading import read_style
-from training.train_style import config_from, main
+from training.train_style import main
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-B", str(ROOT / "training" / "train_style.py")]

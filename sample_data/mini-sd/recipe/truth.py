@@ -213,11 +213,11 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 def tried(style: str, args: argparse.Namespace, concepts: Sequence[str]) -> dict:
     """Train the style and measure every checkpoint at every strength."""
+    from training.cli.train_arguments import parse_value
     from training.config.loading import from_mapping, read_toml, with_overrides
     from training.config.settings import settings
     from training.events import Stepped
     from training.prompt import Prompt
-    from training.train_style import _value  # the flags' own reading of a value
     from training.trainer.loop import train
 
     word, judge, pictures = true_pictures(style, args.work / "npm")
@@ -229,7 +229,7 @@ def tried(style: str, args: argparse.Namespace, concepts: Sequence[str]) -> dict
     data = written(folder / "data", {c: pictures[c] for c in learnt})
     kinds = {s.key: s for s in settings()}
     wanted = {
-        key: _value(kinds[key], value.split(",") if kinds[key].kind is list else value)
+        key: parse_value(kinds[key], value.split(",") if kinds[key].kind is list else value)
         for key, _, value in (s.partition("=") for s in args.set)
     }
     own = {

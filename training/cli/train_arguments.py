@@ -1,0 +1,222 @@
+"""The arguments of `train_style.py`: a flag for every setting, presets, sweeps; argv -> config.
+
+Paths in a TOML file are relative to that file; paths in flags and save.folder are relative to where
+the command is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from training.config.loading import from_mapping, nearest, read_toml, with_overrides
+from training.config.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
+from training.config.schema import RunConfig
+from training.config.settings import Setting, settings
+from training.errors import ConfigError
+
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that complains as the rest of the project does."""
+
+    def error(self, message: str) -> None:
+        raise ConfigError(f"{message}. See train_style.py --help.")
+
+
+def parser() -> Parser:
+    made = Parser(
+        prog="train_style.py",
+        description="Train a style: a LoRA for Stable Diffusion, from a folder of pictures.",
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "file", nargs="?", metavar="RUN.toml", help="settings; a flag overrides what stands in it"
+    )
+    made.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything, measure two updates, print the plan and stop",
+    )
+    made.add_argument(
+        "--report",
+        action="store_true",
+        help="make the style report of a run that was trained before, and stop",
+    )
+    made.add_argument(
+        "--sweep",
+        action="store_true",
+        help="train all that [[styles]] or [grid] of the file stand for, compare and rank them",
+    )
+    purposes = "; ".join(f"{name}: {preset.purpose}" for name, preset in PRESETS.items())
+    made.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"where to start from ({purposes}); the file and the flags win over it",
+    )
+    made.add_argument(
+        "--length",
+        metavar="WORD",
+        default="normal",
+        help=f"of a preset: {', '.join(LENGTHS)} (default: normal)",
+    )
+    made.add_argument(
+        "--strength",
+        metavar="WORD",
+        default="normal",
+        help=f"of a preset: {', '.join(STRENGTHS)} (default: normal)",
+    )
+    sections: dict[str, Any] = {}
+    for s in settings():
+        group = sections.setdefault(
+            s.section, made.add_argument_group(s.section) if s.section not in sections else None
+        )
+        unit = f" [{s.unit}]" if s.unit else ""
+        shown = " ".join(s.default) if s.kind is list else s.default
+        default = f" (default: {shown})" if shown not in ("", None) else ""
+        text = f"{s.help}{unit}{default}".replace("%", "%%")
+        group.add_argument(
+            f"--{s.key}",
+            dest=s.key,
+            nargs="*" if s.kind is list else None,
+            metavar=_metavar(s),
+            help=text,
+            default=argparse.SUPPRESS,
+        )
+    return made
+
+
+def _metavar(s: Setting) -> str:
+    if s.choices and s.kind is not list:
+        return "{" + ",".join(s.choices) + "}"
+    return {str: "TEXT", int: "N", float: "X", bool: "{on,off}", list: "ITEM"}[s.kind]
+
+
+def sweep_from(argv: list[str]) -> tuple[list[RunConfig], bool]:
+    """The configs of a sweep's file, and whether only its plan is wanted; flags win over what all
+    of them share. Raises ConfigError.
+    """
+    from training.cli.sweep import styles_of
+
+    found, unknown = parser().parse_known_args(argv)
+    by_key = {s.key: s for s in settings()}
+    if unknown:
+        raise ConfigError(f"{unknown[0]!r} belongs to no flag. See train_style.py --help.")
+    if not found.file or found.preset is not None or found.report:
+        raise ConfigError(
+            "--sweep takes a file, SWEEP.toml, flags of settings and --dry-run; no --preset or "
+            "--report."
+        )
+    folder = Path(found.file).resolve().parent
+    tables = _absolute(read_toml(Path(found.file)), folder)
+    styles = tables.get("styles")
+    tables |= (
+        {"styles": [_absolute(one, folder) if isinstance(one, dict) else one for one in styles]}
+        if isinstance(styles, list)
+        else {}
+    )
+    flags = {
+        key: parse_value(by_key[key], value) for key, value in vars(found).items() if key in by_key
+    }
+    return styles_of(with_overrides(tables, _absolute_flags(flags)), found.file), found.dry_run
+
+
+def config_from(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
+    """Return the config, and what to do with it (dry_run, report).
+
+    Raises ConfigError with everything that is wrong.
+    """
+    made = parser()
+    found, unknown = made.parse_known_args(argv)
+    known = [s.key for s in settings()]
+    strange = [word.split("=")[0].lstrip("-") for word in unknown if word.startswith("-")]
+    if strange:
+        raise ConfigError(
+            "\n".join(f"--{word} is not a setting{nearest(word, known)}" for word in strange)
+        )
+    if unknown:
+        raise ConfigError(
+            f"{unknown[0]!r} belongs to no flag. Put names with spaces in quotes; see "
+            "train_style.py --help."
+        )
+    by_key = {s.key: s for s in settings()}
+    flags = {
+        key: parse_value(by_key[key], value) for key, value in vars(found).items() if key in by_key
+    }
+    tables = (
+        _absolute(read_toml(Path(found.file)), Path(found.file).resolve().parent)
+        if found.file
+        else {}
+    )
+    given = with_overrides(tables, _absolute_flags(flags))
+    if found.preset is None and (found.length, found.strength) != ("normal", "normal"):
+        raise ConfigError(
+            "--length and --strength are knobs of a preset: give --preset too, or set "
+            "optim.steps, optim.unet_lr and the rest."
+        )
+    if found.preset is not None:
+        base = given.get("base")
+        model = base.get("model", "mini") if isinstance(base, dict) else "mini"
+        start = with_overrides(
+            {}, settings_of(found.preset, model=model, length=found.length, strength=found.strength)
+        )
+        given = start | {
+            s: start.get(s, {}) | v if isinstance(v, dict) else v for s, v in given.items()
+        }
+    return from_mapping(given, found.file or "the flags"), found
+
+
+def parse_value(s: Setting, text: Any) -> Any:
+    """A flag's text as the setting's type; what cannot be one stays text, so that the check names
+    it.
+    """
+    if (s.kind is bool or "on" in s.choices) and isinstance(text, str):
+        return True if text.lower() in TRUE else False if text.lower() in FALSE else text
+    if s.kind in (int, float):
+        try:
+            return s.kind(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _absolute(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Paths of a TOML file seen from its own folder, so that it works from anywhere."""
+    for section, name in (
+        ("data", "folder"),
+        ("prior", "folder"),
+        ("report", "held_out"),
+        ("base", "model"),
+    ):
+        values = tables.get(section)
+        if isinstance(values, dict) and isinstance(path := values.get(name), str):
+            values[name] = _seen_from(folder, path, is_model=section == "base")
+    return tables
+
+
+def _absolute_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Paths seen from where the command is run, so that the run.toml that is written works from
+    anywhere.
+    """
+    made = dict(flags)
+    for key in ("data.folder", "prior.folder", "report.held_out", "base.model"):
+        if key in made:
+            made[key] = _seen_from(Path.cwd(), made[key], is_model=key == "base.model")
+    return made
+
+
+def _seen_from(folder: Path, path: str, *, is_model: bool) -> str:
+    """The absolute path; what may be a built-in name or a hub id, and what no path can be, stays as
+    it is for the checks to judge.
+    """
+    if not path or "\0" in path or (is_model and path == "mini"):
+        return path
+    try:
+        absolute = (folder / Path(path).expanduser()).resolve()
+        stays = is_model and not path.startswith((".", "~")) and not absolute.exists()
+    except (RuntimeError, OSError):  # ~ of nobody, links in a circle, a name that is too long
+        return path
+    return path if stays else str(absolute)
