@@ -139,6 +139,13 @@ def test_what_is_only_in_the_long_run_is_listed() -> None:
     assert {cell.strip("`") for cell in listed if cell != "file"} - {"---"} == marked
 
 
+def test_the_readme_is_short_and_names_what_ci_runs() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 180
+    last = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
+    assert f"`{last}`" in text
+
+
 class Loaded(HTMLParser):
     """Collects what a browser loads by itself when it opens a page."""
 
