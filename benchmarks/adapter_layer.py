@@ -2,7 +2,7 @@
 benchmarks.adapter_layer [--device cuda] [--rounds 20].
 
 separate   three products and autograd's own sums, as peft does it
-fused      one autograd function for all of them, as training/adapters/lora_layers.py does it (ours)
+fused      one autograd function for all of them, as training/adapters/low_rank.py does it (ours)
 merged     the low-rank product added to the weight first, then one product; the adapter's gradients
 by way of the whole weight's shared     queries, keys and values of self-attention in one function,
 their three x A^T as one product; beside "fused" done three times
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.shapes import machine
-from training.adapters.lora_layers import _LowRank
+from training.adapters.low_rank import LowRank
 from training.runtime.device import choose, finished
 
 RANK = 16
@@ -46,7 +46,7 @@ def separate(x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
 
 
 def fused(x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    return _LowRank.apply(x, weight, None, down, up, 1.0)
+    return LowRank.apply(x, weight, None, down, up, 1.0)
 
 
 def merged(x: Tensor, weight: Tensor, down: Tensor, up: Tensor) -> Tensor:

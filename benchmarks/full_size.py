@@ -172,7 +172,7 @@ def against_stock(base: Path, style: Path, px: int) -> dict[str, float]:
     from diffusers import DiffusionPipeline
 
     from studio.library.generator import loaded_style
-    from training.adapters.lora_layers import apply_styles
+    from training.adapters.inference import apply_styles
     from training.models import base_files, loader
     from training.runtime.device import DeviceSpec
 

@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import shapes
-from training.adapters.lora_layers import ActiveStyle, chosen_modules
+from training.adapters.inference import ActiveStyle
+from training.adapters.lora_layers import chosen_modules
 from training.diffusion.sampling import draw
 from training.models import base_files, loader
 from training.models.family import Parts

@@ -28,7 +28,8 @@ import torch
 from benchmarks.shapes import machine
 from benchmarks.side_by_side import TARGETS
 from studio.library.generator import Generator
-from training.adapters.lora_layers import ActiveStyle, apply_styles, chosen_modules
+from training.adapters.inference import ActiveStyle, apply_styles
+from training.adapters.lora_layers import chosen_modules
 from training.models import loader, sdxl
 from training.models.single_file import CONFIGS
 from training.style_files.lora import Lora

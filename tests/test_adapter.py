@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.adapters import lora_layers
+from training.adapters import lora_layers, low_rank
 from training.models import base_files, loader
 from training.models.family import Parts
 from training.modules.attention import ShapedAttention, attend, choose_attention
@@ -89,7 +89,7 @@ def test_fused_function_has_the_right_gradients() -> None:
     down, up = rand(2, 5).requires_grad_(), rand(4, 2).requires_grad_()
 
     def call(x, down, up):
-        return lora_layers._LowRank.apply(x, weight, bias, down, up, 0.7)
+        return low_rank.LowRank.apply(x, weight, bias, down, up, 0.7)
 
     assert torch.autograd.gradcheck(call, (x, down, up))
     torch.testing.assert_close(
@@ -116,7 +116,7 @@ def test_fused_bfloat16_stays_within_its_rounding_of_float64() -> None:
             v.to(kind).detach().requires_grad_()
             for v, kind in ((x, dtype), (down, masters), (up, masters))
         ]
-        y = lora_layers._LowRank.apply(leaves[0], weight.to(dtype), None, *leaves[1:], 1.5)
+        y = low_rank.LowRank.apply(leaves[0], weight.to(dtype), None, *leaves[1:], 1.5)
         y.backward(grad.to(dtype))
         return [y.detach(), *(leaf.grad for leaf in leaves)]
 

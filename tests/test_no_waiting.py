@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.test_together import different
 from tests.test_training import changed, config, pictures
 from tests.tiny import tiny_xl
-from training.adapters import multi_lora
+from training.adapters import lora_layers, multi_lora
 from training.config.schema import RunConfig
 from training.models import loader, textual_inversion
 from training.runtime import device
@@ -102,7 +102,7 @@ def move(ready: Trainer) -> None:
 @contextmanager
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Copies]:
     copies = Copies()
-    for module in (multi_lora, trainer, textual_inversion):
+    for module in (lora_layers, trainer, textual_inversion):
         monkeypatch.setattr(module, "sent", copies.send)
     with Constants(copies), copies:
         yield copies
@@ -157,11 +157,9 @@ def test_a_pass_of_many_styles_waits_for_nothing_but_its_first_time(
     for ready in runs:
         move(ready)
     for layer in shared._layers.values():
-        for adapter_index, ((down, up), scale) in layer.styles.items():
-            layer.styles[adapter_index] = (
-                (nn.Parameter(down.to(META)), nn.Parameter(up.to(META))),
-                scale,
-            )
+        for index, each in layer.adapters.items():
+            moved = (nn.Parameter(matrix.to(META)) for matrix in (each.down, each.up))
+            layer.adapters[index] = lora_layers.Adapter(*moved, each.scale)
     turns: Any = SimpleNamespace(shared_base=shared)
     with seen(monkeypatch) as copies:
         asked = [MicrobatchRequest(ready, ready.batches(0), 0) for ready in runs]
@@ -174,8 +172,8 @@ def test_a_pass_of_many_styles_waits_for_nothing_but_its_first_time(
     layer = next(iter(shared._layers.values()))
     assert all(
         p.grad is not None and p.grad.device == META
-        for pair, _ in layer.styles.values()
-        for p in pair
+        for each in layer.adapters.values()
+        for p in (each.down, each.up)
     )
 
 

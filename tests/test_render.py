@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tests.test_wearing import hooks, merged, some_style
-from training.adapters.lora_layers import ActiveStyle
+from training.adapters.inference import ActiveStyle
 from training.diffusion import sampling
 from training.diffusion.sampling import draw
 from training.errors import ConfigError, DataError

@@ -31,7 +31,7 @@ from tests.test_style_file import (
     sdxl_pipeline,
     shapes_of,
 )
-from training.adapters.lora_layers import ActiveStyle, apply_styles
+from training.adapters.inference import ActiveStyle, apply_styles
 from training.errors import StyleFileError
 from training.style_files.family_spec import SPECS
 from training.style_files.formats import layer_limit

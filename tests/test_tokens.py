@@ -19,7 +19,7 @@ from studio.library.generator import Generator, loaded_style
 from tests import other_programs
 from tests.test_training import changed
 from tests.tiny import tiny_base, tiny_xl
-from training.adapters.lora_layers import ActiveStyle
+from training.adapters.inference import ActiveStyle
 from training.cli.style_file import main as style_file
 from training.config.loading import from_mapping
 from training.config.schema import RunConfig

@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from training.adapters.inference import load_style
-from training.adapters.lora_layers import ActiveStyle
+from training.adapters.inference import ActiveStyle, load_style
 from training.diffusion.sampling import draw
 from training.errors import OutOfMemory
 from training.models import base_files, loader

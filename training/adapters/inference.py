@@ -1,18 +1,40 @@
-"""A style file and a base in memory -> what is drawn with."""
+"""Styles that are drawn with: read from a file, put on the rows of a batch, taken off again."""
 
 from __future__ import annotations
 
-from training.adapters.lora_layers import ActiveStyle
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.adapters.lora_layers import Adapter, LoraLayer, Router
 from training.models import loader
 from training.models.family import Parts
-from training.models.textual_inversion import of_words
+from training.models.textual_inversion import Token, of_words
 from training.style_files.key_names import accepted_names
 from training.style_files.matching import match
-from training.style_files.reading import Style
+from training.style_files.reading import Lora, Style
+
+
+@dataclass(frozen=True)
+class ActiveStyle:
+    """A style put on some rows of a batch: for every part, module -> Lora, and how strongly."""
+
+    modules: Mapping[tuple[str, str], Lora]  # (part, module name) -> matrices
+    strength: float = 1.0
+    tokens: tuple[Token, ...] = ()  # its own words, which know no strength
+
+    @property
+    def words(self) -> tuple[Token, ...]:
+        """Those that are read: none of a style of strength 0."""
+        return self.tokens if self.strength else ()
 
 
 def load_style(style: Style, parts: Parts) -> ActiveStyle:
-    """The style at full strength, checked against the base.
+    """Return the style at full strength, checked against the base.
 
     Raises StyleFileError when it does not fit.
     """
@@ -23,3 +45,61 @@ def load_style(style: Style, parts: Parts) -> ActiveStyle:
     return ActiveStyle(
         match(style, accepted_names(shapes, parts.family.name)), tokens=of_words(style.words)
     )
+
+
+@contextmanager
+def apply_styles(
+    networks: Mapping[str, nn.Module], rows: Sequence[Sequence[ActiveStyle]]
+) -> Iterator[None]:
+    """While inside, row i of every batch goes through the styles rows[i]; an empty list is the base
+    itself.
+
+    Every touched layer has its rows' styles added and is the former one again afterwards. A batch
+    must have len(rows) rows or a multiple of it (guidance doubles them: uncond rows first, then
+    cond).
+    """
+    # Rows of the same styles are one adapter
+    alike: dict[tuple[int, ...], int] = {}
+    route = [alike.setdefault(tuple(map(id, row)), len(alike)) for row in rows]
+    different = {index: rows[route.index(index)] for index in alike.values()}
+    router = Router(tuple(route))
+    layers: list[LoraLayer] = []
+    try:
+        for part, network in networks.items():
+            touched = {
+                module
+                for row in rows
+                for active in row
+                for (p, module) in active.modules
+                if p == part
+            }
+            for name in sorted(touched):
+                layer = LoraLayer(network.get_submodule(name), router)
+                layers.append(layer)
+                for index, row in different.items():
+                    own = [
+                        (active.modules[part, name], active.strength)
+                        for active in row
+                        if (part, name) in active.modules
+                    ]
+                    if own:
+                        layer.adapters[index] = _joined(layer.module.weight, own)
+        yield
+    finally:
+        for layer in reversed(layers):
+            layer.restore()
+
+
+def _joined(weight: Tensor, styles: Sequence[tuple[Lora, float]]) -> Adapter:
+    """Return several styles of one row as one adapter: their matrices one below the other,
+    strength and alpha / rank inside up.
+    """
+    downs, ups = [], []
+    for lora, strength in styles:
+        scale = strength * lora.alpha / lora.rank
+        up = np.asarray(lora.up, np.float64).reshape(lora.up.shape[0], lora.rank) * scale
+        down = torch.from_numpy(np.ascontiguousarray(lora.down))
+        downs.append(down.reshape(lora.rank, *weight.shape[1:]).to(weight.dtype))
+        ups.append(torch.from_numpy(up).to(weight.dtype))
+    down, up = torch.cat(downs), torch.cat(ups, 1)
+    return Adapter(down.to(weight.device), up.to(weight.device), 1.0)

@@ -1,5 +1,4 @@
-"""Adapters on a frozen base: PEFT lays them out, one fused function runs them. Also styles that are
-drawn with, row by row.
+"""LoRA on a frozen base: one layer for training one style, for training several and for drawing.
 
 The masters stay in float32; the frozen weights and the products are in the base's precision.
 """
@@ -7,17 +6,18 @@ The masters stay in float32; the frozen weights and the products are in the base
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.models.textual_inversion import Token
+from training.adapters.low_rank import for_all_rows, for_each_row
+from training.runtime.device import sent
 from training.runtime.rng import FIRST_WEIGHTS, seeded_generator
 from training.style_files.reading import Lora
 
@@ -40,75 +40,149 @@ def chosen_modules(
     ]
 
 
-class _LowRank(torch.autograd.Function):
-    """y = x W^T + b + s (x A^T) B^T. x: [..., in]; W: [out, in] frozen; A: [r, in], B: [out, r]
-    float32 masters (Hu et al. 2021, eq. 3).
-
-    Keeps only x and x A^T; the frozen product and both small ones share one pass forward and one
-    back.
+@dataclass(frozen=True)
+class Adapter:
+    """The matrices of one adapter of one layer. down: [r, in, ...]; up: [out, r, ...]; scale:
+    alpha / r. Parameters while it is trained, in float32 then.
     """
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        down: Tensor,
-        up: Tensor,
-        scale: float,
-    ) -> Tensor:
-        a, b = down.to(x.dtype), (up * scale).to(x.dtype)
-        rows = x.reshape(-1, x.shape[-1])
-        h = rows @ a.t()
-        y = F.linear(rows, weight, bias).addmm_(h, b.t())
-        ctx.save_for_backward(rows, weight, a, b, h)
-        ctx.scale, ctx.shape = scale, x.shape
-        return y.view(*x.shape[:-1], weight.shape[0])
+    down: Tensor
+    up: Tensor
+    scale: float
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, a, b, h = ctx.saved_tensors
-        g = grad.reshape(-1, grad.shape[-1])
-        to_h = g @ b
-        to_x = (g @ weight).addmm_(to_h, a).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        exact = torch.promote_types(rows.dtype, torch.float32)
-        return (
-            to_x,
-            None,
-            None,
-            (to_h.t() @ rows).to(exact),
-            (g.t() @ h).to(exact) * ctx.scale,
-            None,
-        )
+    @property
+    def rank(self) -> int:
+        return len(self.down)
 
 
-def _fast_linear(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The forward of a PEFT LoRA layer around a linear, or around a 1x1 convolution as the linear
-    it is.
+@dataclass(frozen=True)
+class PeftAdapter:
+    """The same of a layer that PEFT laid out, which owns the matrices."""
+
+    layer: Any
+
+    @property
+    def down(self) -> Tensor:
+        return self.layer.lora_A[NAME].weight
+
+    @property
+    def up(self) -> Tensor:
+        return self.layer.lora_B[NAME].weight
+
+    @property
+    def scale(self) -> float:
+        return self.layer.scaling[NAME]
+
+    @property
+    def rank(self) -> int:
+        return len(self.down)
+
+
+class Router:
+    """Which adapters the rows of a batch go through, for all layers that were given it.
+
+    route: None, the base alone; a number, that adapter for every row; a tuple, an adapter a row. A
+    batch may have a multiple of the tuple's rows (as guidance makes it). A number that a layer does
+    not know changes nothing there.
     """
-    base = layer.base_layer
-    if layer.is_bare:
-        return base(x)
-    down, up, scale = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight, layer.scaling[NAME]
-    if isinstance(base, nn.Linear):
-        return _LowRank.apply(x, base.weight, base.bias, down, up, scale)
-    rows = x.permute(0, 2, 3, 1)
-    y = _LowRank.apply(
-        rows, base.weight.flatten(1), base.bias, down.flatten(1), up.flatten(1), scale
-    )
-    return y.permute(0, 3, 1, 2)
+
+    def __init__(self, route: int | tuple[int, ...] | None = None) -> None:
+        self.route = route
+        self._orders: dict[tuple[int, ...], Tensor] = {}
+
+    def order(self, chosen: tuple[int, ...], device: torch.device) -> Tensor:
+        """Return chosen as a tensor on the device, sent once: a device that is waited for at every
+        layer has nothing to do.
+        """
+        if chosen not in self._orders:
+            self._orders[chosen] = sent(torch.tensor(chosen), device)
+        return self._orders[chosen]
+
+    @contextmanager
+    def routed(self, route: int | Sequence[int] | None) -> Iterator[None]:
+        """While inside, the rows go this way."""
+        before = self.route
+        self.route = tuple(route) if isinstance(route, Sequence) else route
+        try:
+            yield
+        finally:
+            self.route = before
 
 
-def _convolution(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    base = layer.base_layer
-    if layer.is_bare:
-        return base(x)
-    down, up = (
-        layer.lora_A[NAME].weight.to(x.dtype),
-        (layer.lora_B[NAME].weight * layer.scaling[NAME]).to(x.dtype),
-    )
-    return base(x) + F.conv2d(F.conv2d(x, down, None, base.stride, base.padding, base.dilation), up)
+class LoraLayer:
+    """The forward of a frozen linear or convolution with adapters on it; nothing else of the
+    module changes.
+
+    Every use of LoRA is this layer: one style in training (a number as route), several in training
+    (an adapter a row), drawing (the styles of a row joined to one adapter).
+    """
+
+    def __init__(
+        self, module: nn.Module, router: Router, frozen: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        """frozen: what the changes are added to, the module's present forward where None."""
+        self.module, self.router = module, router
+        self.adapters: dict[int, Adapter | PeftAdapter] = {}
+        self._stacks: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        self.base: nn.Module = getattr(module, "base_layer", module)  # PEFT wraps its layers
+        self.frozen = frozen or module.forward
+        self._own_forward = vars(module).get("forward")  # None: its class's
+        module.forward = types.MethodType(lambda _, x, *args, **kwargs: self(x), module)
+
+    def restore(self) -> None:
+        """Give the module the forward back that it had before."""
+        if self._own_forward is None:
+            del self.module.forward
+        else:
+            self.module.forward = self._own_forward
+
+    def __call__(self, x: Tensor) -> Tensor:
+        route = self.router.route
+        if route is None:
+            return self.frozen(x)
+        if isinstance(route, int):
+            adapter = self.adapters.get(route)
+            if adapter is None:
+                return self.frozen(x)
+            return for_all_rows(self.base, x, adapter.down, adapter.up, adapter.scale)
+        return self._each_row(x, route)
+
+    def _each_row(self, x: Tensor, route: tuple[int, ...]) -> Tensor:
+        known = tuple(index for index in dict.fromkeys(route) if index in self.adapters)
+        if not known:
+            return self.frozen(x)
+        if len(x) % len(route):
+            raise ValueError(f"a batch of {len(x)} rows does not fit a route of {len(route)} rows")
+        down, up = self._stacked(known, x.dtype)
+        place = {index: i for i, index in enumerate(known)}
+        # One without this layer: zeros, the last
+        chosen = [place.get(index, len(known)) for index in route] * (len(x) // len(route))
+        if len(known) in chosen:
+            down, up = (torch.cat([matrix, torch.zeros_like(matrix[:1])]) for matrix in (down, up))
+        blocks = [i for i in range(len(down)) for _ in range(len(chosen) // len(down))]
+        order = None if chosen == blocks else self.router.order(tuple(chosen), x.device)
+        return for_each_row(self.base, self.frozen(x), x, down, up, order)
+
+    def _stacked(self, known: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return down [A, r, in, ...] and up [A, out, r] with the scales in it, ranks padded with
+        zeros; gradients reach the masters. Those that are not trained are kept.
+        """
+        if known in self._stacks:
+            return self._stacks[known]
+        rank = max(self.adapters[index].rank for index in known)
+        downs, ups = [], []
+        for index in known:
+            adapter = self.adapters[index]
+            more = rank - adapter.rank
+            down = adapter.down.to(dtype)
+            up = (adapter.up * adapter.scale).to(dtype).flatten(1)
+            below = (*(0,) * (2 * (down.dim() - 1)), 0, more)
+            downs.append(F.pad(down, below) if more else down)
+            ups.append(F.pad(up, (0, more)) if more else up)
+        found = torch.stack(downs), torch.stack(ups)
+        if not any(self.adapters[index].up.requires_grad for index in known):
+            self._stacks[known] = found
+        return found
 
 
 def attach(
@@ -120,27 +194,22 @@ def attach(
     First weights come from (seed, module's place), not from the global generator. Down: Kaiming
     uniform as in Hu et al. 2021.
     """
-    import types
-
     from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.lora import LoraLayer
+    from peft.tuners import lora as peft_lora
 
     config = LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=list(modules), lora_dropout=0.0, bias="none"
     )
     inject_adapter_in_model(config, network, adapter_name=NAME)
+    router = network.lora_router = Router(0)
     found: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
-    for name, layer in network.named_modules():
-        if not isinstance(layer, LoraLayer):
+    for name, module in network.named_modules():
+        if not isinstance(module, peft_lora.LoraLayer):
             continue
-        base, down, up = layer.base_layer, layer.lora_A[NAME], layer.lora_B[NAME]
-        as_linear = isinstance(base, nn.Linear) or (
-            base.kernel_size == (1, 1) and base.stride == (1, 1) and base.groups == 1
-        )
-        layer.is_bare = False
-        layer.forward = types.MethodType(_fast_linear if as_linear else _convolution, layer)
+        down, up = module.lora_A[NAME], module.lora_B[NAME]
+        LoraLayer(module, router, frozen=module.base_layer).adapters[0] = PeftAdapter(module)
         down.weight, up.weight = found[name] = first_weights(
-            base, down.weight.shape, up.weight.shape, seed, len(found)
+            module.base_layer, down.weight.shape, up.weight.shape, seed, len(found)
         )
     missing = set(modules) - set(found)
     if missing:
@@ -202,144 +271,18 @@ def recomputed(network: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def adapters_disabled(networks: Iterable[nn.Module]) -> Iterator[None]:
-    """While inside, the adapters in training are left out: the networks are the frozen base."""
-    layers = [
-        layer
-        for network in networks
-        for layer in network.modules()
-        if getattr(layer, "is_bare", None) is False
-    ]
-    for layer in layers:
-        layer.is_bare = True
-    try:
+    """While inside, the adapters that `attach` put there are left out: the networks are the frozen
+    base.
+    """
+    with ExitStack() as stack:
+        for network in networks:
+            router = getattr(network, "lora_router", None)
+            if router is not None:
+                stack.enter_context(router.routed(None))
         yield
-    finally:
-        for layer in layers:
-            layer.is_bare = False
 
 
 def as_lora(down: Tensor, up: Tensor, alpha: float) -> Lora:
     return Lora(
         down.detach().float().cpu().numpy().copy(), up.detach().float().cpu().numpy().copy(), alpha
     )
-
-
-@dataclass(frozen=True)
-class ActiveStyle:
-    """A style put on some rows of a batch: for every part, module -> Lora, and how strongly."""
-
-    modules: Mapping[tuple[str, str], Lora]  # (part, module name) -> matrices
-    strength: float = 1.0
-    tokens: tuple[Token, ...] = ()  # its own words, which know no strength
-
-    @property
-    def words(self) -> tuple[Token, ...]:
-        """Those that are said: none of a style that is not worn at all."""
-        return self.tokens if self.strength else ()
-
-
-@contextmanager
-def apply_styles(
-    networks: Mapping[str, nn.Module], rows: Sequence[Sequence[ActiveStyle]]
-) -> Iterator[None]:
-    """While inside, row i of every batch goes through the styles rows[i]; an empty list is the base
-    itself.
-
-    Nothing in the networks is changed: every touched layer gets a hook that adds its rows' low-rank
-    product, and loses it again. A batch must have len(rows) rows or a multiple of it (guidance
-    doubles them: uncond rows first, then cond).
-    """
-    hooks = []
-    try:
-        for part, network in networks.items():
-            touched = {
-                module
-                for row in rows
-                for active in row
-                for (p, module) in active.modules
-                if p == part
-            }
-            for name in sorted(touched):
-                layer = network.get_submodule(name)
-                stacked = _stacked(
-                    layer,
-                    [
-                        [
-                            (w.modules[part, name], w.strength)
-                            for w in row
-                            if (part, name) in w.modules
-                        ]
-                        for row in rows
-                    ],
-                )
-                hooks.append(layer.register_forward_hook(_added(*stacked)))
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _stacked(
-    layer: nn.Module, rows: Sequence[Sequence[tuple[Lora, float]]]
-) -> tuple[Tensor, Tensor]:
-    """A [R, r, in, ...] and B [R, out, r]:
-
-    each row's styles one below the other, ranks padded with zeros, scales inside B.
-    """
-    weight = layer.weight
-    rank = max(sum(lora.rank for lora, _ in row) for row in rows)
-    a = torch.zeros((len(rows), rank, *weight.shape[1:]), dtype=weight.dtype)
-    b = torch.zeros((len(rows), weight.shape[0], rank), dtype=weight.dtype)
-    for i, row in enumerate(rows):
-        at = 0
-        for lora, strength in row:
-            up = np.asarray(lora.up, np.float64).reshape(lora.up.shape[0], lora.rank) * (
-                strength * lora.alpha / lora.rank
-            )
-            a[i, at : at + lora.rank] = (
-                torch.from_numpy(np.ascontiguousarray(lora.down))
-                .reshape(lora.rank, *weight.shape[1:])
-                .to(weight.dtype)
-            )
-            b[i, :, at : at + lora.rank] = torch.from_numpy(up).to(weight.dtype)
-            at += lora.rank
-    return a.to(weight.device), b.to(weight.device)
-
-
-def _product(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    """x: [R, n, in], down: [R, r, in], up: [R, out, r] -> [R, n, out]."""
-    return torch.bmm(torch.bmm(x, down.transpose(1, 2)), up.transpose(1, 2))
-
-
-def _added(a: Tensor, b: Tensor) -> Any:
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x, rows = inputs[0], len(a)
-        if len(x) % rows:
-            raise ValueError(f"a batch of {len(x)} rows cannot wear styles for {rows} rows")
-        times = len(x) // rows
-        down, up = a.repeat(times, *(1 for _ in a.shape[1:])), b.repeat(times, 1, 1)
-        if isinstance(layer, nn.Linear):
-            return output + _product(
-                x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1), down, up
-            ).view_as(output)
-        n, r = down.shape[:2]
-        if layer.kernel_size == (1, 1) and layer.stride == (
-            1,
-            1,
-        ):  # a linear over the pixels; as a convolution 3 times slower in bf16
-            return output + _product(x.flatten(2).transpose(1, 2), down.flatten(2), up).transpose(
-                1, 2
-            ).reshape(output.shape)
-        # One grouped convolution: every row is a group of its own
-        h = F.conv2d(
-            x.reshape(1, -1, *x.shape[2:]),
-            down.flatten(0, 1),
-            None,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            groups=n,
-        )
-        return output + torch.bmm(up, h.reshape(n, r, -1)).view_as(output)
-
-    return hook

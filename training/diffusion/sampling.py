@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.adapters.lora_layers import ActiveStyle, apply_styles
+from training.adapters.inference import ActiveStyle, apply_styles
 from training.errors import ConfigError, DataError
 from training.models.family import Conditioning, Parts
 from training.modules.compile import as_written

@@ -20,8 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.adapters.inference import load_style
-from training.adapters.lora_layers import ActiveStyle, apply_styles
+from training.adapters.inference import ActiveStyle, apply_styles, load_style
 from training.data.dataset import Dataset
 from training.data.pictures import open_picture
 from training.diffusion import objective

@@ -1,0 +1,121 @@
+"""The product of a low-rank change, forward and backward: y = W x + b + s B A x (Hu et al. 2021,
+eq. 3), for one adapter of every row or for an adapter a row.
+
+W: [out, in, ...] frozen, of a linear or a convolution; A (down): [r, in, ...]; B (up): [out, r,
+...]; s: alpha / r. The products are in the precision of x, whatever the matrices are kept in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LowRank(torch.autograd.Function):
+    """y = x W^T + b + s (x A^T) B^T. x: [..., in]; W: [out, in] frozen; A: [r, in], B: [out, r]
+    float32 masters.
+
+    Keeps only x and x A^T; the frozen product and both small ones share one pass forward and one
+    back.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        scale: float,
+    ) -> Tensor:
+        a, b = down.to(x.dtype), (up * scale).to(x.dtype)
+        rows = x.reshape(-1, x.shape[-1])
+        h = rows @ a.t()
+        y = F.linear(rows, weight, bias).addmm_(h, b.t())
+        ctx.save_for_backward(rows, weight, a, b, h)
+        ctx.scale, ctx.shape = scale, x.shape
+        return y.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, a, b, h = ctx.saved_tensors
+        g = grad.reshape(-1, grad.shape[-1])
+        to_h = g @ b
+        to_x = (g @ weight).addmm_(to_h, a).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        exact = torch.promote_types(rows.dtype, torch.float32)
+        return (
+            to_x,
+            None,
+            None,
+            (to_h.t() @ rows).to(exact),
+            (g.t() @ h).to(exact) * ctx.scale,
+            None,
+        )
+
+
+def is_pointwise(base: nn.Module) -> bool:
+    """Tell whether a layer is a linear over the last dimension or over the pixels. As a
+    convolution the latter is three times slower in bfloat16.
+    """
+    return isinstance(base, nn.Linear) or (
+        base.kernel_size == (1, 1) and base.stride == (1, 1) and base.groups == 1
+    )
+
+
+def for_all_rows(base: nn.Module, x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    """Return what a layer answers when every row goes through the same adapter."""
+    if isinstance(base, nn.Linear):
+        return LowRank.apply(x, base.weight, base.bias, down, up, scale)
+    if is_pointwise(base):
+        rows = x.permute(0, 2, 3, 1)
+        weight = base.weight.flatten(1)
+        y = LowRank.apply(rows, weight, base.bias, down.flatten(1), up.flatten(1), scale)
+        return y.permute(0, 3, 1, 2)
+    small, large = down.to(x.dtype), (up * scale).to(x.dtype)
+    h = F.conv2d(x, small, None, base.stride, base.padding, base.dilation)
+    return base(x) + F.conv2d(h, large)
+
+
+def for_each_row(
+    base: nn.Module, y: Tensor, x: Tensor, down: Tensor, up: Tensor, order: Tensor | None
+) -> Tensor:
+    """Return the frozen answer y with the change of every row.
+
+    down: [A, r, in, ...]; up: [A, out, r], scale inside; order: which of the A adapters each of
+    the rows takes, None where the rows are A equal blocks. The sum is made by the last product,
+    which saves a walk over y.
+    """
+    if order is not None:  # the backward of indexing adds up in any order on several threads
+        picked_up = up.index_select(0, order)
+        groups = len(order)
+    else:
+        picked_up, groups = up, len(down)
+
+    def picked_down() -> Tensor:
+        return down if order is None else down.index_select(0, order)
+
+    def blocks(rows: Tensor) -> Tensor:
+        return rows.reshape(groups, -1, rows.shape[-1])
+
+    def last(image: Tensor) -> Tensor:
+        return image.permute(0, 2, 3, 1)
+
+    if isinstance(base, nn.Linear):
+        h = torch.bmm(blocks(x), picked_down().transpose(1, 2))
+        return torch.baddbmm(blocks(y), h, picked_up.transpose(1, 2)).view(y.shape)
+    if is_pointwise(base):
+        h = torch.bmm(blocks(last(x)), picked_down().flatten(2).transpose(1, 2))
+    else:
+        # All adapters' downs as one convolution, of which each row takes its own channels:
+        # cheaper than one group a row
+        every = F.conv2d(x, down.flatten(0, 1), None, base.stride, base.padding, base.dilation)
+        every = every.unflatten(1, down.shape[:2])
+        own = torch.arange(len(x), device=x.device)
+        each = order if order is not None else own // (len(x) // groups)
+        h = blocks(last(every[own, each]))
+    summed = torch.baddbmm(blocks(last(y)), h, picked_up.transpose(1, 2))
+    return summed.view(last(y).shape).permute(0, 3, 1, 2)
