@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.test_wearing import hooks, merged, some_style
+from tests.test_wearing import changed, merged, some_style
 from training.adapters.inference import ActiveStyle
 from training.diffusion import sampling
 from training.diffusion.sampling import draw
@@ -131,14 +131,14 @@ def test_the_same_prompt_draws_the_same_picture_and_another_seed_does_not(parts:
 
 
 def test_nothing_stays_behind_when_drawing_fails(parts: Parts) -> None:
-    before = hooks(parts)
+    before = changed(parts)
 
     def fails(step: int, of: int) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
         draw(parts, [CAT], rows=[[three_styles(parts)[0]]], on_progress=fails)
-    assert hooks(parts) == before
+    assert changed(parts) == before
 
 
 def test_progress_is_told_after_every_step(parts: Parts) -> None:
