@@ -123,6 +123,17 @@ def test_where_to_look_names_what_is_there(row: list[str]) -> None:
     assert set(names) <= set().union(*map(defined_in, there))
 
 
+def test_the_drawings_of_the_house_name_what_is_there() -> None:
+    """Every `folder/name` in a drawing is a module or a folder."""
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    drawn = "\n".join(found[0] for found in FENCE.finditer(text))
+    named = re.findall(rf"\b(?:studio/)?(?:{'|'.join((*ORDER, 'page', 'processes'))})/\w+", drawn)
+    assert len(named) > 15
+    there = [folder / name for name in named for folder in NAMED_FROM]
+    found = {path for path in there if path.with_suffix(".py").exists() or path.is_dir()}
+    assert [n for n in named if not found & {folder / n for folder in NAMED_FROM}] == []
+
+
 def test_the_tree_of_the_house_names_every_folder() -> None:
     """The page draws every folder of both packages, training's in the order of the imports."""
     drawn = re.findall(r"^  (\w+)/ ", (DOCS / "architecture.md").read_text("utf-8"), re.MULTILINE)

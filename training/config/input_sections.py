@@ -16,19 +16,19 @@ class Base(Section):
         "`mini` (built in), a diffusers folder, a single .safetensors checkpoint, or a hub id",
         advanced=False,
         min_length=1,
-        why="it is there without a download",
+        why="it needs no download",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto",
-        "precision of the frozen base; auto: bfloat16 where the device has it, else float16 on "
-        "a GPU and float32 on a CPU",
-        why="half the memory and several times the speed, while the adapters stay in float32",
+        "precision of the frozen base; auto: bfloat16 if the device supports it, else float16"
+        " on a GPU and float32 on a CPU",
+        why="half the memory and several times the speed; the adapters stay in float32",
     )
     device: str = setting(
         "auto",
         "auto, cpu, cuda, cuda:N or mps",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        why="the quickest that is here",
+        why="the fastest device of this machine",
     )
 
 
@@ -42,19 +42,19 @@ class Data(Section):
     )
     trigger: str = setting(
         "",
-        "the word that calls the style, put into every caption by data.template",
+        "the trigger word of the style, put into every caption by data.template",
         advanced=False,
         max_length=100,
     )
     template: str = setting(
         TEMPLATE,
-        "how a caption is made when there is a trigger; {caption} and {trigger} are filled in",
+        "how captions are made with a trigger; {caption} and {trigger} are filled in",
         max_length=500,
-        why="the thing first, as captions are written; the same words call the style later",
+        why="the content first, as in captions; the same words call the style later",
     )
     resolution: int = setting(
         0,
-        "side of the square whose area every bucket has; 0 = the base's own size",
+        "side of a square with the area of every bucket; 0 = the base's own size",
         unit="px",
         ge=0,
         le=4096,
@@ -62,28 +62,28 @@ class Data(Section):
     )
     buckets: bool = setting(
         True,
-        "sort pictures by aspect ratio instead of cropping all to squares",
+        "group pictures by aspect ratio instead of cropping all of them to squares",
         why="a square crop cuts off what the caption names",
     )
     background: str = setting(
         "white",
-        "colour put behind transparent pictures, a name or #rrggbb",
+        "colour behind transparent pictures, a name or #rrggbb",
         max_length=30,
         why="most transparent drawings are meant for paper",
     )
     flip: bool = setting(
         True,
-        "also learn from mirrored pictures; turn off when left and right matter (faces with "
-        "marks, writing)",
-        why="twice the pictures, and a hand draws both ways round",
+        "also train on mirrored pictures; turn it off if left and right matter (writing, "
+        "asymmetric faces)",
+        why="twice the pictures, and most styles do not depend on left and right",
     )
     caption_dropout: float = setting(
         0.05,
-        "share of captions left empty, so that the style needs no words",
+        "share of captions left empty, so that the style does not depend on the prompt",
         unit="share",
         ge=0,
         le=1,
-        why="without, 8 points fewer things on linocut; with six times as many, no more style",
+        why="without it 8 points less content on linocut; six times as much gave no more style",
     )
 
 
@@ -92,32 +92,31 @@ class Prior(Section):
 
     folder: str = setting(
         "",
-        "class pictures; missing ones are drawn by the base into the run's folder (or here, if "
-        "given)",
+        "folder of class pictures; the base draws missing ones into the run's folder",
     )
     prompt: str = setting(
-        "", "what the class pictures show, for instance `an icon`", max_length=500
+        "", "prompt of the class pictures, for instance `an icon`", max_length=500
     )
     images: int = setting(
         0,
-        "class pictures in all; 0 = off",
+        "number of class pictures; 0 = off",
         unit="pictures",
         ge=0,
         le=10_000,
-        why="a style has nothing to keep apart from; for a subject they keep its class",
+        why="a style does not need them; a subject needs them to keep its class",
     )
     weight: float = setting(
         1.0,
-        "weight of their loss against the style's",
+        "weight of the loss on class pictures, relative to the style's",
         ge=0,
         le=100,
-        why="both losses alike, as in DreamBooth (Ruiz et al. 2023, section 3.2)",
+        why="equal weights, as in DreamBooth (Ruiz et al. 2023, section 3.2)",
     )
     frozen_weight: float = setting(
         0.0,
-        "weight of staying with the frozen base's own answer where the trigger is not said; "
+        "weight of keeping the frozen base's prediction for captions without the trigger; "
         "needs no class pictures; 0 = off",
         ge=0,
         le=100,
-        why="at 0.5 it took away 38 points of style on linocut",
+        why="at 0.5 it cost 38 points of style on linocut",
     )

@@ -15,56 +15,55 @@ class Adapter(Section):
     """What is trained: small matrices beside the frozen weights."""
 
     method: Literal["lora"] = setting(
-        "lora", "lora: low-rank adaptation (Hu et al. 2021)", why="every program reads it"
+        "lora", "lora: low-rank adaptation (Hu et al. 2021)", why="every program can read it"
     )
     rank: int = setting(
         16,
-        "inner size of the adapters: more learns finer and makes a larger file",
+        "rank of the adapters; a higher one learns finer detail and makes a larger file",
         ge=1,
         le=512,
-        why="with 8, 8 points less style and 13 fewer things on linocut; a style stays a few MB",
+        why="rank 8 had 8 points less style and 13 less content on linocut; the file stays at a "
+        "few MB",
     )
     start: str = setting(
         "",
-        "a style file to go on from: the adapters begin as it is; empty = they begin without "
-        "any effect",
+        "a style file to start from; empty = new adapters, which change nothing at first",
     )
     alpha: float = setting(
         16.0,
-        "strength of the adapters; what counts is alpha / rank",
+        "scale of the adapters, which is alpha / rank",
         gt=0,
         le=1024,
-        why="equal to the rank the scale is 1, so that a learning rate means the same at every "
-        "rank",
+        why="alpha = rank is a scale of 1, so a learning rate means the same at every rank",
     )
     targets: list[Target] = setting(
         ["attention", "feed_forward", "projections"],
-        "UNet parts that get adapters: attention, feed_forward, projections, convolutions",
+        "layers of the UNet that get adapters: attention, feed_forward, projections, convolutions",
         min_length=1,
-        why="the layers that every program applies; the style preset adds convolutions, which "
-        "carry strokes",
+        why="what every program applies; the style preset adds convolutions, which carry texture "
+        "and strokes",
     )
     tokens: int = setting(
         0,
-        "new vectors learnt for the trigger word together with the adapters (textual "
+        "new embedding vectors for the trigger word, trained with the adapters (textual "
         "inversion, Gal et al. 2022); 0 = it keeps its meaning",
         unit="vectors",
         ge=0,
         le=64,
-        why="a plain word does, and not every program reads words from a style file",
+        why="a plain word is enough, and not every program reads embeddings from a style file",
     )
     token_start: str = setting(
         "style",
-        "plain words as which the new vectors begin",
+        "existing words from which the new vectors start",
         max_length=200,
         min_length=1,
-        why="a word that already stands where the trigger will stand",
+        why="a word that is used where the trigger will be",
     )
     text_encoder_targets: list[Literal["attention", "feed_forward"]] = setting(
         ["attention", "feed_forward"],
-        "text encoder parts that get adapters when optim.text_encoder_lr is above 0",
+        "layers of the text encoder that get adapters if optim.text_encoder_lr is above 0",
         min_length=1,
-        why="the two that every program applies",
+        why="what every program applies",
     )
 
 
@@ -78,52 +77,52 @@ class Optim(Section):
         advanced=False,
         ge=1,
         le=1_000_000,
-        why="some 150 looks at each of 25 pictures; on linocut half as many left a third of "
-        "the style unlearnt",
+        why="about 150 epochs of 25 pictures; half as many left a third of the style unlearnt on "
+        "linocut",
     )
     batch_size: int = setting(
         4,
-        "pictures in one pass",
+        "pictures that go through the base at once",
         unit="pictures",
         advanced=False,
         ge=1,
         le=256,
-        why="a middle way: fewer make unsteady updates, more take memory",
+        why="a compromise: fewer make noisy updates, more take memory",
     )
     accumulate: int = setting(
         1,
-        "passes whose gradients make one update",
+        "batches whose gradients are added up for one update",
         unit="passes",
         ge=1,
         le=256,
-        why="as many pictures an update as fit one pass",
+        why="one batch an update, if it fits into memory",
     )
     unet_lr: float = setting(
         1e-4,
         "learning rate of the UNet's adapters",
         ge=0,
         le=1,
-        why="the field's for Stable Diffusion; the small built-in base needs 1.5e-3, which its "
-        "presets set",
+        why="usual for Stable Diffusion; the small built-in base needs 1.5e-3, which its presets "
+        "set",
     )
     text_encoder_lr: float = setting(
         5e-5,
-        "learning rate of the text encoder's adapters; 0 = leave it alone",
+        "learning rate of the text encoder's adapters; 0 = do not train it",
         ge=0,
         le=1,
-        why="slower than the UNet: three times as fast lost 8 points of style on linocut",
+        why="lower than the UNet's: three times as much cost 8 points of style on linocut",
     )
     token_lr: float = setting(
         1e-3,
-        "learning rate of adapter.tokens: vectors move by little, so it is larger than the others",
+        "learning rate of the vectors of adapter.tokens",
         ge=0,
         le=1,
-        why="words lie far apart: vectors have further to go than matrices",
+        why="embeddings are far apart, so vectors have further to go than matrices",
     )
     schedule: Literal["cosine", "constant", "linear"] = setting(
         "cosine",
-        "course of the learning rate after the warm-up",
-        why="ends in small steps, so that the last pictures seen do not stamp the style",
+        "schedule of the learning rate after the warm-up",
+        why="ends with a small learning rate, so the last pictures do not dominate",
     )
     warmup: float = setting(
         0.05,
@@ -131,72 +130,72 @@ class Optim(Section):
         unit="share",
         ge=0,
         le=1,
-        why="AdamW's moments mean little at first (Ma and Yarats 2021)",
+        why="AdamW's moments are poor estimates at first (Ma and Yarats 2021)",
     )
     weight_decay: float = setting(
         0.01,
         "decoupled weight decay of AdamW",
         ge=0,
         le=10,
-        why="AdamW's own; it hardly counts for matrices so small",
+        why="AdamW's default; it matters little for matrices this small",
     )
     clip: float = setting(
         1.0,
         "largest norm of the gradient; 0 = no clipping",
         ge=0,
         le=1000,
-        why="one odd picture cannot throw the style off its course",
+        why="a single odd picture cannot make a large update",
     )
     min_snr: float = setting(
         5.0,
         "gamma of min-SNR loss weights (Hang et al. 2023); 0 = off",
         ge=0,
         le=100,
-        why="the authors' own; without it 8 points less style and 18 fewer things on linocut",
+        why="the authors' value; without it 8 points less style and 18 less content on linocut",
     )
     timestep_bias: float = setting(
         0.0,
-        "what is learnt at more often: above 0 much noise, where things are laid out, below 0 "
-        "little, where strokes are",
+        "which timesteps are drawn more often: above 0 noisy ones (layout), below 0 clean "
+        "ones (strokes, detail)",
         ge=-3,
         le=3,
-        why="1 and -1 both lost 10 points of things on linocut",
+        why="1 and -1 both cost 10 points of content on linocut",
     )
     noise_offset: float = setting(
         0.0,
-        "extra noise shared by a whole channel, for darker darks and lighter lights",
+        "extra noise, constant over each channel, for darker darks and lighter lights",
         ge=0,
         le=1,
-        why="it shifts the brightness of everything; bases of zero terminal SNR need none",
+        why="it shifts the brightness of all drawings; bases with zero terminal SNR do not need it",
     )
     ema: float = setting(
         0.0,
-        "decay of an average of the adapters that is saved instead of them; 0 = off",
+        "decay of an exponential moving average of the adapters, which is saved in their "
+        "place; 0 = off",
         ge=0,
         lt=1,
-        why="the cosine course ends as quietly, without a second copy",
+        why="the cosine schedule has a similar effect and needs no second copy",
     )
     checkpointing: Literal["auto", "on", "off"] = setting(
         "auto",
-        "recompute activations in the backward pass: less memory, slower; auto: only where the "
-        "memory is too small without",
-        why="what fits without is quicker by a fifth and more",
+        "gradient checkpointing: recompute activations in the backward pass to save memory, "
+        "which is slower; auto: only if memory is short",
+        why="a step is at least a fifth faster without",
     )
     compile: Literal["off", "blocks", "whole"] = setting(
         "off",
-        "have torch compile the UNet's passes: its blocks one by one, or the whole of it, on a "
-        "GPU with CUDA graphs",
-        why="compiling takes minutes for every size of pictures, on a CPU many; only long runs "
-        "on a GPU win them back",
+        "torch.compile for the UNet: block by block, or whole (with CUDA graphs on a GPU)",
+        why="compiling takes minutes for each picture size; only long runs on a GPU make up for it",
     )
     deterministic: bool = setting(
         False,
-        "on a GPU: the same bits every time, also after a crash; slower. A CPU gives them anyway",
-        why="what a picture shows does not hang on the last bit",
+        "the same bits every time on a GPU, also after a crash; slower. On a CPU they are the"
+        " same anyway",
+        why="nobody sees the last bit of a weight",
     )
     seed: int = setting(
         0,
-        "decides noise, timesteps, order and first weights",
+        "seed of noise, timesteps, order and first weights",
         ge=0,
         le=2**63 - 1,
         why="equal settings give equal styles",
