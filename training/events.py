@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.storage.paths import open_regular
+
 
 @dataclass(frozen=True)
 class Started:
@@ -163,9 +165,11 @@ def from_line(line: str) -> Event | None:
 
 def read(path: Path) -> Iterator[Event]:
     """Every readable event of an events.jsonl, oldest first; nothing when the file is not there."""
-    if not path.exists():
+    try:
+        lines = open_regular(path)
+    except OSError:
         return
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with lines:
         for line in lines:
-            if (event := from_line(line)) is not None:
+            if (event := from_line(line.decode("utf-8", errors="replace"))) is not None:
                 yield event

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from training.errors import ConfigError
-from training.storage.paths import write_whole
+from training.storage.paths import read_regular, write_whole
 
 LONGEST = {"title": 80, "licence": 200, "credit": 200, "notes": 4000}  # characters
 
@@ -33,7 +33,7 @@ def card_file(style: Path) -> Path:
 def card(style: Path) -> Card:
     """What the user says of a style; an empty card where nothing was said or it cannot be read."""
     try:
-        return card_of(card_file(style).read_text(encoding="utf-8"))
+        return card_of(read_regular(card_file(style)).decode("utf-8"))
     except (OSError, ValueError):
         return Card()
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from studio.library import library
 from studio.processes import process
 from training.errors import BusyError, StudioError
-from training.storage.paths import Workspace, write_whole
+from training.storage.paths import Workspace, read_regular, write_whole
 
 MOST_COLUMNS = 12  # styles of a comparison
 EVERY = 1.0  # seconds between two events of a drawing
@@ -145,7 +145,7 @@ def has_spec(folder: Path) -> bool:
 def read_spec(folder: Path) -> ComparisonSpec | None:
     """What a comparison was drawn with; None when its wish.json is missing or damaged."""
     try:
-        record = json.loads((folder / "wish.json").read_text(encoding="utf-8"))
+        record = json.loads(read_regular(folder / "wish.json").decode("utf-8"))
         pairs = lambda found: tuple((str(id), float(strength)) for id, strength in found)[
             :MOST_COLUMNS
         ]
@@ -220,7 +220,7 @@ def picks(folder: Path) -> list[int | None]:
     """
     spec = read_spec(folder)
     try:
-        found = json.loads((folder / "picks.json").read_text(encoding="utf-8"))
+        found = json.loads(read_regular(folder / "picks.json").decode("utf-8"))
     except (OSError, ValueError, RecursionError):
         return []
     good = spec is not None and isinstance(found, list) and len(found) == len(spec.rows)

@@ -23,7 +23,7 @@ from studio.library.cards import card_file
 from studio.processes import process
 from training import events
 from training.errors import BusyError, DataError, SpaceError, StudioError, StyleFileError
-from training.storage.paths import WINDOWS_DEVICES, Workspace, inside, write_whole
+from training.storage.paths import WINDOWS_DEVICES, Workspace, inside, read_regular, write_whole
 from training.style_files.reading import MAX_FILE, style_from_bytes
 
 MOST_PICTURES = 12
@@ -248,7 +248,7 @@ def _entries(workspace: Workspace) -> list[Path]:
 
 def _trash_record(entry: Path) -> dict | None:
     try:
-        record = json.loads((entry / "what.json").read_text(encoding="utf-8"))
+        record = json.loads(read_regular(entry / "what.json").decode("utf-8"))
         good = isinstance(record["title"], str) and all(
             isinstance(to, str) and Path(to).parts[0] in ("runs", "styles")
             for to in record["moved"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from training.storage.paths import Workspace, write_whole
+from training.storage.paths import Workspace, read_regular, write_whole
 
 FOLDERS_OF_BASES = "models"  # in the workspace: base models that are found by themselves
 
@@ -36,7 +36,7 @@ def take_start(workspace: Workspace) -> str | None:
 
 def _kept(workspace: Workspace) -> dict[str, str]:
     try:
-        found = json.loads((workspace.root / "settings.json").read_text(encoding="utf-8"))
+        found = json.loads(read_regular(workspace.root / "settings.json").decode("utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return (

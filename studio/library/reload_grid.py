@@ -13,7 +13,7 @@ from studio.library.comparisons import MOST_COLUMNS, ComparisonSpec
 from training.data import image_headers
 from training.errors import DataError
 from training.prompt import KEY
-from training.storage.paths import Workspace
+from training.storage.paths import Workspace, read_regular
 
 LARGEST_FILE = 512 * 2**20  # bytes
 MOST_TEXTS, LONGEST_TEXT = 100, 2000  # prompts and seeds of a grid; characters of a prompt
@@ -68,8 +68,7 @@ def spec_of(workspace: Workspace, file: Path) -> tuple[ComparisonSpec, list[str]
 
 def _settings(file: Path) -> dict[str, Any]:
     try:
-        with file.open("rb") as opened:
-            content = opened.read(LARGEST_FILE + 1)
+        content = read_regular(file, LARGEST_FILE)
         if len(content) > LARGEST_FILE:
             raise DataError(f"has more than {LARGEST_FILE:,} bytes")
         settings = json.loads(image_headers.png_text(content, KEY) or "null")

@@ -23,7 +23,7 @@ from training.cli.sweep import styles_of
 from training.config.schema import RunConfig
 from training.config.settings import settings
 from training.errors import BusyError, ConfigError, DataError
-from training.storage.paths import Workspace, write_whole
+from training.storage.paths import Workspace, read_regular, write_whole
 
 MOST_VALUES = 16  # of one setting
 
@@ -130,7 +130,7 @@ def runs_of(folder: Path) -> list[str]:
         return [
             config.save.name
             for config in styles_of(
-                tomllib.loads((folder / "sweep.toml").read_text(encoding="utf-8")), folder.name
+                tomllib.loads(read_regular(folder / "sweep.toml").decode("utf-8")), folder.name
             )
         ]
     except (OSError, ValueError, ConfigError):

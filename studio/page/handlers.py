@@ -21,7 +21,7 @@ from gradio.utils import get_upload_folder
 from studio.datasets.store import thumbnail
 from studio.page.forms import in_words
 from training.errors import StudioError
-from training.storage.paths import write_whole
+from training.storage.paths import read_regular, write_whole
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -134,9 +134,11 @@ def framed(page: Path) -> str:
     """A style report in a frame of its own, which runs no scripts and asks for nothing; "" where
     there is none.
     """
-    if not page.exists():
+    try:  # a damaged byte costs a letter, not the tab
+        report = read_regular(page).decode("utf-8", errors="replace")
+    except OSError:
         return ""
-    inside = escape(page.read_text(encoding="utf-8"), quote=True)
+    inside = escape(report, quote=True)
     return (
         f'<iframe title="Style report" sandbox srcdoc="{inside}" style="width: 100%; '
         'height: 36rem; border: 0"></iframe>'

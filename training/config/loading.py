@@ -18,7 +18,7 @@ from training.config.schema import RunConfig
 from training.config.settings import settings
 from training.data.captions import WORD, names_in
 from training.errors import ConfigError, StudioError
-from training.storage.paths import checked_name
+from training.storage.paths import checked_name, read_regular
 
 PATHS = (
     "base.model",
@@ -178,7 +178,7 @@ def _is_of_a_user(path: str) -> bool:
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the file's tables, unchecked. Raises ConfigError when it is not there or not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_regular(path).decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"{path} is not there. Give a run.toml, or only flags; train_style.py --help shows "

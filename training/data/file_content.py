@@ -7,6 +7,7 @@ from pathlib import Path
 
 from training.data.image_decoding import reason
 from training.errors import DataError
+from training.storage.paths import read_regular
 
 AS_UTF8 = "Save it again as UTF-8 (in an editor: Save as, encoding UTF-8)."
 
@@ -36,8 +37,7 @@ def read_content(path: Path, largest: int) -> bytes:
             raise DataError(
                 "is a link to nowhere or no ordinary file. Put the file itself there, or remove it."
             )
-        with path.open("rb") as file:
-            content = file.read(largest + 1)
+        content = read_regular(path, largest)
     except OSError as error:
         raise DataError(
             f"cannot be read ({reason(error)}). Allow reading it, or remove it."

@@ -7,8 +7,10 @@ import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 from training.errors import ConfigError, SpaceError
 
@@ -76,6 +78,38 @@ def inside(root: Path, *parts: str) -> Path:
     if not within:
         raise ConfigError(f"{'/'.join(parts)!r} leads out of {root}. Choose a place inside it.")
     return path
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading if it is one: a pipe or a device would wait for ever.
+
+    Raises OSError.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: Path, most: int | None = None) -> bytes:
+    """What a regular file holds, at most `most` bytes and one more, by which its reader sees that
+    there are too many. Raises OSError.
+    """
+    with open_regular(path) as file:
+        return read_bounded(file, most)
+
+
+def read_bounded(file: BinaryIO, most: int | None = None) -> bytes:
+    """The same of an open file, from where it stands. Asks for no more memory than the file has
+    bytes: `file.read(n)` takes n bytes before it reads one.
+    """
+    if most is None:
+        return file.read()
+    return file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from training.errors import StyleFileError
+from training.storage.paths import read_regular
 from training.style_files import embeddings
 from training.style_files.base_family import bases as bases
 from training.style_files.base_family import family_in as family_in
@@ -251,8 +252,7 @@ def _content(path: Path, most: int = MAX_FILE) -> bytes:
     if most == MAX_FILE:
         checked_place(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(most + 1)
+        content = read_regular(path, most)
     except OSError as error:
         raise _unreadable(path, error) from error
     if len(content) > most:
