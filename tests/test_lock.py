@@ -116,3 +116,22 @@ def test_a_disk_that_takes_nothing_more_hides_no_reason(
         raise SpaceError("a checkpoint could not be written")
     with run_lock.held(tmp_path):
         pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts starts without the clock")
+@pytest.mark.parametrize("step", [-3600.0, 3600.0])  # seconds
+def test_a_clock_that_is_set_makes_no_stranger_of_a_training(tmp_path: Path, step: float) -> None:
+    first = holding(tmp_path)
+    try:
+        record = json.loads((tmp_path / run_lock.NAME).read_text())
+        other_clock = {**record, "started": record["started"] + step}
+        (tmp_path / run_lock.NAME).write_text(json.dumps(other_clock))
+        found = run_lock.holder(tmp_path)
+        assert found is not None and found.pid == first.pid
+        boot, ticks = record["start"].split(":")
+        for start in (f"{boot}:{int(ticks) + 1}", f"another boot:{ticks}"):
+            (tmp_path / run_lock.NAME).write_text(json.dumps({**record, "start": start}))
+            assert run_lock.holder(tmp_path) is None  # the pid came back
+    finally:
+        first.kill()
+        first.communicate()

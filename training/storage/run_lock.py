@@ -1,8 +1,9 @@
 """One process a run: who works in a run's folder holds `run.lock`, which says its pid and when it
 started. Knows no torch.
 
-The system's own lock ends with the process, however it ends; pid and start time tell others whom to
-wait for or to stop.
+The system's own lock ends with the process, however it ends; pid and start tell others whom to wait
+for or to stop. On Linux the start is counted since the machine's own, so that a clock that is set
+makes no stranger of a process.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
 
 from training.errors import BusyError, SpaceError
+from training.storage.paths import read_regular
 
 NAME = "run.lock"
 # seconds: the clock may be set while a process runs, but a pid does not come back this soon
 SAME_START = 5.0
+LARGEST = 4096  # bytes of run.lock
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+START_TICKS = 19  # place of the start in /proc/PID/stat, counted behind the command's name
 UNSUPPORTED = (
     errno.ENOLCK,
     errno.ENOTSUP,
@@ -34,26 +40,50 @@ UNSUPPORTED = (
 @dataclass(frozen=True)
 class Holder:
     """A process. started: seconds since 1970, as the system counts it, so that no stranger is taken
-    for it when the pid comes back.
+    for it when the pid comes back; start: the same whatever the clock is set to, "" where the
+    system does not say.
     """
 
     pid: int
     started: float
+    start: str = field(default="", compare=False)
 
     def is_alive(self) -> bool:
         """Whether this very process still runs."""
         try:
             found = psutil.Process(self.pid)
-            return (
-                abs(found.create_time() - self.started) < SAME_START
-                and found.status() != psutil.STATUS_ZOMBIE
-            )
+            if found.status() == psutil.STATUS_ZOMBIE:
+                return False
+            if self.start and (now := start_of(self.pid)):
+                return now == self.start
+            return abs(found.create_time() - self.started) < SAME_START
         except (psutil.NoSuchProcess, psutil.AccessDenied, ValueError, OverflowError):
             return False
 
 
+def process_of(pid: int) -> Holder:
+    """A living process as others recognise it. Raises psutil.NoSuchProcess."""
+    return Holder(pid, psutil.Process(pid).create_time(), start_of(pid))
+
+
 def myself() -> Holder:
-    return Holder(os.getpid(), psutil.Process().create_time())
+    return process_of(os.getpid())
+
+
+def start_of(pid: int) -> str:
+    """When a process began, as boot and clock ticks since then, "" where the system does not
+    say.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return f"{_boot_id()}:{int(fields[START_TICKS])}"
+    except (OSError, ValueError, IndexError):
+        return ""
+
+
+@functools.cache
+def _boot_id() -> str:
+    return BOOT_ID.read_text().strip()
 
 
 def holder(folder: Path) -> Holder | None:
@@ -130,9 +160,9 @@ def _is_anothers(path: Path) -> bool:
 
 def _recorded_holder(path: Path) -> Holder | None:
     try:
-        found = json.loads(path.read_bytes())
-        return Holder(int(found["pid"]), float(found["started"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        found = json.loads(read_regular(path, LARGEST))
+        return Holder(int(found["pid"]), float(found["started"]), str(found.get("start", "")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
