@@ -146,7 +146,10 @@ def _open(
         from studio.page import app
         from studio.processes.queue import Queue
 
-        Queue(workspace).wake()  # what waited when the machine went down
+        try:
+            Queue(workspace).wake()  # what waited when the machine went down
+        except StudioError as error:  # the page opens without it, and says so too
+            print(error, file=sys.stderr)
         try:
             app.serve(
                 app.build(workspace),

@@ -19,7 +19,7 @@ ENTRY_POINTS = (
     "studio.compare",
     "studio.datasets.caption_worker",
     "studio.processes.plan_worker",
-    "studio.processes.queue",
+    "studio.processes.worker",
     "studio.system.device_worker",
 )
 # Says what libgomp would read at the moment when torch begins to load it

@@ -16,10 +16,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
-from studio.processes import process, queue
+from studio.page.tabs.train import queue_actions
+from studio.processes import process, queue_database, watchdog, worker
 from studio.processes.queue import Queue
+from studio.processes.worker import Worker
 from tests.test_jobs import TRAINER, until
 from training import events
 from training.config.loading import from_mapping
@@ -38,13 +41,13 @@ STEPS = (
 WORKER = f"""
 import sys
 from pathlib import Path
-from studio.processes import queue
-queue.LOOK = 0.05
+from studio.processes import worker
+worker.LOOK = 0.05
 def command(run_toml):
     return [sys.executable, "-c", {STEPS + TRAINER!r}, str(run_toml)]
-look = queue.Queue.look_after
-queue.Queue.look_after = lambda self, device: look(self, device, command)
-queue.work(Path(sys.argv[1]), sys.argv[2])
+look = worker.Worker.look
+worker.Worker.look = lambda self: look(self, command)
+worker.work(Path(sys.argv[1]), sys.argv[2])
 """
 
 
@@ -123,7 +126,8 @@ def test_two_workers_cannot_share_a_device_or_a_job(workspace: Workspace) -> Non
         claimed = [
             job
             for job in pool.map(
-                lambda i: Queue(workspace, None).claim("cpu" if i % 2 else "cuda:1"), range(32)
+                lambda i: Worker(Queue(workspace, None), "cpu" if i % 2 else "cuda:1").claim(),
+                range(32),
             )
             if job
         ]
@@ -132,12 +136,12 @@ def test_two_workers_cannot_share_a_device_or_a_job(workspace: Workspace) -> Non
         "r1",
     ]  # one a device, whoever asks and however often
     with run_lock.held(line.place_of("cpu")):
-        worker = subprocess.run(
-            [sys.executable, "-m", "studio.processes.queue", str(workspace.root), "cpu"],
+        second = subprocess.run(
+            [sys.executable, "-m", "studio.processes.worker", str(workspace.root), "cpu"],
             cwd=ROOT,
             timeout=LONG,
         )
-        assert worker.returncode == 0  # not needed: it leaves
+        assert second.returncode == 0  # not needed: it leaves
 
 
 def test_a_killed_worker_stops_no_training_and_the_next_one_finds_it(workspace: Workspace) -> None:
@@ -149,9 +153,9 @@ def test_a_killed_worker_stops_no_training_and_the_next_one_finds_it(workspace: 
         lambda: process.state(run) == "running" and line.jobs()[0].pid == process.read(run).pid,
         LONG,
     )
-    training, worker = process.read(run).pid, run_lock.holder(line.place_of("cpu"))
-    assert worker is not None
-    os.kill(worker.pid, signal.SIGKILL)
+    training, keeper = process.read(run).pid, run_lock.holder(line.place_of("cpu"))
+    assert keeper is not None
+    os.kill(keeper.pid, signal.SIGKILL)
     until(lambda: run_lock.holder(line.place_of("cpu")) is None, LONG)
     assert process.is_alive(run)
     seen = line.jobs()[0].heartbeat
@@ -168,7 +172,7 @@ def test_after_a_power_cut_the_row_is_held_against_the_living_and_goes_on(
     """Row and record say running, with a pid that is a stranger's by now."""
     line = Queue(workspace, None)
     id = line.add(config(workspace, "a", steps=3))
-    assert line.claim("cpu") is not None
+    assert Worker(line, "cpu").claim() is not None
     run = workspace.runs() / "a"
     (run / "checkpoints" / "step-0000002").mkdir(parents=True)
     (run / "events.jsonl").write_text(
@@ -179,7 +183,7 @@ def test_after_a_power_cut_the_row_is_held_against_the_living_and_goes_on(
     )
     with sqlite3.connect(line.folder / "queue.sqlite") as db:
         db.execute("UPDATE jobs SET pid = ?, started = 1.0", (os.getpid(),))
-    line._settle(line.job(id))
+    Worker(line, "cpu").settle(line.job(id))
     assert (
         line.job(id).state == "interrupted"
         and line.job(id).saved == 2
@@ -198,15 +202,15 @@ def test_what_keeps_dying_waits_longer_each_time_and_is_given_up(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line, now, waits = Queue(workspace, None), [time.time()], []
-    monkeypatch.setattr(queue.time, "time", lambda: now[0])
+    monkeypatch.setattr(worker.time, "time", lambda: now[0])
     id = line.add(config(workspace, "a"))
-    for _ in range(queue.MOST_TRIES):
-        line.look_after("cpu", dies)
+    for _ in range(worker.MOST_TRIES):
+        Worker(line, "cpu").look(dies)
         assert line.job(id).state == "running"
         until(lambda: process.read(workspace.runs() / "a").exit_code == -9)
-        line._settle(line.job(id))
+        Worker(line, "cpu").settle(line.job(id))
         waits.append(max(0.0, round(line.job(id).not_before - now[0])))
-        line.look_after("cpu", dies) if waits[-1] else None  # not before its time
+        Worker(line, "cpu").look(dies) if waits[-1] else None  # not before its time
         assert line.job(id).state != "running"
         now[0] += waits[-1] + 1
     assert (
@@ -224,12 +228,12 @@ def test_a_failure_is_tried_again_only_when_that_may_help(
 ) -> None:
     line = Queue(workspace, None)
     id = line.add(config(workspace, "a"))
-    assert line.claim("cpu") is not None
+    assert Worker(line, "cpu").claim() is not None
     (workspace.runs() / "a").mkdir(parents=True)
     (workspace.runs() / "a" / "events.jsonl").write_text(
         events.to_line(events.Failed("the disk is full", 0, passing)) + "\n"
     )
-    line._settle(line.job(id))
+    Worker(line, "cpu").settle(line.job(id))
     assert line.job(id).state == wanted and "the disk is full" in line.job(id).message
 
 
@@ -276,16 +280,16 @@ def test_a_run_begun_with_start_keeps_the_device(workspace: Workspace) -> None:
         other, [sys.executable, "-c", TRAINER, str(other.run_folder / "run.toml"), "100000"]
     )
     id = line.add(config(workspace, "a"))
-    line.look_after("cpu", dies)
+    Worker(line, "cpu").look(dies)
     assert line.job(id).state == "waiting"
     process.stop(other.run_folder, at_once=True)
     until(lambda: not process.is_alive(other.run_folder))
-    line.look_after("cpu", dies)
+    Worker(line, "cpu").look(dies)
     assert line.job(id).state == "running"
 
 
 def test_it_is_written_through(workspace: Workspace) -> None:
-    with Queue(workspace, None)._open() as db:
+    with Queue(workspace, None).transaction() as db:
         assert (
             db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
             and db.execute("PRAGMA synchronous").fetchone()[0] == 2
@@ -310,7 +314,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
             )  # sqlite takes the present size where that is more
         return db
 
-    monkeypatch.setattr(queue.sqlite3, "connect", limited)
+    monkeypatch.setattr(queue_database.sqlite3, "connect", limited)
     return lambda on: state.__setitem__(0, on)
 
 
@@ -346,28 +350,210 @@ def test_a_failing_disk_is_told(
 
     with monkeypatch.context() as patched:
         patched.setattr(
-            queue.sqlite3, "connect", lambda *args, **keys: connect(*args, **keys, factory=Failing)
+            queue_database.sqlite3,
+            "connect",
+            lambda *args, **keys: connect(*args, **keys, factory=Failing),
         )
         for act in (
             lambda: line.add(config(workspace, "b")),
             lambda: line.pause(1),
-            lambda: line.claim("cpu"),
+            lambda: Worker(line, "cpu").claim(),
         ):
             with pytest.raises(SpaceError, match=what):
                 act()
     assert [(job.run, job.state) for job in line.jobs()] == [("a", "waiting")]
 
 
-def test_a_damaged_line_is_told_and_costs_no_run(workspace: Workspace) -> None:
-    line = Queue(workspace, None)
-    line.add(config(workspace, "a"))
+def damage(line: Queue) -> None:
     for beside in line.folder.glob("queue.sqlite*"):
         beside.write_bytes(b"no database" * 1000)
-    with pytest.raises(StudioError, match=r"damaged .*queue/queue\.sqlite"):
-        Queue(workspace, None)
-    for beside in line.folder.glob("queue.sqlite*"):
-        beside.unlink()
-    assert Queue(workspace, None).jobs() == []
+
+
+def test_a_damaged_line_is_made_again_and_costs_no_run(workspace: Workspace) -> None:
+    line = Queue(workspace, None)
+    ids = [line.add(config(workspace, name)) for name in "abc"]
+    line.move(ids[2], 0)
+    line.pause(ids[1])
+    before = [(job.run, job.state, job.settings) for job in line.jobs()]
+    damage(line)
+    with pytest.raises(StudioError, match="damaged"):
+        line.jobs()  # one that is open notices, and makes it again when it is next asked
+    assert [(job.run, job.state, job.settings) for job in line.jobs()] == before
+    assert "was damaged and has been made again, with 3 runs" in Queue(workspace, None).shown()[1]
+    (aside,) = line.folder.glob("damaged-*")
+    assert (aside / "queue.sqlite").read_bytes().startswith(b"no database")
+    week = time.time() - 8 * 86_400
+    os.utime(aside / "notice.txt", (week, week))
+    assert line.shown()[1] == ""
+
+
+def test_without_its_copy_the_line_is_made_again_from_the_runs(workspace: Workspace) -> None:
+    line = Queue(workspace, None)
+    trains, gone, done = (config(workspace, name, steps=100_000) for name in ("t", "g", "d"))
+    for one, steps in ((trains, "100000"), (gone, "100000"), (done, "1")):
+        run_toml = one.run_folder / "run.toml"
+        process.start_run(one, [sys.executable, "-c", TRAINER, str(run_toml), steps])
+    until(lambda: process.state(done.run_folder) == "finished", LONG)
+    until(lambda: process.state(gone.run_folder) == "running", LONG)
+    process.stop(gone.run_folder, at_once=True)
+    until(lambda: process.state(gone.run_folder) == "interrupted", LONG)
+    damage(line)
+    (line.folder / "jobs.json").write_text("[{}, 5, null]")
+    again = Queue(workspace, None)
+    assert states(again) == {"t": "running", "g": "paused"}
+    assert "2 runs" in again.shown()[1]
+
+
+def test_a_line_of_another_program_is_put_aside(workspace: Workspace) -> None:
+    line = Queue(workspace, None)
+    line.add(config(workspace, "a"))
+    with sqlite3.connect(line.folder / "queue.sqlite") as db:
+        db.executescript("DROP TABLE jobs; CREATE TABLE jobs (something TEXT);")
+    assert states(Queue(workspace, None)) == {"a": "waiting"}
+
+
+def test_a_damaged_row_has_failed_and_hides_no_other(workspace: Workspace) -> None:
+    line = Queue(workspace, None)
+    for name in "ab":
+        line.add(config(workspace, name))
+    with sqlite3.connect(line.folder / "queue.sqlite") as db:
+        db.execute("UPDATE jobs SET state = 'waitinh', message = cast(x'ff41' AS TEXT), run = 'é'")
+        db.execute("UPDATE jobs SET state = 'waiting' WHERE id = 2")
+    assert {job.id: job.state for job in line.jobs()} == {1: "failed", 2: "waiting"}
+
+
+def test_a_job_whose_settings_are_damaged_fails_in_words(workspace: Workspace) -> None:
+    line = Queue(workspace, None)
+    id = line.add(config(workspace, "a"))
+    with line.transaction() as db:
+        db.execute("UPDATE jobs SET settings = '[base'")
+    Worker(line, "cpu").look(dies)
+    assert line.job(id).state == "failed" and "damaged" in line.job(id).message
+
+
+def test_a_locked_line_is_told_and_is_there_again_afterwards(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_database, "TIMEOUT", 0.1)
+    Queue(workspace, None).add(config(workspace, "a"))
+    other = sqlite3.connect(workspace.root / "queue" / "queue.sqlite", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    line = Queue(workspace, None)  # opens all the same
+    with pytest.raises(SpaceError, match="held by another program"):
+        line.jobs()
+    assert line.shown()[0] == [] and "held by another program" in line.shown()[1]
+    other.execute("ROLLBACK")
+    other.close()
+    assert states(line) == {"a": "waiting"}
+
+
+def _begun(workspace: Workspace, name: str) -> str:
+    """A training that was begun outside of the line and runs by now."""
+    one = config(workspace, name, steps=100_000)
+    run_toml = one.run_folder / "run.toml"
+    process.start_run(one, [sys.executable, "-c", TRAINER, str(run_toml), "100000"])
+    until(lambda: process.state(one.run_folder) == "running", LONG)
+    return name
+
+
+def test_a_place_that_cannot_be_made_is_told(workspace: Workspace) -> None:
+    workspace.root.mkdir()
+    (workspace.root / "queue").write_text("a file stands where the folder would")
+    line = Queue(workspace, None)
+    with pytest.raises(SpaceError, match="cannot be made"):
+        line.jobs()
+    run = workspace.runs() / "a"
+    queue_actions.stop(workspace, line, _begun(workspace, "a"))
+    assert queue_actions.run_to_show(workspace, line, "a") == "a"
+    assert queue_actions.listed_runs(workspace, line, None) == (["a"], "a")
+    until(lambda: not process.is_alive(run), LONG)  # it can be ended without the line
+    (workspace.root / "queue").unlink()
+    assert line.jobs() == []
+
+
+def test_a_training_killed_while_it_loads_goes_on(workspace: Workspace) -> None:
+    """It had printed something and said no event, and nobody saw how it ended."""
+    line = Queue(workspace, None)
+    id = line.add(config(workspace, "a"))
+    Worker(line, "cpu").look(
+        lambda _: [sys.executable, "-c", "import time; print('loads', flush=True); time.sleep(600)"]
+    )
+    run = workspace.runs() / "a"
+    until(lambda: "loads" in process.log_tail(run), LONG)
+    record = process.read(run)
+    process.stop(run, at_once=True)
+    until(lambda: process.read(run).exit_code is not None, LONG)
+    (run / "process.json").write_text(json.dumps({**vars(record), "exit_code": None}))
+    Worker(line, "cpu").settle(line.job(id))
+    assert line.job(id).state == "interrupted"
+
+
+def test_a_worker_that_dies_before_it_begins_fails_no_job(workspace: Workspace) -> None:
+    """The folder's record is of an earlier training, which failed."""
+    line, run = Queue(workspace, None), workspace.runs() / "a"
+    id = line.add(config(workspace, "a"))
+    Worker(line, "cpu").look(lambda _: [sys.executable, "-c", "raise SystemExit('no base')"])
+    until(lambda: process.read(run).exit_code is not None, LONG)
+    Worker(line, "cpu").settle(line.job(id))
+    assert line.job(id).state == "failed"
+    record = json.loads((run / "process.json").read_text())
+    (run / "process.json").write_text(json.dumps({**record, "started": record["started"] - 60}))
+    line.retry(id)
+    assert Worker(line, "cpu").claim() is not None
+    Worker(line, "cpu").settle(line.job(id))
+    assert line.job(id).state == "interrupted"
+
+
+def test_no_worker_stays_a_zombie(workspace: Workspace) -> None:
+    line = Queue(workspace, lambda root, device: [sys.executable, "-c", "pass"])
+    line.add(config(workspace, "a"))
+
+    def zombies() -> list[psutil.Process]:
+        mine = psutil.Process().children()
+        return [child for child in mine if child.status() == psutil.STATUS_ZOMBIE]
+
+    until(lambda: not psutil.Process().children() or zombies(), LONG)
+    until(lambda: not zombies(), 10.0)
+
+
+# --- trainings that say nothing ---
+
+
+def test_a_silent_training_is_named_and_one_that_hangs_is_ended(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, now, worked = Queue(workspace, None), [0.0], [0.0]
+    monkeypatch.setattr(watchdog, "processor_seconds", lambda run: worked[0])
+    keeper = Worker(line, "cpu", watchdog.Watchdog(lambda: now[0]))
+    id = line.add(config(workspace, "a"))
+    run = workspace.runs() / "a"
+    keeper.look(lambda _: [sys.executable, "-c", "import time; time.sleep(600)"])
+    keeper.look()
+    assert line.job(id).message == ""
+    now[0] = watchdog.SILENT
+    keeper.look()
+    assert "said nothing since" in line.job(id).message
+    with (run / "events.jsonl").open("a") as file:
+        file.write(events.to_line(events.Noted("still here")) + "\n")
+    keeper.look()
+    assert line.job(id).message == ""
+    now[0] += watchdog.HUNG
+    worked[0] += watchdog.HUNG / 2  # it computes
+    keeper.look()
+    assert line.job(id).state == "running" and process.is_alive(run)
+    now[0] += watchdog.HUNG
+    keeper.look()
+    until(lambda: not process.is_alive(run), LONG)
+    keeper.settle(line.job(id))
+    assert line.job(id).state == "interrupted"
+
+
+def test_processor_time_of_a_training_is_seen(tmp_path: Path) -> None:
+    spin = "import time\nwhile time.process_time() < 0.3: pass\nprint('done')\ntime.sleep(600)"
+    process.start(tmp_path, [sys.executable, "-uc", spin])
+    until(lambda: "done" in process.log_tail(tmp_path), LONG)
+    assert watchdog.processor_seconds(tmp_path) >= 0.25
+    process.stop(tmp_path, at_once=True)
 
 
 def test_a_worker_outlives_a_full_disk(
@@ -377,14 +563,14 @@ def test_a_worker_outlives_a_full_disk(
     line.add(config(workspace, "a"))
     looks = iter([SpaceError("full"), SpaceError("full"), None])
 
-    def look_after(self: Queue, device: str) -> None:
+    def look(self: Worker) -> None:
         if trouble := next(looks):
             raise trouble
-        self.cancel(1)
+        self.line.cancel(1)
 
-    monkeypatch.setattr(Queue, "look_after", look_after)
-    monkeypatch.setattr(queue, "AGAIN", 0.01)
-    queue.work(workspace.root, "cpu")
+    monkeypatch.setattr(Worker, "look", look)
+    monkeypatch.setattr(worker, "AGAIN", 0.01)
+    worker.work(workspace.root, "cpu")
     assert next(looks, "done") == "done" and line.job(1).state == "cancelled"
 
 
@@ -398,7 +584,7 @@ def test_a_run_that_finds_no_room_at_its_start_waits(
         raise SpaceError("run.toml could not be written (No space left on device).")
 
     monkeypatch.setattr(process, "start_run", no_room)
-    line.look_after("cpu")
+    Worker(line, "cpu").look()
     job = line.job(id)
     assert (
         job.state == "interrupted"
@@ -407,10 +593,30 @@ def test_a_run_that_finds_no_room_at_its_start_waits(
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts starts without the clock")
+def test_a_clock_that_is_set_starts_no_second_training(workspace: Workspace) -> None:
+    line = Queue(workspace, None)
+    id = line.add(config(workspace, "a", steps=100_000))
+    keeper, run = Worker(line, "cpu"), workspace.runs() / "a"
+    keeper.look(
+        lambda run_toml: [sys.executable, "-c", STEPS + TRAINER, str(run_toml), "100000", "0.05"]
+    )
+    until(lambda: process.state(run) == "running", LONG)
+    for name in ("process.json", "run.lock"):
+        record = json.loads((run / name).read_text()) if (run / name).exists() else {}
+        if record:
+            (run / name).write_text(json.dumps({**record, "started": record["started"] + 60}))
+    training = process.read(run).pid
+    keeper.look(dies)
+    assert line.job(id).state == "running" and process.read(run).pid == training
+    process.stop(run, at_once=True)
+    until(lambda: not process.is_alive(run), LONG)
+
+
 def test_a_clock_that_is_put_back_holds_nothing_up(workspace: Workspace) -> None:
     line = Queue(workspace, None)
     id = line.add(config(workspace, "a"))
-    for ahead, begins in ((queue.BACK_OFF, False), (30 * 86_400, True)):
-        with line._open() as db:
+    for ahead, begins in ((worker.BACK_OFF, False), (30 * 86_400, True)):
+        with line.transaction() as db:
             db.execute("UPDATE jobs SET not_before = ? WHERE id = ?", (time.time() + ahead, id))
-        assert (line.claim("cpu") is not None) == begins
+        assert (Worker(line, "cpu").claim() is not None) == begins

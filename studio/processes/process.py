@@ -29,7 +29,7 @@ from training.config.loading import changes, from_mapping, read_toml, to_toml
 from training.config.schema import RunConfig
 from training.errors import BusyError, ConfigError, StudioError
 from training.storage import run_lock
-from training.storage.paths import checked_writable, write_whole
+from training.storage.paths import checked_writable, open_regular, read_regular, write_whole
 
 State = Literal[
     "new", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"
@@ -40,6 +40,7 @@ TAIL = 65_536  # bytes read from the end of a log
 # seconds after which a start that never came to be is forgotten, or a silent run begun elsewhere
 # counts as gone
 STALE = 60.0
+LARGEST_RECORD = 2**20  # bytes of process.json
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Process:
     since: int = 0
     stop_asked: float = 0.0  # seconds since 1970, 0 = not asked
     exit_code: int | None = None
+    start: str = ""  # the start whatever the clock is set to, see run_lock
 
 
 def training_command(run_toml: Path) -> list[str]:
@@ -145,7 +147,8 @@ def start(folder: Path, command: Sequence[str]) -> Process:
                 start_new_session=True,
                 close_fds=True,
             )
-        process = Process(child.pid, psutil.Process(child.pid).create_time(), tuple(command), since)
+        begun = run_lock.process_of(child.pid)
+        process = Process(child.pid, begun.started, tuple(command), since, start=begun.start)
         _write(folder, process)
     threading.Thread(target=_see_end, args=(folder, child, process), daemon=True).start()
     return process
@@ -181,7 +184,7 @@ def _stop_elsewhere(folder: Path, at_once: bool) -> None:
 def read(folder: Path) -> Process | None:
     """What process.json says; None when there is none that can be read."""
     try:
-        found = json.loads((folder / "process.json").read_text(encoding="utf-8"))
+        found = json.loads(read_regular(folder / "process.json", LARGEST_RECORD))
         return Process(**{**found, "command": tuple(found["command"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -197,7 +200,8 @@ def is_alive(folder: Path) -> bool:
 
 def _runs(process: Process) -> bool:
     """The same pid and the same start, so that no stranger is taken for it."""
-    return process.exit_code is None and run_lock.Holder(process.pid, process.started).is_alive()
+    holder = run_lock.Holder(process.pid, process.started, process.start)
+    return process.exit_code is None and holder.is_alive()
 
 
 def state(folder: Path) -> State:
@@ -230,7 +234,7 @@ def state(folder: Path) -> State:
         return _state_elsewhere(folder, bool(last))
     if (process.exit_code or 0) > 0:
         return "failed"
-    if last or process.stop_asked or process.exit_code not in (None, 0):
+    if last or process.stop_asked or process.exit_code != 0:  # None: nobody saw it end
         return "interrupted"
     return "failed" if log_tail(folder) else "interrupted"
 
@@ -269,11 +273,11 @@ class Tail:
         A line that is still being written waits for the next look.
         """
         with self._lock:
-            size = self.path.stat().st_size if self.path.exists() else 0
+            size = self.path.stat().st_size if self.path.is_file() else 0
             if size < self._offset:
                 self.events, self._offset = [], 0
             if size > self._offset:
-                with self.path.open("rb") as file:
+                with open_regular(self.path) as file:
                     file.seek(self._offset)
                     whole, end, _ = file.read().rpartition(b"\n")
                 self._offset += len(whole) + len(end)
@@ -296,7 +300,7 @@ def _last_events(folder: Path, since: int) -> list[events.Event]:
 def _end_of(path: Path, since: int) -> bytes:
     """At most TAIL bytes from the end of a file, none of them before since."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - TAIL, since if since <= size else 0))
             return file.read()

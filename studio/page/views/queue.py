@@ -36,12 +36,15 @@ SAID = {"up": "earlier", "down": "later"}  # what an arrow means to who cannot s
 DO = script("queue_act")
 
 
-def queue_html(jobs: Sequence[Job], chosen: str = "") -> str:
-    """The list; "" where there is nothing in it. chosen: the run that is shown."""
+def queue_html(jobs: Sequence[Job], chosen: str = "", notice: str = "") -> str:
+    """The list; "" where there is nothing in it. chosen: the run that is shown; notice: what is to
+    be said of the list itself.
+    """
     ended = [job for job in jobs if job.state in ("finished", "failed", "cancelled")]
     left_out = {job.id for job in sorted(ended, key=lambda job: job.id)[:-MOST_ENDED]}
     rows = "".join(_row(job, chosen) for job in jobs if job.id not in left_out)
-    return f'<ol class="line">{rows}</ol>' if rows else ""
+    said = f'<p class="note" role="status">{escape(notice)}</p>' if notice else ""
+    return said + (f'<ol class="line">{rows}</ol>' if rows else "")
 
 
 def _row(job: Job, chosen: str) -> str:

@@ -133,8 +133,8 @@ class Handlers:
         return {view.followed[name]: value for name, value in news.items()} | {view.sent: marks}
 
     def _followed(self, name: str | None) -> dict[str, Any]:
-        jobs = self.queue.jobs()
-        row = queue_view.queue_html(jobs, name or "")
+        jobs, notice = self.queue.shown()
+        row = queue_view.queue_html(jobs, name or "", notice)
         moving = any(job.state in queue_actions.TURNS for job in jobs)
         if name not in library.runs(self.workspace):
             waiting = next((job for job in jobs if job.run == name), None)

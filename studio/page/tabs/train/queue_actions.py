@@ -7,7 +7,7 @@ import time
 from studio.library import library, sample_project
 from studio.page.views import queue as queue_view
 from studio.processes import process
-from studio.processes.queue import Queue
+from studio.processes.queue import Job, Queue
 from training.errors import StudioError
 from training.storage.paths import Workspace
 
@@ -60,9 +60,17 @@ def resume(workspace: Workspace, queue: Queue, name: str | None) -> str:
     return begun(queue, queue.add(config))
 
 
+def _job_if_readable(queue: Queue, run: str) -> Job | None:
+    """The run's job, None also where the line cannot be used: its training can be ended without."""
+    try:
+        return queue.of_run(run)
+    except StudioError:
+        return None
+
+
 def pause(workspace: Workspace, queue: Queue, name: str | None) -> None:
     run = library.run(workspace, name)
-    job = queue.of_run(run.name)
+    job = _job_if_readable(queue, run.name)
     if job is not None and job.state == "running":
         queue.pause(job.id)
     else:
@@ -72,7 +80,7 @@ def pause(workspace: Workspace, queue: Queue, name: str | None) -> None:
 def stop(workspace: Workspace, queue: Queue, name: str | None) -> None:
     """Save and end; at once where that was asked for already."""
     run = library.run(workspace, name)
-    job = queue.of_run(run.name)
+    job = _job_if_readable(queue, run.name)
     if process.state(run) == "stopping":
         process.stop(run, at_once=True)
     elif job is not None and job.state == "running":
@@ -89,7 +97,7 @@ def run_to_show(workspace: Workspace, queue: Queue, name: str | None) -> str | N
     shows_example = name in library.runs(workspace) and sample_project.is_example_run(
         library.run(workspace, name)
     )
-    turn = next((job.run for job in queue.jobs() if job.state in TURNS), None)
+    turn = next((job.run for job in queue.shown()[0] if job.state in TURNS), None)
     return turn if turn and shows_example else name
 
 
@@ -102,7 +110,7 @@ def listed_runs(
     listing = library.runs(workspace)
     listing += [
         job.run
-        for job in queue.jobs()
+        for job in queue.shown()[0]
         if job.run not in listing and job.state in ("waiting", "paused")
     ]
     going = (run for run in listing if process.state(workspace.runs() / run) in process.GOING)

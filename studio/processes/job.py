@@ -1,0 +1,74 @@
+"""A training in the line, as its row in the database. Knows no database."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from training.config.loading import from_mapping
+from training.config.schema import RunConfig
+
+JobState = Literal["waiting", "interrupted", "running", "paused", "finished", "failed", "cancelled"]
+CLAIMABLE = ("waiting", "interrupted")
+IN_LINE = ("waiting", "interrupted", "running", "paused")  # states that a job may leave
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row. run: name of the run's folder; wish: "pause" or "cancel" while a training is asked to;
+    tries: starts since the last new checkpoint;
+
+    pid, started: of the training, 0 while there is none; heartbeat: when a worker last saw it
+    alive; message: why it waits or failed. Times are seconds since 1970.
+    """
+
+    id: int
+    run: str
+    device: str
+    settings: str
+    state: JobState
+    wish: str
+    place: int
+    tries: int
+    saved: int
+    not_before: float
+    pid: int
+    started: float
+    heartbeat: float
+    message: str
+    added: float
+
+    @property
+    def config(self) -> RunConfig:
+        return from_mapping(tomllib.loads(self.settings))
+
+
+COLUMNS = tuple(field.name for field in fields(Job))
+
+
+def job_of(row: Any) -> Job:
+    """The job of a row; one whose state a damaged disk made unreadable has failed."""
+    found = dict(row)
+    if found["state"] not in get_args(JobState):
+        found |= {"state": "failed", "message": "its place in the line was damaged on the disk."}
+    return Job(**found)
+
+
+def device_of(config: RunConfig) -> str:
+    """The device a run will train on, as far as that can be told without torch:
+
+    cpu, cuda:N or mps.
+    """
+    asked = config.base.device
+    if asked == "auto":
+        asked = (
+            "cuda"
+            if Path("/dev/nvidia0").exists()
+            else "mps"
+            if sys.platform == "darwin"
+            else "cpu"
+        )
+    return "cuda:0" if asked == "cuda" else asked

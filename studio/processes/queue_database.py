@@ -1,0 +1,262 @@
+"""The database of the line: one transaction at a time, written through, and made again from its
+copy and the runs' folders when it is damaged. Knows no page and no worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from studio.processes import process
+from studio.processes.job import COLUMNS, IN_LINE, device_of
+from training.config.loading import to_toml
+from training.errors import SpaceError, StudioError
+from training.storage import run_lock
+from training.storage.paths import read_regular, write_whole
+
+NAME = "queue.sqlite"
+COPY = "jobs.json"  # who is in the line, for the day when the database is damaged
+LARGEST_COPY = 64 * 2**20  # bytes
+ASIDE, NOTICE = "damaged-", "notice.txt"  # folders of damaged files, and what to say of them
+LARGEST_NOTICE = 1000  # bytes
+TIMEOUT = 10.0  # seconds that a transaction waits for another one
+# seconds for which a database that was locked for TIMEOUT is only tried, and waited for how long:
+# a page that looks every other second must not have all its threads wait
+HURRIED, TRIED = 10.0, 0.1
+OPENING = 1.0  # seconds that a page waits for the database before it opens without it
+NOTICED = 7 * 86_400.0  # seconds for which the page says that the line was made again
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    run TEXT NOT NULL, device TEXT NOT NULL, settings TEXT NOT NULL,
+    state TEXT NOT NULL, wish TEXT NOT NULL DEFAULT '', place INTEGER NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0,
+    saved INTEGER NOT NULL DEFAULT 0,
+    not_before REAL NOT NULL DEFAULT 0, pid INTEGER NOT NULL DEFAULT 0,
+    started REAL NOT NULL DEFAULT 0,
+    heartbeat REAL NOT NULL DEFAULT 0,
+    message TEXT NOT NULL DEFAULT '', added REAL NOT NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS one_at_a_time ON jobs (device) WHERE state = 'running';
+CREATE UNIQUE INDEX IF NOT EXISTS one_job_a_run ON jobs (run)
+    WHERE state IN ('waiting', 'interrupted', 'running', 'paused');
+"""
+COPIED = tuple(name for name in COLUMNS if name not in ("id", "heartbeat"))
+
+
+class QueueDatabase:
+    """The database in a folder. runs: the folder of the runs that it may be made again from."""
+
+    def __init__(self, folder: Path, runs: Path) -> None:
+        self.folder, self.runs = folder, runs
+        self._is_ready, self._hurried_until = False, 0.0
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it is on disk afterwards, or none.
+
+        Raises SpaceError when the disk takes none, StudioError for a damaged file.
+        """
+        if not self._is_ready:
+            self.prepare()
+        try:
+            with self._transaction() as db:
+                before = db.total_changes
+                yield db
+                if db.in_transaction and db.total_changes > before:
+                    self._write_copy(db)
+        except sqlite3.IntegrityError:  # a rule of ours, which the caller knows
+            raise
+        except sqlite3.Error as error:
+            self._is_ready = isinstance(error, sqlite3.OperationalError)
+            raise self._trouble(error) from error
+
+    @property
+    def notice(self) -> str:
+        """What was done to a damaged database in the last days, "" if nothing."""
+        asides = self.folder.glob(f"{ASIDE}*/{NOTICE}")
+        with contextlib.suppress(OSError):
+            ages = {time.time() - notice.stat().st_mtime: notice for notice in asides}
+            if ages and min(ages) < NOTICED:
+                return read_regular(ages[min(ages)], LARGEST_NOTICE).decode(errors="replace")
+        return ""
+
+    def prepare(self, wait: float = TIMEOUT) -> None:
+        """Make the database if it is missing, and again if it is damaged. Raises like open.
+
+        wait: seconds for another transaction.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SpaceError(
+                f"The workspace's folder {self.folder.name} cannot be made ({error.strerror}). "
+                "Free space on that disk, or choose another --workspace."
+            ) from None
+        try:
+            if self._is_damaged(wait):
+                self._make_again()
+        except sqlite3.Error as error:
+            raise self._trouble(error) from error
+        self._is_ready = True
+
+    @contextlib.contextmanager
+    def _transaction(self, wait: float = TIMEOUT) -> Iterator[sqlite3.Connection]:
+        is_hurried = time.monotonic() < self._hurried_until
+        timeout = TRIED if is_hurried else wait
+        db = sqlite3.connect(self.folder / NAME, timeout=timeout, isolation_level=None)
+        db.row_factory = sqlite3.Row
+        db.text_factory = lambda text: text.decode("utf-8", errors="replace")
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            if db.in_transaction:
+                db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error) and timeout == TIMEOUT:
+                self._hurried_until = time.monotonic() + HURRIED
+            raise
+        finally:
+            db.close()  # what is not committed by now is undone
+
+    def _trouble(self, error: sqlite3.Error) -> StudioError:
+        """What to say of a database that cannot be used now, or not any more."""
+        if not isinstance(error, sqlite3.OperationalError):
+            return StudioError(
+                f"The line of trainings is damaged ({error}). What trains goes on. The line is "
+                "made again from its copy and the runs' folders: look again in a moment."
+            )
+        if "locked" in str(error):
+            return SpaceError(
+                f"The line of trainings is held by another program ({error}), so it cannot be "
+                f"shown or changed. End what has {self.folder.name}/{NAME} of the workspace open; "
+                "what trains goes on."
+            )
+        return SpaceError(
+            f"The line of trainings cannot be written ({error}). Free space on the "
+            "workspace's disk or look whether it may be written to; "
+            "nothing in the line was changed, and what trains goes on."
+        )
+
+    # --- damage ---
+
+    def _is_damaged(self, wait: float = TIMEOUT) -> bool:
+        """Whether the database, made if it is missing, is none of ours. Raises
+        sqlite3.OperationalError where that cannot be said.
+        """
+        try:
+            with self._transaction(wait) as db:
+                if [row[0] for row in db.execute("PRAGMA quick_check")] != ["ok"]:
+                    return True
+                db.executescript(SCHEMA)
+                found = {row["name"] for row in db.execute("PRAGMA table_info(jobs)")}
+                return not found.issuperset(COLUMNS)
+        except sqlite3.OperationalError as error:
+            if str(error).startswith(("no such column", "malformed database schema")):
+                return True
+            raise
+        except sqlite3.DatabaseError:
+            return True
+
+    def _make_again(self) -> None:
+        """Put the damaged files aside and make new ones; one process at a time does it."""
+        with run_lock.held(self.folder):
+            if not self._is_damaged():  # another process was first
+                return
+            aside = self.folder / f"{ASIDE}{time.time_ns()}"
+            try:
+                aside.mkdir()
+                for file in self.folder.glob(f"{NAME}*"):
+                    file.replace(aside / file.name)
+            except OSError as error:
+                raise SpaceError(
+                    f"The line of trainings is damaged and cannot be put aside ({error.strerror}). "
+                    "Look whether the workspace may be written to."
+                ) from error
+            if self._is_damaged():
+                raise StudioError(
+                    "The line of trainings cannot be made again on the workspace's disk."
+                )
+            restored = self._restore([*_copied(self.folder / COPY), *self._of_runs()])
+            write_whole(
+                aside / NOTICE,
+                f"The line of trainings was damaged and has been made again, with {restored} "
+                "runs in it. Look whether all that should wait is there. What was damaged lies in "
+                f"{self.folder.name}/{aside.name} of the workspace.",
+            )
+
+    def _restore(self, rows: list[dict[str, Any]]) -> int:
+        """Put rows into an empty database; return how many there are then."""
+        names = ", ".join(COPIED)
+        values = ", ".join(f":{name}" for name in COPIED)
+        with self._transaction() as db:
+            db.executemany(f"INSERT OR IGNORE INTO jobs ({names}) VALUES ({values})", rows)
+            return db.execute("SELECT count(*) FROM jobs").fetchone()[0]
+
+    def _of_runs(self) -> list[dict[str, Any]]:
+        """Rows for runs that this page or a worker began and that are not at their end: those that
+        train, and, paused, those that were interrupted.
+        """
+        found = []
+        for run in sorted(self.runs.iterdir()) if self.runs.is_dir() else []:
+            state, config = process.state(run), process.earlier(run)
+            if process.read(run) is None or config is None or config.run_folder != run:
+                continue
+            if state not in (*process.GOING, "interrupted"):
+                continue
+            goes = state in process.GOING
+            row = dict.fromkeys(COPIED, 0) | {
+                "run": run.name,
+                "device": device_of(config),
+                "settings": to_toml(config),
+                "state": "running" if goes else "paused",
+                "wish": "",
+                "message": "" if goes else "found in its folder after the line was damaged.",
+                "added": time.time(),
+            }
+            found.append(row)
+        return found
+
+    def _write_copy(self, db: sqlite3.Connection) -> None:
+        """Keep what is in the line beside the database, where it has changed."""
+        marks = ", ".join("?" for _ in IN_LINE)
+        rows = db.execute(
+            f"SELECT {', '.join(COPIED)} FROM jobs WHERE state IN ({marks}) ORDER BY id", IN_LINE
+        )
+        text = json.dumps([dict(row) for row in rows]).encode()
+        path = self.folder / COPY
+        with contextlib.suppress(OSError):
+            if path.is_file() and path.read_bytes() == text:
+                return
+        with contextlib.suppress(StudioError):  # a full disk: the database itself says so
+            write_whole(path, text)
+
+
+def _copied(path: Path) -> list[dict[str, Any]]:
+    """The rows of the copy that are sound; a training that is gone by now is looked after as
+    usual.
+    """
+    try:
+        found = json.loads(read_regular(path, LARGEST_COPY))
+    except (OSError, ValueError, RecursionError):
+        return []
+    rows = found if isinstance(found, list) else []
+    return [row for row in rows if isinstance(row, dict) and _is_sound(row)]
+
+
+def _is_sound(row: dict[str, Any]) -> bool:
+    texts = ("run", "device", "settings", "state", "wish", "message")
+    numbers = [row.get(name) for name in COPIED if name not in texts]
+    return (
+        all(isinstance(row.get(name), str) for name in texts)
+        and all(isinstance(number, int | float) for number in numbers)
+        and row["state"] in IN_LINE
+        and Path(row["run"]).name == row["run"] != ""
+    )
