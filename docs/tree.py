@@ -5,6 +5,7 @@ Run it as `python docs/tree.py`.
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -12,8 +13,8 @@ PAGE = ROOT / "docs" / "tree.md"
 PACKAGES = ("training", "studio")
 INTRODUCTION = """# File tree
 
-Folders are subjects, modules are nouns. 
-Made from the modules' own docstrings by `python docs/tree.py`; a test holds it up to date.
+Folders are subjects, modules are nouns. `python docs/tree.py` makes this page from the first
+sentence of every module's docstring, and a test keeps it up to date.
 
 """
 
@@ -21,7 +22,8 @@ Made from the modules' own docstrings by `python docs/tree.py`; a test holds it 
 def summary(path: Path) -> str:
     """Return the first sentence of a module's docstring, without its full stop."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return text.split("\n\n")[0].replace("\n", " ").split(". ")[0].rstrip(".")
+    paragraphs = text.replace(":\n\n", ": ").replace("al.\n\n", "al. ").split("\n\n")
+    return re.split(r"(?<!et al)(?<!\beq)\. ", " ".join(paragraphs[0].split()))[0].rstrip(".")
 
 
 def lines(folder: Path, depth: int = 0) -> list[str]:

@@ -31,7 +31,7 @@ class Adapter(Section):
     )
     alpha: float = setting(
         16.0,
-        "scale of the adapters, which is alpha / rank",
+        "the adapters are scaled by alpha / rank",
         gt=0,
         le=1024,
         why="alpha = rank is a scale of 1, so a learning rate means the same at every rank",
