@@ -21,7 +21,7 @@ from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 from training.cli.style_file import main as style_file
 from training.config.loading import from_mapping
 from training.errors import ConfigError
-from training.evaluation import external_metrics, metrics, report, run_report
+from training.evaluation import external_metrics, judging, metrics, rating, report, run_report
 from training.events import Finished, Noted
 from training.models.family import Parts
 from training.train_style import main
@@ -148,9 +148,7 @@ def cached(cache: Path, name: str, save: Callable[[Path], object]) -> None:
     save(home / "snapshots" / ("0" * 40))
 
 
-def test_clip_and_dino_are_witnesses_when_they_lie_in_the_cache(
-    parts: Parts, tmp_path: Path
-) -> None:
+def test_clip_and_dino_are_used_when_they_are_in_the_cache(parts: Parts, tmp_path: Path) -> None:
     assert external_metrics.present(tmp_path) == []
     torch.manual_seed(0)
     words = parts.networks["text_encoder"].config
@@ -191,9 +189,9 @@ def test_clip_and_dino_are_witnesses_when_they_lie_in_the_cache(
     found = external_metrics.present(tmp_path)
     assert [w.name for w in found] == ["CLIP (clip-vit-base-patch32)", "DINOv2 (dinov2-small)"]
     flat, lines = (metrics.tensors(painted(6, hand=h), SIDE) for h in ("flat", "lines"))
-    for witness in found:
-        hand = metrics.StyleClassifier(witness.features, lines, flat)
-        assert hand(lines) > 0.9 and hand(flat) < 0.2, witness.name
+    for metric in found:
+        hand = metrics.StyleClassifier(metric.features, lines, flat)
+        assert hand(lines) > 0.9 and hand(flat) < 0.2, metric.name
     near = found[0].sees(flat, ["a", "b", "c"])
     assert (
         near.shape == (6, 3)
@@ -258,7 +256,7 @@ class AsPublished(torch.nn.Module):
         return own["ln_post"](x[0]) @ self.last_layer_style
 
 
-def test_csd_is_a_witness_and_sees_what_its_published_code_sees(tmp_path: Path) -> None:
+def test_csd_is_used_and_sees_what_its_published_code_sees(tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = AsPublished().eval()
     weights = {f"model.{name}": tensor for name, tensor in theirs.state_dict().items()}
@@ -326,19 +324,19 @@ def test_time_decides_how_much_is_looked_at() -> None:
         and len(fewer.candidates) == 6
         and asked == texts
     )
-    least, asked = run_report.affordable(request, texts, report.FEWEST * 4, 1.0)
+    least, asked = run_report.affordable(request, texts, judging.FEWEST * 4, 1.0)
     assert (
         least.strengths == (1.0,)
         and len(least.candidates) == 3
         and least.candidates[-1].step == 10
-        and len(asked) == report.FEWEST
+        and len(asked) == judging.FEWEST
     )
     assert run_report.affordable(request, texts, 1.0, 1.0) is None
 
 
 def test_quality_rises_with_style_and_content_and_falls_with_copies() -> None:
     def rated(*given: report.Tried) -> list[float]:
-        report.rate(given)
+        rating.rate(given)
         return [t.quality for t in given]
 
     alone, styled, kept, copied = (
@@ -348,7 +346,7 @@ def test_quality_rises_with_style_and_content_and_falls_with_copies() -> None:
         styled > alone
         and kept > alone
         and copied < alone
-        and rated(tried(copies=2 * report.NEAR))[0] == pytest.approx(alone)
+        and rated(tried(copies=2 * rating.NEAR))[0] == pytest.approx(alone)
     )
     assert (
         rated(tried(step=1), tried(step=2, style=0.3), tried(step=3))[1]
@@ -361,28 +359,28 @@ def test_quality_rises_with_style_and_content_and_falls_with_copies() -> None:
         tried(step=0), tried(step=0, style=0.3)
     )  # of unknown age: they have nothing to do with each other
     assert files == pytest.approx([alone, rated(tried(style=0.3))[0]])
-    assert rated(tried(witnesses={"style, CLIP": 0.0}))[0] < alone
+    assert rated(tried(external={"style, CLIP": 0.0}))[0] < alone
     assert rated(tried(style=0.0))[0] == 0
 
 
 def test_what_hardly_differs_is_recommended_as_it_was_trained() -> None:
     weak, full = tried(strength=0.7, quality=0.8), tried(strength=1.0, quality=0.795)
-    assert report.recommended([weak, full]) is full
-    assert report.recommended([weak, dataclasses.replace(full, quality=0.78)]) is weak
+    assert rating.recommended([weak, full]) is full
+    assert rating.recommended([weak, dataclasses.replace(full, quality=0.78)]) is weak
     early, late = tried(step=1, quality=0.8), tried(step=2, quality=0.8)
-    assert report.recommended([late, early]) is early
-    assert report.recommended([early, dataclasses.replace(late, quality=0.801)]).step == 2
+    assert rating.recommended([late, early]) is early
+    assert rating.recommended([early, dataclasses.replace(late, quality=0.801)]).step == 2
 
 
 def test_words_say_when_longer_is_worse_and_when_longer_would_help() -> None:
     base = tried(file="", step=0, style=0.0, content=0.9)
     early, late = tried(), tried(step=200, content=0.4, quality=0.4)
-    assert "loses what was asked" in report.in_words(early, [early, late], base)
+    assert "loses what was asked" in rating.in_words(early, [early, late], base)
     growing = tried(step=200, style=0.6, quality=0.6)
-    assert "more updates may do better" in report.in_words(
+    assert "more updates may do better" in rating.in_words(
         growing, [tried(style=0.3), growing], base
     )
-    assert "copies" in report.in_words(tried(copies=0.5), [early], base)
+    assert "copies" in rating.in_words(tried(copies=0.5), [early], base)
 
 
 def test_a_run_ends_with_a_report(
@@ -515,4 +513,4 @@ def test_too_few_prompts_are_refused(parts: Parts) -> None:
         report.ReportRequest((), None, None, "", (1.0,), 1, 5.0, 0, "white")
     )  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"report\.prompts"):
-        next(report.judged(request, parts, str, ["a", "b"]))
+        next(judging.judge(request, parts, str, ["a", "b"]))

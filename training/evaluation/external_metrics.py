@@ -1,8 +1,7 @@
-"""What CLIP, DINOv2 and CSD say of pictures, where their weights lie in the hub's cache already:
-nothing is downloaded for it.
+"""Style and content as CLIP, DINOv2 and CSD measure them, where they are in the hub's cache.
 
-They were trained on photographs and pictures of all kinds, so they are witnesses beside the base's
-own measures (training.evaluation.metrics).
+Nothing is downloaded. They were trained on photographs and pictures of all kinds, so they are a
+second opinion beside the base's own measures (training.evaluation.metrics).
 """
 
 from __future__ import annotations
@@ -35,10 +34,11 @@ AT_ONCE = 16  # pictures in one pass
 
 
 @dataclass(frozen=True)
-class Witness:
-    """features: [N, 3, H, W] in [-1, 1] -> [N, D], in which hands can be told apart; sees:
+class ExternalMetric:
+    """A pretrained network.
 
-    pictures and words -> nearness [N, words], or None.
+    features: [N, 3, H, W] in [-1, 1] -> [N, D], by which styles differ; sees: pictures and words
+    -> nearness [N, words], or None.
     """
 
     name: str
@@ -46,10 +46,10 @@ class Witness:
     sees: Callable[[Tensor, Sequence[str]], Tensor] | None = None
 
 
-Maker = Callable[[str, Path, dict[str, Any]], Witness]
+Maker = Callable[[str, Path, dict[str, Any]], ExternalMetric]
 
 
-def present(cache: Path | None = None) -> list[Witness]:
+def present(cache: Path | None = None) -> list[ExternalMetric]:
     """The best CLIP and DINOv2, and CSD, as far as they lie in the cache (the hub's own unless
     given), on the CPU; none of them is no error.
     """
@@ -57,7 +57,7 @@ def present(cache: Path | None = None) -> list[Witness]:
     return [made for names, make in kinds if (made := _first(names, make, cache)) is not None]
 
 
-def _first(names: Sequence[str], make: Maker, cache: Path | None) -> Witness | None:
+def _first(names: Sequence[str], make: Maker, cache: Path | None) -> ExternalMetric | None:
     from huggingface_hub import try_to_load_from_cache
     from safetensors import SafetensorError
 
@@ -78,7 +78,7 @@ def _first(names: Sequence[str], make: Maker, cache: Path | None) -> Witness | N
     return None
 
 
-def _clip(name: str, file: Path, where: dict[str, Any]) -> Witness:
+def _clip(name: str, file: Path, where: dict[str, Any]) -> ExternalMetric:
     from transformers import CLIPModel, CLIPTokenizer
 
     model = (
@@ -104,10 +104,10 @@ def _clip(name: str, file: Path, where: dict[str, Any]) -> Witness:
             @ nn.functional.normalize(text_features, dim=1).T
         )
 
-    return Witness(f"CLIP ({name.rpartition('/')[2]})", lambda x: _in_parts(seen, x), sees)
+    return ExternalMetric(f"CLIP ({name.rpartition('/')[2]})", lambda x: _in_parts(seen, x), sees)
 
 
-def _dino(name: str, file: Path, where: dict[str, Any]) -> Witness:
+def _dino(name: str, file: Path, where: dict[str, Any]) -> ExternalMetric:
     from transformers import Dinov2Model
 
     model = (
@@ -123,10 +123,10 @@ def _dino(name: str, file: Path, where: dict[str, Any]) -> Witness:
             [tokens[:, 0], tokens[:, 1:].mean(1)], 1
         )  # the whole, and what its parts have in common
 
-    return Witness(f"DINOv2 ({name.rpartition('/')[2]})", lambda x: _in_parts(seen, x))
+    return ExternalMetric(f"DINOv2 ({name.rpartition('/')[2]})", lambda x: _in_parts(seen, x))
 
 
-def _csd(name: str, file: Path, where: dict[str, Any]) -> Witness:
+def _csd(name: str, file: Path, where: dict[str, Any]) -> ExternalMetric:
     """CLIP's picture encoder, trained on to tell styles, and the projection in which they can be
     told.
     """
@@ -155,7 +155,7 @@ def _csd(name: str, file: Path, where: dict[str, Any]) -> Witness:
     model.load_state_dict(
         {name: _from_openai(name.removeprefix("vision_model."), seen, own[name]) for name in own}
     )
-    return Witness(
+    return ExternalMetric(
         "CSD",
         lambda x: _in_parts(
             lambda some: (

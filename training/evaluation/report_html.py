@@ -14,7 +14,8 @@ from pathlib import Path
 from PIL import Image
 
 from training.evaluation.metrics import BANDS
-from training.evaluation.report import HARDLY, Report, Tried
+from training.evaluation.rating import HARDLY
+from training.evaluation.report import Report, Tried
 from training.storage.paths import write_whole
 
 LARGEST = 192  # px, side of a picture on the page
@@ -109,7 +110,7 @@ def table(report: Report) -> str:
         )
     )
     head += "".join(f"<th>loss {low:.0%} to {high:.0%}</th>" for low, high in BANDS)
-    others = list(report.base.witnesses)
+    others = list(report.base.external)
     head += "".join(f"<th>{html.escape(name)}</th>" for name in others)
     lines = []
     for t in (report.base, *report.tried):
@@ -121,7 +122,7 @@ def table(report: Report) -> str:
         cells += [f"{html.escape(t.nearest[0])} ({t.nearest[1]:.2f})"] + (
             [f"{b:.3f}" for b in t.bands] or [""] * len(BANDS)
         )
-        cells += [f"{t.witnesses[name]:.0%}" for name in others]
+        cells += [f"{t.external[name]:.0%}" for name in others]
         lines.append(
             f'<tr class="{"best" if t is report.best else ""}">'
             + "".join(f"<td>{c}</td>" for c in cells)

@@ -18,8 +18,9 @@ from training.config.schema import RunConfig
 from training.data.captions import captioned
 from training.data.dataset import Dataset, read_dataset
 from training.evaluation.external_metrics import present
+from training.evaluation.judging import FEWEST, drawn, judge
 from training.evaluation.metrics import TOLD_AT
-from training.evaluation.report import FEWEST, Candidate, ReportRequest, drawn, judged
+from training.evaluation.report import Candidate, ReportRequest
 from training.evaluation.report_html import write
 from training.models.family import Parts
 from training.storage.paths import STEPS
@@ -184,7 +185,7 @@ def reported(
             )
             return None
         request, texts = chosen
-    report = yield from judged(request, parts, called, texts, present())
+    report = yield from judge(request, parts, called, texts, present())
     report.title = title
     path = write(report, folder)
     yield f"report: {report.reason} All of it: {path}"

@@ -1,5 +1,5 @@
 """The weights of a base on disk, a diffusers folder, one tensor at a time: to compare two of them,
-and to write one that wears a style, as a folder or as one file.
+and to write one with a style merged into it, as a folder or as one file.
 
 Knows numpy and safetensors files, no torch; a base of any size passes through the memory of its
 largest layer.
@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -231,29 +231,13 @@ def write_single(
             f"{base.folder} holds no vae/ with .safetensors weights, without which no "
             "checkpoint is whole."
         )
-    found = pieces(
-        family,
-        {
-            part: {name: tensor.entry.shape for name, tensor in tensors.items()}
-            for part, tensors in parts.items()
-        },
-    )
-    dtypes = {
-        piece.name: {parts[piece.part][name].entry.dtype for name in piece.of} for piece in found
+    shapes = {
+        part: {name: tensor.entry.shape for name, tensor in tensors.items()}
+        for part, tensors in parts.items()
     }
-    if strange := [
-        name for name, kinds in dtypes.items() if len(kinds) > 1 or not kinds <= set(DTYPES)
-    ]:
-        raise ModelError(
-            f"{base.folder} stores {strange[0]} as {' and '.join(sorted(dtypes[strange[0]]))}, "
-            "expected one of F16, BF16 and F32."
-        )
-    entries, end = {}, 0
-    for piece in found:
-        (dtype,) = dtypes[piece.name]
-        size = math.prod(piece.shape) * np.dtype(ON_DISK[dtype]).itemsize
-        entries[piece.name] = Entry(dtype, piece.shape, end, end + size)
-        end += size
+    found = pieces(family, shapes)
+    entries = _entries(base.folder, found, parts)
+    end = max(entry.end for entry in entries.values())
     metadata, marks = _predicts(base.folder)
     entries |= {mark: Entry("F32", (0,), end, end) for mark in marks}
     try:
@@ -276,6 +260,29 @@ def write_single(
             f"{out} could not be written ({error.strerror}). Free space on that disk or choose "
             "another folder."
         ) from error
+
+
+def _entries(
+    folder: Path, found: Sequence[Piece], parts: Mapping[str, Mapping[str, _Tensor]]
+) -> dict[str, Entry]:
+    """Where each tensor of a checkpoint lies, in the base's own precision.
+
+    Raises ModelError when the tensors of a piece differ in it, or have another one.
+    """
+    entries: dict[str, Entry] = {}
+    end = 0
+    for piece in found:
+        dtypes = {parts[piece.part][name].entry.dtype for name in piece.of}
+        if len(dtypes) > 1 or not dtypes <= set(DTYPES):
+            raise ModelError(
+                f"{folder} stores {piece.name} as {' and '.join(sorted(dtypes))}, "
+                "expected one of F16, BF16 and F32."
+            )
+        (dtype,) = dtypes
+        size = math.prod(piece.shape) * np.dtype(ON_DISK[dtype]).itemsize
+        entries[piece.name] = Entry(dtype, piece.shape, end, end + size)
+        end += size
+    return entries
 
 
 def _tensors_of(folder: Path) -> dict[str, _Tensor]:

@@ -2,11 +2,8 @@
 are.
 
 Files are read as what they are, downloads of unknown origin: nothing of them is run, trusted or
-used as a path. Knows numpy, not torch.
-
-Written: the kohya dialect (see style_names), per layer exactly `lora_down.weight`, `lora_up.weight`
-and `alpha`, which every program reads; or dotted names of diffusers. Read: those and what
-style_dialects knows, with every tensor accounted for.
+used as a path. Every tensor is accounted for; training.style_files.formats knows the names. Knows
+numpy, not torch.
 """
 
 from __future__ import annotations
@@ -29,12 +26,10 @@ from training.style_files.base_family import family_in as family_in
 from training.style_files.base_family import family_of_shapes
 from training.style_files.embeddings import Words, family_of_words
 from training.style_files.formats import Dialect, layer_limit, sorted_out
-from training.style_files.key_names import (
-    WORDS,
-)
+from training.style_files.key_names import WORDS
 from training.style_files.key_names import accepted_names as accepted_names
 from training.style_files.key_names import canonical_name as canonical_name
-from training.style_files.layers import Magnitude, Settings, layer_of
+from training.style_files.layers import Layer, Magnitude, Settings, layer_of
 from training.style_files.lora import Lora as Lora
 from training.style_files.safetensors_io import (
     MAX_TEXT,
@@ -71,12 +66,10 @@ class Style:
     dtype: Dtype = "float16"
     warnings: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ("LoRA",)  # what the file holds; LoHa and LoKr were rewritten as LoRA
-    magnitudes: Mapping[str, Magnitude] = field(
-        default_factory=dict
-    )  # DoRA's; a style with any cannot be matched without the base's weights
-    words: Words = field(
-        default_factory=dict
-    )  # that it brings with it (textual inversion): word -> text encoder -> vectors
+    # DoRA's; a style with any cannot be matched without the base's weights
+    magnitudes: Mapping[str, Magnitude] = field(default_factory=dict)
+    # That it brings with it (textual inversion): word -> text encoder -> vectors
+    words: Words = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -96,9 +89,9 @@ class Style:
 
     @property
     def family(self) -> str:
-        """mini, sd1, sd2, sdxl, sdxl-refiner, sd3 or flux:
+        """mini, sd1, sd2, sdxl, sdxl-refiner, sd3 or flux; "" when it cannot be found out.
 
-        from the weights, else from the metadata; "" when neither tells.
+        From the weights, else from the metadata.
         """
         return family_of(self.modules) or family_of_words(self.words) or family_in(self.metadata)
 
@@ -128,9 +121,6 @@ def family_of(modules: Mapping[str, Lora]) -> str:
     return family_of_shapes({name: lora.shape for name, lora in modules.items()})
 
 
-# Reading
-
-
 def read_style(path: Path) -> Style:
     """Return the style in a file, or in a folder that peft wrote, after checking all of it.
 
@@ -144,11 +134,61 @@ def read_style(path: Path) -> Style:
 def style_from_bytes(
     content: bytes, label: str, *, settings: Settings | None = None, part: str = ""
 ) -> Style:
-    """The same for a file in memory. label: what a person calls it; settings: of the adapter, where
-    a file of their own has them;
-    part: where dotted names without one belong."""
+    """Return the style in a file's bytes, checked as read_style does.
+
+    label: what a person calls the file; settings: of the adapter, where they are in a file of their
+    own; part: where dotted names without one belong.
+    """
     head = read_head(label, io.BytesIO(content), len(content))
     dialect, layers, brought = sorted_out(label, head.tensors, part)
+    _check_dtypes(label, head)
+    shapes = {
+        name: {role: head.tensors[key].shape for role, key in keys.items()}
+        for name, keys in layers.items()
+    }
+    limit = layer_limit(label, shapes)
+    settings = settings or _recorded_settings(label, head, dialect)
+    data = memoryview(content)[head.start :]
+
+    def array(key: str) -> np.ndarray:
+        entry = head.tensors[key]
+        return array_of(entry, data[entry.begin : entry.end])
+
+    # The hash of a large file takes as long as all else, and both release Python's lock
+    with ThreadPoolExecutor(1) as pool:
+        sha256 = pool.submit(lambda: hashlib.sha256(content).hexdigest())
+        read: dict[str, Layer] = {}
+        for name, keys in layers.items():
+            tensors = {role: array(key) for role, key in keys.items()}
+            read[name] = layer_of(label, name, tensors, settings, limit)
+    modules = {name: layer.lora for name, layer in read.items()}
+    words = embeddings.read(label, PurePath(label).stem, head.tensors, array)
+    unread = [word for word in brought if word not in words]
+    unread_words = printable(", ".join(unread), 200)
+    if not modules and not words:
+        raise StyleFileError(
+            f"{label} holds words ({unread_words}) in a form that cannot be read, and no style."
+        )
+    warnings = _warnings(modules, head.metadata, {layer.kind for layer in read.values()})
+    if unread:
+        warnings += (
+            f"It brings words of its own ({unread_words}), which are not read: prompts with them "
+            "mean less here.",
+        )
+    return Style(
+        modules,
+        head.metadata,
+        sha256.result(),
+        dialect,
+        _stored_dtype(head),
+        warnings + _left_out(read, limit),
+        _kinds(read, words),
+        {name: layer.magnitude for name, layer in read.items() if layer.magnitude},
+        words,
+    )
+
+
+def _check_dtypes(label: str, head: Head) -> None:
     for name, entry in head.tensors.items():
         allowed = {"F16", "BF16", "F32"} | ({"I64"} if name.endswith(".alpha") else set())
         if entry.dtype not in allowed:
@@ -156,75 +196,38 @@ def style_from_bytes(
                 f"{label} stores {name} as {entry.dtype}, expected F16, BF16 or F32. Convert "
                 "it to float16 where it was made."
             )
-    limit = layer_limit(
-        label,
-        {
-            name: {role: head.tensors[key].shape for role, key in keys.items()}
-            for name, keys in layers.items()
-        },
-    )
-    settings = settings or _recorded_settings(label, head, dialect)
-    data = memoryview(content)[head.start :]
-    array = lambda key: array_of(
-        head.tensors[key], data[head.tensors[key].begin : head.tensors[key].end]
-    )
-    with ThreadPoolExecutor(
-        1
-    ) as beside:  # the hash of a large file takes as long as all else, and both leave Python's lock
-        sha256 = beside.submit(lambda: hashlib.sha256(content).hexdigest())
-        read = {
-            name: layer_of(
-                label, name, {role: array(key) for role, key in keys.items()}, settings, limit
-            )
-            for name, keys in layers.items()
-        }
-    modules = {name: layer.lora for name, layer in read.items()}
-    warnings = _warnings(modules, head.metadata, {layer.kind for layer in read.values()})
-    words = embeddings.read(label, PurePath(label).stem, head.tensors, array)
-    if unread := [word for word in brought if word not in words]:
-        warnings += (
-            f"It brings words of its own ({printable(', '.join(unread), 200)}), which are not "
-            "read: prompts with them mean less here.",
-        )
-    if not modules and not words:
-        raise StyleFileError(
-            f"{label} holds words ({printable(', '.join(unread), 200)}) in a form that cannot "
-            "be read, and no style."
-        )
-    if rest := [layer.left_out for layer in read.values() if layer.left_out]:
-        share = (
-            sum(r * r for r in rest)
-            / (sum(r * r for r in rest) + sum(_square(lora) for lora in modules.values()))
-        ) ** 0.5
-        warnings += (
-            f"{len(rest)} layers have more ranks than the {limit} that are read: {share:.2%} "
-            "of the style's strength is left out.",
-        )
-    kinds = {entry.dtype for name, entry in head.tensors.items() if not name.endswith(".alpha")}
-    return Style(
-        modules,
-        head.metadata,
-        sha256.result(),
-        dialect,
-        next((dtype for dtype, code in STORED.items() if kinds == {code}), "float32"),
-        warnings,
-        tuple(
-            sorted(
-                {layer.kind for layer in read.values()}
-                | ({"DoRA"} if any(layer.magnitude for layer in read.values()) else set())
-            )
-        )
-        + (("textual inversion",) if words else ()),
-        {name: layer.magnitude for name, layer in read.items() if layer.magnitude},
-        words,
+
+
+def _stored_dtype(head: Head) -> Dtype:
+    """The one precision of all matrices, float32 when they differ."""
+    found = {entry.dtype for name, entry in head.tensors.items() if not name.endswith(".alpha")}
+    return next((dtype for dtype, code in STORED.items() if found == {code}), "float32")
+
+
+def _kinds(read: Mapping[str, Layer], words: Words) -> tuple[str, ...]:
+    """What the file holds, in the names of the field."""
+    kinds = {layer.kind for layer in read.values()}
+    if any(layer.magnitude for layer in read.values()):
+        kinds.add("DoRA")
+    return (*sorted(kinds), *(("textual inversion",) if words else ()))
+
+
+def _left_out(read: Mapping[str, Layer], limit: int) -> tuple[str, ...]:
+    """A warning when layers have more ranks than are read."""
+    rest = [layer.left_out for layer in read.values() if layer.left_out]
+    if not rest:
+        return ()
+    left_out = sum(norm * norm for norm in rest)
+    kept = sum(_square(layer.lora) for layer in read.values())
+    share = (left_out / (left_out + kept)) ** 0.5
+    return (
+        f"{len(rest)} layers have more ranks than the {limit} that are read: {share:.2%} "
+        "of the style's strength is left out.",
     )
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return only the metadata:
-
-    quick, for lists. Checks the header as read_style does, not the weights.
-    """
+    """Return only the metadata, quickly. Checks the header as read_style does, not the weights."""
     checked_place(path)
     try:
         with path.open("rb") as file:
@@ -329,7 +332,7 @@ def _square(lora: Lora) -> float:
 def _warnings(
     modules: Mapping[str, Lora], metadata: Mapping[str, str], kinds: Collection[str]
 ) -> tuple[str, ...]:
-    """kinds: what the file holds.
+    """What the user should know. kinds: what the file holds.
 
     LoHa and LoKr have ranks of our making, of which nothing is said.
     """
@@ -355,9 +358,3 @@ def _warnings(
             f"{bases()[by_weights]}: the weights count."
         )
     return tuple(found)
-
-
-# Which base
-
-
-# Writing
