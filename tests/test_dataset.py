@@ -813,3 +813,11 @@ def test_reading_twice_gives_the_same(tmp_path: Path) -> None:
     for name in ("b.png", "a.webp", "c.jpg"):
         saved(tmp_path / name)
     assert read_dataset(tmp_path, trigger="x") == read_dataset(tmp_path, trigger="x")
+
+
+def test_ever_so_many_complaints_are_counted_not_listed(tmp_path: Path) -> None:
+    saved(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text("{\n" * 50_000)
+    said = complaint(tmp_path).split("\n")
+    assert said[0].startswith("50,000 things are wrong") or said[0].startswith("50000 things")
+    assert len(said) == 102 and said[-1] == "  and 49,900 more."

@@ -8,7 +8,8 @@ import pytest
 
 from tests.test_events import EACH, NASTY
 from training.cli.terminal import clock, show
-from training.events import Failed, Finished, Previewed, Started, Stepped, Warned
+from training.errors import DataError, StudioError
+from training.events import Failed, Finished, Noted, Previewed, Started, Stepped, Warned
 
 
 @pytest.mark.parametrize(
@@ -71,3 +72,17 @@ def test_without_a_terminal_updates_are_told_now_and_then(
 def test_nasty_text_does_not_stop_it(capsys: pytest.CaptureFixture[str]) -> None:
     show([Warned(NASTY)], Path())
     assert "quoted" in capsys.readouterr().out
+
+
+CODES = "a\x1b[2J\x07\x9b31m\u202e\udcff.png\r"
+
+
+def test_no_message_holds_codes_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("/runs") / CODES.replace("/", "")
+    show([Warned(CODES), Noted(CODES), Failed(CODES, 0), Finished(1, CODES, False, 1.0)], folder)
+    shown = capsys.readouterr().out
+    for error in (DataError(CODES), StudioError(f"{CODES}\n{CODES}")):
+        assert str(error).count("\n") == str(error).count(".png") - 1
+        shown += str(error)
+    assert not {"\x1b", "\x07", "\x9b", "\u202e", "\udcff", "\r"} & set(shown)
+    assert r"a\x1b[2J\x07\x9b31m" in shown

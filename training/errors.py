@@ -16,12 +16,30 @@ A message says what was found, what was expected and what to do.
 
 from __future__ import annotations
 
+import re
+
+# Control characters but line ends and tabs, overrides of the direction of text, and halves of
+# characters, which no terminal and no page can show
+UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def without_controls(text: str) -> str:
+    """Return a text with its control characters written out: names of files and words out of them
+    may hold codes that a terminal obeys.
+    """
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class StudioError(Exception):
     """What a user can understand and mend. The message is shown as it is, without a traceback."""
 
     exit_code = 2  # nothing was started
     passing = False  # whether it may be gone when the same is tried again later
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_controls(message))
 
 
 class ConfigError(StudioError):

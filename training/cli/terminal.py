@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from training.errors import without_controls
 from training.events import (
     Event,
     Failed,
@@ -26,6 +27,11 @@ from training.events import (
 
 WIDEST = 10_000  # characters of a line where there is no terminal: nothing is wrapped for a script
 EVERY = 15.0  # seconds between lines where there is no terminal to draw a bar in
+
+
+def escape(text: str) -> str:
+    """A text from outside as rich and any terminal show it."""
+    return escape_markup(without_controls(text))
 
 
 def escaping_console() -> Console:

@@ -17,6 +17,8 @@ from training.data.listing import list_folder, notes_on_unread
 from training.data.pictures import examine_pictures, parse_colour
 from training.errors import DataError
 
+MOST_COMPLAINTS = 100  # listed in one error
+
 
 @dataclass(frozen=True)
 class Example:
@@ -59,7 +61,7 @@ def read_dataset(
 ) -> Dataset:
     """Read all pictures and captions of a folder, without its sub-folders.
 
-    Raises one DataError that lists all that is wrong.
+    Raises one DataError that lists what is wrong, the first MOST_COMPLAINTS of it.
     """
     complaints: list[str] = []
     notes: list[str] = []
@@ -96,11 +98,13 @@ def read_dataset(
 def _all_in_one(folder: Path, complaints: list[str]) -> DataError:
     if len(complaints) == 1:
         return DataError(f"{shown_name(folder)}: {complaints[0]}")
+    more = len(complaints) - MOST_COMPLAINTS
     return DataError(
         "\n".join(
             [
                 f"{len(complaints)} things are wrong in {shown_name(folder)}:",
-                *(f"  - {complaint}" for complaint in complaints),
+                *(f"  - {complaint}" for complaint in complaints[:MOST_COMPLAINTS]),
+                *([f"  and {more:,} more."] if more > 0 else []),
             ]
         )
     )
