@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from studio.datasets import base_info
 from training.errors import ModelError
 from training.models import base_files, loader
 from training.models.family import Parts
+from training.runtime import device
 from training.storage.paths import builtin_base
 
 CAPTIONS = [
@@ -29,8 +31,6 @@ def folder(request: pytest.FixtureRequest, base_folder: Path, parts: Parts, tmp_
     shutil.copytree(base_folder, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
     words = tmp_path / "base" / "tokenizer"
     if request.param == "vocab.json":
-        import json
-
         told = json.loads((words / "tokenizer.json").read_text(encoding="utf-8"))["model"]
         (words / "vocab.json").write_text(json.dumps(told["vocab"]), encoding="utf-8")
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in told["merges"]]
@@ -90,3 +90,31 @@ def test_a_damaged_base_is_told(base_folder: Path, tmp_path: Path, file: str, co
     (tmp_path / "base" / file).write_text(content)
     with pytest.raises(ModelError, match="Download the base again"):
         base_info.known(str(tmp_path / "base"))
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "unet", "vae"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("attn_implementation", "somebody/kernel"),
+        ("_attn_implementation", "eager"),
+        ("quantization_config", {"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        ("auto_map", {"AutoModel": "model.Model"}),
+    ],
+)
+def test_a_config_that_chooses_code_is_refused(
+    base_folder: Path, tmp_path: Path, part: str, key: str, value: object
+) -> None:
+    shutil.copytree(base_folder, tmp_path / "base")
+    config = tmp_path / "base" / part / "config.json"
+    found = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**found, "nested": {key: value}}), encoding="utf-8")
+    place = device.choose("cpu", "float32")
+    files = base_files.find(str(tmp_path / "base"))
+    with pytest.raises(ModelError, match=f"{part}/config.json sets {key}"):
+        loader.load_part(files, part, place)
+    if part != "vae":
+        with pytest.raises(ModelError, match=f"{part}/config.json sets {key}"):
+            loader.base_shapes(str(tmp_path / "base"))
+    config.write_text(json.dumps({**found, key: None}), encoding="utf-8")
+    loader.load_part(files, part, place)

@@ -23,6 +23,18 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_)?model(?P<before>\.fp16)?(?:-\d{5}-of-(?P<of>\d{5}))?(?P<after>\.fp16)?\.safetensors"
 )
+# Keys that diffusers and transformers obey: kernels are fetched by name, and quantised weights need
+# libraries of their own and cannot be trained on
+CHOOSES_CODE = (
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "experts_implementation",
+    "_experts_implementation",
+    "_experts_implementation_internal",
+    "quantization_config",
+    "auto_map",
+)
 AGAIN = "Download it again, or choose another base.model."
 
 
@@ -43,6 +55,17 @@ def read_json(path: Path, model: str) -> dict[str, Any]:
             f"{path} is not a config: an object was expected. Download the base again."
         )
     return found
+
+
+def check_config(config: dict[str, Any], path: Path) -> None:
+    """Raise ModelError for a config by which a library would run or fetch other code."""
+    nested = [part for part in config.values() if isinstance(part, dict)]
+    for part in (config, *nested):
+        if found := [key for key in CHOOSES_CODE if part.get(key) is not None]:
+            raise ModelError(
+                f"{path.parent.name}/{path.name} sets {found[0]}, which chooses code to run. "
+                "Remove that line, or choose another base.model."
+            )
 
 
 def weights_of(folder: Path, model: str) -> tuple[list[Path], str | None]:

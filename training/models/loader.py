@@ -21,6 +21,7 @@ from training.models.base_files import KINDS, BaseFiles, find
 from training.models.family import Parts
 from training.models.files import (
     AGAIN,
+    check_config,
     file_hash,
     quiet,
     read_json,
@@ -46,12 +47,10 @@ def load_part(
     """
     folder = files.folder / part
     _, variant = weights_of(folder, files.title)
+    config = read_json(folder / "config.json", files.title)
+    check_config(config, folder / "config.json")
     dtype = place.dtype
-    if (
-        part == "vae"
-        and dtype == torch.float16
-        and read_json(folder / "config.json", files.title).get("force_upcast", False)
-    ):
+    if part == "vae" and dtype == torch.float16 and config.get("force_upcast", False):
         # the activations of SDXL's, and of some others, leave float16's range
         dtype = torch.float32
     with quiet():
@@ -249,6 +248,7 @@ def _outline(files: BaseFiles, part: str) -> nn.Module:
         read_json(files.folder / part / "config.json", files.title),
         files.family.classes[part],
     )
+    check_config(config, files.folder / part / "config.json")
     try:
         with torch.device("meta"), quiet():
             if hasattr(diffusers, name):
