@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -34,3 +35,20 @@ def test_what_was_sent_again_stays(tmp_path: Path) -> None:
     assert file.exists()
     uploads.used([file], kept=0.1)
     assert gone(file)
+
+
+def test_many_uploads_keep_one_thread(tmp_path: Path) -> None:
+    def waiting() -> list[threading.Thread]:
+        return [one for one in threading.enumerate() if one.name == "uploads"]
+
+    files = [tmp_path / f"{number}.png" for number in range(200)]
+    before = threading.active_count()
+    for number, file in enumerate(files):
+        file.write_bytes(b"x")
+        uploads.used([file], kept=1.0 + 0.001 * (number % 7))
+    assert len(waiting()) == 1 and threading.active_count() <= before + 1
+    assert all(gone(file, 60.0) for file in files)
+    end = time.monotonic() + 60.0
+    while waiting() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not waiting()

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, NoReturn
 
+import gradio as gr
 import h11
+import orjson
 import uvicorn
 from gradio import http_server, processing_utils, route_utils, routes, utils
 from gradio_client import utils as client_utils
@@ -20,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from studio.server.errors import FetchRefused
+from studio.server.rate_limit import without_half_characters
 
 # Functions that fetch an address a client names. `{"path": "http://..."}` in an event,
 # `file=http://...` in a request and a file object's `url` all end in one of them. The page has no
@@ -57,6 +60,8 @@ def apply(*, behind_proxy: bool) -> None:
     """
     refuse_fetching()
     remove_cors()
+    pass_forgotten_choices()
+    send_half_characters()
     bound_server(behind_proxy=behind_proxy)
 
 
@@ -93,6 +98,66 @@ class NoCors:
 def remove_cors() -> None:
     """Send no CORS headers and answer no preflight."""
     routes.CustomCORSMiddleware = NoCors
+
+
+def pass_forgotten_choices() -> None:
+    """Let a value through that was chosen in a list which this server has forgotten.
+
+    Gradio 6.31 checks a choice against the list that it sent to that page, and remembers the lists
+    of so many pages only; a page that was forgotten, or opened before a restart, would hear "not in
+    the list of choices" for ever. Lists that are filled later are empty then; the handlers check
+    what they are given.
+    """
+    for kind in (gr.Dropdown, gr.CheckboxGroup):
+        if not hasattr(kind.preprocess, "__wrapped__"):
+            kind.preprocess = _passing_forgotten(kind.preprocess)
+
+
+def _passing_forgotten(check: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    @functools.wraps(check)
+    def preprocess(self: Any, payload: Any) -> Any:
+        if self.choices or not _is_choice(payload, several=_takes_several(self)):
+            return check(self, payload)
+        return payload
+
+    return preprocess
+
+
+def _takes_several(component: Any) -> bool:
+    return isinstance(component, gr.CheckboxGroup) or bool(component.multiselect)
+
+
+def _is_choice(payload: Any, *, several: bool) -> bool:
+    """Whether a browser could have sent this as a choice: text, or a list of it."""
+    values = payload if several and isinstance(payload, list) else [payload]
+    is_of_kind = isinstance(payload, list) == several
+    return is_of_kind and all(isinstance(value, str) for value in values)
+
+
+def send_half_characters() -> None:
+    """Send text with half a character in it, as file names that are no text give it.
+
+    orjson, by which gradio 6.31 writes its stream, raises for them, and every event of that page
+    waits for ever.
+    """
+    if not isinstance(routes.orjson, types.SimpleNamespace):
+        routes.orjson = types.SimpleNamespace(**{**vars(orjson), "dumps": _dumps})
+
+
+def _dumps(value: Any, *args: Any, **words: Any) -> bytes:
+    try:
+        return orjson.dumps(value, *args, **words)
+    except TypeError:
+        return orjson.dumps(_whole(value), *args, **words)
+
+
+def _whole(value: Any) -> Any:
+    """The same with every half of a character replaced."""
+    if isinstance(value, str):
+        return without_half_characters(value)
+    if isinstance(value, dict):
+        return {_whole(key): _whole(one) for key, one in value.items()}
+    return [_whole(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 class BoundedHead(H11Protocol):

@@ -35,6 +35,7 @@ MOST_EVENTS, MINUTE = (
 MOST_HELD = 64 * 2**20  # bytes of unfinished bodies kept at one time, of all clients together
 LONGEST_BODY = 30.0  # seconds in which a body has to come
 LONGEST_PAUSE = 60.0  # seconds in which nothing of an upload comes, after which it ends
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # half a character in JSON, alone or with the other one
 LONGEST_HASH = 64  # characters of a session's name
 
 
@@ -100,7 +101,7 @@ class Limits:
         if complaint is not None:
             await complaint(scope, receive, send)
             return
-        await self.app(scope, _replayed(body, receive), send)
+        await self.app(scope, _replayed(_whole(body), receive), send)
 
     def _too_often(self, client: str) -> bool:
         now = time.monotonic()
@@ -175,6 +176,24 @@ class Limits:
             )
         finally:
             self._held -= len(body)
+
+
+def _whole(body: bytes) -> bytes:
+    """A body in which no half of a character is left: none can be written to a file, or sent
+    back.
+    """
+    if not HALF.search(body):
+        return body
+    try:
+        text = json.dumps(json.loads(body), ensure_ascii=False)
+        return without_half_characters(text).encode()
+    except (ValueError, RecursionError):
+        return body  # whoever reads it says so
+
+
+def without_half_characters(text: str) -> str:
+    """Return a text with U+FFFD for every lone surrogate."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _host(scope: Scope) -> str:
