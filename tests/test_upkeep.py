@@ -6,6 +6,7 @@ what the page as a whole knows of its workspace.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,20 @@ def test_the_cache_stays_while_something_is_trained(
 def test_the_device_is_told_by_a_process_of_its_own(workspace: Workspace) -> None:
     told = storage.device()
     assert told["precision"] in ("float32", "bfloat16", "float16") and "GiB" in told["memory"]
+
+
+def test_a_file_that_goes_meanwhile_has_no_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training renames its temporary files while the Settings tab counts."""
+    (tmp_path / "stays").write_bytes(b"12345")
+    (tmp_path / "goes").write_bytes(b"67")
+    walk = os.walk
+
+    def and_then_one_goes(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for found in [*walk(folder)]:
+            (tmp_path / "goes").unlink(missing_ok=True)
+            yield found
+
+    monkeypatch.setattr(storage.os, "walk", and_then_one_goes)
+    assert storage.size_of(tmp_path) == 5

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -38,7 +39,15 @@ class Base:
 def size_of(folder: Path) -> int:
     """Bytes of all files below a folder, those that links lead to left out."""
     files = (Path(at) / name for at, _, names in os.walk(folder) for name in names)
-    return sum(file.lstat().st_size for file in files if not file.is_symlink())
+    return sum(map(_size_of_file, files))
+
+
+def _size_of_file(file: Path) -> int:
+    try:
+        found = file.lstat()
+    except OSError:  # a training has taken its temporary file away since it was listed
+        return 0
+    return 0 if stat.S_ISLNK(found.st_mode) else found.st_size
 
 
 def sizes(workspace: Workspace) -> dict[str, int]:
@@ -111,16 +120,16 @@ def bases(workspace: Workspace) -> list[Base]:
         if (place / "model_index.json").is_file() or (
             place.suffix == ".safetensors" and place.is_file()
         ):
-            found[str(place)] = Base(
-                str(place), _kind(place), size_of(place) if place.is_dir() else place.stat().st_size
-            )
+            found[str(place)] = Base(str(place), _kind(place), _size_of_base(place))
     for setting in library.bases(workspace):
         place = Path(setting).expanduser()
         if setting not in found and place.exists():
-            found[setting] = Base(
-                setting, _kind(place), size_of(place) if place.is_dir() else place.stat().st_size
-            )
+            found[setting] = Base(setting, _kind(place), _size_of_base(place))
     return [*found.values(), *_of_hub(set(found))]
+
+
+def _size_of_base(place: Path) -> int:
+    return size_of(place) if place.is_dir() else _size_of_file(place.resolve())
 
 
 def _of_hub(known: set[str]) -> list[Base]:
