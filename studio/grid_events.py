@@ -13,6 +13,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from training.storage.paths import open_regular
+
 LONGEST = 16_384  # bytes of a line, and most that is read from the end of a file
 MOST_STEPS = 10**9
 
@@ -46,7 +48,7 @@ def append(path: Path, event: GridEvent) -> None:
 def last(path: Path) -> GridEvent | None:
     """The newest event that is written whole; None where there is none."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST))
             whole, _, _ = file.read().rpartition(b"\n")
     except OSError:

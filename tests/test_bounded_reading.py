@@ -12,16 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from studio import grid_events
+from studio.datasets import base_info, checks, store
 from studio.library import cards, comparisons, preferences, sweeps
 from studio.page.handlers import framed
 from studio.processes import process
 from training import events
 from training.config.loading import read_toml
+from training.data.dataset import read_dataset
 from training.data.file_content import read_content
-from training.errors import StudioError
+from training.errors import StudioError, StyleFileError
+from training.models import files
 from training.storage import run_lock
 from training.storage.paths import Workspace, read_regular
+from training.style_files.reading import read_metadata, read_style
+from training.trainer import checkpoint, microbatching
 
 LONG = 60.0  # seconds, for a busy machine
 
@@ -43,6 +50,16 @@ def answer(call: Callable[[], Any]) -> Any:
     return found[0]
 
 
+def caption_of(dataset: Path) -> str:
+    Image.new("RGB", (64, 64)).save(dataset / "a.png")
+    return store.caption(dataset, "a.png")
+
+
+def base_at(folder: Path) -> base_info.Base:
+    (folder / "model_index.json").write_text("{}")
+    return base_info.known(str(folder))
+
+
 READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
     "run.toml": ("run.toml", lambda folder: read_toml(folder / "run.toml"), StudioError),
     "record": ("process.json", process.read, None),
@@ -61,6 +78,18 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
     ),
     "sweep": ("sweep.toml", sweeps.runs_of, []),
     "report": ("index.html", lambda folder: framed(folder / "index.html"), ""),
+    "model": (
+        "model_index.json",
+        lambda folder: files.read_json(folder / "model_index.json", "it"),
+        StudioError,
+    ),
+    "base": ("unet/config.json", base_at, StudioError),
+    "caption in the page": ("a.txt", caption_of, OSError),
+    "kept": (checks.KEPT, checks.kept, set()),
+    "plan": (microbatching.FILE, lambda folder: microbatching.read(folder, {}), {}),
+    "checkpoint": ("manifest.json", checkpoint.read, OSError),
+    "drawing": ("events", lambda folder: grid_events.last(folder / "events"), None),
+    "style": ("s.safetensors", lambda folder: read_style(folder / "s.safetensors"), StudioError),
     "caption": ("a.txt", lambda folder: read_content(folder / "a.txt", 1000), StudioError),
 }
 
@@ -69,6 +98,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
 @pytest.mark.parametrize("name", READERS)
 def test_a_pipe_in_a_files_place_is_not_waited_for(tmp_path: Path, name: str) -> None:
     file, read, wanted = READERS[name]
+    (tmp_path / file).parent.mkdir(exist_ok=True)
     os.mkfifo(tmp_path / file)
     found = answer(lambda: read(tmp_path))
     assert isinstance(found, wanted) if isinstance(wanted, type) else found == wanted
@@ -93,3 +123,20 @@ def test_one_byte_too_many_is_seen(tmp_path: Path) -> None:
 def test_a_damaged_byte_of_a_report_costs_a_letter(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_bytes(b"<p>a stroke\xff</p>")
     assert "a stroke\N{REPLACEMENT CHARACTER}" in framed(tmp_path / "index.html")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000, "é" * 200])
+def test_a_name_that_no_file_can_have_is_not_there(name: str) -> None:
+    for read in (read_style, read_metadata):
+        with pytest.raises(StyleFileError, match="is not there"):
+            read(Path(f"{name}.safetensors"))
+    for read in (read_dataset, read_toml):
+        with pytest.raises(StudioError):
+            read(Path(name))
+
+
+def test_the_longest_names_of_pictures_are_read(tmp_path: Path) -> None:
+    """Names of 255 bytes leave no room for the ending of a crop's file."""
+    for stem in ("a" * 251, "é" * 125):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{stem}.png")
+    assert len(read_dataset(tmp_path).examples) == 2

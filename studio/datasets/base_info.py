@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import ModelError
-from training.storage.paths import builtin_base
+from training.storage.paths import builtin_base, read_regular
 
 USUAL_SIDE, USUAL_MULTIPLE, USUAL_TOKENS = (
     512,
@@ -141,7 +141,7 @@ def _folder(model: str) -> Path | None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_regular(path).decode("utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError):

@@ -24,6 +24,7 @@ from training.data.caption_files import caption_from_name
 from training.data.captions import TEMPLATE, captioned
 from training.data.pictures import open_picture
 from training.errors import DataError
+from training.storage.paths import read_regular
 
 KEPT = ".kept.json"  # findings that the owner has looked at and wants to leave as they are
 NEAR_SHAPE = 1.1  # times that the aspect ratios of two copies may differ: the hashes do not see it
@@ -118,7 +119,7 @@ def _look(picture: Path, _time: int, _size: int) -> Seen:
 def kept(dataset: Path) -> set[str]:
     """Keys of the findings to leave."""
     try:
-        kept_names = json.loads((dataset / KEPT).read_text(encoding="utf-8"))
+        kept_names = json.loads(read_regular(dataset / KEPT).decode("utf-8"))
     except (OSError, ValueError, RecursionError):
         return set()
     return (

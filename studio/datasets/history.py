@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import DataError, SpaceError
-from training.storage.paths import inside, write_whole
+from training.storage.paths import inside, read_regular, write_whole
 
 FOLDER = ".history"
 TURN = threading.RLock()  # two tabs of a browser, one journal
@@ -121,7 +121,7 @@ def _recorded_act(dataset: Path, number: int) -> dict[str, Any] | None:
     """What an entry says; None for one that was never finished or is damaged."""
     try:
         record = json.loads(
-            (dataset / FOLDER / f"{number:06d}" / "change.json").read_text(encoding="utf-8")
+            read_regular(dataset / FOLDER / f"{number:06d}" / "change.json").decode("utf-8")
         )
     except (OSError, ValueError, RecursionError):
         return None

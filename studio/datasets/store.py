@@ -24,7 +24,14 @@ from training.data.crops import CENTRE, crop_file, read_place
 from training.data.listing import METADATA, SUFFIXES
 from training.data.pictures import open_picture
 from training.errors import DataError, SpaceError
-from training.storage.paths import WINDOWS_DEVICES, Workspace, checked_name, inside, write_whole
+from training.storage.paths import (
+    WINDOWS_DEVICES,
+    Workspace,
+    checked_name,
+    inside,
+    read_regular,
+    write_whole,
+)
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,7 @@ def sidecar(picture: Path) -> Path:
 def _written(picture: Path) -> str | None:
     """The .txt's words, None when there is no .txt."""
     try:
-        return sidecar(picture).read_text(encoding="utf-8-sig", errors="replace").strip()
+        return read_regular(sidecar(picture)).decode("utf-8-sig", errors="replace").strip()
     except FileNotFoundError:
         return None
 

@@ -21,7 +21,13 @@ from studio.library.preferences import FOLDERS_OF_BASES
 from studio.processes import process
 from training import __version__
 from training.errors import BusyError, SpaceError, StudioError
-from training.storage.paths import Workspace, builtin_base, cache_folder, latents_folder
+from training.storage.paths import (
+    Workspace,
+    builtin_base,
+    cache_folder,
+    latents_folder,
+    read_regular,
+)
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "gradio", "safetensors")
 LONGEST_LOOK = 120.0  # seconds; torch alone takes several to load
@@ -159,7 +165,7 @@ def _kind(place: Path) -> str:
     if place.is_file():
         return "single file"
     try:
-        index = json.loads((place / "model_index.json").read_text(encoding="utf-8"))
+        index = json.loads(read_regular(place / "model_index.json").decode("utf-8"))
         return str(index["_class_name"])[:60]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return "unknown"

@@ -9,6 +9,7 @@ from training.data.complaints import shown_name, shown_value, some_of
 from training.data.file_content import decode_text, read_content
 from training.data.listing import Listing, share_of
 from training.errors import DataError
+from training.storage.paths import mode_of
 
 CROP = ".crop.json"  # after a picture's stem: where its crop lies
 CENTRE = (0.5, 0.5)
@@ -26,7 +27,7 @@ def read_place(picture: Path) -> tuple[float, float]:
     Raises DataError without the file's name.
     """
     file = crop_file(picture)
-    if not file.exists():
+    if not mode_of(file):
         return CENTRE
     advice = 'Write {"across": 0.5, "down": 0.5} with numbers from 0 to 1, or remove the file.'
     try:

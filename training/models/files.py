@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from training.errors import ModelError
+from training.storage.paths import read_regular
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 # How diffusers and transformers name weights: whole or in shards, the variant before or after the
@@ -40,7 +41,7 @@ AGAIN = "Download it again, or choose another base.model."
 
 def read_json(path: Path, model: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_regular(path).decode("utf-8"))
     except FileNotFoundError:
         raise ModelError(
             f"{model} has no {path.parent.name}/{path.name}. Download it again, or choose "

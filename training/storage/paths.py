@@ -80,6 +80,16 @@ def inside(root: Path, *parts: str) -> Path:
     return path
 
 
+def mode_of(path: Path) -> int:
+    """The st_mode of what is there, 0 for nothing, and also for a name that no file can have, for
+    which Path.is_file and Path.is_dir raise OSError.
+    """
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):
+        return 0
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a file for reading if it is one: a pipe or a device would wait for ever.
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from training.errors import ModelError, SpaceError, StyleFileError
-from training.storage.paths import fsync_folder
+from training.storage.paths import fsync_folder, open_regular
 from training.style_files.checkpoint_keys import Piece, pieces
 from training.style_files.key_names import WORDS
 from training.style_files.lora import Lora
@@ -91,7 +91,7 @@ class BaseWeights:
                 f"{path} stores {name} as {entry.dtype}, expected F16, BF16 or F32. Convert it "
                 "first."
             )
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(start + entry.begin)
             return array_of(entry, file.read(entry.end - entry.begin))
 
@@ -110,7 +110,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _head(path: Path) -> Head:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return read_head(path.name, file, path.stat().st_size)
     except OSError as error:
         raise ModelError(
@@ -297,7 +297,7 @@ def _content_of(
     tensor: _Tensor, piece: Piece, name: str, changes: Mapping[tuple[str, str], Lora]
 ) -> bytes:
     path, entry, start = tensor
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(start + entry.begin)
         data = file.read(entry.end - entry.begin)
     lora = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import stat
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from training.errors import StyleFileError
-from training.storage.paths import read_regular
+from training.storage.paths import mode_of, open_regular, read_regular
 from training.style_files import embeddings
 from training.style_files.base_family import bases as bases
 from training.style_files.base_family import family_in as family_in
@@ -126,7 +127,7 @@ def read_style(path: Path) -> Style:
 
     Raises StyleFileError for what cannot be read whole.
     """
-    if path.is_dir() and (folders := _peft_folders(path)):
+    if stat.S_ISDIR(mode_of(path)) and (folders := _peft_folders(path)):
         return _joined([_read_peft(folder, part) for part, folder in folders.items()])
     return style_from_bytes(_content(path), path.name)
 
@@ -230,7 +231,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     """Return only the metadata, quickly. Checks the header as read_style does, not the weights."""
     checked_place(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return read_head(path.name, file, path.stat().st_size).metadata
     except OSError as error:
         raise _unreadable(path, error) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 
 from training.errors import StyleFileError
+from training.storage.paths import mode_of
 
 Dtype = Literal["float16", "float32", "bfloat16"]
 
@@ -47,12 +49,13 @@ class Head(NamedTuple):
 
 def checked_place(path: Path) -> None:
     """Raise StyleFileError for what is no regular .safetensors file."""
-    if path.is_dir():
+    mode = mode_of(path)
+    if stat.S_ISDIR(mode):
         raise StyleFileError(
             f"{path} is a folder, a style file was expected. Give the .safetensors file inside it."
         )
-    if not path.is_file():
-        what = "is not a regular file" if path.exists() else "is not there"
+    if not stat.S_ISREG(mode):
+        what = "is not a regular file" if mode else "is not there"
         raise StyleFileError(f"{path} {what}. Give the path of a .safetensors style file.")
     if path.suffix.lower() != ".safetensors":
         raise StyleFileError(

@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from training.errors import SpaceError
-from training.storage.paths import fsync_folder, write_whole
+from training.storage.paths import fsync_folder, read_regular, write_whole
 
 FILES = ("state.safetensors", "state.json")
 DAMAGED = (
@@ -129,8 +129,8 @@ def read(path: Path) -> Checkpoint:
     """Read one checkpoint. Raises ValueError when a file is not what the manifest says, or the
     manifest not what was written.
     """
-    raw = (path / "manifest.json").read_bytes()
-    content = {name: (path / name).read_bytes() for name in FILES}
+    raw = read_regular(path / "manifest.json")
+    content = {name: read_regular(path / name) for name in FILES}
     step = json.loads(raw)["step"]
     for name, entry in json.loads(raw)["files"].items():
         if hashlib.sha256(content[name]).hexdigest() != entry["sha256"]:

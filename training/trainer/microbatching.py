@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from training.storage.paths import write_whole
+from training.storage.paths import read_regular, write_whole
 
 FILE = "passes.json"  # in a run's folder; not there as long as everything fits as the settings say
 
@@ -65,7 +65,7 @@ def read(folder: Path, settings: Mapping[str, Any]) -> dict[int, MicrobatchPlan]
     read.
     """
     try:
-        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        record = json.loads(read_regular(folder / FILE).decode("utf-8"))
         if record["settings"] != json.loads(json.dumps(dict(settings))):
             return {}
         found = {int(step): MicrobatchPlan(**passes) for step, passes in record["turns"]}

@@ -18,7 +18,7 @@ from typing import Any
 
 from training.config.schema import RunConfig
 from training.errors import SpaceError
-from training.storage.paths import write_whole
+from training.storage.paths import read_regular, write_whole
 from training.trainer import resume
 
 FILE = "company.json"  # in the folder of every member
@@ -102,7 +102,7 @@ def _settings(config: RunConfig) -> str:
 def _read(path: Path) -> JointSchedule | None:
     """None for a file that is not there or not one of these."""
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(read_regular(path))
         whole = lambda table: {int(key): int(value) for key, value in table.items()}
         paces = {
             int(size): {int(count): _seconds(took) for count, took in pace.items()}
