@@ -152,15 +152,21 @@ def _lines(text: str, width: int, size: int, most: int) -> list[str]:
 
 
 def _in_known_letters(text: str, font: Any) -> str:
-    """Letters that the built-in font lacks without their accents, where that helps:
+    """Letters that the built-in font lacks without their accents, where that helps.
 
-    it knows little more than ASCII.
+    It knows little more than ASCII.
     """
     if text.isascii():
         return text
     unknown = bytes(font.getmask("\uffff"))
-    known = lambda c: c.isascii() or bytes(font.getmask(c)) != unknown
-    plain = lambda c: "".join(
-        x for x in unicodedata.normalize("NFKD", c) if not unicodedata.combining(x)
-    )
-    return "".join(c if known(c) else plain(c) for c in text)
+
+    def readable(letter: str) -> str:
+        known = letter.isascii() or bytes(font.getmask(letter)) != unknown
+        return letter if known else _without_accents(letter)
+
+    return "".join(map(readable, text))
+
+
+def _without_accents(letter: str) -> str:
+    parts = unicodedata.normalize("NFKD", letter)
+    return "".join(part for part in parts if not unicodedata.combining(part))

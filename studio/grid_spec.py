@@ -315,15 +315,17 @@ def _whole(what: str, text: str, low: int, high: int) -> int:
 
 
 def _columns(chosen: Sequence[tuple[Taken, ...]], *, calls: bool, base: bool) -> tuple[Column, ...]:
-    """The base's column, then every style's or mix's:
+    """The base's column, then every style's or mix's.
 
-    named by titles, or by files where titles are missing or the same.
+    Named by titles, or by files where titles are missing or the same.
     """
     all_taken = [taken for styles in chosen for taken in styles]
     paths = {
         taken.title: {t.path.resolve() for t in all_taken if t.title == taken.title}
         for taken in all_taken
     }
-    name = lambda taken: taken.path.stem if len(paths[taken.title]) > 1 else taken.title
-    active = [Column(" + ".join(map(name, styles)), styles, calls) for styles in chosen]
+    active = []
+    for styles in chosen:
+        names = [t.path.stem if len(paths[t.title]) > 1 else t.title for t in styles]
+        active.append(Column(" + ".join(names), styles, calls))
     return (Column("base"), *active) if base else tuple(active)

@@ -20,7 +20,7 @@ from studio.compare import main
 from studio.grid import grid_of
 from studio.grid_spec import Column, Taken
 from studio.library.generator import Generator, loaded_style
-from tests.test_wearing import hooks, some_style
+from tests.test_wearing import changed, some_style
 from training.cli.style_file import main as style_file
 from training.errors import StyleFileError
 from training.models.family import Parts
@@ -477,7 +477,7 @@ def test_the_generator_keeps_base_and_styles_warm(
     )
     assert first.modules is second.modules
     generator.draw([Prompt("a cat", steps=1)], [[first, second]])
-    assert hooks(parts) == 0
+    assert changed(parts) == 0
     assert generator.load(str(v_base_folder)).prediction_type == "v_prediction"
     assert generator.wear([(styles["plain"], 1.0)])[0].modules is not first.modules
 

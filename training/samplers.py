@@ -48,15 +48,18 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def named(text: str) -> str:
-    """The name as it stands in SAMPLERS, or "base", for any way to write it:
+    """The name as it stands in SAMPLERS, or "base", for any way to write it.
 
-    `dpm++ 2m karras`, `DPM++_2M_Karras`. Raises ConfigError.
+    `dpm++ 2m karras` and `DPM++_2M_Karras` are the same. Raises ConfigError.
     """
-    plain = lambda name: re.sub(r"[^a-z0-9+]", "", name.lower())
-    known = {plain(name): name for name in (OWN, *SAMPLERS)}
-    if plain(text) not in known:
+    known = {_plain(name): name for name in (OWN, *SAMPLERS)}
+    if _plain(text) not in known:
         raise ConfigError(
             f"the sampler is {text[:100]!r}, one of these was expected: "
             f"{', '.join(known.values())}."
         )
-    return known[plain(text)]
+    return known[_plain(text)]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9+]", "", name.lower())

@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from studio.library import library
 from studio.processes import process
@@ -102,10 +103,13 @@ def command(workspace: Workspace, spec: ComparisonSpec, folder: Path) -> list[st
 
     Raises StudioError for a style that is not in the workspace.
     """
-    taken = lambda chosen: [
-        f"{library.style(workspace, id).path}:{strength:g}" for id, strength in chosen
-    ]
-    styles = [*taken(spec.styles), *(["+".join(taken(spec.mix))] if spec.mix else [])]
+
+    def weighted(chosen: Iterable[tuple[str, float]]) -> list[str]:
+        return [f"{library.style(workspace, id).path}:{strength:g}" for id, strength in chosen]
+
+    styles = weighted(spec.styles)
+    if spec.mix:
+        styles.append("+".join(weighted(spec.mix)))
     argv = [sys.executable, "-m", "studio.compare", "--base", spec.base]
     argv += ["--style", *styles] if styles else []
     # A prompt that begins with a dash must not be taken for an option.
@@ -146,23 +150,24 @@ def read_spec(folder: Path) -> ComparisonSpec | None:
     """What a comparison was drawn with; None when its wish.json is missing or damaged."""
     try:
         record = json.loads(read_regular(folder / "wish.json").decode("utf-8"))
-        pairs = lambda found: tuple((str(id), float(strength)) for id, strength in found)[
-            :MOST_COLUMNS
-        ]
-        styles, mix = pairs(record["styles"]), pairs(record.get("mix", ()))
-        prompts, seeds = tuple(map(str, record["prompts"])), tuple(map(int, record["seeds"]))
         return ComparisonSpec(
             str(record["base"]),
-            styles,
-            prompts,
-            seeds,
+            _with_strengths(record["styles"]),
+            tuple(map(str, record["prompts"])),
+            tuple(map(int, record["seeds"])),
             int(record["steps"]),
             float(record["guidance"]),
             int(record["size"]),
-            mix,
+            _with_strengths(record.get("mix", ())),
         )
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def _with_strengths(found: Any) -> tuple[tuple[str, float], ...]:
+    """Style ids and strengths out of a JSON list of pairs."""
+    pairs = tuple((str(id), float(strength)) for id, strength in found)
+    return pairs[:MOST_COLUMNS]
 
 
 def cell(folder: Path, row: int, column: int) -> Path:

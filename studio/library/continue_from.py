@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from studio.library import import_export, library
@@ -48,16 +49,13 @@ def _fitting(workspace: Workspace, style: library.Style, read: Style) -> dict[st
     rank = max(lora.rank for lora in read.modules.values())
     text = [name for name in read.modules if re.search(OF_TEXT, name)]
     unet = [name for name in read.modules if name not in text]
-    found = lambda table, names: [
-        target for target, ending in table.items() if any(re.search(ending, name) for name in names)
-    ]
     adapter: dict[str, Any] = {
         "rank": rank,
         "alpha": float(rank),
-        "targets": found(TARGETS, unet) or ["attention"],
+        "targets": _targets(TARGETS, unet) or ["attention"],
     }
     if text:
-        adapter["text_encoder_targets"] = found(TEXT_TARGETS, text) or ["attention"]
+        adapter["text_encoder_targets"] = _targets(TEXT_TARGETS, text) or ["attention"]
     optim = {} if text else {"text_encoder_lr": 0.0}
     return {
         "base": {"model": library.bases(workspace)[0]},
@@ -65,3 +63,12 @@ def _fitting(workspace: Workspace, style: library.Style, read: Style) -> dict[st
         "adapter": adapter,
         "optim": optim,
     }
+
+
+def _targets(endings: Mapping[str, str], names: Sequence[str]) -> list[str]:
+    """The targets that some of these layers belong to."""
+    return [
+        target
+        for target, ending in endings.items()
+        if any(re.search(ending, name) for name in names)
+    ]

@@ -5,6 +5,7 @@ Knows no torch and no gradio.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from training.storage.paths import Workspace, read_regular
 
 LARGEST_FILE = 512 * 2**20  # bytes
 MOST_TEXTS, LONGEST_TEXT = 100, 2000  # prompts and seeds of a grid; characters of a prompt
+
+# Id of a style in the workspace, None when it is not there; its strength; its title
+_Found = tuple[str | None, float, str]
 
 
 def spec_of(workspace: Workspace, file: Path) -> tuple[ComparisonSpec, list[str]]:
@@ -39,12 +43,8 @@ def spec_of(workspace: Workspace, file: Path) -> tuple[ComparisonSpec, list[str]
         if not good:
             raise ValueError
         known = {import_export.digest(style.path): style.id for style in _all_styles(workspace)}
-        told_of = lambda one: (
-            known.get(str(one["sha256"])),
-            float(one["strength"]),
-            str(one.get("title") or one["file"])[:80],
-        )
-        styles, mix = [told_of(column) for column in columns], [told_of(one) for one in active]
+        styles = [_style_in(column, known) for column in columns]
+        mix = [_style_in(one, known) for one in active]
         numbers = (
             tuple(int(seed) for seed in seeds),
             int(settings["steps"]),
@@ -58,12 +58,23 @@ def spec_of(workspace: Workspace, file: Path) -> tuple[ComparisonSpec, list[str]
             "this page drew."
         ) from None
     missing = list(dict.fromkeys(title for id, _, title in (*styles, *mix) if id is None))
-    here = lambda found: tuple((id, strength) for id, strength, _ in found if id is not None)
-    # what is left of a mix when all but one are gone is none
-    together = here(mix) if len(here(mix)) > 1 else ()
-    return ComparisonSpec(
-        base, here(styles), tuple(prompt[:LONGEST_TEXT] for prompt in prompts), *numbers, together
-    ), missing
+    left = _present(mix)
+    # What is left of a mix when all but one are gone is none
+    together = left if len(left) > 1 else ()
+    shown = tuple(prompt[:LONGEST_TEXT] for prompt in prompts)
+    return ComparisonSpec(base, _present(styles), shown, *numbers, together), missing
+
+
+def _style_in(column: Any, known: Mapping[str, str]) -> _Found:
+    return (
+        known.get(str(column["sha256"])),
+        float(column["strength"]),
+        str(column.get("title") or column["file"])[:80],
+    )
+
+
+def _present(found: Iterable[_Found]) -> tuple[tuple[str, float], ...]:
+    return tuple((id, strength) for id, strength, _ in found if id is not None)
 
 
 def _settings(file: Path) -> dict[str, Any]:

@@ -31,12 +31,11 @@ def chosen_modules(
     """Names of the linears and convolutions that the named groups stand for, in the network's
     order.
     """
-    endings = tuple(ending for target in targets for ending in groups[target])
-    fits = lambda name: any(name == ending or name.endswith("." + ending) for ending in endings)
+    endings = tuple("." + ending for target in targets for ending in groups[target])
     return [
         name
-        for name, m in network.named_modules()
-        if isinstance(m, nn.Linear | nn.Conv2d) and fits(name)
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and f".{name}".endswith(endings)
     ]
 
 

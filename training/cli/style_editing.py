@@ -129,7 +129,10 @@ def extract(arguments: argparse.Namespace) -> None:
     check_output(arguments.out, arguments.force, [])
     (tuned, _), (base, family) = open_base(arguments.tuned), open_base(arguments.base)
     with Console(stderr=True).status("comparing") as status:
-        on_progress = lambda done, of: status.update(f"comparing, tensor {done + 1} of {of}")
+
+        def on_progress(done: int, of: int) -> None:
+            status.update(f"comparing, tensor {done + 1} of {of}")
+
         result = extracted(
             tuned,
             base,
@@ -180,7 +183,10 @@ def bake(arguments: argparse.Namespace) -> None:
         largest=None,
     )
     with Console(stderr=True).status("writing") as status:
-        on_progress = lambda name: status.update(f"writing {name}")
+
+        def on_progress(name: str) -> None:
+            status.update(f"writing {name}")
+
         if arguments.out.suffix.lower() == ".safetensors":
             write_single(base, family, result.changes, arguments.out, on_progress)
         else:

@@ -108,19 +108,15 @@ def _check_same(
     """Raise StyleFileError unless the strict reader gives back every layer's change of weights, as
     far as the precision holds it, and every word.
     """
-    bare = lambda part, module: (
-        part,
-        module.removeprefix("text_model."),
-    )  # which a base's files may have or not
-    found = {bare(*place): lora for place, lora in placed(back, family).items()}
-    for key, lora in ((bare(*place), lora) for place, lora in changes.items()):
-        if key in found and _same_matrices(found[key], lora, ULP[stored]):
+    found = {_without_prefix(place): lora for place, lora in placed(back, family).items()}
+    for place, lora in changes.items():
+        key = _without_prefix(place)
+        written = found.get(key)
+        if written is not None and _same_matrices(written, lora, ULP[stored]):
             continue
         up, down = lora.flat()
         bound = 2 * ULP[stored] * (abs(up) @ abs(down)).max() + 1e-6
-        off = (
-            abs(found[key].delta().ravel() - lora.delta().ravel()).max() if key in found else np.inf
-        )
+        off = _largest_difference(written, lora)
         if not off <= bound:
             raise StyleFileError(
                 f"{name} was not written: it would not give back {'.'.join(key)} ({off:.2g} "
@@ -133,10 +129,22 @@ def _check_same(
         )
 
 
-def _same_matrices(found: Lora, lora: Lora, ulp: float) -> bool:
-    """Whether two changes are made of the same matrices, but for rounding:
+def _largest_difference(written: Lora | None, lora: Lora) -> float:
+    if written is None:
+        return np.inf
+    return abs(written.delta().ravel() - lora.delta().ravel()).max()
 
-    then so are the products, which take a hundred times as long.
+
+def _without_prefix(place: tuple[str, str]) -> tuple[str, str]:
+    """(part, module) without text_model, which a base's files may have or not."""
+    part, module = place
+    return part, module.removeprefix("text_model.")
+
+
+def _same_matrices(found: Lora, lora: Lora, ulp: float) -> bool:
+    """Whether two changes are made of the same matrices, but for rounding.
+
+    Then so are the products, which take a hundred times as long.
     """
     pairs = list(zip(found.flat(), lora.flat(), strict=True))
     return all(

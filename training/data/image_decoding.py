@@ -283,10 +283,9 @@ def _from_16_bits(picture: Image.Image) -> tuple[Image.Image, Image.Image | None
 
 def _transform(picture: Image.Image) -> tuple[Callable[[Image.Image], Image.Image], list[str]]:
     """Return what turns the colours of a part of the picture into sRGB, and remarks."""
-    plain = lambda colours: colours.convert("RGB")
     profile = picture.info.get("icc_profile")
     if not profile:
-        return plain, []
+        return _to_rgb, []
     first_row, _ = _parted(picture.crop((0, 0, picture.width, 1)))
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -295,5 +294,9 @@ def _transform(picture: Image.Image) -> tuple[Callable[[Image.Image], Image.Imag
         )
         transform.apply(first_row)
     except (ImageCms.PyCMSError, *DAMAGED):
-        return plain, [BAD_PROFILE]
+        return _to_rgb, [BAD_PROFILE]
     return transform.apply, []
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    return picture.convert("RGB")

@@ -52,14 +52,22 @@ def _promised(content: bytes) -> int:
     """Bytes of all rows: a byte for the filter, then the samples, padded to whole bytes."""
     width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
     depth, colour, interlaced = content[24], content[25], content[28]
-    row = lambda columns: 1 + (columns * SAMPLES.get(colour, 1) * depth + 7) // 8 if columns else 0
+    bits = SAMPLES.get(colour, 1) * depth  # of a pixel
     if not interlaced:
-        return height * row(width)
+        return height * _row_bytes(width, bits)
     return sum(
-        -(-(height - y) // down) * row(-(-(width - x) // across))
+        _ceil_div(height - y, down) * _row_bytes(_ceil_div(width - x, across), bits)
         for x, y, across, down in PASSES
         if width > x and height > y
     )
+
+
+def _row_bytes(columns: int, bits: int) -> int:
+    return 1 + _ceil_div(columns * bits, 8) if columns else 0
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
 
 
 def _data(content: bytes) -> Iterator[bytes]:

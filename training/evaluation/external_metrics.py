@@ -86,9 +86,10 @@ def _clip(name: str, file: Path, where: dict[str, Any]) -> ExternalMetric:
     )
     tokenizer = CLIPTokenizer.from_pretrained(name, **where)
     side = model.config.vision_config.image_size
-    seen = lambda x: model.visual_projection(
-        model.vision_model(pixel_values=fitted(x, side, CLIP_COLOURS)).pooler_output
-    )
+
+    def seen(x: Tensor) -> Tensor:
+        pooled = model.vision_model(pixel_values=fitted(x, side, CLIP_COLOURS)).pooler_output
+        return model.visual_projection(pooled)
 
     @torch.no_grad()
     def sees(x: Tensor, words: Sequence[str]) -> Tensor:

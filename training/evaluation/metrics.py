@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,9 +51,11 @@ def tensors(pictures: Sequence[Image.Image], side: int) -> Tensor:
 def _listening(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     """The latest outputs of the layers, in the order in which they come."""
     heard: list[Tensor] = []
-    take = lambda module, args, output: heard.append(
-        (output[0] if isinstance(output, tuple) else output).float()
-    )
+
+    def take(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        heard.append(first.float())
+
     hooks = [layer.register_forward_hook(take) for layer in layers]
     try:
         yield heard
@@ -252,16 +255,19 @@ def right_among(losses: Tensor) -> float:
 
 
 class StyleClassifier:
-    """How many of some pictures would be taken for the style's, told by features that are learnt
-    from true pictures and the base's own.
+    """What share of some pictures would be taken for the style's.
+
+    Features tell: learnt from the style's own pictures (true) and those of the base.
     """
 
     def __init__(self, seen: Callable[[Tensor], Tensor], true: Tensor, base: Tensor) -> None:
         self.seen = seen
         style, plain = seen(true), seen(base)
-        make = lambda features: StyleDiscriminant(features, plain)
-        self.likeness = make(style)
-        self.reachable = left_out(make, style).clamp(0, 1).mean().item() if len(true) > 2 else 1.0
+        discriminant = partial(StyleDiscriminant, base=plain)
+        self.likeness = discriminant(style)
+        self.reachable = 1.0
+        if len(true) > 2:
+            self.reachable = left_out(discriminant, style).clamp(0, 1).mean().item()
 
     def __call__(self, x: Tensor) -> float:
         """[N, 3, H, W] -> a share; a true picture's own likeness counts as whole."""

@@ -139,12 +139,19 @@ def curves(report: Report) -> str:
     if len(chosen) < 2:
         return ""
     left, right, top, bottom = 50, 690, 15, 185
-    across = lambda step: left + (right - left) * step / max(1, chosen[-1].step)
-    down = lambda share: bottom - (bottom - top) * share
+
+    def across(step: int) -> float:
+        return left + (right - left) * step / max(1, chosen[-1].step)
+
+    def down(share: float) -> float:
+        return bottom - (bottom - top) * share
+
     drawn, free = [], 0.0  # from where on a word can stand
-    ends = (("style", "#d9480f", lambda t: t.style), ("content", "#3b82f6", lambda t: t.content))
-    for name, colour, value in sorted(ends, key=lambda end: -end[2](chosen[-1])):
-        points = [(across(t.step), down(value(t))) for t in (report.base, *chosen)]
+    colours = {"style": "#d9480f", "content": "#3b82f6"}
+    # The upper curve first, so that its word stands above the other
+    for name in sorted(colours, key=lambda name: -getattr(chosen[-1], name)):
+        colour = colours[name]
+        points = [(across(t.step), down(getattr(t, name))) for t in (report.base, *chosen)]
         word = max(points[-1][1] + 4, free)
         free = word + 14
         drawn.append(

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from training.config.input_sections import Data
@@ -46,24 +47,32 @@ def asked(given: Sequence[str], pictures: Dataset, most: int) -> tuple[str, ...]
 def affordable(
     request: ReportRequest, texts: Sequence[str], seconds: float, a_picture: float
 ) -> tuple[ReportRequest, Sequence[str]] | None:
-    """As much of a report as fits the time:
+    """As much of a report as fits the time, None if nothing does.
 
-    fewer checkpoints first, then strength 1 alone, then fewer prompts; None if nothing does.
+    Fewer checkpoints first, then strength 1 alone, then fewer prompts.
     """
-    fits = lambda w, t: len(t) * (1 + len(w.candidates) * len(w.strengths)) * a_picture <= seconds
-    smaller: list[Callable[[ReportRequest, Sequence[str]], tuple[ReportRequest, Sequence[str]]]] = [
-        lambda w, t: (w, t),
-        lambda w, t: (w, t[:12]),
-        lambda w, t: (dataclasses.replace(w, candidates=spread(w.candidates, 6)), t),
-        lambda w, t: (dataclasses.replace(w, strengths=(1.0,)), t),
-        lambda w, t: (w, t[: max(FEWEST, len(t) // 2)]),
-        lambda w, t: (dataclasses.replace(w, candidates=spread(w.candidates, 3)), t[:FEWEST]),
-    ]
-    for make in smaller:
-        request, texts = make(request, texts)
-        if fits(request, texts):
-            return request, texts
+    for smaller, fewer in _smaller_and_smaller(request, texts):
+        sets = 1 + len(smaller.candidates) * len(smaller.strengths)
+        if len(fewer) * sets * a_picture <= seconds:
+            return smaller, fewer
     return None
+
+
+def _smaller_and_smaller(
+    request: ReportRequest, texts: Sequence[str]
+) -> Iterator[tuple[ReportRequest, Sequence[str]]]:
+    """The same report in less and less time."""
+    yield request, texts
+    texts = texts[:12]
+    yield request, texts
+    request = dataclasses.replace(request, candidates=spread(request.candidates, 6))
+    yield request, texts
+    request = dataclasses.replace(request, strengths=(1.0,))
+    yield request, texts
+    texts = texts[: max(FEWEST, len(texts) // 2)]
+    yield request, texts
+    request = dataclasses.replace(request, candidates=spread(request.candidates, 3))
+    yield request, texts[:FEWEST]
 
 
 def spread(candidates: Sequence[Candidate], most: int) -> tuple[Candidate, ...]:
@@ -97,7 +106,7 @@ def of_run(
         preview.steps, preview.guidance, preview.seed, config.data.background,
     )  # fmt: skip
     texts = asked(settings.prompts, dataset, settings.most)
-    called = lambda text: captioned(text, config.data.trigger, config.data.template)
+    called = partial(captioned, trigger=config.data.trigger, template=config.data.template)
     return (
         yield from reported(
             request,
@@ -122,13 +131,14 @@ def of_files(
     """Judge any style files against a folder of pictures in their style, and write
     <folder>/report.html.
     """
-    read = lambda pictures: read_dataset(
-        Path(pictures),
+    read = partial(
+        read_dataset,
         trigger=settings.trigger,
         template=settings.template,
         background=settings.background,
     )
-    dataset, held = read(settings.folder), read(report.held_out) if report.held_out else None
+    dataset = read(Path(settings.folder))
+    held = read(Path(report.held_out)) if report.held_out else None
     candidates = tuple(Candidate(file, 0) for file in files)
     request = ReportRequest(
         candidates,
@@ -142,7 +152,7 @@ def of_files(
         settings.background,
     )
     texts = asked(report.prompts, dataset, report.most)
-    called = lambda text: captioned(text, settings.trigger, settings.template)
+    called = partial(captioned, trigger=settings.trigger, template=settings.template)
     return (
         yield from reported(
             request, parts, texts, called, folder, " and ".join(file.stem for file in files)

@@ -57,17 +57,20 @@ def read_ids(
     length = tokenizer.model_max_length
     ids: list[int] = []
     places: list[tuple[int, int, int]] = []
-    plain = lambda text: tokenizer(text, add_special_tokens=False).input_ids if text.strip() else []
+
+    def ids_of(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False).input_ids if text.strip() else []
+
     at, order = 0, {word.lower(): i for i, word in enumerate(words)}
     for found in re.finditer(_pattern(words), caption, re.IGNORECASE):
-        ids += plain(caption[at : found.start()])
+        ids += ids_of(caption[at : found.start()])
         i = order[found.group().lower()]
         places += [(len(ids) + 1 + k, i, k) for k in range(counts[i])]
         ids += [PLACEHOLDER] * counts[i]
         at = found.end()
     ids = [
         tokenizer.bos_token_id,
-        *(ids + plain(caption[at:]))[: length - 2],
+        *(ids + ids_of(caption[at:]))[: length - 2],
         tokenizer.eos_token_id,
     ]
     return ids + [tokenizer.pad_token_id] * (length - len(ids)), [
@@ -115,7 +118,10 @@ def spoken(
         yield ids
         return
     at = sent(torch.tensor(rows), encoder.device), sent(torch.tensor(columns), encoder.device)
-    put = lambda module, given, embedded: embedded.index_put(at, torch.stack(vectors).to(embedded))
+
+    def put(module: nn.Module, args: Any, embedded: Tensor) -> Tensor:
+        return embedded.index_put(at, torch.stack(vectors).to(embedded))
+
     hook = encoder.get_input_embeddings().register_forward_hook(put)
     try:
         yield ids

@@ -145,10 +145,12 @@ def kernels() -> dict[str, Kernel]:
         from xformers.ops import memory_efficient_attention
     except (ImportError, OSError):  # not there, or built for another torch
         return found
-    turned = lambda x: x.transpose(1, 2)  # its heads stand behind the positions
-    found["xformers"] = lambda q, k, v: turned(
-        memory_efficient_attention(turned(q), turned(k), turned(v))
-    )
+
+    def of_xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        positions_first = (x.transpose(1, 2) for x in (q, k, v))  # then heads
+        return memory_efficient_attention(*positions_first).transpose(1, 2)
+
+    found["xformers"] = of_xformers
     return found
 
 
@@ -198,20 +200,17 @@ def _timed(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, learning: bool) -> f
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, table: Table | None = None) -> Tensor:
-    """q: [B, heads, n, d]; k, v:
+    """Vaswani et al. 2017, eq. 1. q: [B, heads, n, d]; k, v: [B, heads, m, d].
 
-    [B, heads, m, d] -> [B, heads, n, d]. Vaswani et al. 2017, eq. 1. table: of the kernels of a
-    GPU.
+    Returns [B, heads, n, d]. table: of the kernels of a GPU.
     """
     if q.device.type == "cpu" and torch.is_grad_enabled():
         small = q.shape[2] * k.shape[2] <= PLAIN_UP_TO
         if small or (AMX and q.dtype == torch.bfloat16):
-            rows = lambda x: x.reshape(-1, *x.shape[2:])
-            return (
-                (_Attention if small else _LongAttention)
-                .apply(rows(q * q.shape[-1] ** -0.5), rows(k), rows(v))
-                .view(q.shape)
-            )
+            scaled = q * q.shape[-1] ** -0.5
+            rows = [x.reshape(-1, *x.shape[2:]) for x in (scaled, k, v)]
+            attention = _Attention if small else _LongAttention
+            return attention.apply(*rows).view(q.shape)
     # What was timed differs from time to time; equal bits need one choice, and so does code that is
     # compiled once
     if (
@@ -241,8 +240,8 @@ class ShapedAttention:
     ) -> Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        split = lambda x: x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-        mixed = attend(split(q), split(k), split(v), self.table).transpose(1, 2).flatten(2)
+        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        mixed = attend(q, k, v, self.table).transpose(1, 2).flatten(2)
         return attn.to_out[1](attn.to_out[0](mixed))
 
 

@@ -173,27 +173,30 @@ def _check_device(device: str, on_gpu: bool) -> None:
     torch.cuda.set_device(local)
 
 
+def _setting_is_on(name: str) -> bool:
+    return os.environ.get(name, "false").lower() in ("true", "1", "yes")
+
+
 def _wants_shards() -> bool:
     """Whether accelerate's configuration asks for FSDP. Raises ConfigError for what is not done."""
-    setting_is_on = lambda name: os.environ.get(name, "false").lower() in ("true", "1", "yes")
-    if setting_is_on("ACCELERATE_USE_DEEPSPEED"):
+    if _setting_is_on("ACCELERATE_USE_DEEPSPEED"):
         raise ConfigError(
             "accelerate is configured for DeepSpeed, which divides trained weights and their "
             "optimiser: here these are a few MB, it is the frozen "
             "base that is large. Choose FSDP in `accelerate config` (version 2) to divide the "
             "base, or plain multi-GPU."
         )
-    if setting_is_on("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
+    if _setting_is_on("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ConfigError(
             "accelerate is configured for FSDP version 1, which cannot divide a frozen base. "
             "Set fsdp_version: 2 in its configuration."
         )
-    if setting_is_on("ACCELERATE_USE_FSDP") and setting_is_on("FSDP_OFFLOAD_PARAMS"):
+    if _setting_is_on("ACCELERATE_USE_FSDP") and _setting_is_on("FSDP_OFFLOAD_PARAMS"):
         raise ConfigError(
             "accelerate is configured with fsdp_offload_params, which is not done here. Turn "
             "it off, or start more processes."
         )
-    return setting_is_on("ACCELERATE_USE_FSDP")
+    return _setting_is_on("ACCELERATE_USE_FSDP")
 
 
 def _figures(like: Tensor, *values: bool) -> list[Tensor]:

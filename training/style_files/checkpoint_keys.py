@@ -8,7 +8,7 @@ open_clip the text encoders.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from training.errors import StyleFileError
@@ -121,11 +121,15 @@ def _unet(shapes: Shapes) -> Iterator[Piece]:
         )
 
 
+def _resnet_place(rest: Sequence[str]) -> str:
+    name = ".".join(rest)
+    return RESNET.get(name, name)
+
+
 def _unet_place(stem: str, resnets: int, attends: set[str]) -> str:
-    inner = lambda rest: RESNET.get(".".join(rest), ".".join(rest))
     match stem.split("."):
         case ["mid_block", "resnets", index, *rest]:
-            return f"middle_block.{2 * int(index)}.{inner(rest)}"
+            return f"middle_block.{2 * int(index)}.{_resnet_place(rest)}"
         case ["mid_block", "attentions", "0", *rest]:
             return f"middle_block.1.{'.'.join(rest)}"
         case ["down_blocks", level, "downsamplers", "0", "conv"]:
@@ -133,7 +137,7 @@ def _unet_place(stem: str, resnets: int, attends: set[str]) -> str:
         case ["down_blocks", level, kind, index, *rest]:
             at = int(level) * (resnets + 1) + int(index) + 1
             return (
-                f"input_blocks.{at}.0.{inner(rest)}"
+                f"input_blocks.{at}.0.{_resnet_place(rest)}"
                 if kind == "resnets"
                 else f"input_blocks.{at}.1.{'.'.join(rest)}"
             )
@@ -143,7 +147,7 @@ def _unet_place(stem: str, resnets: int, attends: set[str]) -> str:
         case ["up_blocks", level, kind, index, *rest]:
             at = int(level) * (resnets + 1) + int(index)
             return (
-                f"output_blocks.{at}.0.{inner(rest)}"
+                f"output_blocks.{at}.0.{_resnet_place(rest)}"
                 if kind == "resnets"
                 else f"output_blocks.{at}.1.{'.'.join(rest)}"
             )

@@ -108,12 +108,15 @@ def complaint(words: Words, widths: Mapping[str, int]) -> str:
     for word, vectors in words.items():
         own = {part: values.shape[1] for part, values in vectors.items()}
         if widths and own != dict(widths):
-            sizes_text = lambda sizes: " and ".join(str(size) for _, size in sorted(sizes.items()))
             return (
-                f"Its word {printable(word, 60)!r} has vectors of {sizes_text(own)} numbers, the "
-                f"base's have {sizes_text(widths)}: it was made for another base."
+                f"Its word {printable(word, 60)!r} has vectors of {_sizes(own)} numbers, the "
+                f"base's have {_sizes(widths)}: it was made for another base."
             )
     return ""
+
+
+def _sizes(widths: Mapping[str, int]) -> str:
+    return " and ".join(str(size) for _, size in sorted(widths.items()))
 
 
 def joined(several: Iterable[tuple[str, Words]]) -> dict[str, Vectors]:

@@ -164,22 +164,23 @@ def _size(shapes: Mapping[str, tuple[int, ...]]) -> _Size:
 
     What is malformed counts as little here and is refused later.
     """
-    first = lambda role, i: shapes[role][i] if role in shapes and len(shapes[role]) > i else 1
+
+    def side(role: str, axis: int) -> int:
+        shape = shapes.get(role, ())
+        return shape[axis] if axis < len(shape) else 1
+
     if "hada_w1_a" in shapes:
         core = shapes.get("hada_t1", ())
-        rows, columns = (
-            first("hada_w1_a", 1 if core else 0),
-            first("hada_w1_b", 1) * math.prod(core[2:]),
-        )
-        return _Size(
-            rows, columns, min(rows, columns, first("hada_w1_b", 0) * first("hada_w2_b", 0))
-        )
+        rows = side("hada_w1_a", 1 if core else 0)
+        columns = side("hada_w1_b", 1) * math.prod(core[2:])
+        rank = side("hada_w1_b", 0) * side("hada_w2_b", 0)
+        return _Size(rows, columns, min(rows, columns, rank))
     if any(role.startswith("lokr") for role in shapes):
         one = _factor_size(shapes, "lokr_w1", ())
         two = _factor_size(shapes, "lokr_w2", shapes.get("lokr_t2", ()))
         return _Size(one[0] * two[0], one[1] * two[1], one[2] * two[2])
     kernel = math.prod((shapes.get("mid") or shapes.get("down", ()))[2:])
-    return _Size(first("up", 0), first("down", 1) * kernel, first("down", 0), rewritten=False)
+    return _Size(side("up", 0), side("down", 1) * kernel, side("down", 0), rewritten=False)
 
 
 def _factor_size(

@@ -176,13 +176,13 @@ def _counterparts(tuned: BaseWeights, base: BaseWeights) -> dict[tuple[str, str]
 
     Raises StyleFileError when they are not the same architecture.
     """
-    bare = lambda name: name.removeprefix("text_model.")  # transformers 5 writes it no more
-    theirs = {(part, bare(name)): name for part, name in tuned.tensors}
+    prefix = "text_model."  # transformers 5 writes it no more
+    theirs = {(part, name.removeprefix(prefix)): name for part, name in tuned.tensors}
     found = {}
     for (part, name), tensor in base.tensors.items():
         if name.endswith("position_ids"):
             continue
-        own = theirs.get((part, bare(name)))
+        own = theirs.get((part, name.removeprefix(prefix)))
         shape = tuned.tensors[part, own].entry.shape if own else None
         if shape != tensor.entry.shape:
             own_size, size = [

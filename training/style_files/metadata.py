@@ -167,14 +167,16 @@ def rewritten(
     if family_in(found) != family or not found.get("ss_base_model_version"):
         prediction = "v_prediction" if found.get("modelspec.prediction_type") == "v" else "epsilon"
         found |= _kind(family, prediction)
-    one = lambda values: (
-        str(next(iter(values))) if len(set(values)) == 1 else "Dynamic"
-    )  # sd-scripts' word for mixed ones
     return found | {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": one(ranks),
-        "ss_network_alpha": one(alphas),
+        "ss_network_dim": _one(ranks),
+        "ss_network_alpha": _one(alphas),
     }
+
+
+def _one(values: Collection[float]) -> str:
+    """The one value, or sd-scripts' word for mixed ones."""
+    return str(next(iter(values))) if len(set(values)) == 1 else "Dynamic"
 
 
 def _kind(family: str, prediction: str) -> dict[str, str]:

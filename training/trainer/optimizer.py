@@ -138,14 +138,15 @@ class Optimiser:
         An average that was not kept then begins at the weights.
         """
         for name, flat in self.flats.items():
-            own = lambda what, name=name, like=flat: tensors[f"{name}.{what}"].to(
-                like.device, copy=True
-            )
+            own = {
+                what: tensors[f"{name}.{what}"].to(flat.device, copy=True)
+                for what in ("updates", "first", "second")
+            }
             flat.data.copy_(tensors[f"{name}.weights"])
             self.adamw.state[flat] = {
-                "step": own("updates").reshape(()),
-                "exp_avg": own("first"),
-                "exp_avg_sq": own("second"),
+                "step": own["updates"].reshape(()),
+                "exp_avg": own["first"],
+                "exp_avg_sq": own["second"],
             }
             if name in self.averages:
                 self.averages[name].copy_(

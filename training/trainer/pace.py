@@ -50,12 +50,12 @@ class Pace:
 
     def words(self, waiting: int) -> str:
         """What was found, for the user."""
-        peak = lambda size: f" and {self.peaks[size]:.2g} GiB" if size in self.peaks else ""
-        timings = ", ".join(
-            f"{size} at once {self.took.get(size) or 0.0:.3g} s{peak(size)}"
-            for size in self.sizes(waiting)
-        )
+        timings = ", ".join(map(self._timing, self.sizes(waiting)))
         return (
             f"styles in one pass: {self.size(waiting)}, the quickest for a style's update "
             f"here ({timings})"
         )
+
+    def _timing(self, size: int) -> str:
+        peak = f" and {self.peaks[size]:.2g} GiB" if size in self.peaks else ""
+        return f"{size} at once {self.took.get(size) or 0.0:.3g} s{peak}"

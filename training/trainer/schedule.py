@@ -103,15 +103,19 @@ def _read(path: Path) -> JointSchedule | None:
     """None for a file that is not there or not one of these."""
     try:
         record = json.loads(read_regular(path))
-        whole = lambda table: {int(key): int(value) for key, value in table.items()}
         paces = {
             int(size): {int(count): _seconds(took) for count, took in pace.items()}
             for size, pace in record["paces"].items()
         }
         settings = {int(i): str(value) for i, value in record["settings"].items()}
-        return JointSchedule(whole(record["began"]), settings, paces, whole(record["alone"]))
+        began, alone = _integers(record["began"]), _integers(record["alone"])
+        return JointSchedule(began, settings, paces, alone)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _integers(table: Any) -> dict[int, int]:
+    return {int(key): int(value) for key, value in table.items()}
 
 
 def _seconds(value: Any) -> float | None:
