@@ -32,6 +32,7 @@ from training.storage.paths import Workspace, checked_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
+VERBS = ("upload", "train", "status", "stop", "compare", "comparison")
 MOST_FILES, MOST_ROWS, LONGEST_PROMPT = 1000, 64, 1000
 OURS = (*(path for path in PATHS if path != "base.model"), "save.folder")
 
@@ -53,9 +54,19 @@ def answering(verb: Callable[P, R]) -> Callable[P, R]:
 
 def offer(workspace: Workspace) -> None:
     """Add the verbs to the page that is being built."""
+    verbs = Verbs(workspace)
+    for name in VERBS:
+        gr.api(getattr(verbs, name), api_name=name)
+
+
+class Verbs:
+    """What programs may call, over one workspace. Gradio shows names, types and docstrings."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
 
     @answering
-    def upload(dataset: str, files: list[dict]) -> dict:
+    def upload(self, dataset: str, files: list[dict]) -> dict:
         """Put pictures, captions (.txt, metadata.jsonl) or zips into a dataset, which is made when
         there is none of that name.
         """
@@ -63,11 +74,8 @@ def offer(workspace: Workspace) -> None:
             raise DataError(f"files: a list of at most {MOST_FILES} uploaded files was expected.")
         found = [_uploaded(file) for file in files]
         name = checked_name(str(dataset), "dataset")
-        folder = (
-            store.folder(workspace, name)
-            if name in store.names(workspace)
-            else store.make(workspace, name)
-        )
+        known = name in store.names(self.workspace)
+        folder = (store.folder if known else store.make)(self.workspace, name)
         added = store.add(folder, found)
         uploads.used(found)
         return {
@@ -77,58 +85,42 @@ def offer(workspace: Workspace) -> None:
         }
 
     @answering
-    def train(dataset: str, settings: dict) -> dict:
+    def train(self, dataset: str, settings: dict) -> dict:
         """Put a training into the line.
 
         settings: by dotted key, as in docs/settings.md, for instance {"save.name": "ink",
         "optim.steps": 300}.
         """
-        queue = Queue(workspace)
-        job = queue.job(queue.add(_config(workspace, str(dataset), settings)))
+        queue = Queue(self.workspace)
+        job = queue.job(queue.add(_config(self.workspace, str(dataset), settings)))
         return {"run": job.run, "job": job.id}
 
     @answering
-    def status(run: str) -> dict:
+    def status(self, run: str) -> dict:
         """How a training stands:
 
         its state, updates, seconds left, loss, what it said, and its style as a file when there is
         one.
         """
-        job = Queue(workspace).of_run(str(run))
-        if run not in library.runs(workspace) and job is not None:
+        job = Queue(self.workspace).of_run(str(run))
+        if run not in library.runs(self.workspace) and job is not None:
             return {"run": job.run, "state": job.state, "message": job.message}
-        folder = library.run(workspace, run)
-        so_far = charts.progress(list(events.read(folder / "events.jsonl")))
-        state = process.state(folder)
-        last = so_far.curve[-1] if so_far.curve else None
-        file = folder / so_far.style if so_far.style else None
-        return {
-            "run": folder.name,
-            "state": state,
-            "step": so_far.step,
-            "steps": so_far.steps,
-            "loss": last.loss if last else None,
-            "seconds_left": last.left if last and state == "running" else None,
-            "messages": [message.message for message in so_far.messages],
-            "id": f"run:{folder.name}" if file and file.is_file() else None,
-            "style": _offered(file)
-            if file and file.is_file() and state in ("finished", "stopped")
-            else None,
-        }
+        return _run_status(library.run(self.workspace, run))
 
     @answering
-    def stop(run: str) -> dict:
+    def stop(self, run: str) -> dict:
         """Let a training save and end, or leave the line."""
-        queue = Queue(workspace)
+        queue = Queue(self.workspace)
         job = queue.of_run(str(run))
         if job is not None and job.state in ("waiting", "interrupted", "running", "paused"):
             queue.cancel(job.id)
         else:
-            process.stop(library.run(workspace, run))
+            process.stop(library.run(self.workspace, run))
         return {"run": run}
 
     @answering
     def compare(
+        self,
         base: str,
         styles: list,
         prompts: list,
@@ -141,26 +133,51 @@ def offer(workspace: Workspace) -> None:
 
         styles: ids as status gives them, or [id, strength]; every prompt with every seed is a row.
         """
-        spec = _wish(workspace, base, styles, prompts, seeds, steps, guidance, size)
-        return {"comparison": comparisons.begin(workspace, spec).name}
+        _check_base(self.workspace, base)
+        spec = ComparisonSpec(
+            str(base),
+            _checked_styles(self.workspace, styles),
+            *_checked_rows(prompts, seeds),
+            int(_checked_number("steps", steps, 1, 200)),
+            float(_checked_number("guidance", guidance, 1, 30)),
+            int(_checked_number("size", size, 0, 4096)),
+        )
+        return {"comparison": comparisons.begin(self.workspace, spec).name}
 
     @answering
-    def comparison(name: str) -> dict:
+    def comparison(self, name: str) -> dict:
         """Whether a comparison is drawn, and its grid as a file."""
-        folder = comparisons.folder(workspace, str(name))
+        folder = comparisons.folder(self.workspace, str(name))
         if folder is None:
             raise StudioError(f"There is no comparison named {str(name)[:80]!r}.")
         grid, alive = folder / "grid.png", process.is_alive(folder)
         done = grid.is_file() and not alive
-        said = "" if done or alive else process.log_tail(folder, 5)
         return {
             "state": "drawing" if alive else "finished" if done else "failed",
             "grid": _offered(grid) if done else None,
-            "message": said,
+            "message": "" if done or alive else process.log_tail(folder, 5),
         }
 
-    for verb in (upload, train, status, stop, compare, comparison):
-        gr.api(verb, api_name=verb.__name__)
+
+def _run_status(run: Path) -> dict[str, Any]:
+    """What status answers about a run that has begun."""
+    so_far = charts.progress(list(events.read(run / "events.jsonl")))
+    state = process.state(run)
+    last = so_far.curve[-1] if so_far.curve else None
+    file = run / so_far.style if so_far.style else None
+    has_style = file is not None and file.is_file()
+    offers_style = has_style and state in ("finished", "stopped")
+    return {
+        "run": run.name,
+        "state": state,
+        "step": so_far.step,
+        "steps": so_far.steps,
+        "loss": last.loss if last else None,
+        "seconds_left": last.left if last and state == "running" else None,
+        "messages": [message.message for message in so_far.messages],
+        "id": f"run:{run.name}" if has_style else None,
+        "style": _offered(file) if offers_style else None,
+    }
 
 
 def _uploaded(file: Any) -> Path:
@@ -217,23 +234,11 @@ def _check_base(workspace: Workspace, base: Any) -> None:
         )
 
 
-def _wish(
-    workspace: Workspace,
-    base: Any,
-    styles: Any,
-    prompts: Any,
-    seeds: Any,
-    steps: Any,
-    guidance: Any,
-    size: Any,
-) -> ComparisonSpec:
-    """Raises StudioError with what is wrong."""
-    _check_base(workspace, base)
-    pairs = (
-        [(one, 1.0) if isinstance(one, str) else one for one in styles]
-        if isinstance(styles, list)
-        else None
-    )
+def _checked_styles(workspace: Workspace, styles: Any) -> tuple[tuple[str, float], ...]:
+    """Id and strength of each style. Raises StudioError with what is wrong."""
+    pairs = None
+    if isinstance(styles, list):
+        pairs = [(one, 1.0) if isinstance(one, str) else one for one in styles]
     if pairs is None or len(pairs) > MOST_COLUMNS or not all(_is_pair(pair) for pair in pairs):
         raise StudioError(
             f"styles: a list of at most {MOST_COLUMNS} ids was expected, or of [id, strength] "
@@ -241,40 +246,41 @@ def _wish(
         )
     for id, _ in pairs:
         library.style(workspace, id)
-    if (
-        not isinstance(prompts, list)
-        or not prompts
-        or not all(isinstance(p, str) and p.strip() and len(p) <= LONGEST_PROMPT for p in prompts)
-    ):
+    return tuple((id, float(strength)) for id, strength in pairs)
+
+
+def _checked_rows(prompts: Any, seeds: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Prompts and seeds. Raises StudioError with what is wrong."""
+    if not isinstance(prompts, list) or not prompts or not all(map(_is_prompt, prompts)):
         raise StudioError(
             f"prompts: a list of texts of at most {LONGEST_PROMPT} characters was expected."
         )
-    if (
-        not isinstance(seeds, list)
-        or not seeds
-        or not all(type(s) is int and 0 <= s < 2**63 for s in seeds)
-    ):
+    if not isinstance(seeds, list) or not seeds or not all(map(_is_seed, seeds)):
         raise StudioError("seeds: a list of whole numbers from 0 was expected.")
     if len(prompts) * len(seeds) > MOST_ROWS:
         raise StudioError(
             f"{len(prompts)} prompts and {len(seeds)} seeds make {len(prompts) * len(seeds)} "
             f"rows, {MOST_ROWS} is the most."
         )
-    numbers = {"steps": (steps, 1, 200), "guidance": (guidance, 1, 30), "size": (size, 0, 4096)}
-    for name, (value, low, high) in numbers.items():
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not low <= value <= high
-            or (name != "guidance" and value != int(value))
-        ):
-            raise StudioError(
-                f"{name} is {str(value)[:20]}: a number from {low} to {high} was expected."
-            )
-    kept = tuple((id, float(strength)) for id, strength in pairs)
-    return ComparisonSpec(
-        str(base), kept, tuple(prompts), tuple(seeds), int(steps), float(guidance), int(size)
-    )
+    return tuple(prompts), tuple(seeds)
+
+
+def _checked_number(name: str, value: Any, low: int, high: int) -> float:
+    """A number in its range; only a guidance may have a fraction. Raises StudioError."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high or (name != "guidance" and value != int(value)):
+        raise StudioError(
+            f"{name} is {str(value)[:20]}: a number from {low} to {high} was expected."
+        )
+    return value
+
+
+def _is_prompt(text: Any) -> bool:
+    return isinstance(text, str) and bool(text.strip()) and len(text) <= LONGEST_PROMPT
+
+
+def _is_seed(seed: Any) -> bool:
+    return type(seed) is int and 0 <= seed < 2**63
 
 
 def _is_pair(pair: Any) -> bool:
