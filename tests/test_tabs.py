@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from jinja2 import UndefinedError
 from PIL import Image
 
 from studio import grid_events
 from studio.datasets import store
 from studio.library import comparisons
 from studio.library.comparisons import ComparisonSpec
-from studio.page import app
+from studio.page import app, templates
 from studio.page.tabs import compare, pictures, settings, styles, train
 from studio.page.tabs.compare import form as compare_form
 from studio.page.tabs.compare.form import StyleValues
@@ -335,3 +337,23 @@ def test_a_base_that_is_not_there_cannot_be_chosen(workspace: Workspace) -> None
     assert set(handlers.show()) == {parts.base, parts.bases, parts.workspace}
     with pytest.raises(gr.Error, match="not on this machine any more"):
         handlers.choose_base("another")
+
+
+# --- files of the page ---
+
+
+def test_every_template_and_script_is_there_and_used() -> None:
+    folder = Path(app.__file__).parent
+    sources = [path.read_text(encoding="utf-8") for path in folder.rglob("*.py")]
+    found = {path.stem: path.read_text("utf-8") for path in folder.glob("templates/*.html")}
+    rendered = re.findall(r'\brender\(\s*"(\w+)"', "\n".join(sources))
+    included = re.findall(r'{% from "(\w+)\.html"', "\n".join(found.values()))
+    assert {*rendered, *included} == set(found)
+    scripts = set(re.findall(r"""\bscript\(['"](\w+)['"]\)""", "\n".join(sources)))
+    assert scripts == {path.stem for path in folder.glob("assets/*.js")} - {"page"}
+
+
+def test_what_a_template_is_given_is_escaped() -> None:
+    assert templates.note('<b>"x"') == '<p class="note">&lt;b&gt;&#34;x&#34;</p>'
+    with pytest.raises(UndefinedError):
+        templates.render("note")

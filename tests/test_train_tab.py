@@ -21,6 +21,7 @@ from studio.page.tabs.train.form import (
 from studio.page.tabs.train.queue_actions import act
 from studio.page.views import previews
 from studio.page.views import queue as line_view
+from studio.page.views.plan import plan_table
 from studio.processes import plan
 from studio.processes.queue import Job, Queue
 from training.config.loading import from_mapping, to_toml
@@ -180,7 +181,7 @@ def test_the_plan_is_measured_and_what_is_wrong_is_told(tmp_path: Path, base_fol
         "optim": {"steps": 8},
     }
     config = from_mapping(wanted | {"save": {"folder": str(tmp_path / "runs"), "name": "x"}})
-    shown = plan.shown(plan.measured(config))
+    shown = plan_table(plan.measured(config))
     assert "4" in shown and "GiB" in shown and "8 of 4 pictures" in shown
     assert not (tmp_path / "runs").exists()
     with pytest.raises(StudioError, match="not there"):

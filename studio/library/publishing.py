@@ -15,7 +15,7 @@ from studio.library.import_export import plain_stem
 from training.errors import StyleFileError
 from training.style_files.family_spec import SPECS
 from training.style_files.merge import packed
-from training.style_files.metadata import GROUPS, PUBLIC, Told, published, rewritten
+from training.style_files.metadata import GROUPS, PUBLIC, MetadataField, published, rewritten
 from training.style_files.reading import Style, read_style, style_from_bytes
 from training.style_files.writing import named, placed, style_bytes
 
@@ -66,7 +66,7 @@ def private_fields(style: Style, card: Card) -> list[Field]:
     return alone + whole
 
 
-def published_fields(style: Style, card: Card, keep: Collection[str]) -> list[Told]:
+def published_fields(style: Style, card: Card, keep: Collection[str]) -> list[MetadataField]:
     """Exactly what the file will tell with those fields, hashes aside."""
     return published(_kept(style, card, keep))
 

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from studio.page import api
 from studio.page.scripts import script
 from studio.page.tabs import compare, pictures, settings, styles, train
+from studio.page.templates import render
 from studio.page.theme import theme
 from studio.server import addresses, auth, gradio_patches, rate_limit, streams
 from training.storage.paths import Workspace
@@ -53,23 +54,6 @@ HEADERS = [
 # a second do. It takes the browser's function as it starts, so this has to stand before it.
 CLOCKS = f"<script>{script('clocks')}</script>".encode()
 LOOKS, KEYS = (Path(__file__).parent / "assets" / f"page.{kind}" for kind in ("css", "js"))
-MASTHEAD = """
-<header class="masthead">
-  <svg viewBox="0 0 38 38" aria-hidden="true" fill="none" stroke-width="2">
-    <rect x="1.5" y="1.5" width="35" height="35" rx="7" stroke="currentColor"/>
-    <path d="M19 2 V36" stroke="currentColor"/><circle cx="19" cy="19" r="9" stroke="currentColor"/>
-    <path d="M19 10 A9 9 0 0 1 19 28 Z" style="fill:var(--seal)"/></svg>
-  <div><h1>Style Studio</h1>
-    <p>Teach Stable Diffusion to draw in your style, and see it beside the base.</p></div>
-  <button type="button" id="tour-again">Show me around</button>
-  <button type="button" id="theme" aria-label="Change between light and dark">Dark</button>
-</header>
-<section id="tour" aria-label="A short tour" aria-live="polite" hidden>
-  <p></p>
-  <div class="mends"><button type="button" class="mend first" data-tour="on"></button>
-    <button type="button" class="mend" data-tour="end">Close</button></div>
-</section>
-"""
 
 
 class WithHeaders:
@@ -165,7 +149,7 @@ def build(workspace: Workspace) -> gr.Blocks:
         api.offer(
             workspace
         )  # first: a verb keeps its name, a tab's handler of that name gets another
-        gr.HTML(MASTHEAD, js_on_load=None)
+        gr.HTML(render("masthead"), js_on_load=None)
         with gr.Tabs():
             for label, module in (
                 ("1. Pictures", pictures),
@@ -207,7 +191,7 @@ def middleware(page: gr.Blocks, *, host: str, public_name: str = "") -> list[Mid
 def serve(
     page: gr.Blocks, *, host: str, port: int, password: str | None = None, public_name: str = ""
 ) -> None:
-    """Serve the page until the process is told to end.
+    """Serve the page until the process is asked to end.
 
     Raises OSError when the port cannot be had.
     """

@@ -1,7 +1,4 @@
-"""The page's tabs, one module each, and what they share:
-
-how a complaint is told and how a picture is shown.
-"""
+"""What the handlers of all tabs share: how an error becomes a message, how a picture is shown."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import functools
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
-from html import escape
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 from urllib.parse import quote
@@ -20,6 +16,8 @@ from gradio.utils import get_upload_folder
 
 from studio.datasets.store import thumbnail
 from studio.page.forms import in_words
+from studio.page.scripts import script
+from studio.page.templates import render
 from training.errors import StudioError
 from training.storage.paths import read_regular, write_whole
 
@@ -27,15 +25,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 PLAIN = {"apply_default_css": False, "js_on_load": None}  # of HTML that page.css styles
 PRIVATE = {"api_visibility": "private"}  # of an event: only the page itself may call it
-TO_TRAINING = (
-    "() => [...document.querySelectorAll('[role=tab]')].find(tab => "
-    "tab.textContent.includes('Train')).click()"
-)
-# see page.js
-LIGHTEN = (
-    "const lit = () => window.studio && window.studio.lighten && "
-    "window.studio.lighten(); watch('value', lit); lit();"
-)
+TO_TRAINING = script("open_train")
+LIGHTEN = script("report_lighten")  # see page.js
 QUIET = {**PRIVATE, "show_progress": "hidden"}  # and no spinner over what it changes
 
 
@@ -43,22 +34,22 @@ def shows_errors(handler: Callable[P, R]) -> Callable[P, R]:
     """A handler whose StudioError becomes a message on the page instead of a traceback."""
 
     @functools.wraps(handler)
-    def telling(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         with _errors_on_the_page():
             return handler(*args, **kwargs)
 
-    return telling
+    return wrapped
 
 
 def shows_errors_while_streaming(handler: Callable[P, Iterator[R]]) -> Callable[P, Iterator[R]]:
     """The same for a handler that answers again and again while it works."""
 
     @functools.wraps(handler)
-    def telling(*args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
         with _errors_on_the_page():
             yield from handler(*args, **kwargs)
 
-    return telling
+    return wrapped
 
 
 @contextlib.contextmanager
@@ -89,13 +80,12 @@ def of_the_disk(error: OSError) -> str:
 
 def in_html(text: str) -> str:
     """Text for a message on the page, which would take it for HTML."""
-    return escape(text).replace("\n", "<br>")
+    return render("lines", lines=text.split("\n"))
 
 
 def shown(picture: Path, side: int) -> str:
-    """Where the page may fetch a copy of a picture, at most side px wide and high:
-
-    files of the workspace are never served themselves.
+    """Where the page may fetch a copy of a picture, at most side px wide and high: files of the
+    workspace are never served themselves.
     """
     return str(thumbnail(picture, side=side, into=Path(get_upload_folder()) / "shown"))
 
@@ -106,9 +96,8 @@ def address(picture: Path, side: int) -> str:
 
 
 def offered(file: Path) -> str:
-    """Where the page may fetch a file of ours as it is, for a download:
-
-    a copy, made once for every state of the file.
+    """Where the page may fetch a file of the workspace as it is, for a download: a copy, made once
+    for every state of the file.
     """
     stat = file.stat()
     folder = (
@@ -138,11 +127,7 @@ def framed(page: Path) -> str:
         report = read_regular(page).decode("utf-8", errors="replace")
     except OSError:
         return ""
-    inside = escape(report, quote=True)
-    return (
-        f'<iframe title="Style report" sandbox srcdoc="{inside}" style="width: 100%; '
-        'height: 36rem; border: 0"></iframe>'
-    )
+    return render("report_frame", page=report)
 
 
 def offered_address(file: Path) -> str:

@@ -3,7 +3,7 @@ repeats itself.
 
 It asks often while somebody is at it, less often while nobody touches it, and not at all while it
 lies behind other windows or tabs; only one page of a browser then goes on asking, seldom, so that
-its title stays true and a word can be said at the end.
+its title stays true and a notice can be shown at the end.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import Any, TypeVar
 
 import gradio as gr
 
 from studio.page.scripts import script
+from studio.page.templates import render
 
 T = TypeVar("T")
 MOST_KEPT = 32  # answers that are remembered for other pages
@@ -36,17 +36,16 @@ def follower(**words: Any) -> gr.HTML:
 def following(every: float, *, speak: str = "") -> str:
     """What makes a follower tick.
 
-    every: seconds, while somebody is at the page; speak: what is told of at its end, also behind
-    other windows.
+    every: seconds, while somebody is at the page; speak: what a notice at its end is about, also
+    behind other windows.
     """
-    return f'<i data-every="{every}" data-speak="{escape(speak)}"></i>'
+    return render("follower", every=every, speak=speak)
 
 
 @dataclass(frozen=True)
 class Late:
-    """A part of an answer that costs something:
-
-    made only for a page that has another one. mark: what tells it apart from others.
+    """A part of an answer that costs something, made only for a page that has another one. mark:
+    what sets it apart from others.
     """
 
     mark: str

@@ -26,3 +26,8 @@ def render(template: str, /, **values: Any) -> str:
 def note(text: str) -> str:
     """A remark below or beside something."""
     return render("note", text=text)
+
+
+def empty(text: str) -> str:
+    """What stands where there is nothing to show yet."""
+    return render("empty", text=text)

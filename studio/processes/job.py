@@ -18,11 +18,10 @@ IN_LINE = ("waiting", "interrupted", "running", "paused")  # states that a job m
 
 @dataclass(frozen=True)
 class Job:
-    """A row. run: name of the run's folder; wish: "pause" or "cancel" while a training is asked to;
-    tries: starts since the last new checkpoint;
-
-    pid, started: of the training, 0 while there is none; heartbeat: when a worker last saw it
-    alive; message: why it waits or failed. Times are seconds since 1970.
+    """A row. run: name of the run's folder; request: "pause" or "cancel" while a training is asked
+    to; tries: starts since the last new checkpoint; pid, started: of the training, 0 while there is
+    none; heartbeat: when a worker last saw it alive; message: why it waits or failed. Times are
+    seconds since 1970.
     """
 
     id: int
@@ -30,7 +29,7 @@ class Job:
     device: str
     settings: str
     state: JobState
-    wish: str
+    request: str
     place: int
     tries: int
     saved: int
@@ -46,7 +45,8 @@ class Job:
         return from_mapping(tomllib.loads(self.settings))
 
 
-COLUMNS = tuple(field.name for field in fields(Job))
+OLDER_NAMES = {"request": "wish"}  # fields whose column is called as in the first databases
+COLUMNS = tuple(OLDER_NAMES.get(field.name, field.name) for field in fields(Job))
 
 
 def job_of(row: Any) -> Job:
@@ -54,7 +54,9 @@ def job_of(row: Any) -> Job:
     found = dict(row)
     if found["state"] not in get_args(JobState):
         found |= {"state": "failed", "message": "its place in the line was damaged on the disk."}
-    return Job(**found)
+    return Job(
+        **{field.name: found[name] for field, name in zip(fields(Job), COLUMNS, strict=True)}
+    )
 
 
 def device_of(config: RunConfig) -> str:

@@ -1,6 +1,5 @@
-"""What a run would take, before it is begun:
-
-asked of a process of its own, shown as a table. Knows no torch and no gradio.
+"""What a run would take, before it is begun: asked of a process of its own. Knows no torch and no
+gradio.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +46,3 @@ def measured(config: RunConfig) -> dict[str, Any]:
     if "error" in answer:
         raise StudioError(answer["error"])
     return answer
-
-
-def shown(answer: dict[str, Any]) -> str:
-    """The plan as HTML."""
-    rows = "".join(
-        f"<tr><th scope=row>{escape(name)}</th><td>{escape(text)}</td></tr>"
-        for name, text in answer["rows"].items()
-    )
-    notes = "".join(f"<li>{escape(note)}</li>" for note in answer["notes"])
-    return f'<table class="facts-table">{rows}</table>' + (
-        f'<ul class="refused">{notes}</ul>' if notes else ""
-    )

@@ -158,9 +158,9 @@ class Queue:
         """Take it out of the line; one that trains saves first."""
         self._end(id, "cancel", "cancelled")
 
-    def _end(self, id: int, wish: str, state: JobState) -> None:
+    def _end(self, id: int, request: str, state: JobState) -> None:
         with self.transaction() as db:
-            db.execute("UPDATE jobs SET wish = ? WHERE id = ? AND state = 'running'", (wish, id))
+            db.execute("UPDATE jobs SET wish = ? WHERE id = ? AND state = 'running'", (request, id))
             db.execute(
                 "UPDATE jobs SET state = ?, message = '' WHERE id = ? AND state IN ('waiting', "
                 "'interrupted', 'paused')",

@@ -129,16 +129,16 @@ class Worker:
             ended = "interrupted"
         if ended == "finished":
             self._set(job, "finished")
-        elif job.wish or ended == "stopped":
-            self._set(job, ENDS.get(job.wish, "paused"))
+        elif job.request or ended == "stopped":
+            self._set(job, ENDS.get(job.request, "paused"))
         elif ended == "failed" and not _passing(run):
             self._set(job, "failed", message=_why(run))
         else:
             self._interrupted(job, run, "failed" if ended == "failed" else "interrupted")
 
     def _watch(self, job: Job, run: Path) -> None:
-        """Note that a training lives, pass on what is wished of it, and end one that hangs."""
-        if job.wish and jobs.state(run) == "running":
+        """Note that a training lives, pass on what is asked of it, and end one that hangs."""
+        if job.request and jobs.state(run) == "running":
             jobs.stop(run)
         found, message = self.watchdog.look(run), job.message
         if found == "hung":

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +35,7 @@ class Finding:
 
     about: str
     state: State
-    told: str
+    words: str
     advice: str = ""
 
 
@@ -171,8 +171,8 @@ def asked_elsewhere(workspace: Workspace) -> list[Finding]:
             timeout=2 * storage.LONGEST_LOOK,
             env=process.environment(),
         ).stdout
-        return [Finding(**one) for one in json.loads(said)]
-    except (OSError, subprocess.SubprocessError, ValueError, TypeError) as error:
+        return [_from_record(one) for one in json.loads(said)]
+    except (OSError, subprocess.SubprocessError, ValueError, TypeError, KeyError) as error:
         raise StudioError(
             f"The doctor could not be asked ({type(error).__name__}). Say `style-studio "
             "doctor` in a terminal."
@@ -180,10 +180,19 @@ def asked_elsewhere(workspace: Workspace) -> list[Finding]:
 
 
 def summary_line(finding: Finding) -> str:
-    return f"[{MARKS[finding.state]}] {finding.about}: {finding.told}" + (
+    return f"[{MARKS[finding.state]}] {finding.about}: {finding.words}" + (
         f"\n        {finding.advice}" if finding.advice else ""
     )
 
 
 def as_json(findings: Sequence[Finding]) -> str:
-    return json.dumps([asdict(finding) for finding in findings], indent=1)
+    """The findings for programs; _from_record reads one back."""
+    records = [
+        {"about": one.about, "state": one.state, "told": one.words, "advice": one.advice}
+        for one in findings
+    ]
+    return json.dumps(records, indent=1)
+
+
+def _from_record(record: dict[str, str]) -> Finding:
+    return Finding(record["about"], record["state"], record["told"], record["advice"])

@@ -83,8 +83,8 @@ class Made:
     checkpointing: bool = False  # whether activations were computed again in the backward pass
 
 
-class Told(NamedTuple):
-    """One thing that a file tells, and the group it is in."""
+class MetadataField(NamedTuple):
+    """One field of a file's metadata, and the group it is in."""
 
     group: str
     key: str
@@ -111,10 +111,10 @@ def metadata_for(config: RunConfig, made: Made, leave_out: Collection[str] = ())
     return without({key: value for key, value in found.items() if value}, leave_out)
 
 
-def published(metadata: Mapping[str, str]) -> list[Told]:
+def published(metadata: Mapping[str, str]) -> list[MetadataField]:
     """Everything that a file tells whoever gets it, sorted by group."""
     order = list(GROUPS)
-    fields = [Told(group_of(key), key, value) for key, value in metadata.items()]
+    fields = [MetadataField(group_of(key), key, value) for key, value in metadata.items()]
     return sorted(fields, key=lambda one: (order.index(one.group), one.key))
 
 

@@ -62,7 +62,7 @@
         else document.querySelector('#upload-report .html-container > div').innerHTML = '<p>There is no picture in that folder.</p>';
     }, true);
 
-    // How a training stands, in the window's title; a word when it ends and nobody looks, if that was wished for.
+    // How a training stands, in the window's title; a word when it ends and nobody looks, if somebody asked for it.
     // A page that has stopped asking, because nobody sees it, does not know and says nothing.
     const going = ['starting', 'running', 'stopping'];
     let before = {};
@@ -73,7 +73,7 @@
         const title = going.includes(now.state) && !rests ? `${now.share} % · ${now.run} · Style Studio` : 'Style Studio';
         if (document.title !== title) document.title = title;
         const ended = now.run && now.run === before.run && going.includes(before.state) && !going.includes(now.state);
-        if (ended && document.hidden && 'Notification' in window && Notification.permission === 'granted') new Notification(now.run, {body: now.told, tag: now.run});
+        if (ended && document.hidden && 'Notification' in window && Notification.permission === 'granted') new Notification(now.run, {body: now.words, tag: now.run});
         before = now;
         bell();
     };

@@ -13,6 +13,7 @@ from gradio.components import Component
 
 from studio.library import preferences
 from studio.page.handlers import PLAIN, PRIVATE, QUIET, shows_errors
+from studio.page.templates import note
 from studio.page.views import settings as views
 from studio.system import doctor, storage
 from training.errors import StudioError
@@ -56,7 +57,7 @@ def components() -> Parts:
             )
             bases = gr.HTML(elem_id="bases", **PLAIN)
             gr.Markdown("### Doctor")
-            device = gr.HTML(f'<p class="note">{DOCTOR}</p>', elem_id="device", **PLAIN)
+            device = gr.HTML(note(DOCTOR), elem_id="device", **PLAIN)
             examine = gr.Button("Examine this machine", size="sm", elem_id="ask-device")
         with gr.Column(min_width=340):
             gr.Markdown("### Workspace")
@@ -84,7 +85,7 @@ class Handlers:
         listing = [one.setting for one in found]
         chosen = preferences.base(self.workspace)
         folder = self.workspace.root / preferences.FOLDERS_OF_BASES
-        note = (
+        where = (
             f"Put diffusers folders or .safetensors checkpoints into {folder}, and they are "
             "found here."
         )
@@ -93,7 +94,7 @@ class Handlers:
             self.parts.base: gr.Dropdown(
                 choices=listing, value=chosen if chosen in listing else "mini"
             ),
-            self.parts.bases: views.table(bases, note),
+            self.parts.bases: views.table(bases, where),
             self.parts.workspace: views.table(self._sizes()),
         }
 

@@ -1,8 +1,8 @@
 """What a run's events look like: the state, the bar, the curves and the messages, as HTML and SVG
 text. Knows events only; no gradio, no files.
 
-Everything that comes from an event is escaped. Colours are the theme's own variables, so that light
-and dark both fit.
+Templates escape everything that comes from an event. Colours are the theme's own variables, so that
+light and dark both fit.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
+from studio.page.templates import render
 from studio.processes.process import State
 from training import events
 
@@ -30,34 +30,35 @@ WORDS: dict[State, str] = {
     "interrupted": "Interrupted: its process is gone",
 }
 
+Reported = events.Noted | events.Warned | events.Failed
+KINDS: dict[type[Reported], tuple[str, str]] = {
+    events.Noted: ("note", "Note"),
+    events.Warned: ("warning", "Warning"),
+    events.Failed: ("failure", "Failed"),
+}
+
 
 @dataclass(frozen=True)
 class Progress:
-    """A run so far. curve: one entry an update, none twice; previews:
-
-    the newest first; style: the style's file, "" before the end.
+    """A run so far. curve: one entry an update, none twice; previews: the newest first; style: the
+    style's file, "" before the end.
     """
 
     step: int
     steps: int
     curve: tuple[events.Stepped, ...]
     previews: tuple[events.Previewed, ...]
-    messages: tuple[events.Noted | events.Warned | events.Failed, ...]
+    messages: tuple[Reported, ...]
     style: str
     saved: int  # updates in the last checkpoint
 
 
 def progress(seen: Sequence[events.Event]) -> Progress:
-    """Sum up events. A resumed run repeats updates:
-
-    what came after its checkpoint before is dropped.
-    """
+    """Sum up events. A resumed run repeats updates: what came after its checkpoint before goes."""
     step = steps = saved = 0
     curve: list[events.Stepped] = []
     previews: dict[int, events.Previewed] = {}
-    messages: dict[
-        events.Noted | events.Warned | events.Failed, None
-    ] = {}  # ordered; what a resumed run says again is kept once
+    messages: dict[Reported, None] = {}  # ordered; what a resumed run says again is kept once
     style = ""
     for event in seen:
         match event:
@@ -102,28 +103,19 @@ def status(run: str, state: State, so_far: Progress) -> str:
         ]
         if state == "running":
             figures.append(("Time left", duration(last.left)))
-    cells = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in figures
-    )
-    return (
-        f'<div class="run-status {state}" data-run="{escape(run)}" data-state="{state}" '
-        f'data-told="{escape(WORDS[state])}" '
-        f'data-share="{share * 100:.0f}">'
-        f'<div class="run-head"><strong>{escape(run)}</strong><span '
-        f'class="run-state">{escape(WORDS[state])}</span></div>'
-        '<div class="run-bar" role="progressbar" aria-label="Progress" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-valuenow="{share * 100:.0f}">'
-        f'<div style="width:{share * 100:.1f}%"></div></div><dl>{cells}</dl></div>'
+    return render(
+        "run_status",
+        run=run,
+        state=state,
+        words=WORDS[state],
+        share=100 * share,
+        figures=figures,
     )
 
 
 def waits(run: str, words: str) -> str:
     """The head of a run that has not begun."""
-    head = (
-        f'<div class="run-head"><strong>{escape(run)}</strong><span '
-        f'class="run-state">{escape(words)}</span></div>'
-    )
-    return f'<div class="run-status waiting">{head}</div>'
+    return render("run_waits", run=run, words=words)
 
 
 def loss_curve(curve: Sequence[events.Stepped]) -> str:
@@ -151,7 +143,16 @@ def rate_curve(curve: Sequence[events.Stepped]) -> str:
     )
 
 
-def messages(seen: Sequence[events.Noted | events.Warned | events.Failed], most: int = 30) -> str:
+@dataclass(frozen=True)
+class Message:
+    """What a run reported. kind: its CSS class; word: before it."""
+
+    kind: str
+    word: str
+    lines: list[str]
+
+
+def messages(seen: Sequence[Reported], most: int = 30) -> str:
     """Warnings, failures and the last note, the newest first; the notes before it are
     folded away.
     """
@@ -159,41 +160,23 @@ def messages(seen: Sequence[events.Noted | events.Warned | events.Failed], most:
         return ""
     newest = list(seen)[: -most - 1 : -1]
     notes = [event for event in newest if isinstance(event, events.Noted)]
-    first = "".join(_message(event) for event in newest if event not in notes[1:])
-    earlier = "".join(_message(event) for event in notes[1:])
-    folded = (
-        "<details><summary>Earlier notes</summary><ul "
-        f'class="run-messages">{earlier}</ul></details>'
-        if earlier
-        else ""
+    return render(
+        "run_messages",
+        shown=[_message(event) for event in newest if event not in notes[1:]],
+        earlier=[_message(event) for event in notes[1:]],
     )
-    return f'<ul class="run-messages">{first}</ul>{folded}'
 
 
-def _message(event: events.Noted | events.Warned | events.Failed) -> str:
-    css, word = {
-        events.Noted: ("note", "Note"),
-        events.Warned: ("warning", "Warning"),
-        events.Failed: ("failure", "Failed"),
-    }[type(event)]
-    kept = (
-        f" {event.saved} updates are saved."
-        if isinstance(event, events.Failed) and event.saved
-        else ""
-    )
-    return (
-        f'<li class="{css}"><b>{word}</b> '
-        f"{escape(event.message + kept).replace(chr(10), '<br>')}</li>"
-    )
+def _message(event: Reported) -> Message:
+    text = event.message
+    if isinstance(event, events.Failed) and event.saved:
+        text += f" {event.saved} updates are saved."
+    return Message(*KINDS[type(event)], text.split("\n"))
 
 
 def terminal(text: str) -> str:
     """The last words of a process that reported nothing else."""
-    return (
-        f'<div class="run-terminal"><b>The process said:</b><pre>{escape(text)}</pre></div>'
-        if text
-        else ""
-    )
+    return render("run_terminal", text=text) if text else ""
 
 
 def smoothed(values: Sequence[float], window: int = 50) -> list[float]:
@@ -221,10 +204,7 @@ def line_chart(
     lines: a CSS class and one value per step.
     """
     if not steps:
-        return (
-            f'<figure class="chart"><figcaption>{escape(title)}</figcaption><p '
-            'class="chart-empty">Appears with the first update.</p></figure>'
-        )
+        return render("line_chart", title=title, lines=[])
     kept = range(0, len(steps), math.ceil(len(steps) / POINTS))
     kept = [*kept, len(steps) - 1] if kept[-1] != len(steps) - 1 else [*kept]
     values = [line[i] for _, line in lines for i in kept]
@@ -238,31 +218,25 @@ def line_chart(
     def y(value: float) -> float:
         return height - BOTTOM - (value - low) / (high - low) * (height - TOP - BOTTOM)
 
-    grid = "".join(
-        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
-        f'<text x="{LEFT - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{_short(t)}</text>'
-        for t in ticks
-    )
-    below = "".join(
-        f'<text x="{x(t):.1f}" y="{height - 8}" text-anchor="middle">{_short(t)}</text>'
-        for t in _ticks(first, last, 6)
-        if first <= t <= last and t == int(t)
-    )
-    drawn = "".join(
-        f'<polyline class="{css}" '
-        f'points="{" ".join(f"{x(steps[i]):.1f},{y(line[i]):.1f}" for i in kept)}"/>'
-        + (
-            f'<circle class="{css}" cx="{x(steps[-1]):.1f}" cy="{y(line[-1]):.1f}" r="3"/>'
-            if css == "mean"
-            else ""
-        )
-        for css, line in lines
-    )
-    label = escape(f"{title}: {_short(lines[-1][1][-1])} after {steps[-1]} updates")
-    return (
-        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'aria-label="{label}">{grid}{below}{drawn}</svg></figure>'
+    below = [t for t in _ticks(first, last, 6) if first <= t <= last and t == int(t)]
+    return render(
+        "line_chart",
+        title=title,
+        label=f"{title}: {_short(lines[-1][1][-1])} after {steps[-1]} updates",
+        width=WIDTH,
+        height=height,
+        left=LEFT,
+        right=WIDTH - RIGHT,
+        grid=[(y(t), _short(t)) for t in ticks],
+        below=[(x(t), _short(t)) for t in below],
+        lines=[
+            {
+                "css": css,
+                "points": " ".join(f"{x(steps[i]):.1f},{y(line[i]):.1f}" for i in kept),
+                "end": (x(steps[-1]), y(line[-1])) if css == "mean" else None,
+            }
+            for css, line in lines
+        ],
     )
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from studio.page.scripts import script
-from studio.page.templates import render
+from studio.page.templates import empty, render
 
 # Large view: arrows walk, Space (or holding the picture) flips to the row's first column, + and -
 # zoom, Escape closes.
@@ -52,9 +52,9 @@ def whole(address: str, title: str) -> str:
 
 
 def nothing_yet() -> str:
-    return (
-        '<p class="empty">Choose a style, write a prompt and draw: every row shows the '
-        "base and the styles from the same noise.</p>"
+    return empty(
+        "Choose a style, write a prompt and draw: every row shows the base and the styles from the "
+        "same noise."
     )
 
 

@@ -1,15 +1,14 @@
-"""The line of trainings as HTML:
-
-who trains, who waits, and a button for everything that can be done with them. Knows no files and no
-gradio.
+"""The queue of trainings as HTML: who trains, who waits, and a button for everything that can be
+done with them. Knows no files and no gradio.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
 
 from studio.page.scripts import script
+from studio.page.templates import render
 from studio.processes.queue import Job, JobState
 
 MOST_ENDED = 6  # of those that neither train nor wait
@@ -31,9 +30,26 @@ ACTS: dict[JobState, tuple[tuple[str, str], ...]] = {
     "failed": (("retry", "Try again"), ("remove", "Remove")),
     "cancelled": (("retry", "Go on"), ("remove", "Remove")),
 }
-SAID = {"up": "earlier", "down": "later"}  # what an arrow means to who cannot see it
+# What an arrow means to who cannot see it
+ALOUD = {"up": "earlier", "down": "later"}
+STOPPING = {
+    "pause": "Pausing: saving what is learnt",
+    "cancel": "Stopping: saving what is learnt",
+}
 
 DO = script("queue_act")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job of the list. words: how it stands; acts: what can be done with it, with its label."""
+
+    id: int
+    run: str
+    state: JobState
+    words: str
+    acts: tuple[tuple[str, str], ...]
+    message: str
 
 
 def queue_html(jobs: Sequence[Job], chosen: str = "", notice: str = "") -> str:
@@ -42,26 +58,11 @@ def queue_html(jobs: Sequence[Job], chosen: str = "", notice: str = "") -> str:
     """
     ended = [job for job in jobs if job.state in ("finished", "failed", "cancelled")]
     left_out = {job.id for job in sorted(ended, key=lambda job: job.id)[:-MOST_ENDED]}
-    rows = "".join(_row(job, chosen) for job in jobs if job.id not in left_out)
-    said = f'<p class="note" role="status">{escape(notice)}</p>' if notice else ""
-    return said + (f'<ol class="line">{rows}</ol>' if rows else "")
+    rows = [_row(job) for job in jobs if job.id not in left_out]
+    return render("queue", rows=rows, chosen=chosen, aloud=ALOUD, notice=notice)
 
 
-def _row(job: Job, chosen: str) -> str:
-    asked = {
-        "pause": "Pausing: saving what is learnt",
-        "cancel": "Stopping: saving what is learnt",
-    }.get(job.wish, "")
-    state = asked or WORDS[job.state]
-    acts = "" if asked else "".join(
-        f'<button type="button" class="mend" data-do="{act}" '
-        f'aria-label="{escape(f"{SAID.get(act, words)}: {job.run}")}">{words}</button>'
-        for act, words in ACTS[job.state]
-    )  # fmt: skip
-    why = f"<small>{escape(job.message)}</small>" if job.message else ""
-    current = ' aria-current="true"' if job.run == chosen else ""
-    return (
-        f'<li data-id="{job.id}" class="{job.state}"{current}>'
-        f'<button type="button" class="of" data-run="{escape(job.run)}">{escape(job.run)}</button>'
-        f'<span class="how">{escape(state)}</span><span class="mends">{acts}</span>{why}</li>'
-    )
+def _row(job: Job) -> Row:
+    stopping = STOPPING.get(job.request, "")
+    words, acts = stopping or WORDS[job.state], () if stopping else ACTS[job.state]
+    return Row(job.id, job.run, job.state, words, acts, job.message)

@@ -1,6 +1,5 @@
-"""What the Styles tab shows, as HTML:
-
-the shelf, one style in full, what a file will tell. Knows no files and no gradio.
+"""What the Styles tab shows, as HTML: the library, one style in full, what a file will hold. Knows
+no files and no gradio.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from studio.library.import_export import Brought
 from studio.page.scripts import script
 from studio.page.templates import render
-from training.style_files.metadata import Told
+from training.style_files.metadata import MetadataField
 
 PICK = script("styles_pick")
 LONGEST_VALUE = 600  # characters of a field that are shown
@@ -19,9 +18,8 @@ LONGEST_VALUE = 600  # characters of a field that are shown
 
 @dataclass(frozen=True)
 class Item:
-    """A style on the shelf.
-
-    address: of its picture, "" where there is none; facts: short words below the name.
+    """A style of the library. address: of its picture, "" where there is none; facts: short words
+    below the name.
     """
 
     id: str
@@ -76,7 +74,7 @@ def brought(done: Brought, names: Mapping[str, str]) -> str:
     return render("styles_brought", kept=kept, refused=done.refused)
 
 
-def published(fields: Sequence[Told]) -> str:
-    """Everything that the file will tell, as a table."""
-    rows = [(t.group, t.key, _short(t.value)) for t in fields]
+def published(fields: Sequence[MetadataField]) -> str:
+    """Everything that the file will hold, as a table."""
+    rows = [(field.group, field.key, _short(field.value)) for field in fields]
     return render("styles_published", fields=rows)

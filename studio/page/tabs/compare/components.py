@@ -151,8 +151,23 @@ def components() -> Parts:
         with gr.Column(scale=3, min_width=480):
             view, search, drop = _view(stop)
     form = Form(base, styles, prompts, *numbers, gr.State(1))
-    buttons = (more, checkpoints, keep_mix, lock, draw, reseed)
-    return Parts(form, *buttons, view, search, drop, *_kept())
+    nothing = json.dumps({"prompts": "", "guidance": GUIDANCE})
+    return Parts(
+        form=form,
+        more=more,
+        checkpoints=checkpoints,
+        keep_mix=keep_mix,
+        lock=lock,
+        draw=draw,
+        reseed=reseed,
+        view=view,
+        search=search,
+        drop=drop,
+        chosen=gr.Textbox("", visible="hidden", elem_id="comparison"),
+        suggested=gr.Textbox("", visible="hidden"),
+        taken=gr.Textbox(nothing, visible="hidden"),
+        offered=gr.State(""),
+    )
 
 
 def _styles() -> tuple[tuple[StyleRow, ...], gr.Button, gr.Button, gr.Button]:
@@ -264,14 +279,3 @@ def _view(stop: gr.Button) -> tuple[View, gr.Textbox, gr.File]:
     )
     follower = polling.follower(elem_id="follows-drawing")
     return View(status, grid, download, reuse, stop, past, follower), search, drop
-
-
-def _kept() -> tuple[gr.Textbox, gr.Textbox, gr.Textbox, gr.State]:
-    """What is not seen: chosen, suggested, taken, offered."""
-    nothing = json.dumps({"prompts": "", "guidance": GUIDANCE})
-    return (
-        gr.Textbox("", visible="hidden", elem_id="comparison"),
-        gr.Textbox("", visible="hidden"),
-        gr.Textbox(nothing, visible="hidden"),
-        gr.State(""),
-    )

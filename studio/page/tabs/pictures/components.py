@@ -84,7 +84,7 @@ class Parts:
 def components() -> Parts:
     """Lay the tab out: the pictures on the left, the chosen one on the right, the rest below."""
     with gr.Row(visible=False, elem_id="example", equal_height=True) as example:
-        gr.HTML(views.EXAMPLE, **PLAIN)
+        gr.HTML(views.example(), **PLAIN)
         train_example = gr.Button(
             "Train the example",
             variant="primary",
@@ -115,20 +115,20 @@ def components() -> Parts:
     with gr.Accordion("Before training: what to look at", open=True, elem_id="checks"):
         base, check, findings = _checks()
     return Parts(
-        example,
-        train_example,
-        dataset,
-        new,
-        drop,
-        report,
-        summary,
-        thumbnails,
-        picture,
-        undo,
-        bulk,
-        base,
-        check,
-        findings,
+        example=example,
+        train_example=train_example,
+        dataset=dataset,
+        new=new,
+        drop=drop,
+        report=report,
+        summary=summary,
+        thumbnails=thumbnails,
+        picture=picture,
+        undo=undo,
+        bulk=bulk,
+        base=base,
+        check=check,
+        findings=findings,
     )
 
 
@@ -216,4 +216,4 @@ def _checks() -> tuple[gr.Dropdown, gr.Button, gr.HTML]:
             elem_id="check-base",
         )
         again = gr.Button("Look again", size="sm", elem_id="check", min_width=120, scale=0)
-    return base, again, gr.HTML(elem_id="findings", **PLAIN | {"js_on_load": views.MEND})
+    return base, again, gr.HTML(elem_id="findings", **PLAIN | {"js_on_load": views.FIX})

@@ -220,7 +220,7 @@ class Handlers:
         fixes.apply_fix(
             store.folder(self.workspace, dataset or ""),
             _event_text(event, "kind"),
-            _event_text(event, "mend"),
+            _event_text(event, "fix"),
             [str(name) for name in on] if isinstance(on, list) else [],
             rendering.base_of(model)[0],
         )

@@ -34,7 +34,7 @@ class CardForm:
 
 @dataclass(frozen=True)
 class Sharing:
-    """Making a file for others. kept: what it may tell."""
+    """Making a file for others. kept: the fields it may hold."""
 
     form: gr.Radio
     kept: gr.CheckboxGroup
@@ -50,7 +50,7 @@ class Parts:
     """
 
     search: gr.Textbox
-    shelf: gr.HTML
+    listing: gr.HTML
     undo: gr.Button
     drop: gr.File
     report: gr.HTML
@@ -77,7 +77,7 @@ class Parts:
 
     @property
     def everything(self) -> list[Component]:
-        return [self.chosen, self.shelf, self.undo, *self.one]
+        return [self.chosen, self.listing, self.undo, *self.one]
 
 
 def components() -> Parts:
@@ -100,11 +100,21 @@ def components() -> Parts:
                     remove = gr.Button("Delete", variant="stop", elem_id="delete-style", **small)
             report = gr.HTML(elem_id="style-report", **PLAIN | {"js_on_load": LIGHTEN})
     chosen = gr.Textbox("", visible="hidden", elem_id="style-of")
-    return Parts(*library, detail, actions, card, sharing, go_on, remove, report, chosen)
+    return Parts(
+        **library,
+        detail=detail,
+        actions=actions,
+        card=card,
+        sharing=sharing,
+        go_on=go_on,
+        remove=remove,
+        style_report=report,
+        chosen=chosen,
+    )
 
 
-def _library() -> tuple[gr.Textbox, gr.HTML, gr.Button, gr.File, gr.HTML]:
-    """Search, the styles, undo, bringing in, and what became of it."""
+def _library() -> dict[str, Component]:
+    """Search, the styles, undo, bringing in, and what became of it, by name."""
     search = gr.Textbox(
         "",
         label="Search",
@@ -112,7 +122,7 @@ def _library() -> tuple[gr.Textbox, gr.HTML, gr.Button, gr.File, gr.HTML]:
         max_lines=1,
         elem_id="search-styles",
     )
-    shelf = gr.HTML(elem_id="shelf", **PLAIN | {"js_on_load": views.PICK})
+    listing = gr.HTML(elem_id="shelf", **PLAIN | {"js_on_load": views.PICK})
     undo = gr.Button("Bring back", size="sm", elem_id="undo-style", elem_classes="undo", **HIDDEN)
     drop = gr.File(
         label="Style files (.safetensors) of any program",
@@ -120,7 +130,8 @@ def _library() -> tuple[gr.Textbox, gr.HTML, gr.Button, gr.File, gr.HTML]:
         height=140,
         elem_id="bring-style",
     )
-    return search, shelf, undo, drop, gr.HTML(elem_id="brought", **PLAIN)
+    report = gr.HTML(elem_id="brought", **PLAIN)
+    return {"search": search, "listing": listing, "undo": undo, "drop": drop, "report": report}
 
 
 def _card() -> CardForm:

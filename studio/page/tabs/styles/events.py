@@ -15,8 +15,10 @@ def connect(parts: Parts, handlers: Handlers, tab: gr.Tab) -> None:
     sharing = parts.sharing
     # not also at page.load: a late answer would undo what is being typed
     tab.select(handlers.open_tab, [chosen, search], everything, **QUIET)
-    parts.shelf.select(handlers.choose, [chosen, search], everything, **QUIET)
-    search.change(handlers.find, [chosen, search], parts.shelf, trigger_mode="always_last", **QUIET)
+    parts.listing.select(handlers.choose, [chosen, search], everything, **QUIET)
+    search.change(
+        handlers.find, [chosen, search], parts.listing, trigger_mode="always_last", **QUIET
+    )
     parts.drop.upload(
         handlers.bring,
         [parts.drop, chosen],

@@ -41,7 +41,7 @@ class Handlers:
 
     @shows_errors
     def find(self, id: str, searched: str) -> str:
-        return rendering.shelf(self.workspace, id, searched)
+        return rendering.listing(self.workspace, id, searched)
 
     @shows_errors
     def bring(self, files: list[str] | None, id: str) -> Answer:
@@ -113,7 +113,7 @@ class Handlers:
         taken = import_export.last_taken(self.workspace)
         answer: Answer = {
             parts.chosen: at,
-            parts.shelf: rendering.shelf(self.workspace, at, searched),
+            parts.listing: rendering.listing(self.workspace, at, searched),
             parts.undo: gr.Button(
                 f"Bring back “{taken}”" if taken else "Bring back", visible=taken is not None
             ),

@@ -10,6 +10,7 @@ from pathlib import Path
 from studio.library import import_export, library, publishing
 from studio.library.cards import Card, card
 from studio.page.handlers import address, framed
+from studio.page.templates import empty
 from studio.page.views import styles as views
 from training.errors import DataError, StyleFileError
 from training.storage.paths import Workspace
@@ -17,18 +18,17 @@ from training.style_files.base_family import bases
 from training.style_files.reading import Style, read_style
 
 THUMBNAIL, EXAMPLE = 256, 320  # px of the longer side
-LONGEST_CHOICE = 60  # characters of a value that may be told
-NO_STYLE = (
-    '<p class="empty">Styles that you train or bring are shown here, with what they '
-    "are for and what they draw.</p>"
+LONGEST_CHOICE = 60  # characters of a value that a shared file may hold
+NO_STYLE = empty(
+    "Styles that you train or bring are shown here, with what they are for and what they draw."
 )
 EMPTY_CARD = (*astuple(Card()), "")
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One style. card: its fields and the same as JSON; choices, kept: what a shared file may tell
-    and what it tells at first; delete: what the button says.
+    """One style. card: its fields and the same as JSON; choices, kept: what a shared file may hold
+    and what it holds at first; delete: what the button says.
     """
 
     detail: str = NO_STYLE
@@ -41,7 +41,7 @@ class Shown:
     report: str = ""
 
 
-def shelf(workspace: Workspace, chosen: str, searched: str) -> str:
+def listing(workspace: Workspace, chosen: str, searched: str) -> str:
     """The styles that hold every searched word."""
     wanted = (searched or "").casefold().split()
     items = []
@@ -110,7 +110,7 @@ def _pictures(workspace: Workspace, style: library.Style) -> list[tuple[str, str
 
 
 def _choice(key: str, text: str) -> str:
-    """A field that a shared file may tell, in words."""
+    """A field that a shared file may hold, in words."""
     shown = text[:LONGEST_CHOICE] + ("…" if len(text) > LONGEST_CHOICE else "")
     return f"{key.rpartition('.')[2].replace('_', ' ')}: {shown}"
 

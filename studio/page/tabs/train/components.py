@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from itertools import groupby
 
 import gradio as gr
@@ -13,6 +12,7 @@ from studio.page import forms, polling
 from studio.page.handlers import LIGHTEN
 from studio.page.scripts import script
 from studio.page.tabs.train import several
+from studio.page.templates import render
 from studio.page.views import previews as previews_view
 from studio.page.views import queue as queue_view
 from training.config.presets import LENGTHS, PRESETS, STRENGTHS
@@ -140,13 +140,7 @@ def _knobs() -> tuple[gr.Radio, gr.Radio, gr.Radio]:
         elem_id="preset",
         **bar,
     )
-    gr.HTML(
-        "".join(
-            f'<p class="note"><b>{escape(name)}</b>: {escape(preset.purpose)}</p>'
-            for name, preset in PRESETS.items()
-        ),
-        padding=False,
-    )
+    gr.HTML(render("presets", presets=PRESETS), padding=False)
     with gr.Row():
         length = gr.Radio(
             list(LENGTHS), value="normal", label="How long", elem_id="preset-length", **bar
@@ -162,10 +156,7 @@ def _run_view() -> RunView:
     queue = gr.HTML(elem_id="line", padding=False, js_on_load=queue_view.DO)
     run = gr.Dropdown([], label="Run", elem_id="run", interactive=True)
     status = gr.HTML(elem_id="status", padding=False, js_on_load=ENTITLE)
-    gr.HTML(
-        '<button type="button" id="tell-me" hidden>Tell me when it is done</button>',
-        padding=False,
-    )
+    gr.HTML(render("tell_me"), padding=False)
     with gr.Row():
         buttons = {
             "draw": gr.Button("Draw now", elem_id="draw-now", min_width=90, **HIDDEN),

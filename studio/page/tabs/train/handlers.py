@@ -18,6 +18,7 @@ from studio.page.tabs.train import form, queue_actions, rendering
 from studio.page.tabs.train.components import Parts
 from studio.page.views import charts
 from studio.page.views import queue as queue_view
+from studio.page.views.plan import plan_table
 from studio.processes import plan, process
 from studio.processes.queue import Queue
 from training.config.schema import RunConfig
@@ -79,7 +80,7 @@ class Handlers:
 
     @shows_errors
     def measure(self, dataset: str | None, *values: Any) -> str:
-        return plan.shown(plan.measured(self.config(dataset, *values)))
+        return plan_table(plan.measured(self.config(dataset, *values)))
 
     # runs
 

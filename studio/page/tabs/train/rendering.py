@@ -12,6 +12,7 @@ import gradio as gr
 from studio.page import forms
 from studio.page.handlers import address, framed, offered
 from studio.page.polling import Late
+from studio.page.templates import empty
 from studio.page.views import charts
 from studio.page.views import previews as previews_view
 from studio.page.views import queue as queue_view
@@ -21,9 +22,8 @@ from training import events
 
 SMALL, LARGE = 160, 1024  # px of a preview's longer side, in the strip and opened
 BUTTONS = ("draw", "save", "pause", "stop", "resume", "style", "reuse")
-NOTHING_YET = (
-    '<p class="empty">Nothing has been trained here yet. Choose a dataset, give the '
-    "style a name and start.</p>"
+NOTHING_YET = empty(
+    "Nothing has been trained here yet. Choose a dataset, give the style a name and start."
 )
 
 
