@@ -132,6 +132,17 @@ def test_the_form_is_filled_by_component(workspace: Workspace) -> None:
     assert set(chosen) < set(parts.form.fields.values())
 
 
+def test_a_late_answer_leaves_the_dataset_that_was_chosen_meanwhile(workspace: Workspace) -> None:
+    """Nothing was chosen when the tab was opened, and nothing is chosen by itself."""
+    parts, handlers = tab(workspace, train)
+    for answer in (handlers.first_values(), handlers.open_tab(None, None)):
+        assert "value" not in answer[parts.form.dataset].constructor_args
+    store.make(workspace, "ink")
+    assert handlers.open_tab(None, None)[parts.form.dataset].value == "ink"
+    listed = handlers.open_tab(None, "ink")[parts.form.dataset].constructor_args
+    assert listed["choices"] == ["ink"] and "value" not in listed
+
+
 def test_a_training_without_pictures_is_refused_before_the_queue(workspace: Workspace) -> None:
     parts, handlers = tab(workspace, train)
     store.make(workspace, "empty")

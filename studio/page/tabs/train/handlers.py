@@ -52,7 +52,8 @@ class Handlers:
     @shows_errors
     def first_values(self) -> Answer:
         preset, config = form.first_values(self.workspace)
-        return self._filled(preset, config)
+        dataset = self._datasets(Path(config.data.folder).name, shown=None)
+        return self._filled(preset, config) | {self.parts.form.dataset: dataset}
 
     @shows_errors
     def from_a_style(self) -> Answer:
@@ -89,7 +90,7 @@ class Handlers:
         shown = queue_actions.run_to_show(self.workspace, self.queue, run)
         return {
             self.parts.view.run: self._runs(shown),
-            self.parts.form.dataset: self._datasets(dataset),
+            self.parts.form.dataset: self._datasets(dataset, shown=dataset),
         }
 
     @shows_errors
@@ -173,10 +174,16 @@ class Handlers:
             **{field: values[key] for key, field in parts.fields.items()},
         }
 
-    def _datasets(self, name: str | None) -> Any:
+    def _datasets(self, name: str | None, shown: str | None = "") -> Any:
         """The list of datasets; the one that was chosen stays chosen, else the one that was changed
         last, but never the example by itself.
+
+        shown: what the page shows. It is not sent again: by the time it arrives another one may
+        have been chosen.
         """
         listing, newest = store.names(self.workspace), store.newest(self.workspace)
         first = None if sample_project.is_example(self.workspace, newest) else newest
-        return gr.Dropdown(choices=listing, value=name if name in listing else first)
+        value = name if name in listing else first
+        if value == shown:
+            return gr.Dropdown(choices=listing)
+        return gr.Dropdown(choices=listing, value=value)
