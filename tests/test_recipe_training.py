@@ -27,13 +27,15 @@ def recipe_on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             del sys.modules[name]
 
 
-def training(folder: Path):
+def training(folder: Path, *, muon: bool = False):
     """Return a small network's training and the loss of a step's number."""
     import long_training
 
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 1))
-    made = long_training.LongTraining(net.parameters(), folder, long_training.Pace(1e-2, 10, 2))
+    pace = long_training.Pace(1e-2, 10, 2)
+    matrices = (net[0].weight,) if muon else ()
+    made = long_training.LongTraining(net.parameters(), folder, pace, matrices=matrices)
 
     def loss_of(step: int) -> torch.Tensor:
         x = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(step))
@@ -42,13 +44,14 @@ def training(folder: Path):
     return made, loss_of
 
 
-def test_stopping_and_going_on_changes_no_bit(tmp_path: Path) -> None:
-    whole, loss_of = training(tmp_path / "whole")
+@pytest.mark.parametrize("muon", [False, True])
+def test_stopping_and_going_on_changes_no_bit(tmp_path: Path, muon: bool) -> None:
+    whole, loss_of = training(tmp_path / "whole", muon=muon)
     whole.run(loss_of, steps=7)
-    first, loss_of = training(tmp_path / "parts")
+    first, loss_of = training(tmp_path / "parts", muon=muon)
     assert not first.resume()
     first.run(loss_of, steps=3)
-    second, loss_of = training(tmp_path / "parts")
+    second, loss_of = training(tmp_path / "parts", muon=muon)
     assert second.resume() and second.step == 3
     second.run(loss_of, steps=7)
     assert torch.equal(whole.flat, second.flat)
@@ -72,11 +75,12 @@ def test_a_polite_signal_ends_it_with_its_state_on_disk(tmp_path: Path) -> None:
 
 def test_a_wider_autoencoder_does_at_first_what_the_old_one_does() -> None:
     import autoencoder16
+    import reconstruction
     from diffusers import AutoencoderKL
 
     old = AutoencoderKL.from_pretrained(RECIPE.parent / "vae", torch_dtype=torch.float32)
     new = autoencoder16.widened(old)
-    x = autoencoder16.kept_out("linocut")[:1].float() / 127.5 - 1
+    x = reconstruction.kept_out("linocut")[:1].float() / 127.5 - 1
     with torch.no_grad():
         z, wide = (vae.encode(x).latent_dist for vae in (old, new))
         torch.testing.assert_close(wide.mean[:, :8], z.mean)
@@ -97,3 +101,115 @@ def test_a_pool_is_read_by_step_and_only_as_far_as_it_is_drawn(tmp_path: Path) -
     assert torch.equal(one, again) and not torch.equal(one, other)
     assert one.shape == (autoencoder16.BATCH, 3, autoencoder16.CROP, autoencoder16.CROP)
     assert one.min() >= -1 and one.max() <= 1
+
+
+def test_muon_moves_a_matrix_by_orthogonal_steps_whatever_the_gradient_is(tmp_path: Path) -> None:
+    import muon
+
+    values = torch.linalg.svdvals(
+        muon.orthogonal(torch.randn(2, 12, 30, generator=torch.Generator().manual_seed(0)))
+    )
+    assert values.min() > 0.5 and values.max() < 1.5
+    moved = []
+    for scale in (1.0, 1024.0):  # exact in bfloat16
+        torch.manual_seed(0)
+        conv = torch.nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+        before = conv.weight.detach().clone()
+        conv.weight.grad = torch.randn_like(conv.weight) * scale
+        muon.move([conv.weight], torch.zeros(conv.weight.numel()), rate=0.1, weight_decay=0.0)
+        moved.append(conv.weight.detach() - before)
+    torch.testing.assert_close(moved[0], moved[1], rtol=0.05, atol=1e-3)
+
+
+def test_a_specks_place_is_filled_and_a_line_stays() -> None:
+    import reconstruction
+
+    picture = np.full((16, 16, 3), (60, 80, 120), np.uint8)
+    picture[4, 4] = picture[10, 3] = 250  # specks
+    picture[8] = 240  # a line of one pixel
+    healed = reconstruction.healed(picture)
+    assert (healed[4, 4] == picture[0, 0]).all() and (healed[10, 3] == picture[0, 0]).all()
+    assert (healed[8] == picture[8]).all()
+    assert (healed[[0, 5, 12]] == picture[[0, 5, 12]]).all()
+
+
+def test_the_papers_colour_is_measured_on_paper_alone() -> None:
+    import reconstruction
+
+    pictures = reconstruction.kept_out("risograph")
+    paper = reconstruction.paper_of(pictures)
+    assert 0.15 < paper.float().mean() < 0.7
+    inked = torch.where(paper[:, None], pictures, torch.zeros_like(pictures))
+    assert reconstruction.paper_shift(pictures, inked) == [0.0, 0.0, 0.0]
+    shifted = (pictures.int() - 3).clamp(min=0).byte()
+    assert reconstruction.paper_shift(pictures, shifted) == [3.0, 3.0, 3.0]
+
+
+def prepared(state: Path, count: int) -> None:
+    """Write pictures of noise as if they were prepared, and a tokenizer of their captions."""
+    import painter
+    import shards
+
+    rng = np.random.default_rng(0)
+    tokenizer = painter.new_tokenizer(["a castle, flat style", "two red fish"], state / "tokenizer")
+    for name in ("prepared", "prepared-held-out"):
+        texts = ["a castle, flat style", "two red fish"] * (count // 2 * shards.CAPTIONS)
+        tokens = shards.tokens_of(texts, tokenizer).view(count, shards.CAPTIONS, shards.LENGTH)
+        latents = rng.standard_normal((count, *shards.SHAPE))
+        known = np.array([[0, 1, 0, 0, 0, -1, n % 3] for n in range(count)])
+        shards.Prepared(state / name).add(latents, tokens.numpy(), known)
+
+
+def test_prepared_pictures_are_added_whole_or_not_at_all(tmp_path: Path) -> None:
+    import shards
+
+    prepared(tmp_path, 6)
+    found = shards.Prepared(tmp_path / "prepared")
+    first = [np.array(a) for a in found.open()]
+    with (found.folder / "latents.f16").open("ab") as file:
+        file.write(b"cut short")  # a process that ended between files and index
+    found.add(*(a[:2] for a in first))
+    latents, tokens, facts = found.open()
+    assert len(found) == len(latents) == 8
+    assert (latents[:6] == first[0]).all() and (latents[6:] == first[0][:2]).all()
+    assert (tokens[6:] == first[1][:2]).all() and (facts[6:] == first[2][:2]).all()
+
+
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_a_painter_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, method: str) -> None:
+    import painter16
+
+    prepared(tmp_path, 12)
+    plan = painter16.Plan(widths=(16, 32), batch=2, warm=False, method=method)
+
+    def begun(name: str):
+        made = painter16.Painter(tmp_path, tmp_path / name, plan, "cpu")
+        made.training.resume()
+        made.training.notes.setdefault("pictures", 12)
+        return made
+
+    whole = begun("whole")
+    whole.training.run(whole.loss_of, steps=3)
+    first = begun("parts")
+    first.training.run(first.loss_of, steps=1)
+    second = begun("parts")
+    assert second.training.step == 1
+    second.training.run(second.loss_of, steps=3)
+    assert torch.equal(whole.training.flat, second.training.flat)
+    assert torch.equal(whole.training.averaged, second.training.averaged)
+    assert whole.held_out() == second.held_out() and "hand left out" in whole.held_out()
+
+
+def test_a_warm_start_takes_the_former_bases_weights_where_they_fit(tmp_path: Path) -> None:
+    import painter16
+    from diffusers import UNet2DConditionModel
+
+    prepared(tmp_path, 2)
+    made = painter16.Painter(tmp_path, tmp_path / "unet", painter16.Plan(batch=2), "cpu")
+    former = UNet2DConditionModel.from_pretrained(RECIPE.parent / "unet", torch_dtype=torch.float32)
+    state, before = made.unet.state_dict(), former.state_dict()
+    assert torch.equal(state["conv_in.weight"][:, :8], before["conv_in.weight"])
+    assert torch.equal(
+        state["mid_block.resnets.0.conv1.weight"], before["mid_block.resnets.0.conv1.weight"]
+    )
+    assert state["conv_in.weight"].shape[1] == 16

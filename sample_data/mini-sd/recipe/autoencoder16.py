@@ -4,6 +4,15 @@
 
 goes on where it stopped; FOLDER/pool holds the pictures (pool.py draws them, also meanwhile),
 FOLDER/vae the state, a log and a sheet. Starts from the present base's autoencoder.
+
+    autoencoder16.py --state FOLDER --freeze
+
+writes its averaged copy, latents scaled to unit variance a channel, to FOLDER/frozen/vae: what
+shards.py encodes with. Done again later, shards must be made again.
+
+    autoencoder16.py --state FOLDER --refine
+
+trains the decoder alone from there on, in FOLDER/decoder: latents stay what they are.
 """
 
 from __future__ import annotations
@@ -14,24 +23,25 @@ from pathlib import Path
 
 import numpy as np
 import pool
+import reconstruction
+import strokes
 import torch
 import torch.nn.functional as F
-from autoencoder import psnr
+from autoencoder import normalised
 from diffusers import AutoencoderKL
 from long_training import LongTraining, Pace
 from pace import mixed
-from PIL import Image
 from torch import Tensor
 
 from training.modules.group_norm import use_fast_group_norm
 
 HERE = Path(__file__).resolve().parent
-SAMPLES = HERE.parents[1]
 CHANNELS = 16
 CROP = 64  # px
 BATCH = 16  # crops
 KL_WEIGHT = 1e-6
-HELD_OUT = ("linocut", "blueprint", "watercolour", "risograph")
+LATENT_NOISE = 0.06  # of a channel's deviation, at most: what a UNet draws is never exact
+RULED = 0.1  # share of crops that are fine hard lines on a flat ground
 LOOK_EVERY = 1200.0  # seconds between two looks at the pictures that are kept out
 
 
@@ -80,7 +90,7 @@ def widened(old: AutoencoderKL, channels: int = CHANNELS) -> AutoencoderKL:
 
 def batch(folder: Path, shards: int, step: int) -> Tensor:
     """Return the crops of a step, [BATCH, 3, CROP, CROP] in [-1, 1]: out of four shards, mirrored,
-    some halved, with colours exchanged, inverted or scaled towards grey.
+    some halved, with colours exchanged, inverted or scaled towards grey; some are ruled lines.
     """
     rng = np.random.default_rng([16, step])
     crops = []
@@ -106,6 +116,8 @@ def batch(folder: Path, shards: int, step: int) -> Tensor:
                 crop = grey + (crop - grey) * rng.random()
             if rng.random() < 0.5:
                 crop = crop[:, ::-1]
+            if rng.random() < RULED:
+                crop = strokes.ruled(rng, CROP) * 2 - 1
             crops.append(crop)
     x = torch.from_numpy(np.stack(crops).astype(np.float32)).permute(0, 3, 1, 2)
     return x.contiguous(memory_format=torch.channels_last)
@@ -117,12 +129,19 @@ def _edges(x: Tensor) -> Tensor:
 
 
 def loss_of(vae: AutoencoderKL, x: Tensor, step: int) -> Tensor:
-    """L1 + L2 + L1 of edges at three sizes (lines, grain) + L1 of 8 px means (colours) + KL."""
+    """L1 + L2 + L1 of edges at three sizes (lines, grain) + L1 of 8 px means (colours) + KL.
+
+    The decoder sees latents with a little noise: with none, channels of 1/100 of the others'
+    deviation carried what no UNet can draw so exactly.
+    """
     noise = torch.Generator().manual_seed(step)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=mixed(x.device.type)):
         posterior = vae.encode(x).latent_dist
         mean, deviation = posterior.mean.float(), posterior.std.float()
-        z = mean + deviation * torch.randn(mean.shape, generator=noise).to(x.device)
+        spread = mean.std((0, 2, 3), keepdim=True)
+        amount = torch.rand((len(x), 1, 1, 1), generator=noise) * LATENT_NOISE
+        drawn = torch.randn(mean.shape, generator=noise).to(x.device)
+        z = mean + (deviation.square() + (amount.to(x.device) * spread).square()).sqrt() * drawn
         y = vae.decode(z).sample
     error = y.float() - x
     edges = error.new_zeros(())
@@ -133,35 +152,36 @@ def loss_of(vae: AutoencoderKL, x: Tensor, step: int) -> Tensor:
     colour = smaller.abs().mean()
     variance = deviation.square()
     kl = 0.5 * (mean.square() + variance - 1 - variance.clamp(min=1e-12).log()).mean()
-    return error.abs().mean() + 2 * error.square().mean() + edges + 0.5 * colour + KL_WEIGHT * kl
-
-
-def kept_out(name: str) -> Tensor:
-    """Return a sample set's pictures, uint8 [N, 3, 128, 128]."""
-    files = sorted((SAMPLES / name).glob("*.png"))
-    pictures = [np.asarray(Image.open(f).convert("RGB").resize((128, 128))) for f in files]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    return error.abs().mean() + 6 * error.square().mean() + edges + 2 * colour + KL_WEIGHT * kl
 
 
 @torch.no_grad()
-def look(vae: AutoencoderKL, folder: Path, step: int) -> None:
-    """Print the figures of the kept-out sets and draw some of them beside what comes back."""
-    rows, figures = [], []
-    for name in HELD_OUT:
-        pictures = kept_out(name)
-        figures.append(f"{name} {psnr(vae, pictures):.2f} dB")
-        x = pictures[:6].float() / 127.5 - 1
-        y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
-        rows += [torch.cat(list(x), 2), torch.cat(list(y), 2)]
-        if name == "risograph":
-            paper = pictures.float().flatten(2).median(2).values
-            back = vae.decode(vae.encode(pictures.float() / 127.5 - 1).latent_dist.mean).sample
-            found = (back.clamp(-1, 1) * 127.5 + 127.5).flatten(2).median(2).values
-            figures.append(f"its paper off by {(found - paper).abs().max(0).values.tolist()}")
-    line = f"step {step}  " + "  ".join(figures)
-    print(line, flush=True)
-    sheet = ((torch.cat(rows, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(sheet).save(folder / "sheet.png")
+def look(vae: AutoencoderKL, folder: Path, drawn: Path, step: int) -> None:
+    """Print the figures of what is kept out and draw some of it beside what comes back."""
+    print(f"step {step}  {reconstruction.figures(vae, drawn)}", flush=True)
+    reconstruction.sheet(vae).save(folder / "sheet.png")
+
+
+def started(state: Path, device: str, *, refine: bool) -> tuple[AutoencoderKL, Path]:
+    """Return the autoencoder to train, as it is before the first step, and its folder."""
+    former = state / "frozen" / "vae" if refine else HERE.parent / "vae"
+    vae = AutoencoderKL.from_pretrained(former, torch_dtype=torch.float32)
+    if refine:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    else:
+        vae = widened(vae)
+    vae = vae.to(device, memory_format=torch.channels_last)
+    use_fast_group_norm(vae)
+    return vae, state / ("decoder" if refine else "vae")
+
+
+def freeze(vae: AutoencoderKL, state: Path) -> None:
+    """Write the autoencoder with every latent channel scaled to mean 0 and deviation 1."""
+    shards = range(0, pool.drawn_so_far(state / "pool"), 5)
+    pictures = [np.load(pool.path_of(state / "pool", n), mmap_mode="r")[:50] for n in shards]
+    normalised(vae, torch.from_numpy(np.concatenate(pictures)).permute(0, 3, 1, 2))
+    vae.save_pretrained(state / "frozen" / "vae")
 
 
 def main() -> None:
@@ -173,15 +193,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1 << 60)
     parser.add_argument("--rate", type=float, default=6e-4)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--freeze", action="store_true", help="write FOLDER/frozen/vae and stop")
+    parser.add_argument("--refine", action="store_true", help="train its decoder alone")
     args = parser.parse_args()
-    folder, pictures = args.state / "vae", args.state / "pool"
+    pictures = args.state / "pool"
+    vae, folder = started(args.state, args.device, refine=args.refine)
     folder.mkdir(parents=True, exist_ok=True)
-    vae = widened(AutoencoderKL.from_pretrained(HERE.parent / "vae", torch_dtype=torch.float32))
-    vae = vae.to(args.device, memory_format=torch.channels_last)
-    use_fast_group_norm(vae)
     training = LongTraining(vae.parameters(), folder, Pace(args.rate))
-    if not training.resume():
-        look(vae, folder, 0)
+    resumed = training.resume()
+    if args.freeze:
+        return training.with_averaged(lambda: freeze(vae, args.state))
+    if not resumed:
+        look(vae, folder, args.state / "pool", 0)
     # How many shards there are is part of the state: a step that is made again finds the same ones
     training.notes.setdefault("shards", pool.drawn_so_far(pictures))
     looked = time.monotonic()
@@ -191,7 +214,7 @@ def main() -> None:
         training.notes["shards"] = pool.drawn_so_far(pictures)
         if training.stopping or time.monotonic() > looked + LOOK_EVERY:
             looked = time.monotonic()
-            training.with_averaged(lambda: look(vae, folder, training.step))
+            training.with_averaged(lambda: look(vae, folder, pictures, training.step))
 
     training.run(
         lambda step: loss_of(

@@ -1,7 +1,8 @@
 """A training that is stopped and gone on with at any moment, exact to the step.
 
-One flat AdamW over every weight, an averaged copy, everything on disk. The pictures of a step are
-chosen by its number alone, so a training that was stopped draws what one that was not would have.
+One flat AdamW over every weight, or Muon for the matrices named, an averaged copy, everything on
+disk. The pictures of a step are chosen by its number alone, so a training that was stopped draws
+what one that was not would have.
 Knows nothing of pictures or networks.
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import muon
 import torch
 from pace import flattened
 from safetensors.torch import load_file, save_file
@@ -38,13 +40,24 @@ class Pace:
 class LongTraining:
     """Weights, moments, averaged copy and step number, and where they are kept."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], folder: Path, pace: Pace) -> None:
-        self.parameters = [p for p in parameters if p.requires_grad]
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        folder: Path,
+        pace: Pace,
+        *,
+        matrices: Iterable[nn.Parameter] = (),
+    ) -> None:
+        self.matrices = list(matrices)
+        known = {id(p) for p in self.matrices}
+        others = [p for p in parameters if p.requires_grad and id(p) not in known]
+        self.parameters = [*self.matrices, *others]
         self.flat, self.grad = flattened(self.parameters)
+        self.split = sum(p.numel() for p in self.matrices)  # before it Muon moves, after it AdamW
         self.averaged = self.flat.clone()
         self.moments = (torch.zeros_like(self.flat), torch.zeros_like(self.flat))
-        self.whole = nn.Parameter(self.flat)  # shares the memory
-        self.whole.grad = self.grad
+        self.whole = nn.Parameter(self.flat[self.split :])  # shares the memory
+        self.whole.grad = self.grad[self.split :]
         betas = (0.9, 0.99)
         self.optimizer = torch.optim.AdamW(
             [self.whole], lr=pace.rate, betas=betas, weight_decay=pace.weight_decay, fused=True
@@ -52,12 +65,13 @@ class LongTraining:
         self.folder, self.pace = folder, pace
         self.step, self.notes = 0, {}  # notes: small things of the caller that are kept with it
         self.stopping = False
+        self.fall = 1.0  # of the rate, below one while a training is brought to its end
 
     def __len__(self) -> int:
         return self.step
 
     def _set_moments(self) -> None:
-        first, second = self.moments
+        first, second = (moment[self.split :] for moment in self.moments)
         state = {"step": torch.tensor(float(self.step)), "exp_avg": first, "exp_avg_sq": second}
         self.optimizer.state[self.whole] = state
 
@@ -95,8 +109,9 @@ class LongTraining:
     def update(self, loss_of: Callable[[int], Tensor]) -> float:
         """Make one step with the loss of its number; return the loss."""
         pace = self.pace
+        rate = pace.rate * min(1.0, (self.step + 1) / pace.warm_up) * self.fall
         for group in self.optimizer.param_groups:
-            group["lr"] = pace.rate * min(1.0, (self.step + 1) / pace.warm_up)
+            group["lr"] = rate
         loss = loss_of(self.step)
         self.grad.zero_()
         loss.backward()
@@ -104,6 +119,8 @@ class LongTraining:
         if not self.optimizer.state:
             self._set_moments()
         self.optimizer.step()
+        if self.matrices:
+            muon.move(self.matrices, self.moments[0], rate=rate, weight_decay=pace.weight_decay)
         self.step += 1
         share = 1 / min(pace.horizon, self.step / 4 + 1)
         self.averaged.lerp_(self.flat.detach(), share)

@@ -13,8 +13,10 @@ import numpy as np
 import strokes
 import world
 from icons import LEFT_OUT
-from packages import PACKAGES, icons_of
+from icons import drawn as icon_on_white
+from packages import KEPT_OUT, PACKAGES, icons_of
 from PIL import Image
+from reconstruction import KEPT_OUT_ICONS
 from scenes import Thing
 from texture import Array, Rng
 
@@ -70,6 +72,18 @@ def shard(number: int, npm: Path) -> Array:
     return np.stack(pictures)
 
 
+def kept_out_icons(npm: Path, each: int = 60) -> Array:
+    """Draw icons of every kept-out package on white, uint8 [N, SIZE, SIZE, 3]."""
+    found = []
+    for package in KEPT_OUT.values():
+        icons = icons_of(package, npm)
+        keys = [k for k in sorted(icons["icons"]) if not LEFT_OUT.search(k)]
+        for key in keys[:: max(1, len(keys) // each)][:each]:
+            picture = icon_on_white(icons, key)
+            found += [] if picture is None else [picture]
+    return np.stack(found)
+
+
 def path_of(pool: Path, number: int) -> Path:
     return pool / f"{number:05}.npy"
 
@@ -98,10 +112,13 @@ def main() -> None:
     parser.add_argument("--fast", type=int, default=1_000, help="shards without a pause")
     parser.add_argument("--pause", type=float, default=60.0, help="seconds between later shards")
     args = parser.parse_args()
-    pool = args.state / "pool"
+    pool, npm = args.state / "pool", args.npm or args.state / "npm"
+    pool.mkdir(parents=True, exist_ok=True)
+    if not (pool / KEPT_OUT_ICONS).exists():
+        np.save(pool / KEPT_OUT_ICONS, kept_out_icons(npm))
     while (number := drawn_so_far(pool)) < args.shards:
         began = time.time()
-        draw(pool, args.npm or args.state / "npm", number)
+        draw(pool, npm, number)
         print(f"shard {number}: {time.time() - began:.0f} s", flush=True)
         if number + 1 >= args.fast:
             time.sleep(args.pause)

@@ -110,6 +110,46 @@ def _patches(rng: Rng, size: int) -> Array:
     return blur(picture[steps], float(rng.choice([0.4, 0.6, 0.8, 2.0])))
 
 
+def _few(rng: Rng, size: int) -> list[tuple[float, float]]:
+    return [tuple(spot) for spot in (rng.uniform(-0.1, 1.1, (2, 2)) * size).tolist()]
+
+
+def ruled(rng: Rng, size: int) -> Array:
+    """Return a technical drawing: hard lines of one or two pixels on a flat ground, some doubled,
+    over a faint grid or none, float [size, size, 3] in 0..1.
+    """
+    ground = _colour(rng) * rng.uniform(0.2, 1)
+    paper = np.broadcast_to(ground, (size, size, 3)).astype(np.float32).copy()
+    if rng.random() < 0.6:
+        period, shift = int(rng.integers(5, 25)), int(rng.integers(25))
+        faint = ground + (_colour(rng) - ground) * rng.uniform(0.04, 0.3)
+        paper[shift % period :: period] = faint
+        paper[:, shift % period :: period] = faint
+    page = Image.new("L", (size, size))
+    draw = ImageDraw.Draw(page)
+    for _ in range(int(rng.integers(2, 9))):
+        value, width = int(rng.uniform(90, 256)), int(rng.integers(1, 3))
+        kind = rng.random()
+        if kind < 0.4:
+            draw.line(_few(rng, size), value, width)
+        elif kind < 0.7:
+            x, y = rng.uniform(0, size, 2)
+            wide, high = rng.uniform(2, size * 0.4, 2)
+            draw.ellipse((x - wide, y - high, x + wide, y + high), None, value, width)
+            if rng.random() < 0.5:
+                gap = float(rng.uniform(2, 4))
+                box = (x - wide - gap, y - high - gap, x + wide + gap, y + high + gap)
+                draw.ellipse(box, None, value, width)
+        else:
+            (x, y), (right, low) = _few(rng, size)
+            box = (min(x, right), min(y, low), max(x, right), max(y, low))
+            most = int(min(box[2] - box[0], box[3] - box[1]) // 2)
+            draw.rounded_rectangle(box, min(most, int(rng.integers(0, 9))), None, value, width)
+    cover = np.asarray(page, np.float32) / 255
+    ink = np.float32(1) if rng.random() < 0.5 and ground.mean() < 0.6 else _colour(rng)
+    return mixed(paper, ink, cover)
+
+
 KINDS = (_noise, _gradient, _text, _text, _lines, _lines, _grating, _strokes, _paper, _patches)
 
 

@@ -21,7 +21,7 @@ import phrases
 import scenes
 from media import MEDIA, Medium, plain
 from PIL import Image, ImageDraw
-from scenes import Thing
+from scenes import Scene, Thing
 from texture import Array, Rng
 
 SIZE = 128  # px
@@ -57,6 +57,7 @@ class Example:
     concepts: tuple[str, ...]
     medium: str
     paper: str
+    scene: Scene | None = None
 
 
 def left_out(concept: str, other: str) -> bool:
@@ -172,14 +173,25 @@ def _tinted(things: Sequence[Thing], ground: papers.Paper, rng: Rng) -> list[Thi
     return done
 
 
-def example(things: Sequence[Thing], seed: int, *, medium: str | None = None) -> Example:
-    """Return picture number seed. medium: a name of MEDIA or "" for none; chosen where None."""
+def example(
+    things: Sequence[Thing],
+    seed: int,
+    *,
+    medium: str | None = None,
+    media: float = 0.8,
+    single: bool = False,
+) -> Example:
+    """Return picture number seed.
+
+    medium: a name of MEDIA or "" for none; chosen where None, none for a share of 1 - media;
+    single: the first thing, alone.
+    """
     rng = np.random.default_rng(seed)
-    chosen = _chosen(things, rng)
+    chosen = [things[0]] if single else _chosen(things, rng)
     concepts = {thing.concept for thing in chosen}
     usable = [m for m in MEDIA if not any(left_out(c, m) for c in concepts)]
     if medium is None:
-        medium = str(rng.choice(usable)) if usable and rng.random() < 0.8 else ""
+        medium = str(rng.choice(usable)) if usable and rng.random() < media else ""
     way = MEDIA[medium] if medium else PLAIN
     chosen = chosen[:2] if way.coarse else chosen
     ground = _paper(chosen, way.paper, rng)
@@ -198,7 +210,8 @@ def example(things: Sequence[Thing], seed: int, *, medium: str | None = None) ->
         paper=ground.colour,
         keeps_colour=way.keeps_colour,
     )
-    return Example(picture, caption, tuple(t.concept for t in chosen), medium, ground.colour)
+    concepts_shown = tuple(t.concept for t in chosen)
+    return Example(picture, caption, concepts_shown, medium, ground.colour, shown)
 
 
 def sheet(examples: Sequence[Example], columns: int) -> Image.Image:
