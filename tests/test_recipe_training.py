@@ -213,3 +213,32 @@ def test_a_warm_start_takes_the_former_bases_weights_where_they_fit(tmp_path: Pa
         state["mid_block.resnets.0.conv1.weight"], before["mid_block.resnets.0.conv1.weight"]
     )
     assert state["conv_in.weight"].shape[1] == 16
+
+
+def test_a_judge_learns_what_latents_show(tmp_path: Path) -> None:
+    import judge16
+    import shards
+
+    rng = np.random.default_rng(0)
+    kept = shards.Prepared(tmp_path / "prepared")
+    concept = rng.integers(0, 3, 90)
+    latents = rng.standard_normal((90, *shards.SHAPE)) * 0.3
+    latents[np.arange(90), concept] += 2.0
+    facts = np.stack([concept, *[np.zeros(90, int)] * 4, np.full(90, -1), concept * 0], 1)
+    tokens = np.zeros((90, shards.CAPTIONS, shards.LENGTH))
+    kept.add(latents, tokens, facts, names=["castle", "fish", "owl"])
+    judge, training = judge16.loaded(tmp_path)
+    training.run(lambda step: judge16.loss_of(judge, kept.open(), 60, step), steps=25)
+    found, answers = (torch.from_numpy(np.array(a[60:])) for a in (latents, concept))
+    assert judge16.right(judge, found, answers, "concept") > 0.9
+    assert "concept" in judge16.truth(judge, kept) and "count 100.0%" in judge16.truth(judge, kept)
+
+
+def test_concepts_have_a_name_and_hands_that_keep_some_pairs_for_tests(tmp_path: Path) -> None:
+    import concepts
+
+    assert concepts.said("automobile") == ("automobile", "car")
+    assert "bear face" not in concepts.said("bear")
+    assert all(name not in others for name, others in concepts.SYNONYMS.items())
+    spelt = {s for others in concepts.SYNONYMS.values() for s in others}
+    assert concepts.UNSAID <= spelt

@@ -80,7 +80,7 @@ def work(rank: int, args: argparse.Namespace, port: int) -> None:
                 start=args.start,
             )
         elif stage == "publish" and rank == 0:
-            painter.publish(args.work, args.out)
+            painter.publish(args.work / "painter" / "model", args.out)
 
 
 def main() -> None:

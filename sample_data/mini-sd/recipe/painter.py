@@ -263,14 +263,12 @@ def full_precision(config: Path) -> None:
     config.write_text(json.dumps(settings | {"dtype": "float32"}, indent=2) + "\n")
 
 
-def publish(work: Path, out: Path) -> None:
-    """Write the averaged model as a plain diffusers folder in float16 safetensors.
+def publish(model: Path, out: Path) -> None:
+    """Write a pipeline's folder as a plain diffusers folder in float16 safetensors.
 
     Raises when it is over 40 MB.
     """
-    pipe = StableDiffusionPipeline.from_pretrained(
-        work / "painter" / "model", dtype=torch.float16, safety_checker=None
-    )
+    pipe = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float16, safety_checker=None)
     for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
         shutil.rmtree(out / part, ignore_errors=True)
     pipe.save_pretrained(out, safe_serialization=True)

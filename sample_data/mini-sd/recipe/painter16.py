@@ -4,7 +4,8 @@
 
 goes on where it stopped; FOLDER/prepared holds what shards.py prepares (also meanwhile),
 FOLDER/unet the state, a log, sheets and the averaged model as a pipeline. v-prediction with zero
-terminal SNR, as the present base; `--set KEY=VALUE` tries another Plan.
+terminal SNR, as the present base; `--set KEY=VALUE` tries another Plan, `--publish OUT` writes the
+averaged model in float16, at most 40 MB.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from long_training import LongTraining, Pace
 from pace import mixed
-from painter import BETAS, new_text_encoder, new_tokenizer, pipeline
+from painter import BETAS, new_text_encoder, new_tokenizer, pipeline, publish
 from PIL import Image
 from shards import CAPTIONS, KINDS, SHAPE, Prepared, tokens_of
 from torch import Tensor, nn
@@ -288,7 +289,10 @@ def main() -> None:
     parser.add_argument("--look", type=float, default=LOOK_EVERY, help="seconds between two looks")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the plan")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--publish", type=Path, metavar="OUT", help="write the base, stop")
     args = parser.parse_args()
+    if args.publish:
+        return publish(args.state / args.name / "model", args.publish)
     plan = planned(Plan(), args.set)
     painter = Painter(args.state, args.state / args.name, plan, args.device)
     painter.run(seconds=args.minutes * 60, steps=args.steps, look_every=args.look)

@@ -131,10 +131,10 @@ def icon_things(folder: Path, concepts: Sequence[str]) -> list[Thing]:
 def _chosen(things: Sequence[Thing], rng: Rng) -> list[Thing]:
     """Choose one to four things: one alone, some alike, or two or three that differ."""
     first = things[int(rng.integers(len(things)))]
-    if rng.random() < 0.6:
+    if rng.random() < 0.68:
         chosen = [first]
     elif rng.random() < 0.5:
-        chosen = [first] * int(rng.integers(2, 5))
+        chosen = [first] * int(rng.choice([2, 2, 3, 3, 4]))
     else:
         others = [t for t in things if t.hand == first.hand and t.concept != first.concept]
         picks = rng.permutation(len(others))[: int(rng.integers(1, 3))]
