@@ -140,10 +140,10 @@ def main() -> None:
                     y.float().sum() for y in _Shared.apply(x, *w, *a, *b)
                 ),
             }
-        told = timed(place.device, given.rounds, ways)
+        seconds = timed(place.device, given.rounds, ways)
         print(
             f"| {title} | "
-            f"{' | '.join(f'{told[name]:.2f}' if name in told else '' for name in COLUMNS)} "
+            f"{' | '.join(f'{seconds[name]:.2f}' if name in seconds else '' for name in COLUMNS)} "
             "|"
         )
 

@@ -63,7 +63,7 @@ def main() -> None:
 
         table.best(draw(n), draw(m), draw(m))
         found[title] = list(table.seconds.values())[-1]
-    names = [name for name in table.kernels if any(name in told for told in found.values())]
+    names = [name for name in table.kernels if any(name in seconds for seconds in found.values())]
     print(
         json.dumps(machine(place))
         + "\n\n| ms, forward and backward | "
@@ -72,11 +72,11 @@ def main() -> None:
         + "|---" * len(names)
         + "|---|"
     )
-    for title, told in found.items():
-        cells = [f"{told[name] * 1e3:.2f}" if name in told else "" for name in names]
+    for title, seconds in found.items():
+        cells = [f"{seconds[name] * 1e3:.2f}" if name in seconds else "" for name in names]
         print(
             f"| {title} | {' | '.join(cells)} | "
-            f"{min(told, key=lambda name: told[name]) if told else OWN} |"
+            f"{min(seconds, key=lambda name: seconds[name]) if seconds else OWN} |"
         )
     if given.json:
         given.json.write_text(json.dumps(found, indent=1), encoding="utf-8")

@@ -174,7 +174,7 @@ def main() -> int:
             rng = random.Random(f"{given.seed}-{number}")
             if given.sweeps:
                 count = 2 + number // 2 % 2
-                where, told = sweep_chain(trainer, folder, base, number, count, rng)
+                where, differs = sweep_chain(trainer, folder, base, number, count, rng)
                 keep(
                     done,
                     given.out,
@@ -182,7 +182,7 @@ def main() -> int:
                         "chain": number,
                         "kind": f"{count} styles together",
                         "kills": dict(where),
-                        "difference": told,
+                        "difference": differs,
                     },
                 )
                 continue
@@ -193,11 +193,11 @@ def main() -> int:
             ) != (0, 0):
                 raise SystemExit(f"{straight.name} did not end; see {folder}")
             toml = crashes.run_toml(folder, base, f"chain-{number}", **kinds[kind])
-            where, told = chain(trainer, toml, straight, rng)
+            where, differs = chain(trainer, toml, straight, rng)
             keep(
                 done,
                 given.out,
-                {"chain": number, "kind": kind, "kills": dict(where), "difference": told},
+                {"chain": number, "kind": kind, "kills": dict(where), "difference": differs},
             )
     return summary(done, time.time() - began)
 

@@ -132,7 +132,7 @@ def timed(command: list[str], *, stop_after: Path | None = None) -> tuple[float,
 def settings(family: str, name: str, base: Path, pictures: Path, work: Path, px: int) -> Path:
     import tomli_w
 
-    told = {
+    settings = {
         "base": {"model": str(base)},
         "data": {"folder": str(pictures), "trigger": "linocut style", "resolution": px},
         "optim": {
@@ -153,7 +153,7 @@ def settings(family: str, name: str, base: Path, pictures: Path, work: Path, px:
         "save": {"name": name, "folder": str(work / "runs"), "every": STOP_AFTER},
     }
     path = work / f"{name}.toml"
-    path.write_text(tomli_w.dumps(told))
+    path.write_text(tomli_w.dumps(settings))
     return path
 
 
@@ -203,14 +203,14 @@ def against_stock(base: Path, style: Path, px: int) -> dict[str, float]:
             base, dtype=torch.float32, vae=None, local_files_only=True
         )
         pipe.load_lora_weights(style)
-        told = pipe.encode_prompt(
+        states = pipe.encode_prompt(
             caption, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
         )
         extra = {}
-        if len(told) == 4:
+        if len(states) == 4:
             sizes = torch.tensor([[px, px, 0, 0, px, px]], dtype=torch.float32)
-            extra = {"added_cond_kwargs": {"text_embeds": told[2], "time_ids": sizes}}
-        return pipe.unet(noisy, t, told[0], return_dict=False, **extra)[0].float()
+            extra = {"added_cond_kwargs": {"text_embeds": states[2], "time_ids": sizes}}
+        return pipe.unet(noisy, t, states[0], return_dict=False, **extra)[0].float()
 
     plain, with_style = ours()
     theirs = stock()
@@ -310,11 +310,11 @@ def tried(family: str, px: int, work: Path, bpe: Path | None) -> list[str]:
     seconds, peak, _ = timed(child("training.train_style", str(straight)))
     runs = work / "runs"
     file = runs / straight.stem / f"{straight.stem}.safetensors"
-    told = [
+    recorded = [
         json.loads(line)
         for line in (runs / straight.stem / "events.jsonl").read_text().splitlines()
     ]
-    pace = sorted(event["seconds"] for event in told if event["event"] == "stepped")
+    pace = sorted(event["seconds"] for event in recorded if event["event"] == "stepped")
     row(
         f"{UPDATES} updates",
         seconds,
@@ -357,17 +357,17 @@ def tried(family: str, px: int, work: Path, bpe: Path | None) -> list[str]:
             "--px",
             str(px),
             "--json",
-            str(work / "told"),
+            str(work / "answer"),
         )
     )
-    told = json.loads((work / "told").read_text())
-    if told["off"] > TOLERANCE:
-        raise SystemExit(f"{family}: the stock pipeline predicts something else: {told}")
+    answer = json.loads((work / "answer").read_text())
+    if answer["off"] > TOLERANCE:
+        raise SystemExit(f"{family}: the stock pipeline predicts something else: {answer}")
     row(
         "beside the stock pipeline",
         seconds,
         peak,
-        f"differs by {told['off']:.1e} of the style's largest effect",
+        f"differs by {answer['off']:.1e} of the style's largest effect",
     )
     grid = work / f"{family}.png"
     argv = [

@@ -241,10 +241,10 @@ class Client(threading.Thread):
             timeout=PATIENCE,
         ) as answers:
             for line in answers.iter_lines():
-                told = json.loads(line[5:]) if line.startswith("data:") else {}
-                if told.get("msg") == "process_completed":
-                    if not told["success"]:
-                        raise RuntimeError(f"a caption was refused: {told['output']}")
+                message = json.loads(line[5:]) if line.startswith("data:") else {}
+                if message.get("msg") == "process_completed":
+                    if not message["success"]:
+                        raise RuntimeError(f"a caption was refused: {message['output']}")
                     self.saved[picture] = text
                     self.asked[picture] = set()
                     self.tally.took("caption", time.monotonic() - began)

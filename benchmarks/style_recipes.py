@@ -81,8 +81,8 @@ def main() -> None:
     things = sorted(set(for_painter(asked.work / "npm").concepts))
     print("| recipe | " + " | ".join(f"{style}: style | things" for style in asked.styles) + " |")
     print("|---|" + "---|---|" * len(asked.styles), flush=True)
-    for told in asked.recipes:
-        at, chosen = list(TRIES).index(told), TRIES[told]
+    for recipe in asked.recipes:
+        at, chosen = list(TRIES).index(recipe), TRIES[recipe]
         cells = []
         for style in asked.styles:
             name = f"recipe-{style}-{at:02d}"
@@ -112,7 +112,7 @@ def main() -> None:
                 )
             last = json.loads(done.read_text())["tries"][-1]
             cells += [f"{last['style']:.0%}", f"{last['content']:.0%}"]
-        print(f"| {told} | " + " | ".join(cells) + " |", flush=True)
+        print(f"| {recipe} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -176,9 +176,9 @@ def ours(request: Case, batch: int, device: str, dtype: str) -> Update:
         loss.backward()
         ahead[step + 1] = batches(step + 1)
         norm = optimiser.norm()
-        told, _ = torch.stack([loss.detach(), norm]).tolist()
+        value, _ = torch.stack([loss.detach(), norm]).tolist()
         optimiser.update(norm, 1.0)
-        return told
+        return value
 
     return update
 
@@ -325,14 +325,14 @@ def measured(variant: str, request: Case, given: argparse.Namespace) -> dict[str
         if place.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
-    told = {
+    result = {
         "seconds": seconds,
         "losses": losses,
         "peak_gib": peak_memory(place.device),
         "dtype": place.precision,
         "machine": machine(place),
     }
-    return told | {"operations": counter.get_total_flops(), "matmul": matmul_peak(place)}
+    return result | {"operations": counter.get_total_flops(), "matmul": matmul_peak(place)}
 
 
 def child(variant: str, request: Case, given: argparse.Namespace) -> dict[str, Any]:
@@ -385,12 +385,12 @@ def table(found: dict[str, dict[str, list[dict[str, Any]]]], batch: int) -> str:
         for v, runs in variants.items():
             fastest = min(s for run in runs for s in run["seconds"])
             share = runs[0]["operations"] / middle[v] / max(run["matmul"] for run in runs)
-            told = (
+            cells = (
                 f"{middle[v]:.3f} | {fastest:.3f} | {batch / middle[v]:.2f} | {peak[v]:.2f} "
                 f"| {share:.0%}"
             )
             rows.append(
-                f"| {name} | {v} | {runs[0]['dtype']} | {told} | "
+                f"| {name} | {v} | {runs[0]['dtype']} | {cells} | "
                 f"{middle[v] / middle[first]:.2f} | {peak[v] / peak[first]:.2f} |"
             )
     return "\n".join(rows)

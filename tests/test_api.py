@@ -131,7 +131,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("verb", "given"), BAD)
-def test_what_is_wrong_is_told_and_nothing_begins(
+def test_what_is_wrong_is_reported_and_nothing_begins(
     page: Any, workspace: Path, verb: str, given: tuple[Any, ...]
 ) -> None:
     before = {
@@ -139,10 +139,10 @@ def test_what_is_wrong_is_told_and_nothing_begins(
         for folder in ("runs", "comparisons", "datasets")
         for p in (workspace / folder).glob("*")
     }
-    with pytest.raises(Exception) as told:
+    with pytest.raises(Exception) as caught:
         page.predict(*given, api_name=verb)
-    words = str(told.value)
-    assert type(told.value).__name__ == "AppError", told.value
+    words = str(caught.value)
+    assert type(caught.value).__name__ == "AppError", caught.value
     assert words and "Traceback" not in words and len(words) < 2000
     assert {
         p.name
@@ -152,5 +152,5 @@ def test_what_is_wrong_is_told_and_nothing_begins(
 
 
 def test_the_page_in_words_names_every_verb() -> None:
-    told = (ROOT / "docs" / "api.md").read_text()
-    assert len(VERBS) == 6 and all(f"`/{verb}`" in told for verb in VERBS)
+    reference = (ROOT / "docs" / "api.md").read_text()
+    assert len(VERBS) == 6 and all(f"`/{verb}`" in reference for verb in VERBS)

@@ -72,8 +72,8 @@ def test_a_zip_in_a_dataset_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_the_listing_claims_is_not_believed(tmp_path: Path) -> None:
     archive = packed(tmp_path / "in.zip", {"bomb.png": b"\0" * 50_000_000})
     content = archive.read_bytes()
-    told = struct.pack("<L", 50_000_000)
-    archive.write_bytes(content.replace(told, struct.pack("<L", 20)))
+    size = struct.pack("<L", 50_000_000)
+    archive.write_bytes(content.replace(size, struct.pack("<L", 20)))
     taken, refused = archives.unpacked(archive, tmp_path / "out")
     sizes = [f.stat().st_size for f in (tmp_path / "out").rglob("*") if f.is_file()]
     assert not taken or taken[0].path.stat().st_size <= 20
@@ -91,7 +91,7 @@ def test_a_link_in_a_zip_is_no_link_here(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not really", b"<html>"])
-def test_what_is_no_zip_is_told(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_zip_is_reported(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "in.zip").write_bytes(content)
     ink = store.make(Workspace(tmp_path / "w"), "ink")
     [(name, reason)] = store.add(ink, [tmp_path / "in.zip"]).refused

@@ -85,10 +85,10 @@ def refused(scene: Scene, arguments: list[str], capsys: pytest.CaptureFixture[st
     before = {folder: contents(folder) for folder in user if folder.is_dir()}
     capsys.readouterr()
     code = main(arguments)
-    told = capsys.readouterr()
-    assert code == 2, told
-    assert "Traceback" not in told.err + told.out and told.err.strip()
-    assert "something went wrong" not in told.err
+    message = capsys.readouterr()
+    assert code == 2, message
+    assert "Traceback" not in message.err + message.out and message.err.strip()
+    assert "something went wrong" not in message.err
     assert all(contents(folder) == content for folder, content in before.items())
     left = [
         path.name
@@ -96,7 +96,7 @@ def refused(scene: Scene, arguments: list[str], capsys: pytest.CaptureFixture[st
         if path.name in ("checkpoints", "crash.txt") or path.name == "s.safetensors"
     ]
     assert left == []
-    return told.err
+    return message.err
 
 
 def test_the_scene_is_sound(scene: Scene) -> None:
@@ -213,19 +213,19 @@ def test_pictures_that_cannot_be_used(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     spoil(scene)
-    told = refused(scene, [*scene.flags(), *(["--dry-run"] if dry else [])], capsys)
-    assert named in told and str(scene.pictures) in told
+    message = refused(scene, [*scene.flags(), *(["--dry-run"] if dry else [])], capsys)
+    assert named in message and str(scene.pictures) in message
     assert not (scene.root / "runs").exists()  # found before anything is made
 
 
-def test_all_that_is_wrong_with_the_pictures_is_told_at_once(
+def test_all_that_is_wrong_with_the_pictures_is_reported_at_once(
     scene: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for spoil in ("zero bytes", "caption with NUL", "link to nowhere"):
         PICTURES[spoil][0](scene)
-    told = refused(scene, scene.flags(), capsys)
-    assert "3 things are wrong" in told and all(
-        name in told for name in ("apple.png", "apple.txt", "cat.png")
+    message = refused(scene, scene.flags(), capsys)
+    assert "3 things are wrong" in message and all(
+        name in message for name in ("apple.png", "apple.txt", "cat.png")
     )
 
 
@@ -272,8 +272,8 @@ def test_settings_that_cannot_be_used(
         if f"--{named.split(' ')[0]}" not in (word, flags[max(0, i - 1)])
     ]  # the file's word counts
     scene.toml.write_bytes(content)
-    told = refused(scene, [str(scene.toml), *given], capsys)
-    assert named in told
+    message = refused(scene, [str(scene.toml), *given], capsys)
+    assert named in message
     assert not (scene.root / "runs").exists()
 
 
@@ -328,8 +328,8 @@ def test_places_that_cannot_be_written(scene: Scene, capsys: pytest.CaptureFixtu
     (scene.root / "file").write_text("a file")
     for folder in (scene.root / "file", scene.root / "file" / "runs", Path("/proc/style-studio")):
         for dry in ([], ["--dry-run"]):
-            told = refused(scene, [*scene.flags(), "--save.folder", str(folder), *dry], capsys)
-            assert "save.folder" in told and ("/file" in told or "/proc" in told)
+            message = refused(scene, [*scene.flags(), "--save.folder", str(folder), *dry], capsys)
+            assert "save.folder" in message and ("/file" in message or "/proc" in message)
     assert (scene.root / "file").read_text() == "a file"
 
 
@@ -483,8 +483,8 @@ def test_bases_that_cannot_be_used(
     spoil: Callable[[Scene], None], named: str, scene: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(scene)
-    told = refused(scene, scene.flags(), capsys)
-    assert named in told and "base" in told
+    message = refused(scene, scene.flags(), capsys)
+    assert named in message and "base" in message
 
 
 REFINER = {
@@ -517,8 +517,8 @@ def test_files_that_are_no_base(
 ) -> None:
     path = scene.root / name
     path.write_bytes(content)
-    told = refused(scene, [*scene.flags(), "--base.model", str(path)], capsys)
-    assert named in told and name in told
+    message = refused(scene, [*scene.flags(), "--base.model", str(path)], capsys)
+    assert named in message and name in message
     assert path.read_bytes() == content
 
 

@@ -31,9 +31,9 @@ def folder(request: pytest.FixtureRequest, base_folder: Path, parts: Parts, tmp_
     shutil.copytree(base_folder, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
     words = tmp_path / "base" / "tokenizer"
     if request.param == "vocab.json":
-        told = json.loads((words / "tokenizer.json").read_text(encoding="utf-8"))["model"]
-        (words / "vocab.json").write_text(json.dumps(told["vocab"]), encoding="utf-8")
-        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in told["merges"]]
+        model = json.loads((words / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+        (words / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
         (words / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")
         (words / "tokenizer.json").unlink()
     return tmp_path / "base"
@@ -72,7 +72,7 @@ def test_a_base_that_is_not_here_has_the_usual_sides_and_no_tokens() -> None:
 
 
 @pytest.mark.parametrize("model", ["", "no such folder", "/etc/passwd/x", "a\0b", "x" * 5000])
-def test_what_is_no_base_is_told(model: str) -> None:
+def test_what_is_no_base_is_reported(model: str) -> None:
     with pytest.raises(ModelError):
         base_info.known(model)
 
@@ -85,7 +85,9 @@ def test_what_is_no_base_is_told(model: str) -> None:
         ("unet/config.json", '{"block_out_channels": 3}'),
     ],
 )
-def test_a_damaged_base_is_told(base_folder: Path, tmp_path: Path, file: str, content: str) -> None:
+def test_a_damaged_base_is_reported(
+    base_folder: Path, tmp_path: Path, file: str, content: str
+) -> None:
     shutil.copytree(base_folder, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
     (tmp_path / "base" / file).write_text(content)
     with pytest.raises(ModelError, match="Download the base again"):

@@ -113,7 +113,7 @@ def test_the_order_of_writes_survives_a_power_cut(
     that before an old one goes.
     """
     checkpoint.write(tmp_path, 1, TENSORS, {}, keep=1)
-    told: list[tuple[str, str]] = []
+    calls: list[tuple[str, str]] = []
     fsync, rename, replace, rmtree = os.fsync, os.rename, os.replace, shutil.rmtree
 
     def shown(path):
@@ -123,31 +123,31 @@ def test_the_order_of_writes_survives_a_power_cut(
         os,
         "fsync",
         lambda fd: (
-            told.append(("fsync", shown(Path(f"/proc/self/fd/{fd}").readlink()))),
+            calls.append(("fsync", shown(Path(f"/proc/self/fd/{fd}").readlink()))),
             fsync(fd),
         )[1],
     )
     monkeypatch.setattr(
-        os, "rename", lambda a, b: (told.append(("rename", shown(b))), rename(a, b))[1]
+        os, "rename", lambda a, b: (calls.append(("rename", shown(b))), rename(a, b))[1]
     )
     monkeypatch.setattr(
-        os, "replace", lambda a, b: (told.append(("rename", shown(b))), replace(a, b))[1]
+        os, "replace", lambda a, b: (calls.append(("rename", shown(b))), replace(a, b))[1]
     )
     monkeypatch.setattr(
         shutil,
         "rmtree",
-        lambda path, **keys: (told.append(("remove", shown(path))), rmtree(path, **keys))[1],
+        lambda path, **keys: (calls.append(("remove", shown(path))), rmtree(path, **keys))[1],
     )
     checkpoint.write(tmp_path, 2, TENSORS, {}, keep=1)
-    new, named = ".step-0000002.tmp", told.index(("rename", "step-0000002"))
+    new, named = ".step-0000002.tmp", calls.index(("rename", "step-0000002"))
     for name in (*checkpoint.FILES, "manifest.json"):
-        at = told.index(("rename", f"{new}/{name}"))
-        assert told[at - 1][0] == "fsync" and told[at - 1][1].startswith(
+        at = calls.index(("rename", f"{new}/{name}"))
+        assert calls[at - 1][0] == "fsync" and calls[at - 1][1].startswith(
             f"{new}/.{name}"
         )  # the content, before it has its name
-        assert ("fsync", new) in told[at:named]  # the name, before the folder has its own
-    assert ("fsync", ".") in told[named:]
-    assert told.index(("remove", "step-0000001")) > told.index(("fsync", "."), named)
+        assert ("fsync", new) in calls[at:named]  # the name, before the folder has its own
+    assert ("fsync", ".") in calls[named:]
+    assert calls.index(("remove", "step-0000001")) > calls.index(("fsync", "."), named)
 
 
 def test_a_crash_while_one_is_replaced_leaves_the_one_or_the_other(

@@ -102,7 +102,7 @@ def test_what_is_wrong_is_found_and_nothing_else(ink: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_mend_ends_its_finding_and_can_be_undone(ink: Path, kind: str) -> None:
+def test_every_fix_ends_its_finding_and_can_be_undone(ink: Path, kind: str) -> None:
     spoilt(ink, kind)
     [finding] = checks.findings(ink, BASE)
     before = {f.name: f.read_bytes() for f in ink.iterdir() if f.is_file()}
@@ -127,7 +127,7 @@ def test_the_same_caption_for_all_is_found(ink: Path) -> None:
     assert list(found(ink)) == ["repeated"]
 
 
-def test_a_mend_of_something_else_is_refused(ink: Path) -> None:
+def test_a_fix_of_something_else_is_refused(ink: Path) -> None:
     spoilt(ink, "small")
     for kind, fix, names in [
         ("small", "take_out", ["cat.png"]),
@@ -148,7 +148,7 @@ def test_a_finding_left_alone_comes_back_when_it_is_another(ink: Path) -> None:
     assert list(found(ink)) == ["alike"]
 
 
-def test_a_crop_mend_cuts_and_does_not_resize(ink: Path) -> None:
+def test_a_crop_fix_cuts_and_does_not_resize(ink: Path) -> None:
     photo(9, (64, 128)).save(ink / "boat.png")
     store.place_crop(ink, "boat.png", (0.5, 1.0))
     fixes.apply_fix(ink, "lonely", "crop", ["boat.png"], BASE)

@@ -20,7 +20,7 @@ from studio.compare import main
 from studio.grid import grid_of
 from studio.grid_spec import Column, Taken
 from studio.library.generator import Generator, loaded_style
-from tests.test_wearing import changed, some_style
+from tests.test_apply_styles import changed, some_style
 from training.cli.style_file import main as style_file
 from training.errors import StyleFileError
 from training.models.family import Parts
@@ -212,7 +212,7 @@ def test_an_existing_grid_is_replaced_and_a_failed_comparison_leaves_it(
     assert [p.name for p in tmp_path.iterdir()] == ["g.png"]
 
 
-def test_a_prompt_that_the_base_cannot_read_whole_is_told(
+def test_a_prompt_that_the_base_cannot_read_whole_is_reported(
     base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(asked(base_folder, tmp_path / "g.png", prompts=("w" * 200,))) == 0
@@ -421,7 +421,7 @@ def test_a_strange_recipe_falls_back_to_the_usual_template(
     )
 
 
-def test_styles_of_one_title_are_told_apart_by_their_files(
+def test_styles_of_one_title_are_named_by_their_files(
     styles: dict[str, Path], tmp_path: Path
 ) -> None:
     copy = tmp_path / "second.safetensors"

@@ -20,7 +20,7 @@ from training.errors import DataError, StudioError
 from training.prompt import KEY
 from training.storage.paths import Workspace
 
-WISH = ComparisonSpec(
+SPEC = ComparisonSpec(
     "mini",
     (("run:ink", 1.0), ("run:ink", 0.5), ("step:ink:200", 1.0)),
     ("a cat", "-a dog"),
@@ -39,7 +39,7 @@ def workspace(tmp_path: Path) -> Workspace:
     return made
 
 
-def kept(workspace: Workspace, name: str = "one", spec: ComparisonSpec = WISH) -> Path:
+def kept(workspace: Workspace, name: str = "one", spec: ComparisonSpec = SPEC) -> Path:
     folder = workspace.comparisons() / name
     folder.mkdir(parents=True)
     (folder / "process.json").touch()
@@ -47,15 +47,15 @@ def kept(workspace: Workspace, name: str = "one", spec: ComparisonSpec = WISH) -
     return folder
 
 
-def test_a_wish_is_read_as_it_was_written_and_names_its_columns(workspace: Workspace) -> None:
-    assert comparisons.read_spec(kept(workspace)) == WISH
-    assert WISH.columns == ["base", "ink", "ink × 0.5", "ink after 200"]
+def test_a_spec_is_read_as_it_was_written_and_names_its_columns(workspace: Workspace) -> None:
+    assert comparisons.read_spec(kept(workspace)) == SPEC
+    assert SPEC.columns == ["base", "ink", "ink × 0.5", "ink after 200"]
 
 
 def test_checkpoints_and_strengths_are_columns_of_the_command(
     workspace: Workspace, tmp_path: Path
 ) -> None:
-    argv = comparisons.command(workspace, WISH, tmp_path)
+    argv = comparisons.command(workspace, SPEC, tmp_path)
     run = workspace.runs() / "ink"
     at = argv.index("--style")
     assert argv[at + 1 : at + 4] == [
@@ -109,7 +109,7 @@ def test_pictures_of_a_style_come_from_its_own_column(workspace: Workspace) -> N
         comparisons.cell(folder, row, 1).touch()
         comparisons.cell(folder, row, 3).touch()
     assert list(comparisons.with_style(workspace, "step:ink:200", 3)) == [
-        (comparisons.cell(folder, r, 3), WISH.rows[r][0]) for r in range(3)
+        (comparisons.cell(folder, r, 3), SPEC.rows[r][0]) for r in range(3)
     ]
     assert list(comparisons.with_style(workspace, "file:other", 3)) == []
 
@@ -118,7 +118,7 @@ def test_a_mix_is_one_more_column_and_survives_the_disk_and_a_grid(
     workspace: Workspace, tmp_path: Path
 ) -> None:
     active = (("run:ink", 0.7), ("step:ink:200", 0.5))
-    spec = replace(WISH, styles=(("run:ink", 1.0),), mix=active)
+    spec = replace(SPEC, styles=(("run:ink", 1.0),), mix=active)
     assert spec.columns == ["base", "ink", "ink × 0.7 + ink after 200 × 0.5"]
     folder = kept(workspace, spec=spec)
     assert comparisons.read_spec(folder) == spec
@@ -128,7 +128,7 @@ def test_a_mix_is_one_more_column_and_survives_the_disk_and_a_grid(
         f"{paths[0]}:0.7+{paths[1]}:0.5" in styles
         and grid_spec_from(styles[3:]).columns[2].title.count("+") == 1
     )
-    drawn = told(workspace)
+    drawn = metadata(workspace)
     column = {
         "title": "a + b",
         "mix": [
@@ -144,14 +144,14 @@ def test_a_mix_is_one_more_column_and_survives_the_disk_and_a_grid(
     assert (found.mix, missing) == ((), [paths[1].name])  # one of two is no mix
 
 
-def sheet(path: Path, told: object) -> Path:
+def sheet(path: Path, metadata: object) -> Path:
     info = PngInfo()
-    info.add_itxt(KEY, json.dumps(told))
+    info.add_itxt(KEY, json.dumps(metadata))
     Image.new("RGB", (8, 8)).save(path, pnginfo=info)
     return path
 
 
-def told(workspace: Workspace, **other: Any) -> dict[str, Any]:
+def metadata(workspace: Workspace, **other: Any) -> dict[str, Any]:
     ink = import_export.digest(workspace.runs() / "ink" / "ink.safetensors")
     step = import_export.digest(workspace.runs() / "ink" / "steps" / "ink-000200.safetensors")
     columns = [{"title": "base"}] + [
@@ -169,10 +169,12 @@ def told(workspace: Workspace, **other: Any) -> dict[str, Any]:
     }
 
 
-def test_a_grid_leads_back_to_its_wish_and_names_what_is_missing(
+def test_a_grid_leads_back_to_its_spec_and_names_what_is_missing(
     workspace: Workspace, tmp_path: Path
 ) -> None:
-    spec, missing = reload_grid.spec_of(workspace, sheet(tmp_path / "grid.png", told(workspace)))
+    spec, missing = reload_grid.spec_of(
+        workspace, sheet(tmp_path / "grid.png", metadata(workspace))
+    )
     assert spec == ComparisonSpec(
         "mini", (("run:ink", 0.5), ("step:ink:200", 1.0)), ("a cat",), (3,), 7, 2.5, 64
     )
@@ -195,7 +197,7 @@ def test_a_grid_leads_back_to_its_wish_and_names_what_is_missing(
     ],
 )
 def test_any_other_picture_is_refused(workspace: Workspace, tmp_path: Path, bad: Any) -> None:
-    content = told(workspace, **bad) if isinstance(bad, dict) else bad
+    content = metadata(workspace, **bad) if isinstance(bad, dict) else bad
     with pytest.raises(DataError):
         reload_grid.spec_of(workspace, sheet(tmp_path / "grid.png", content))
     (tmp_path / "no.png").write_text("<html>")

@@ -159,7 +159,7 @@ def test_only_finite_numbers(bad: float) -> None:
         assert key in complaint(of(key, bad))
 
 
-def test_everything_wrong_is_told_at_once() -> None:
+def test_everything_wrong_is_reported_at_once() -> None:
     found = {
         "optim": {"stepps": 5, "batch_size": 0, "unet_lr": "fast", "seed": True},
         "adaptor": {"rank": 8},
@@ -167,7 +167,7 @@ def test_everything_wrong_is_told_at_once() -> None:
         "adapter": {"targets": ["attention", "everything"]},
         "lr": 1e-4,
     }
-    told = complaint(found)
+    message = complaint(found)
     wrong = (
         "optim.stepps",
         "optim.batch_size",
@@ -178,8 +178,8 @@ def test_everything_wrong_is_told_at_once() -> None:
         "adapter.targets.1",
         "lr is not",
     )
-    assert all(word in told for word in wrong) and "8 settings are wrong" in told
-    assert "did you mean optim.steps?" in told and "did you mean adapter?" in told
+    assert all(word in message for word in wrong) and "8 settings are wrong" in message
+    assert "did you mean optim.steps?" in message and "did you mean adapter?" in message
 
 
 @pytest.mark.parametrize(
@@ -259,9 +259,9 @@ def test_a_trigger_must_have_a_place() -> None:
 def test_settings_that_cannot_be_together_are_refused_by_name(
     found: dict[str, Any], named: str
 ) -> None:
-    told = complaint(found)
-    assert named in told
-    told.encode()  # can be shown anywhere
+    message = complaint(found)
+    assert named in message
+    message.encode()  # can be shown anywhere
 
 
 # --- files and overrides ---
@@ -290,7 +290,7 @@ def test_overrides_win_and_leave_the_originals_alone() -> None:
     ],
     ids=range(6),
 )
-def test_what_is_not_toml_is_told_by_name(content: bytes, tmp_path: Path) -> None:
+def test_what_is_not_toml_is_reported_by_name(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"run\.toml is not TOML"):

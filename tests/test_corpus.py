@@ -213,12 +213,12 @@ def test_a_picture_is_refused_or_read(name: str, tmp_path: Path) -> None:
     content, refused = PICTURES[name]
     file = tmp_path / "spoilt one.png"
     file.write_bytes(content)
-    told = outcome(lambda: open_picture(file))
-    assert told or not refused
-    assert not told or "spoilt one.png" in told
+    message = outcome(lambda: open_picture(file))
+    assert message or not refused
+    assert not message or "spoilt one.png" in message
     ink = store.make(Workspace(tmp_path / "w"), "ink")
     added = store.add(ink, [file])  # what the page does with it
-    assert bool(added.refused) == bool(told) and len(added.kept) + len(added.refused) == 1
+    assert bool(added.refused) == bool(message) and len(added.kept) + len(added.refused) == 1
 
 
 def outcome(read: Callable[[], object]) -> str:
@@ -226,9 +226,9 @@ def outcome(read: Callable[[], object]) -> str:
     try:
         read()
     except StudioError as error:
-        told = str(error)
-        assert 10 < len(told) < 3000 and "Traceback" not in told and "\0" not in told
-        return told
+        message = str(error)
+        assert 10 < len(message) < 3000 and "Traceback" not in message and "\0" not in message
+        return message
     return ""
 
 
@@ -322,9 +322,9 @@ def test_what_lies_beside_a_picture_is_refused_or_read(name: str, tmp_path: Path
     file, content, refused = BESIDE_ALL[name]
     (tmp_path / "a.png").write_bytes(picture())
     (tmp_path / file).write_bytes(content)
-    told = outcome(lambda: read_dataset(tmp_path, trigger="sks", template="{trigger} {caption}"))
-    assert bool(told) == refused
-    assert not told or file in told
+    message = outcome(lambda: read_dataset(tmp_path, trigger="sks", template="{trigger} {caption}"))
+    assert bool(message) == refused
+    assert not message or file in message
     # The page, which mends captions, shows them nevertheless
     assert len(store.captions(tmp_path)) == 1 and len(store.place_of(tmp_path, "a.png")) == 2
 
@@ -366,8 +366,8 @@ SETTINGS = wrong_settings()
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_wrong_setting_is_named(name: str, tmp_path: Path) -> None:
     content, key = SETTINGS[name]
-    told = outcome(lambda: from_mapping(tomllib.loads(content)))
-    assert key in told
+    message = outcome(lambda: from_mapping(tomllib.loads(content)))
+    assert key in message
 
 
 SOUND = (
@@ -404,8 +404,8 @@ TOMLS |= {name: (content, False) for name, (content, _) in spoilt(SOUND, "run.to
 def test_a_file_of_settings_is_refused_or_read(name: str, tmp_path: Path) -> None:
     content, refused = TOMLS[name]
     (tmp_path / "run.toml").write_bytes(content)
-    told = outcome(lambda: from_mapping(read_toml(tmp_path / "run.toml")))
-    assert told or not refused
+    message = outcome(lambda: from_mapping(read_toml(tmp_path / "run.toml")))
+    assert message or not refused
 
 
 # --- zips ---
@@ -527,9 +527,9 @@ STYLES |= {
 def test_a_style_is_refused_or_read(name: str, tmp_path: Path) -> None:
     content, refused = STYLES[name]
     (tmp_path / "s.safetensors").write_bytes(content)
-    told = outcome(lambda: read_style(tmp_path / "s.safetensors"))
-    assert told or not refused
-    assert not told or "s.safetensors" in told
+    message = outcome(lambda: read_style(tmp_path / "s.safetensors"))
+    assert message or not refused
+    assert not message or "s.safetensors" in message
 
 
 GRID = {

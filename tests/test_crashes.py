@@ -202,7 +202,7 @@ def test_a_killed_sweep_of_three_styles_equals_the_undisturbed_one(
     assert differences(runs / name, runs / straight) == ""
 
 
-def test_a_sweep_that_forgets_its_company_is_seen(
+def test_a_sweep_that_forgets_its_schedule_is_seen(
     trainer: Trainer, place: Path, base_folder: Path, straight_two: Path
 ) -> None:
     alone = place / "runs" / "alone"

@@ -385,7 +385,7 @@ def test_a_moved_crop_shows_another_part_and_counts_as_another_picture(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "content",
     [
         "",
         "[]",
@@ -398,9 +398,9 @@ def test_a_moved_crop_shows_another_part_and_counts_as_another_picture(tmp_path:
         "[" * 900,
     ],
 )
-def test_a_crop_that_is_none_is_told(tmp_path: Path, told: str) -> None:
+def test_a_crop_that_is_none_is_reported(tmp_path: Path, content: str) -> None:
     saved(tmp_path / "a.png")
-    (tmp_path / "a.crop.json").write_text(told)
+    (tmp_path / "a.crop.json").write_text(content)
     assert "a.crop.json" in complaint(tmp_path) and "remove the file" in complaint(tmp_path)
 
 

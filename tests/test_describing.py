@@ -105,15 +105,15 @@ def test_the_model_that_lies_in_the_cache_says_something_of_every_picture(
     asked = [str(path) for path in (*pictures, pictures[0].parent / "broken.png")]
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asked)))
     assert caption_worker.main(cache) == 0
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [one["picture"] for one in told] == asked[:3] and all(
-        isinstance(one["caption"], str) for one in told
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["picture"] for one in answers] == asked[:3] and all(
+        isinstance(one["caption"], str) for one in answers
     )
     again = caption_worker.Describer(captioning.MODELS[1], cache)
-    assert [again(path) for path in pictures] == [one["caption"] for one in told]
+    assert [again(path) for path in pictures] == [one["caption"] for one in answers]
 
 
-def test_a_broken_download_is_told(
+def test_a_broken_download_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached(
@@ -237,8 +237,8 @@ def test_pictures_without_a_caption_get_one_and_undo_takes_all_back(
 
     monkeypatch.setattr(captioning, "described", said)
     *_, answer = handler("mine", "", "mini")
-    told, _ = answer.values()
-    assert "3 of 3" in told
+    text, _ = answer.values()
+    assert "3 of 3" in text
     written = {
         "0.png": "my own words",
         "1.png": "thing 1",

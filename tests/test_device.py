@@ -38,7 +38,7 @@ def workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
 
 
-def test_a_gpu_is_told_to_repeat_itself_and_later_left_as_it_was() -> None:
+def test_a_gpu_is_set_to_repeat_itself_and_later_left_as_it_was() -> None:
     before = chosen()
     with repeatable(True, GPU):
         assert chosen() == (True, True, False, False)

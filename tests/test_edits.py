@@ -44,7 +44,7 @@ def test_the_trigger_is_where_training_does_not_put_it_again() -> None:
 @pytest.mark.parametrize(
     ("kind", "words"), [("Put words first", " "), ("Find and replace", ""), ("Paint it", "x")]
 )
-def test_nothing_to_do_is_told(kind: str, words: str) -> None:
+def test_nothing_to_do_is_reported(kind: str, words: str) -> None:
     with pytest.raises(ConfigError):
         edited({"x": "a"}, kind, words)
 

@@ -60,7 +60,7 @@ def test_what_a_forgotten_page_had_chosen_is_still_found(asked: Asked) -> None:
     assert found["success"], found
 
 
-def test_what_is_not_there_is_told_in_words(asked: Asked) -> None:
+def test_what_is_not_there_is_reported_in_words(asked: Asked) -> None:
     number, inputs = dependency(asked, "run", "input", "run")
     for place, name in enumerate(("../../etc", "not there", "x" * 5000, "a\0b")):
         found = answer(asked, number, [name, *[None] * (len(inputs) - 1)], f"other{place}")

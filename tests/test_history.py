@@ -92,7 +92,7 @@ def test_half_a_change_can_be_undone(folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    "told",
+    "content",
     [
         "",
         "[]",
@@ -101,10 +101,10 @@ def test_half_a_change_can_be_undone(folder: Path, monkeypatch: pytest.MonkeyPat
         "[" * 100_000,
     ],
 )
-def test_a_damaged_journal_is_passed_over(folder: Path, told: str) -> None:
+def test_a_damaged_journal_is_passed_over(folder: Path, content: str) -> None:
     entry = folder / history.FOLDER / "000001"
     entry.mkdir(parents=True)
-    (entry / "change.json").write_text(told)
+    (entry / "change.json").write_text(content)
     assert history.last(folder) is None
     history.change(folder, "next", {"a.txt": b"1"})
     assert history.undo(folder).what == "next"

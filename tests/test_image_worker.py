@@ -205,9 +205,9 @@ def test_a_weapon_is_one_refused_picture_and_the_message_says_what_to_do(tmp_pat
     with pytest.raises(
         DataError,
         match=r"bad\.jpg has 4,8.. scans, 100 is the most for a JPEG\. Export it .* or remove it",
-    ) as told:
+    ) as caught:
         read_dataset(tmp_path)
-    assert "good.png" not in str(told.value)
+    assert "good.png" not in str(caught.value)
 
 
 def kept_waiting(content: bytes) -> tuple[psutil.Process, threading.Thread, list[object]]:

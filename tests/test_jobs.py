@@ -68,10 +68,10 @@ def config(run: Path, **optim: int) -> RunConfig:
     return from_mapping({"save": {"name": run.name, "folder": str(run.parent)}, "optim": optim})
 
 
-def say(run: Path, *told: events.Event) -> None:
+def say(run: Path, *said: events.Event) -> None:
     run.mkdir(parents=True, exist_ok=True)
     with (run / "events.jsonl").open("a") as file:
-        file.writelines(events.to_line(event) + "\n" for event in told)
+        file.writelines(events.to_line(event) + "\n" for event in said)
 
 
 STARTED = events.Started(0, 10, 1, 1, 1, "cpu", "float32")
@@ -149,7 +149,7 @@ def test_the_process_outlives_who_started_it_and_is_found_again(run: Path) -> No
     until(lambda: jobs.state(run) == "stopped")
 
 
-def test_a_killed_process_is_told_as_interrupted_and_can_begin_again(run: Path) -> None:
+def test_a_killed_process_counts_as_interrupted_and_can_begin_again(run: Path) -> None:
     jobs.start_run(config(run), trainer(run))
     until(lambda: jobs.state(run) == "running")
     os.kill(jobs.read(run).pid, signal.SIGKILL)
@@ -245,7 +245,7 @@ def test_a_run_begun_in_a_terminal_can_be_stopped(run: Path) -> None:
     assert process.wait(timeout=120) == 0 and jobs.state(run) == "stopped"
 
 
-def test_what_the_page_starts_leaves_a_core_to_the_browser_unless_told_otherwise(
+def test_what_the_page_starts_leaves_a_core_to_the_browser_unless_set_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

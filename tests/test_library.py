@@ -70,7 +70,9 @@ def test_the_run_that_spoke_last_comes_first(workspace: Workspace) -> None:
     assert library.runs(workspace) == ["new", "old"]
 
 
-def test_styles_of_runs_and_files_are_told_with_trigger_rank_and_base(workspace: Workspace) -> None:
+def test_styles_of_runs_and_files_are_listed_with_trigger_rank_and_base(
+    workspace: Workspace,
+) -> None:
     run = finished_run(workspace, "ink")
     style_file(
         workspace.styles() / "brought.safetensors",

@@ -167,7 +167,7 @@ async def echo(scope: dict, receive: object, send: object) -> None:
     await send({"type": "http.response.body", "body": str(size).encode()})
 
 
-def test_a_length_that_is_not_told_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_length_that_is_not_declared_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limit, "LARGEST_EVENT", 100)
     monkeypatch.setattr(rate_limit, "LARGEST_UPLOAD", 1000)
     app = rate_limit.Limits(echo, events=5)

@@ -35,10 +35,10 @@ pytestmark = pytest.mark.browser
 # hand.
 IN_HAND = """
 let hidden = false;
-window.told = [];
+window.shown = [];
 window.Notification = class {
     static permission = 'granted';
-    constructor(title, words) { window.told.push(title + ': ' + words.body); }
+    constructor(title, words) { window.shown.push(title + ': ' + words.body); }
 };
 Object.defineProperty(document, 'hidden', {get: () => hidden});
 window.leave = gone => { hidden = gone; document.dispatchEvent(new Event('visibilitychange')); };
@@ -133,12 +133,12 @@ def test_a_page_that_nobody_sees_does_not_ask_and_one_of_them_says_when_it_is_do
     events.append(said, events.Finished(100, "", False, 20.0))
     until(
         lambda: (
-            speaker.wait_for_timeout(200) or speaker.evaluate("told") == ["elsewhere: Finished"]
+            speaker.wait_for_timeout(200) or speaker.evaluate("shown") == ["elsewhere: Finished"]
         ),
         60,
     )
     assert speaker.title() == "Style Studio"
-    assert other.evaluate("told") == [] and len(other.asks) == asked[1]
+    assert other.evaluate("shown") == [] and len(other.asks) == asked[1]
 
     # Seen again: it asks at once, and then there is nothing more to ask
     other.evaluate("leave(false)")

@@ -21,12 +21,12 @@ def machine(root: Path, groups: str, files: dict[str, str], available: int = 819
 
     groups: what /proc/self/cgroup says.
     """
-    told = {
+    usual = {
         "proc/meminfo": f"MemTotal: 99999999 kB\nMemAvailable:   {available * 1024} kB\n",
         "proc/self/cgroup": groups,
     }
     for name, text in (
-        told | {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+        usual | {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
     ).items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
@@ -131,7 +131,7 @@ def test_no_module_begins_once_too_much_is_taken() -> None:
     assert modules[2].called == 1
 
 
-def test_what_was_taken_too_much_is_told_at_the_end_at_the_latest() -> None:
+def test_what_was_taken_too_much_is_reported_at_the_end_at_the_latest() -> None:
     memory.give_back(CPU)
     with pytest.raises(torch.OutOfMemoryError), memory.watched(CPU, memory.taken(CPU) + 0.1):
         Greedy(200)(torch.zeros(1))

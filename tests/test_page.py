@@ -598,7 +598,7 @@ def test_foreign_hosts_and_files_are_refused(server: tuple[str, subprocess.Popen
         (["--workspace", "/proc/nowhere"], "cannot be written"),
     ],
 )
-def test_what_cannot_be_opened_is_told_with_code_2(arguments: list[str], words: str) -> None:
+def test_what_cannot_be_opened_is_reported_with_code_2(arguments: list[str], words: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "studio", *arguments],
         cwd=ROOT,
@@ -610,7 +610,7 @@ def test_what_cannot_be_opened_is_told_with_code_2(arguments: list[str], words: 
     assert words in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_busy_port_is_told_with_code_2(tmp_path: Path) -> None:
+def test_a_busy_port_is_reported_with_code_2(tmp_path: Path) -> None:
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()

@@ -70,7 +70,7 @@ def png(
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("mode", SAMPLES)
 @pytest.mark.parametrize("parts", [1, 7])
-def test_a_png_without_its_last_rows_is_told(
+def test_a_png_without_its_last_rows_is_reported(
     mode: str, interlaced: bool, parts: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.png"
@@ -109,7 +109,9 @@ def test_what_pillow_writes_is_whole() -> None:
         ("PNG", {}),
     ],
 )
-def test_a_file_cut_anywhere_is_told(kind: str, options: dict[str, bool], tmp_path: Path) -> None:
+def test_a_file_cut_anywhere_is_reported(
+    kind: str, options: dict[str, bool], tmp_path: Path
+) -> None:
     file = io.BytesIO()
     Image.effect_noise((90, 70), 80).convert("RGB").save(file, kind, **options)
     content, path = file.getvalue(), tmp_path / f"a.{'jpg' if kind == 'JPEG' else kind.lower()}"

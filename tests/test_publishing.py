@@ -79,13 +79,13 @@ def test_what_the_page_does_not_know_and_pictures_never_leave(style: Path) -> No
     assert b"strange" not in content and b"/home/jane" not in content and b'"jane' not in content
 
 
-def test_with_nothing_kept_only_the_kind_of_base_is_told(style: Path) -> None:
+def test_with_nothing_kept_only_the_kind_of_base_is_published(style: Path) -> None:
     assert {
         t.group for t in published_fields(read_style(style), Card("Mine", "CC0", "me", "note"), [])
     } == {"kind"}
 
 
-def test_the_card_is_told_over_what_the_file_said_and_notes_stay_unless_asked(style: Path) -> None:
+def test_the_card_wins_over_the_file_and_notes_stay_unless_asked(style: Path) -> None:
     fields = {
         f.key: f for f in private_fields(read_style(style), Card("Mine", "CC0", "me", "a note"))
     }

@@ -318,7 +318,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return lambda on: state.__setitem__(0, on)
 
 
-def test_a_full_disk_is_told_and_the_line_stays_as_it_was(
+def test_a_full_disk_is_reported_and_the_line_stays_as_it_was(
     workspace: Workspace, full: Callable[[bool], None]
 ) -> None:
     line = Queue(workspace, None)
@@ -335,7 +335,7 @@ def test_a_full_disk_is_told_and_the_line_stays_as_it_was(
 
 
 @pytest.mark.parametrize("what", ["disk I/O error", "attempt to write a readonly database"])
-def test_a_failing_disk_is_told(
+def test_a_failing_disk_is_reported(
     workspace: Workspace, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = Queue(workspace, None)
@@ -431,7 +431,7 @@ def test_a_job_whose_settings_are_damaged_fails_in_words(workspace: Workspace) -
     assert line.job(id).state == "failed" and "damaged" in line.job(id).message
 
 
-def test_a_locked_line_is_told_and_is_there_again_afterwards(
+def test_a_locked_line_is_reported_and_is_there_again_afterwards(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue_database, "TIMEOUT", 0.1)
@@ -456,7 +456,7 @@ def _begun(workspace: Workspace, name: str) -> str:
     return name
 
 
-def test_a_place_that_cannot_be_made_is_told(workspace: Workspace) -> None:
+def test_a_place_that_cannot_be_made_is_reported(workspace: Workspace) -> None:
     workspace.root.mkdir()
     (workspace.root / "queue").write_text("a file stands where the folder would")
     line = Queue(workspace, None)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.test_wearing import changed, merged, some_style
+from tests.test_apply_styles import changed, merged, some_style
 from training.adapters.inference import ActiveStyle
 from training.diffusion import sampling
 from training.diffusion.sampling import draw
@@ -141,7 +141,7 @@ def test_nothing_stays_behind_when_drawing_fails(parts: Parts) -> None:
     assert changed(parts) == before
 
 
-def test_progress_is_told_after_every_step(parts: Parts) -> None:
+def test_progress_is_reported_after_every_step(parts: Parts) -> None:
     seen: list[tuple[int, int]] = []
     draw(parts, [CAT, CAT], on_progress=lambda step, of: seen.append((step, of)))
     assert seen == [(i, STEPS) for i in range(1, STEPS + 1)]

@@ -124,7 +124,7 @@ def test_distances_see_a_copy_its_mirror_image_and_another_brightness() -> None:
     assert metrics.own_distance(x[:1], 0.5) == 0
 
 
-def test_told_apart_does_not_depend_on_the_company(parts: Parts) -> None:
+def test_a_likeness_does_not_depend_on_the_rest_of_the_batch(parts: Parts) -> None:
     x = metrics.tensors(painted(3, hand="flat"), SIDE)
     words = ["a cat", "a boat", "an icon"]
     losses = metrics.retrieval_ranks(parts, x, words)
@@ -135,8 +135,8 @@ def test_told_apart_does_not_depend_on_the_company(parts: Parts) -> None:
 
 
 def test_taken_is_half_in_the_middle_and_grows() -> None:
-    told = metrics.taken(torch.tensor([-1.0, 0.0, 0.5, 1.0, 3.0]))
-    assert told[2] == 0.5 and (told.diff() > 0).all() and told[1] < 0.05 and told[3] > 0.95
+    shares = metrics.taken(torch.tensor([-1.0, 0.0, 0.5, 1.0, 3.0]))
+    assert shares[2] == 0.5 and (shares.diff() > 0).all() and shares[1] < 0.05 and shares[3] > 0.95
 
 
 def cached(cache: Path, name: str, save: Callable[[Path], object]) -> None:
@@ -282,7 +282,7 @@ def test_words_that_fit_whatever_is_shown_hide_no_right_ones() -> None:
     assert 0.5 < alone == pytest.approx(metrics.right_among(losses + everywhere + everyone))
 
 
-def test_pictures_that_are_all_the_same_are_not_told_to_be_what_was_asked() -> None:
+def test_pictures_that_are_all_the_same_do_not_count_as_what_was_asked() -> None:
     for count in (1, 4, 16):
         assert metrics.right_among(torch.arange(20.0).expand(count, 20)) == pytest.approx(1 / 10.5)
 
@@ -406,15 +406,17 @@ def test_a_run_ends_with_a_report(
     assert isinstance(events[-1], Finished) and any(
         isinstance(e, Noted) and "report" in e.message for e in events
     )
-    told = json.loads((config.run_folder / "report" / "report.json").read_text())
-    assert {(t["step"], t["strength"]) for t in told["tried"]} == {
+    record = json.loads((config.run_folder / "report" / "report.json").read_text())
+    assert {(t["step"], t["strength"]) for t in record["tried"]} == {
         (s, k) for s in (2, 4) for k in (0.7, 0.85, 1.0)
     }
-    assert "castle" not in told["prompts"] and len(told["prompts"]) == 4
+    assert "castle" not in record["prompts"] and len(record["prompts"]) == 4
     assert all(
-        0 <= t[key] <= 1 for t in told["tried"] for key in ("style", "content", "copies", "quality")
+        0 <= t[key] <= 1
+        for t in record["tried"]
+        for key in ("style", "content", "copies", "quality")
     )
-    assert told["best"]["quality"] >= 0.99 * max(t["quality"] for t in told["tried"])
+    assert record["best"]["quality"] >= 0.99 * max(t["quality"] for t in record["tried"])
     page = (config.run_folder / "report" / "report.html").read_text()
     assert (
         page.count("<img") == 4 * 7
@@ -427,7 +429,7 @@ def test_a_run_ends_with_a_report(
     assert main([str(tmp_path / "run.toml"), "--report"]) == 0
     again = json.loads((config.run_folder / "report" / "report.json").read_text())
     assert {k: v for k, v in again.items() if k != "seconds"} == {
-        k: v for k, v in told.items() if k != "seconds"
+        k: v for k, v in record.items() if k != "seconds"
     }
 
 
@@ -464,11 +466,11 @@ def test_any_style_file_and_a_folder_of_pictures_make_a_report(
     ]
     before = sorted(pictures.iterdir())
     assert style_file(given) == 0
-    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    record = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (
-        [t["strength"] for t in told["tried"]] == [0.7, 0.85, 1.0]
-        and told["title"] == "s"
-        and told["prompts"] == list("abcd")
+        [t["strength"] for t in record["tried"]] == [0.7, 0.85, 1.0]
+        and record["title"] == "s"
+        and record["prompts"] == list("abcd")
     )
     assert (tmp_path / "out" / "report.html").read_text().count("<img") == 4 * 4
     assert sorted(pictures.iterdir()) == before

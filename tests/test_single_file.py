@@ -259,11 +259,11 @@ def test_a_missing_vocabulary_is_named_with_its_places(
     checkpoint: Path, folder: Path, tmp_path: Path
 ) -> None:
     (checkpoint.parent / "tokenizer" / "merges.txt").unlink()
-    with pytest.raises(ModelError) as told:
+    with pytest.raises(ModelError) as caught:
         base_files.find(str(checkpoint))
     own = tmp_path / "cache" / "tokenizers" / "clip"
-    assert f"{checkpoint.parent / 'tokenizer'}: merges.txt missing" in str(told.value)
-    assert f"{own}: vocab.json and merges.txt missing" in str(told.value)
+    assert f"{checkpoint.parent / 'tokenizer'}: merges.txt missing" in str(caught.value)
+    assert f"{own}: vocab.json and merges.txt missing" in str(caught.value)
     with_vocabulary(own, folder)
     assert base_files.find(str(checkpoint)).folder.is_dir()
 
@@ -291,7 +291,7 @@ def prediction(path: Path) -> tuple[str, bool]:
     return config["prediction_type"], config.get("rescale_betas_zero_snr", False)
 
 
-def test_what_is_predicted_is_told_by_the_file_or_beside_it(checkpoint: Path, family: str) -> None:
+def test_what_is_predicted_is_said_by_the_file_or_beside_it(checkpoint: Path, family: str) -> None:
     rewritten(checkpoint, add={"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)})
     assert prediction(checkpoint) == ("v_prediction", True)
     schedule = loader.load(
@@ -366,7 +366,7 @@ def test_a_base_written_as_one_file_is_the_checkpoint_it_should_be(
         write_single(BaseWeights(folder), family, {}, out)
 
 
-def test_a_base_wears_a_style_in_one_file_as_in_a_folder(
+def test_a_base_with_a_style_is_the_same_in_one_file_and_in_a_folder(
     checkpoint: Path, folder: Path, family: str, tmp_path: Path
 ) -> None:
     """The whole way: `style-file bake` into both, and the file opened again by the stock pipeline's
@@ -463,8 +463,8 @@ def test_the_names_of_real_models_are_those_that_diffusers_reads(family: str) ->
 def test_a_file_says_what_its_base_predicts(tmp_path: Path) -> None:
     folder = tiny_base(tmp_path / "v", width=768, prediction_type="v_prediction")
     write_single(BaseWeights(folder), "sd1", {}, tmp_path / "v.safetensors")
-    told = single_file.examined(tmp_path / "v.safetensors")
-    assert told == single_file.Told("sd1", "v_prediction", True)
+    found = single_file.examined(tmp_path / "v.safetensors")
+    assert found == single_file.CheckpointInfo("sd1", "v_prediction", True)
     with pytest.raises(StyleFileError, match="No other program"):
         write_single(BaseWeights(folder), "mini", {}, tmp_path / "m.safetensors")
     assert not (tmp_path / "m.safetensors").exists()

@@ -544,13 +544,13 @@ def test_a_folder_that_peft_wrote_means_what_peft_does_layer_by_layer(
 
     changes: dict[tuple[str, str], Change] = {}
     for part, network in BUILD[family]().items():
-        wearing = peft.get_peft_model(network, peft_config(method, shapes[family][part]))
+        adapted = peft.get_peft_model(network, peft_config(method, shapes[family][part]))
         torch.manual_seed(1)
-        for name, weight in wearing.named_parameters():
+        for name, weight in adapted.named_parameters():
             if any(kind in name for kind in ("lora_", "hada_", "lokr_")):
                 torch.nn.init.normal_(weight, std=0.3)
-        wearing.save_pretrained(tmp_path / part)
-        for name, layer in wearing.base_model.model.named_modules():
+        adapted.save_pretrained(tmp_path / part)
+        for name, layer in adapted.base_model.model.named_modules():
             if isinstance(layer, BaseTunerLayer):
                 shape = shapes[family][part][name]
                 changes[part, name] = (
@@ -680,7 +680,7 @@ def test_words_in_a_style_are_read_and_those_of_unknown_form_named() -> None:
         ("lora_magnitude_vector", (4,), ""),
     ],
 )
-def test_the_axis_of_dora_is_told_or_refused(leaf: str, shape: tuple[int, ...], axis: str) -> None:
+def test_the_axis_of_dora_is_known_or_refused(leaf: str, shape: tuple[int, ...], axis: str) -> None:
     tensors, _ = lora((6, 4), 2, 1.0, drawing(0))
     content = save(
         {

@@ -122,7 +122,7 @@ def test_each_group_can_be_left_out_but_what_loading_needs() -> None:
         {"data": {"trigger": "inkwash"}, "save": {"name": "Ink", "author": "Ann", "licence": "CC0"}}
     )
     whole = described(config)
-    assert {told.group for told in published(whole)} == set(GROUPS) - {
+    assert {field.group for field in published(whole)} == set(GROUPS) - {
         "pictures",
         "hashes",
         "other",
@@ -133,7 +133,7 @@ def test_each_group_can_be_left_out_but_what_loading_needs() -> None:
                 {"save": {"name": "Ink", "author": "Ann", "licence": "CC0", "leave_out": [group]}}
             )
         )
-        assert group not in {told.group for told in published(found)}
+        assert group not in {field.group for field in published(found)}
         assert (
             found["ss_base_model_version"] == "sd_v1"
             and found["modelspec.architecture"] == whole["modelspec.architecture"]

@@ -59,7 +59,7 @@ def test_styles_and_grid_multiply_and_every_style_has_a_name_of_its_own() -> Non
         ({"grid": {"adapter": {"targets": ["attention"]}}}, "a list of its values"),
     ],
 )
-def test_what_is_wrong_is_told(tables: dict[str, object], word: str) -> None:
+def test_what_is_wrong_is_reported(tables: dict[str, object], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         styles_of(tables, "s.toml")
 
@@ -90,13 +90,13 @@ def test_a_sweep_is_trained_compared_and_ranked(
     file = tmp_path / "sweep.toml"
     file.write_text(to_toml(one) + "\n[grid]\noptim.seed = [1, 2]\n")
     assert main([str(file), "--sweep", "--adapter.rank", "2"]) == 0
-    told = capfd.readouterr().out
+    output = capfd.readouterr().out
     folders = sorted(path.name for path in Path(one.save.folder).iterdir() if path.is_dir())
     assert folders == ["one-seed-1", "one-seed-2"] and all(
         (Path(one.save.folder) / name / f"{name}.safetensors").is_file() for name in folders
     )
     assert all((Path(one.save.folder) / name / "events.jsonl").is_file() for name in folders)
-    assert "1. one-seed-1" in told and "2. one-seed-2" in told
+    assert "1. one-seed-1" in output and "2. one-seed-2" in output
     with Image.open(Path(one.save.folder) / "together.png") as grid:
         assert grid.width > 2 * 32
     assert (
@@ -113,13 +113,13 @@ def test_a_sweeps_dry_run_lists_its_styles_and_leaves_nothing(
     file.write_text(to_toml(one) + "\n[grid]\nadapter.rank = [1, 2]\n")
     before = sorted(tmp_path.rglob("*"))
     assert main([str(file), "--sweep", "--dry-run"]) == 0
-    told = capfd.readouterr().out
+    output = capfd.readouterr().out
     assert (
-        "2 styles over one base, 2 at once" in told
-        and "one-rank-1" in told
-        and "one-rank-2" in told
+        "2 styles over one base, 2 at once" in output
+        and "one-rank-1" in output
+        and "one-rank-2" in output
     )
-    assert "plan of one-rank-1" in told and "GiB" in told
+    assert "plan of one-rank-1" in output and "GiB" in output
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == [
         path for path in before if path.is_file()
     ]
@@ -138,10 +138,10 @@ def test_the_ranking_follows_the_reports(base_folder: Path, tmp_path: Path) -> N
         (config.run_folder / "report" / "report.json").write_text(json.dumps({"best": best}))
     (configs[3].run_folder / "report").mkdir(parents=True)
     (configs[3].run_folder / "report" / "report.json").write_text("[]")
-    told = ranking(configs).splitlines()
+    output = ranking(configs).splitlines()
     assert (
-        told[0].startswith("1. strong: 90%")
-        and told[1].startswith("2. weak")
-        and "no report" in told[2]
-        and "no report" in told[3]
+        output[0].startswith("1. strong: 90%")
+        and output[1].startswith("2. weak")
+        and "no report" in output[2]
+        and "no report" in output[3]
     )

@@ -85,7 +85,7 @@ def test_datasets_and_values_make_every_combination(
         ),
     ],
 )
-def test_what_cannot_be_swept_is_told(
+def test_what_cannot_be_swept_is_reported(
     workspace: Workspace, config: RunConfig, sets: list[str], tries: dict[str, str], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
@@ -93,7 +93,7 @@ def test_what_cannot_be_swept_is_told(
     assert not (workspace.root / "sweeps").exists()
 
 
-def test_a_dataset_without_pictures_is_told(workspace: Workspace, config: RunConfig) -> None:
+def test_a_dataset_without_pictures_is_reported(workspace: Workspace, config: RunConfig) -> None:
     store.make(workspace, "empty")
     with pytest.raises(DataError, match="no pictures"):
         sweeps.planned(workspace, config, ["balls", "empty"], {})

@@ -56,7 +56,7 @@ def test_a_message_is_one_line_and_markup_in_it_is_text(capsys: pytest.CaptureFi
     ]
 
 
-def test_without_a_terminal_updates_are_told_now_and_then(
+def test_without_a_terminal_updates_are_printed_now_and_then(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     show(

@@ -403,8 +403,8 @@ def test_help_opens_at_once_and_lists_every_setting(tmp_path: Path) -> None:
     )
     shown = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, cwd=tmp_path)
     assert shown.returncode == 0
-    told = " ".join(shown.stdout.split())
-    assert all(f"--{s.key} " in told and " ".join(s.help.split()) in told for s in settings())
+    text = " ".join(shown.stdout.split())
+    assert all(f"--{s.key} " in text and " ".join(s.help.split()) in text for s in settings())
     light = subprocess.run(
         [sys.executable, "-B", "-c", script, "--help"], capture_output=True, text=True, cwd=ROOT
     )
@@ -485,7 +485,7 @@ def test_names_of_bases_stay_as_they_are(model: str, run_toml: Path) -> None:
     )
 
 
-def test_what_belongs_to_no_flag_is_told(
+def test_what_belongs_to_no_flag_is_reported(
     run_toml: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(run_toml), "stray"]) == 2
@@ -499,7 +499,7 @@ def test_what_belongs_to_no_flag_is_told(
 # --- events.jsonl ---
 
 
-def test_a_full_disk_under_the_events_is_told_once_and_does_not_end_the_run(
+def test_a_full_disk_under_the_events_is_reported_once_and_does_not_end_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from training.train_style import recorded

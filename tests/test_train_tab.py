@@ -70,7 +70,7 @@ def test_the_first_form_is_the_first_preset_and_later_ones_the_newest_run(tmp_pa
     assert preset is None and config.optim.steps == 7
 
 
-def test_what_presets_choose_by_the_base_is_told_to_the_page() -> None:
+def test_what_presets_choose_by_the_base_is_shown_on_the_page() -> None:
     table = values_by_base()
     for name in PRESETS:
         for model, found in zip(("mini", "sd"), table[name]["long"]["gentle"], strict=True):
@@ -170,7 +170,9 @@ def test_the_strip_begins_before_the_first_update_and_keeps_it() -> None:
     assert previews.preview_strip([]) == ""
 
 
-def test_the_plan_is_measured_and_what_is_wrong_is_told(tmp_path: Path, base_folder: Path) -> None:
+def test_the_plan_is_measured_and_what_is_wrong_is_reported(
+    tmp_path: Path, base_folder: Path
+) -> None:
     from tests.test_page import drawn_pictures
 
     drawn_pictures(tmp_path / "pictures")

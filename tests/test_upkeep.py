@@ -66,12 +66,12 @@ def test_a_new_workspace_may_begin_with_a_finished_example_or_empty(
     )
     assert comparisons.command(workspace, request, folder)  # it can be drawn again
     assert {one.id for one in library.styles(workspace)} >= {id for id, _ in request.styles}
-    told = "".join(
+    text = "".join(
         f.read_text()
         for f in (workspace.runs() / "linocut").rglob("*")
         if f.suffix in (".jsonl", ".json", ".html")
     )
-    assert "/tmp" not in told and "/home" not in told
+    assert "/tmp" not in text and "/home" not in text
     finished_run(workspace, "mine")
     os.utime(workspace.runs() / "mine" / "events.jsonl")
     assert library.runs(workspace)[0] == "mine"
@@ -141,9 +141,10 @@ def test_the_cache_stays_while_something_is_trained(
     assert not storage.unpacked().exists()
 
 
-def test_the_device_is_told_by_a_process_of_its_own(workspace: Workspace) -> None:
-    told = storage.device()
-    assert told["precision"] in ("float32", "bfloat16", "float16") and "GiB" in told["memory"]
+def test_the_device_is_described_by_a_process_of_its_own(workspace: Workspace) -> None:
+    device = storage.device()
+    assert device["precision"] in ("float32", "bfloat16", "float16")
+    assert "GiB" in device["memory"]
 
 
 def test_a_file_that_goes_meanwhile_has_no_size(

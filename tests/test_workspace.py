@@ -193,7 +193,7 @@ def test_a_full_disk_keeps_the_old_file_and_no_scraps(small_disk: Path) -> None:
     assert path.read_bytes() == b"old" * 1000 and names(small_disk) == ["f.bin"]
 
 
-def test_a_disk_that_fails_and_turns_read_only_is_told_by_its_first_reason(
+def test_a_disk_that_fails_and_turns_read_only_is_reported_by_its_first_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(number: int) -> Callable[..., None]:

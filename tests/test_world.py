@@ -90,10 +90,10 @@ def heard(folder: Path, name: str, rank: int) -> list[Any]:
     return json.loads((folder / f"{name}-{rank}.json").read_text())
 
 
-def figures(told: list[Any]) -> list[tuple[int, float, float]]:
+def figures(found: list[Any]) -> list[tuple[int, float, float]]:
     return [
         (value["step"], value["loss"], value["gradient_norm"])
-        for kind, value in told
+        for kind, value in found
         if kind == "Stepped"
     ]
 
@@ -102,7 +102,7 @@ def alike(a: list[tuple[int, float, float]], b: list[tuple[int, float, float]]) 
     """Losses are summed in float32, gradients in float64."""
     losses, norms = (
         (column(a), column(b))
-        for column in (lambda told: [x[:2] for x in told], lambda told: [x[2] for x in told])
+        for column in (lambda found: [x[:2] for x in found], lambda found: [x[2] for x in found])
     )
     return np.allclose(*losses, rtol=1e-6, atol=0) and np.allclose(*norms, rtol=1e-9, atol=0)
 
@@ -245,20 +245,20 @@ def test_accelerate_launches_the_command_and_a_signal_to_one_saves_for_all(
                 if any(part.endswith("train_style.py") for part in p.cmdline())
             }  # not what they start themselves, to decode pictures
             workers["1"].send_signal(signal.SIGTERM)
-            told, _ = launched.communicate(timeout=120)
+            found, _ = launched.communicate(timeout=120)
         finally:
             launched.kill()
-    assert launched.returncode == 0, told
+    assert launched.returncode == 0, found
     last = list(events.read(log))[-1]
     assert isinstance(last, events.Finished) and last.stopped and last.step > 0
     assert learnt(config) and [p.name for p in (config.run_folder / "checkpoints").iterdir()] == [
         f"step-{last.step:07d}"
     ]
-    assert told.count("pictures, ") == 1  # one of them speaks
+    assert found.count("pictures, ") == 1  # one of them speaks
 
 
 @pytest.mark.parametrize(
-    "environment, told",
+    "environment, message",
     [
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "FSDP"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "fsdp_version: 2"),
@@ -266,11 +266,11 @@ def test_accelerate_launches_the_command_and_a_signal_to_one_saves_for_all(
     ],
 )
 def test_what_accelerate_is_configured_for_and_is_not_done_is_refused(
-    environment: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", **environment}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=told), joined("cpu"):
+    with pytest.raises(ConfigError, match=message), joined("cpu"):
         pass
     with pytest.raises(ConfigError, match=r"base\.device"), joined("cuda:1"):
         pass

@@ -43,11 +43,13 @@ def main() -> None:
         for name in (path.stem for path in sorted(folder.glob("*.toml"))):
             Trainer.loss = troubled(loss, name) if world.rank == 1 else loss
             of_name = ProcessGroup(world.rank, world.size, shards="shards" in name)
-            heard = list(told(from_mapping(read_toml(folder / f"{name}.toml")), of_name, name))
+            heard = list(
+                recorded_events(from_mapping(read_toml(folder / f"{name}.toml")), of_name, name)
+            )
             (folder / f"{name}-{world.rank}.json").write_text(json.dumps(heard))
 
 
-def told(config: RunConfig, world: ProcessGroup, name: str) -> Iterator[Any]:
+def recorded_events(config: RunConfig, world: ProcessGroup, name: str) -> Iterator[Any]:
     """Events of a training as lists of their class and values; an error as the last."""
     made: list[Event] = []
 

@@ -29,7 +29,7 @@ CHANNELS = 96
 SHRINKAGE = 0.3
 # Shares of the noise schedule at which the base is asked what it sees: neither all noise nor all
 # picture
-TOLD_AT = (0.35, 0.5, 0.65)
+NOISE_SHARES = (0.35, 0.5, 0.65)
 BANDS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))  # of timesteps, little noise first
 
 
@@ -131,7 +131,7 @@ def retrieval_ranks(parts: Parts, x: Tensor, prompts: Sequence[str], seed: int =
     words = [parts.family.encode_text(parts, [p]) for p in prompts]
     losses = torch.zeros(len(latents), len(prompts))
     for i, latent in enumerate(latents):
-        for k, share in enumerate(TOLD_AT):
+        for k, share in enumerate(NOISE_SHARES):
             t = torch.tensor([int(share * len(parts.alphas_cumprod))])
             noise = torch.randn((1, *latent.shape), generator=seeded_generator(seed, k))
             alpha_bar = parts.alphas_cumprod[t]
@@ -148,7 +148,7 @@ def retrieval_ranks(parts: Parts, x: Tensor, prompts: Sequence[str], seed: int =
                     parts.family.gather(some),
                 )
                 losses[i, at : at + len(some)] += (said - wanted).square().flatten(1).mean(1)
-    return losses / len(TOLD_AT)
+    return losses / len(NOISE_SHARES)
 
 
 class StyleDiscriminant:

@@ -20,7 +20,7 @@ from training.data.captions import captioned
 from training.data.dataset import Dataset, read_dataset
 from training.evaluation.external_metrics import present
 from training.evaluation.judging import FEWEST, drawn, judge
-from training.evaluation.metrics import TOLD_AT
+from training.evaluation.metrics import NOISE_SHARES
 from training.evaluation.report import Candidate, ReportRequest
 from training.evaluation.report_html import write
 from training.models.family import Parts
@@ -186,7 +186,7 @@ def reported(
         drawn(parts, request, texts[:2], [])
         # A picture is denoised with words and without, and then asked about under every wrong and
         # right word
-        asking = 1 + len(TOLD_AT) * (len(texts) + len(request.others)) / (2 * request.steps)
+        asking = 1 + len(NOISE_SHARES) * (len(texts) + len(request.others)) / (2 * request.steps)
         chosen = affordable(request, texts, minutes * 60, asking * (time.monotonic() - began) / 2)
         if chosen is None:
             yield (

@@ -45,7 +45,7 @@ VOCABULARIES = {
 
 
 @dataclass(frozen=True)
-class Told:
+class CheckpointInfo:
     """What a checkpoint's header says."""
 
     family: str
@@ -79,7 +79,7 @@ def unpacked(checkpoint: Path) -> Path:
     return target
 
 
-def examined(checkpoint: Path) -> Told:
+def examined(checkpoint: Path) -> CheckpointInfo:
     """Look at names and shapes of the tensors only.
 
     Raises ModelError when this is no checkpoint of ours.
@@ -120,7 +120,9 @@ def examined(checkpoint: Path) -> Told:
             f"{checkpoint} holds a UNet but no {' and no '.join(lacking)}. Choose a whole "
             "checkpoint."
         )
-    return Told(family, _prediction(checkpoint, family, names, metadata), "ztsnr" in names)
+    return CheckpointInfo(
+        family, _prediction(checkpoint, family, names, metadata), "ztsnr" in names
+    )
 
 
 def _prediction(checkpoint: Path, family: str, names: set[str], metadata: Mapping[str, str]) -> str:
@@ -215,7 +217,7 @@ def _vocabulary(checkpoint: Path) -> Path:
     )
 
 
-def _configs(info: Told, vocabulary: Path, folder: Path) -> Path:
+def _configs(info: CheckpointInfo, vocabulary: Path, folder: Path) -> Path:
     """A diffusers folder without weights, made of our configs, what the checkpoint says and the
     vocabulary.
     """

@@ -60,14 +60,14 @@ def write(
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = {"state.safetensors": save(on_cpu), "state.json": json.dumps(dict(state)).encode()}
     try:
-        _mend(folder)
+        _finish_replacement(folder)
         _remove(unfinished)
         unfinished.mkdir(parents=True)
         for name, data in content.items():
             write_whole(unfinished / name, data)
         write_whole(unfinished / "manifest.json", _manifest(step, content))
         fsync_folder(unfinished)
-        if final.exists():  # never a moment without one of the two: see _mend
+        if final.exists():  # never a moment without one of the two: see _finish_replacement
             final.rename(replaced)
         unfinished.rename(final)
         fsync_folder(folder)
@@ -156,7 +156,7 @@ def _manifest(step: int, content: Mapping[str, bytes]) -> bytes:
     ).encode()
 
 
-def _mend(folder: Path) -> None:
+def _finish_replacement(folder: Path) -> None:
     """Undo what a crash left between the two renames of a replacement."""
     for kept in folder.glob(".step-*.replaced"):
         if _place(kept).exists():

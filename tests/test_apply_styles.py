@@ -111,7 +111,7 @@ def test_every_row_equals_weights_merged_with_its_styles(
         assert apart(together[i : i + 1], alone) < EXACT, i
 
 
-def test_a_doubled_batch_wears_the_rows_twice(
+def test_a_doubled_batch_has_the_styles_of_its_rows_twice(
     parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     style = ActiveStyle(some_style(parts64, rank=3, seed=4))
@@ -122,7 +122,7 @@ def test_a_doubled_batch_wears_the_rows_twice(
     assert apart(together[[1, 3]], styled[[1, 3]]) < EXACT
 
 
-def test_the_text_encoder_wears_too(parts64: Parts) -> None:
+def test_styles_apply_to_the_text_encoder_too(parts64: Parts) -> None:
     style, texts = (
         ActiveStyle(some_style(parts64, rank=3, seed=5, of=["text_encoder"])),
         ["an icon of a cat", "an icon of a cat"],
@@ -229,7 +229,7 @@ def test_each_kind_of_layer(layer: nn.Module, channels_last: bool) -> None:
         assert apart(together[i], changed(x[i : i + 1])[0].detach()) < 1e-6  # delta() is float32
 
 
-def test_a_mix_by_part_and_block_is_the_weighted_sum_worn_or_saved(
+def test_a_mix_by_part_and_block_is_the_weighted_sum_applied_or_saved(
     parts64: Parts, inputs: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     """Three styles, weights of their own for the text encoder and for groups of blocks:

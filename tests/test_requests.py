@@ -1,6 +1,6 @@
-"""Pictures and checkpoints wished for while a run goes on:
+"""Pictures and checkpoints asked for while a run goes on.
 
-they come after the next update, and what is learnt stays the same to the bit.
+They come after the next update, and what is learnt stays the same to the bit.
 """
 
 from __future__ import annotations
@@ -49,41 +49,43 @@ def named(config: RunConfig, name: str, every: int = 5) -> RunConfig:
 
 
 def trained(config: RunConfig, requests: dict[int, list[str]]) -> list[Event]:
-    """All events of a run; what is wished for is asked when the update of that number was told."""
-    told = []
+    """All events of a run; a request is sent after the update of its number."""
+    events = []
     for event in train(config):
-        told.append(event)
+        events.append(event)
         if isinstance(event, Stepped):
             for what in requests.get(event.step, []):
                 send_request(config.run_folder, what)
-    return told
+    return events
 
 
-def test_wishes_are_granted_between_updates_and_change_nothing(config: RunConfig) -> None:
-    plain, wished = named(config, "plain"), named(config, "wished")
+def test_requests_are_met_between_updates_and_change_nothing(config: RunConfig) -> None:
+    plain, asked = named(config, "plain"), named(config, "asked")
     trained(plain, {})
-    told = trained(wished, {2: ["draw", "save"], 3: ["draw"]})
-    order = [(type(e).__name__, e.step) for e in told if isinstance(e, Stepped | Previewed | Saved)]
+    events = trained(asked, {2: ["draw", "save"], 3: ["draw"]})
+    order = [
+        (type(e).__name__, e.step) for e in events if isinstance(e, Stepped | Previewed | Saved)
+    ]
     at = order.index(("Stepped", 2))
     assert set(order[at + 1 : at + 3]) == {("Previewed", 2), ("Saved", 2)} and order[at + 3] == (
         "Stepped",
         3,
     )
     assert ("Previewed", 3) in order and order.count(("Saved", 2)) == 1
-    assert (wished.run_folder / "previews" / "step-0000002-0.png").is_file()
+    assert (asked.run_folder / "previews" / "step-0000002-0.png").is_file()
     from safetensors.numpy import load_file
 
-    a, b = (load_file(c.run_folder / f"{c.save.name}.safetensors") for c in (plain, wished))
+    a, b = (load_file(c.run_folder / f"{c.save.name}.safetensors") for c in (plain, asked))
     assert a.keys() == b.keys() and all(a[k].tobytes() == b[k].tobytes() for k in a)
 
 
 def test_nothing_can_be_drawn_where_nothing_was_to_be(config: RunConfig) -> None:
-    told = trained(named(config, "blind", every=0), {1: ["draw"]})
-    assert any(isinstance(e, Warned) and "preview.every" in e.message for e in told)
-    assert not any(isinstance(e, Previewed) for e in told)
+    events = trained(named(config, "blind", every=0), {1: ["draw"]})
+    assert any(isinstance(e, Warned) and "preview.every" in e.message for e in events)
+    assert not any(isinstance(e, Previewed) for e in events)
 
 
-def test_a_wish_is_taken_once(tmp_path: Path) -> None:
+def test_a_request_is_taken_once(tmp_path: Path) -> None:
     send_request(tmp_path, "save")
     send_request(tmp_path, "save")
     assert taken(tmp_path) == ["save"] and taken(tmp_path) == []
@@ -91,7 +93,7 @@ def test_a_wish_is_taken_once(tmp_path: Path) -> None:
     assert taken(tmp_path) == []
 
 
-def test_a_wish_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_request_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "wishes").write_text("in the way")
     with pytest.raises(SpaceError, match="could not be written"):
         send_request(tmp_path, "draw")
