@@ -4,7 +4,7 @@
 
 The same updates alone, beside busy processes of the same priority and of the lowest (nice 19).
 
-ours     the update of training/trainer/trainer.py
+ours     the update of training/trainer, whose number of threads follows the free cores
 default  the same, libgomp's threads spinning as long as they do by themselves
 one      the same with one thread
 plain    the loop of diffusers + peft
@@ -23,16 +23,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import training  # noqa: F401  sets how OpenMP waits, before an update loads torch
 from benchmarks.train_step import case, ours, plain
+from training.runtime.cpu_threads import follow, following
 
 VARIANTS: dict[str, dict[str, str]] = {
     "ours": {},
-    "default": {"GOMP_SPINCOUNT": "300000"},
+    "default": {"GOMP_SPINCOUNT": "300000", "STUDIO_THREADS": "fixed"},
     "one": {"OMP_NUM_THREADS": "1"},
     "plain": {"GOMP_SPINCOUNT": "300000"},
 }
@@ -41,16 +42,23 @@ TURN = 5  # updates of a variant before the next one's turn
 
 
 def child(variant: str) -> None:
-    """Make as many updates as a line of stdin says, and print their seconds."""
+    """A variant, set up once, in a process of its own."""
     update = (plain if variant == "plain" else ours)(case(CASE), 1, "cpu", "auto")
     for step in range(3):
         update(step)
+    with following() if variant == "ours" else nullcontext():
+        _updates(update)
+
+
+def _updates(update: Callable[[int], object]) -> None:
+    """Make as many updates as a line of stdin says, and print their seconds."""
     print("ready", flush=True)
     step = 3
     for line in sys.stdin:
         took = []
         for _ in range(int(line)):
             began = time.perf_counter()
+            follow()
             update(step)
             step += 1
             took.append(time.perf_counter() - began)

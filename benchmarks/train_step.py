@@ -77,7 +77,7 @@ def case(name: str) -> Case:
 
 
 def ours(request: Case, batch: int, device: str, dtype: str) -> Update:
-    """training/trainer/trainer.py without buckets and files."""
+    """training/trainer without buckets and files."""
     import numpy as np
     import torch
 

@@ -62,6 +62,7 @@ def compare(spec: GridSpec) -> Path:
     _quieten()
     from studio.library.generator import Generator, is_cut
     from training.models import base_files, loader
+    from training.runtime import cpu_threads
     from training.style_files.matching import match
     from training.style_files.reading import accepted_names
 
@@ -90,7 +91,10 @@ def compare(spec: GridSpec) -> Path:
                     *_other_prediction(taken.style, parts.prediction_type),
                 ):
                     _note(spec, f"{taken.title}: {warning}")
-        pictures = [_row(generator, spec, prompt, seed, on_progress) for prompt, seed in spec.rows]
+        with cpu_threads.following():
+            pictures = [
+                _row(generator, spec, prompt, seed, on_progress) for prompt, seed in spec.rows
+            ]
     made = dataclasses.replace(spec, size=size)
     settings = described(made, files.title, parts.hash, generator.place.precision)
     labels = [(prompt, f"seed {seed}") for prompt, seed in made.rows]

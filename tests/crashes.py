@@ -28,13 +28,13 @@ POINTS: dict[str, tuple[str, str, str]] = {
     "drawing a class picture": ("training.diffusion.class_images", "write_whole", "after"),
     "encoding a picture": ("training.trainer.latents", "Latents.add", "before"),
     "keeping an encoded picture": ("training.trainer.latent_cache", "write_whole", "after"),
-    "putting adapters on": ("training.trainer.trainer", "Trainer._attach", "after"),
-    "going on from a checkpoint": ("training.trainer.trainer", "Trainer._restore", "before"),
+    "putting adapters on": ("training.trainer.attach", "attach", "after"),
+    "going on from a checkpoint": ("training.trainer.saving", "restore", "before"),
     "between two passes of an update": ("training.trainer.trainer", "Trainer.backward", "after"),
     "before an update": ("training.trainer.optimizer", "Optimiser.update", "before"),
     "in the middle of an update": ("torch.optim", "AdamW.step", "after"),
     "after an update": ("training.trainer.optimizer", "Optimiser.update", "after"),
-    "drawing a preview": ("training.trainer.trainer", "draw", "after"),
+    "drawing a preview": ("training.trainer.previews", "draw", "after"),
     "before a checkpoint": ("training.trainer.checkpoint", "write", "before"),
     "between a checkpoint's files": ("training.trainer.checkpoint", "write_whole", "after"),
     "before a file's rename": ("pathlib", "Path.replace", "before"),
@@ -43,20 +43,20 @@ POINTS: dict[str, tuple[str, str, str]] = {
     "before a checkpoint is read back": ("training.trainer.checkpoint", "read", "before"),
     "deleting an old checkpoint": ("shutil", "rmtree", "before"),
     "after a checkpoint": ("training.trainer.checkpoint", "write", "after"),
-    "before the style is written": ("training.trainer.trainer", "write_style", "before"),
-    "before the style gets its name": ("training.trainer.trainer", "write_style", "after"),
+    "before the style is written": ("training.trainer.export", "write_style", "before"),
+    "before the style gets its name": ("training.trainer.export", "write_style", "after"),
     "writing a learnt word": ("training.style_files.embeddings", "embedding_bytes", "after"),
-    "after the style got its name": ("training.trainer.trainer", "Trainer.export", "after"),
+    "after the style got its name": ("training.trainer.export", "export", "after"),
     "writing an event": ("training.events", "to_line", "after"),
 }
 # The same of what only several styles do that are trained together
 OF_SWEEPS: dict[str, tuple[str, str, str]] = {
-    "timing a size of pass": ("training.trainer.joint", "finished", "after"),
+    "timing a size of pass": ("training.trainer.turns", "finished", "after"),
     "before a company is written": ("training.trainer.schedule", "write", "before"),
     "between the folders of a company": ("training.trainer.schedule", "write_whole", "after"),
     "after a company is written": ("training.trainer.schedule", "write", "after"),
     "going along with others": ("training.trainer.optimizer", "Optimiser.untouched", "before"),
-    "between two passes of a turn": ("training.trainer.joint", "_JointTrainer._backward", "after"),
+    "between two passes of a turn": ("training.trainer.engine", "Engine.losses", "after"),
 }
 MUTATIONS = (
     "moments",
@@ -424,7 +424,7 @@ def _mutations() -> dict[str, Callable[[], None]]:
         "average": without((".average",)),
         "words": without(("tokens.weights",)),
         "order": from_the_start("training.runtime.rng", "Order.rows", 1),
-        "noise": from_the_start("training.trainer.trainer", "drawn", 1),
+        "noise": from_the_start("training.trainer.batches", "drawn", 1),
         "schedule": from_the_start("training.trainer.trainer", "course", 1),
         "company": lambda: _patch(
             "training.trainer.schedule", "found", lambda real: lambda configs, here: None

@@ -17,7 +17,7 @@ from training.config.schema import RunConfig
 from training.errors import ConfigError
 from training.events import Warned
 from training.modules.compile import as_written, compile_passes
-from training.trainer import trainer
+from training.trainer import attach
 from training.trainer.joint import together
 from training.trainer.loop import train
 
@@ -47,7 +47,7 @@ class Counting:
 def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
     torch.compiler.reset()
     found = Counting()
-    monkeypatch.setattr(trainer, "compile_passes", functools.partial(compile_passes, backend=found))
+    monkeypatch.setattr(attach, "compile_passes", functools.partial(compile_passes, backend=found))
     return found
 
 

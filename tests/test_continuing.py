@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from studio.library import continue_from, library
+from tests.trainers import ready
 from training.config.loading import from_mapping
 from training.config.schema import RunConfig
 from training.errors import StyleFileError
@@ -19,7 +20,6 @@ from training.style_files.reading import Lora, read_style
 from training.style_files.writing import write_style
 from training.trainer.loop import train
 from training.trainer.plan import planned
-from training.trainer.trainer import Trainer
 
 
 @pytest.fixture
@@ -76,9 +76,8 @@ def test_it_begins_as_that_style(config: RunConfig, style: Path, rank: int, alph
         adapter__alpha=alpha,
         save__name="second",
     )
-    run = Trainer(planned(on))
-    list(run.prepare(trial=True))
-    wanted = match(read_style(style), run.names)
+    run = ready(planned(on), trial=True)
+    wanted = match(read_style(style), run.attached.names)
     assert wanted.keys() <= run.adapters.keys()
     for key, lora in wanted.items():
         down, up = (m.detach().double().flatten(1).numpy() for m in run.adapters[key])
@@ -101,7 +100,7 @@ def test_what_would_be_lost_is_refused(config: RunConfig, style: Path) -> None:
         planned(changed(on, adapter__rank=1))
     for less in ({"adapter__targets": ["attention"]}, {"optim__text_encoder_lr": 0.0}):
         with pytest.raises(StyleFileError, match="would be lost"):
-            list(Trainer(planned(changed(on, **less))).prepare(trial=True))
+            ready(planned(changed(on, **less)), trial=True)
     with pytest.raises(StyleFileError):
         planned(changed(on, adapter__start=str(style.parent / "gone.safetensors")))
 
@@ -113,7 +112,7 @@ def test_a_style_of_another_base_is_refused(config: RunConfig, tmp_path: Path) -
         other, {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q": lora}, {}
     )
     with pytest.raises(StyleFileError, match="Choose the base it was made for"):
-        list(Trainer(planned(changed(config, adapter__start=str(other)))).prepare(trial=True))
+        ready(planned(changed(config, adapter__start=str(other))), trial=True)
 
 
 def test_no_path_and_no_prompt_is_published(config: RunConfig, style: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from studio.library.generator import loaded_style
 from tests.tiny import tiny_base, tiny_xl
+from tests.trainers import ready
 from training.config.loading import from_mapping
 from training.config.schema import RunConfig
 from training.diffusion.sampling import draw
@@ -28,9 +29,9 @@ from training.models.family import Parts
 from training.prompt import Prompt
 from training.runtime.device import DeviceSpec
 from training.style_files.reading import read_style
+from training.trainer import setup
 from training.trainer.loop import train
 from training.trainer.plan import planned
-from training.trainer.trainer import Trainer
 
 # Every family with what tells it, and the prefixes of its layers in a style file
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -183,11 +184,10 @@ def test_frozen_text_encoders_are_let_go_and_nothing_changes(
         renamed(config, "lean", text_encoder_lr=0.0),
         renamed(config, "full", text_encoder_lr=0.0),
     )
-    run = Trainer(planned(lean))
-    list(run.prepare(trial=True))
+    run = ready(planned(lean), trial=True)
     assert not set(run.parts.family.text_encoders) & set(run.parts.networks)
     list(train(lean))
-    monkeypatch.setattr(Trainer, "_forget", lambda self: None)
+    monkeypatch.setattr(setup, "drop_unneeded", lambda *given: None)
     list(train(full))
     a, b = weights(lean), weights(full)
     assert all(np.array_equal(a[k], b[k]) for k in a)

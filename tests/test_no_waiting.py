@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests import trainers
 from tests.test_together import different
 from tests.test_training import changed, config, pictures
 from tests.tiny import tiny_xl
@@ -26,10 +26,10 @@ from training.config.schema import RunConfig
 from training.models import loader, textual_inversion
 from training.runtime import device
 from training.runtime.device import DeviceSpec
-from training.trainer import trainer
-from training.trainer.joint import _JointTrainer
+from training.trainer import batches
+from training.trainer.engine import Engine, update
 from training.trainer.plan import planned
-from training.trainer.trainer import MicrobatchRequest, Trainer
+from training.trainer.trainer import Trainer
 
 __all__ = ["config", "pictures"]  # fixtures
 META = torch.device("meta")
@@ -96,13 +96,13 @@ def move(ready: Trainer) -> None:
     ready.words._kept.update(
         {caption: moved(found) for caption, found in ready.words._kept.items()}
     )
-    ready.place, ready.watching = DeviceSpec(META, ready.place.dtype), 0
+    ready.place, ready.watch.updates_left = DeviceSpec(META, ready.place.dtype), 0
 
 
 @contextmanager
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Copies]:
     copies = Copies()
-    for module in (lora_layers, trainer, textual_inversion):
+    for module in (lora_layers, batches, textual_inversion):
         monkeypatch.setattr(module, "sent", copies.send)
     with Constants(copies), copies:
         yield copies
@@ -113,8 +113,7 @@ def on_another_device(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Trainer, Copies]]:
     """A run that is ready for updates on the meta device."""
-    ready = Trainer(planned(config))
-    list(ready.prepare())
+    ready = trainers.ready(planned(config))
     move(ready)
     with seen(monkeypatch) as copies:
         yield ready, copies
@@ -151,21 +150,19 @@ def test_a_pass_of_many_styles_waits_for_nothing_but_its_first_time(
 ) -> None:
     plans = [planned(each) for each in different(base_folder, tmp_path)]
     shared = multi_lora.SharedBase(loader.load(plans[0].files, plans[0].place))
-    runs = [Trainer(plan, shared) for plan in plans]
-    for ready in runs:
-        list(ready.prepare())
+    runs = [trainers.ready(plan, shared) for plan in plans]
     for ready in runs:
         move(ready)
     for layer in shared._layers.values():
         for index, each in layer.adapters.items():
             moved = (nn.Parameter(matrix.to(META)) for matrix in (each.down, each.up))
             layer.adapters[index] = lora_layers.Adapter(*moved, each.scale)
-    turns: Any = SimpleNamespace(shared_base=shared)
     with seen(monkeypatch) as copies:
-        asked = [MicrobatchRequest(ready, ready.batches(0), 0) for ready in runs]
-        _JointTrainer._backward(turns, asked)
+        group = [ready.next_microbatch() for ready in runs]
+        engine = Engine(shared)
+        engine.losses(group)
         first = copies.sent
-        losses = _JointTrainer._backward(turns, asked)
+        losses = engine.losses(group)
     assert [loss.device for loss in losses] == [META] * len(runs)
     assert copies.waited_for == []
     assert copies.sent - first == 1  # ids of the captions whose encoder is trained
@@ -192,11 +189,8 @@ def test_what_is_not_sent_is_seen(config: RunConfig, monkeypatch: pytest.MonkeyP
 def test_the_next_pass_is_made_before_the_loss_is_read(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ready, told = (
-        Trainer(planned(changed(config, optim__steps=3, optim__accumulate=2))),
-        list[str](),
-    )
-    list(ready.prepare())
+    ready = trainers.ready(planned(changed(config, optim__steps=3, optim__accumulate=2)))
+    told = list[str]()
     make, norm = ready.batches, ready.optimiser.norm
 
     def batches(number: int) -> Any:
@@ -210,7 +204,7 @@ def test_the_next_pass_is_made_before_the_loss_is_read(
     monkeypatch.setattr(ready, "batches", batches)
     monkeypatch.setattr(ready.optimiser, "norm", read)
     for _ in range(3):
-        ready.update()
+        update(ready)
     assert told == [
         "made 0",
         "made 1",

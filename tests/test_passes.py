@@ -25,8 +25,9 @@ from training.events import Event, Finished, Noted, Stepped, Warned
 from training.runtime import memory
 from training.trainer import microbatching
 from training.trainer.loop import train
+from training.trainer.memory_watch import SPARE
 from training.trainer.microbatching import MicrobatchPlan
-from training.trainer.trainer import SPARE, Trainer
+from training.trainer.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -172,7 +173,7 @@ def too_small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     """Pretend that no more than so many pictures go through the base at once; returns what was
     tried.
     """
-    said = Trainer._said
+    said = Trainer.predict
 
     def pretend(most: int) -> list[int]:
         seen: list[int] = []
@@ -183,7 +184,7 @@ def too_small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
                 raise torch.OutOfMemoryError("the device is full")
             return said(self, *given, **keys)
 
-        monkeypatch.setattr(Trainer, "_said", narrow)
+        monkeypatch.setattr(Trainer, "predict", narrow)
         return seen
 
     return pretend
@@ -202,14 +203,14 @@ def test_auto_checkpoints_where_a_picture_alone_is_too_much_without(
     one = changed(config, optim__batch_size=1)
     on = changed(one, save__name="on", optim__checkpointing="on")
     list(train(on))
-    said = Trainer._said
+    said = Trainer.predict
 
     def narrow(self: Trainer, *given: Any, **keys: Any) -> torch.Tensor:
         if not self.parts.denoiser.is_gradient_checkpointing:
             raise torch.OutOfMemoryError("the device is full")
         return said(self, *given, **keys)
 
-    monkeypatch.setattr(Trainer, "_said", narrow)
+    monkeypatch.setattr(Trainer, "predict", narrow)
     events = list(train(one))
     assert isinstance(events[-1], Finished) and equal(one, on)
     assert "with gradient checkpointing" in of(Warned, events)[0].message

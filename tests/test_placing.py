@@ -12,13 +12,16 @@ import pytest
 import torch
 from torch import nn
 
+from tests import trainers
 from tests.test_training import changed, config, equal, pictures
 from tests.tiny import tiny_xl
 from training.config.schema import RunConfig
 from training.events import Previewed
+from training.models import loader
 from training.runtime import memory
 from training.runtime.device import DeviceSpec
-from training.trainer import plan, trainer
+from training.trainer import memory_watch, networks, plan
+from training.trainer.engine import update
 from training.trainer.latents import Latents, Words
 from training.trainer.loop import train
 from training.trainer.plan import planned
@@ -52,7 +55,8 @@ class Shelf:
             return move(network, where, *args, **kwargs)
 
         monkeypatch.setattr(nn.Module, "to", to)
-        monkeypatch.setattr(trainer, "has_own_memory", lambda device: device == GPU)
+        for module in (memory_watch, networks):
+            monkeypatch.setattr(module, "has_own_memory", lambda device: device == GPU)
         monkeypatch.setattr(plan, "choose", lambda device, dtype: DeviceSpec(GPU, torch.float32))
 
 
@@ -71,8 +75,7 @@ def gone_through(config: RunConfig, shelf: Shelf, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Latents, "add", add)
     monkeypatch.setattr(Words, "__call__", words)
-    ready = Trainer(planned(config))
-    list(ready.prepare())
+    ready = trainers.ready(planned(config))
     return ready
 
 
@@ -90,7 +93,7 @@ def test_a_frozen_text_encoder_and_the_vae_are_gone_before_the_unet_comes(
     encoders = [told for told in shelf.told[2:-1] if told.startswith("+CLIP")]
     assert len(encoders) == len(ready.parts.family.text_encoders)
     assert set(ready.parts.networks) == {"unet"}
-    ready.update()
+    update(ready)
 
 
 def test_a_text_encoder_that_is_trained_comes_with_the_unet(
@@ -99,7 +102,7 @@ def test_a_text_encoder_that_is_trained_comes_with_the_unet(
     shelf = Shelf(monkeypatch)
     ready = gone_through(config, shelf, monkeypatch)
     assert sorted(shelf.told[2:]) == ["+CLIPTextModel", "+UNet2DConditionModel"]
-    ready.update()
+    update(ready)
 
 
 def test_the_vae_comes_for_the_previews_only(
@@ -124,14 +127,14 @@ def test_a_gpu_must_hold_the_unet_alone_and_a_cpu_everything(
 ) -> None:
     """Weights that are not needed at once need not fit at once."""
     asked: list[set[str]] = []
-    count = trainer.loader.weight_count
+    count = loader.weight_count
     monkeypatch.setattr(
-        trainer.loader,
+        loader,
         "weight_count",
         lambda files, parts: asked.append(set(parts)) or count(files, parts),
     )
-    list(Trainer(planned(config)).prepare(trial=True))
+    trainers.ready(planned(config), trial=True)
     Shelf(monkeypatch)
-    list(Trainer(planned(config)).prepare(trial=True))
+    trainers.ready(planned(config), trial=True)
     assert asked == [{"unet", "vae", "text_encoder"}, {"unet"}]
     assert memory.free(GPU) > 0

@@ -44,8 +44,9 @@ from training.runtime.device import DeviceSpec
 from training.storage.run_lock import held
 from training.style_files.reading import read_style
 from training.trainer import plan as plan_module
+from training.trainer.full_disk import Stop, never
 from training.trainer.joint import together
-from training.trainer.loop import Stop, never, train
+from training.trainer.loop import train
 from training.trainer.pace import AT_ONCE, Pace
 from training.trainer.trainer import Trainer
 

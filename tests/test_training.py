@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.trainers import ready
 from training.adapters.lora_layers import adapters_disabled
 from training.config.loading import from_mapping, read_toml
 from training.config.schema import RunConfig
@@ -33,8 +34,8 @@ from training.errors import (
 from training.events import Event, Finished, Previewed, Saved, Started, Stepped, Warned
 from training.models.family import Parts
 from training.style_files.reading import read_style
-from training.trainer import loop
-from training.trainer import trainer as run_module
+from training.trainer import export, full_disk, saving, setup
+from training.trainer.engine import update
 from training.trainer.latents import Latents, Words, posterior
 from training.trainer.loop import train
 from training.trainer.optimizer import Optimiser
@@ -263,17 +264,16 @@ def test_the_frozen_bases_answer_holds_what_is_asked_without_the_trigger(
             optim__text_encoder_lr=text_encoder_lr,
             save__name=f"f{weight}",
         )
-        run = Trainer(planned(own))
-        list(run.prepare())
-        losses = [run.update().loss for _ in range(12)]
+        run = ready(planned(own))
+        losses = [update(run).loss for _ in range(12)]
         noisy = torch.randn((1, 4, 4, 4), generator=torch.Generator().manual_seed(0))
         told = []
         with torch.no_grad():
-            for words in (run.examples[0].plain, run.examples[0].caption):
+            for words in (run.data.examples[0].plain, run.data.examples[0].caption):
                 with adapters_disabled(run.parts.networks[part] for part in run.optimiser.flats):
-                    base = run._said(noisy, torch.tensor([500]), [words])
+                    base = run.predict(noisy, torch.tensor([500]), [words])
                 told.append(
-                    (run._said(noisy, torch.tensor([500]), [words]) - base).square().mean().item()
+                    (run.predict(noisy, torch.tensor([500]), [words]) - base).square().mean().item()
                 )
         return (*told, losses[0])
 
@@ -337,7 +337,7 @@ def test_a_full_memory_halves_the_pass_and_changes_nothing_else(
     )
     tight = changed(config, save__name="tight")
     wanted = of(Stepped, list(train(config)))
-    said = Trainer._said
+    said = Trainer.predict
     seen: list[int] = []
 
     def narrow(self: Trainer, *given: torch.Tensor, **keys: Any) -> torch.Tensor:
@@ -346,7 +346,7 @@ def test_a_full_memory_halves_the_pass_and_changes_nothing_else(
             raise torch.OutOfMemoryError("the device is full")
         return said(self, *given, **keys)
 
-    monkeypatch.setattr(Trainer, "_said", narrow)
+    monkeypatch.setattr(Trainer, "predict", narrow)
     events = list(train(tight))
     assert [e.step for e in of(Stepped, events)] == list(range(1, 7)) and [
         e.step for e in of(Previewed, events)
@@ -365,14 +365,14 @@ def test_a_resumed_run_keeps_to_the_smaller_passes(
 ) -> None:
     """How a pass is split decides how its sums round."""
     config = changed(config, optim__batch_size=4, preview__every=0, save__every=1)
-    said = Trainer._said
+    said = Trainer.predict
 
     def narrow(self: Trainer, *given: torch.Tensor, **keys: Any) -> torch.Tensor:
         if len(given[0]) > 2:
             raise torch.OutOfMemoryError("the device is full")
         return said(self, *given, **keys)
 
-    monkeypatch.setattr(Trainer, "_said", narrow)
+    monkeypatch.setattr(Trainer, "predict", narrow)
     with closing(train(config)) as events:
         until_saved = list(itertools.takewhile(lambda event: not isinstance(event, Saved), events))
     assert any("memory" in event.message for event in of(Warned, until_saved))
@@ -385,7 +385,7 @@ def test_one_picture_too_many_ends_the_run(
     def full(self: Trainer, *given: torch.Tensor, **keys: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("the device is full")
 
-    monkeypatch.setattr(Trainer, "_said", full)
+    monkeypatch.setattr(Trainer, "predict", full)
     with pytest.raises(OutOfMemory, match=r"data\.resolution"):
         list(train(config))
 
@@ -421,7 +421,7 @@ def test_a_run_with_cached_words_equals_one_without(
     config = changed(config, optim__text_encoder_lr=0.0)
     other = changed(config, save__name="t")
     list(train(config))
-    monkeypatch.setattr(Trainer, "_forget", lambda self: None)
+    monkeypatch.setattr(setup, "drop_unneeded", lambda *given: None)
     monkeypatch.setattr(
         Words,
         "__call__",
@@ -447,18 +447,16 @@ def broken_after(run: Trainer, steps: set[int]) -> Trainer:
 
 
 def prepared(config: RunConfig) -> Trainer:
-    run = Trainer(planned(config))
-    list(run.prepare())
-    return run
+    return ready(planned(config))
 
 
 def test_an_update_that_is_not_finite_is_not_made(config: RunConfig) -> None:
     run = broken_after(prepared(config), {1})
-    assert isinstance(run.update(), Stepped)
+    assert isinstance(update(run), Stepped)
     before = {k: v.clone() for k, v in run.optimiser.tensors().items()}
-    assert isinstance(run.update(), Warned)
+    assert isinstance(update(run), Warned)
     assert all(torch.equal(v, run.optimiser.tensors()[k]) for k, v in before.items())
-    after = run.update()
+    after = update(run)
     assert isinstance(after, Stepped) and after.step == 3 and math.isfinite(after.loss)
 
 
@@ -467,11 +465,11 @@ def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes every run say NaN in the given updates; above a share of the learning rate only, when
     one is given.
     """
-    prepare = Trainer.prepare
+    go_on = saving.go_on
 
     def install(steps: set[int], above: float = 0.0) -> None:
-        def and_break(self: Trainer, **keys: Any) -> Iterator[Event]:
-            yield from prepare(self, **keys)
+        def and_break(self: Trainer) -> Iterator[Event]:
+            yield from go_on(self)
             family = self.parts.family
 
             def predict(*args: Any) -> torch.Tensor:
@@ -482,7 +480,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
             self.parts.family = dataclasses.replace(family, predict=predict)
 
-        monkeypatch.setattr(run_module.Trainer, "prepare", and_break)
+        monkeypatch.setattr(saving, "go_on", and_break)
 
     return install
 
@@ -572,21 +570,21 @@ def test_a_style_that_is_not_finite_or_not_what_was_learnt_never_gets_its_name(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = prepared(config)
-    run.update()
-    good = run.export().read_bytes()
+    update(run)
+    good = export.export(run).read_bytes()
     next(iter(run.adapters.values()))[1].data.fill_(float("inf"))
     with pytest.raises(StyleFileError):
-        run.export()
+        export.export(run)
     next(iter(run.adapters.values()))[1].data.fill_(0.5)
-    written = run_module.write_style
+    written = export.write_style
 
     def wrong(path: Path, modules: dict[str, Any], metadata: Any, **more: Any) -> None:
         halved = {name: dataclasses.replace(lora, up=lora.up / 2) for name, lora in modules.items()}
         written(path, halved, metadata, **more)
 
-    monkeypatch.setattr(run_module, "write_style", wrong)
+    monkeypatch.setattr(export, "write_style", wrong)
     with pytest.raises(StyleFileError, match="does not give back"):
-        run.export()
+        export.export(run)
     assert (config.run_folder / "s.safetensors").read_bytes() == good
 
 
@@ -661,7 +659,7 @@ def test_a_style_is_on_disk_before_it_has_its_name(
     content, a name for it alone, then, once it is read back, its own; the folder after each name.
     """
     run, told = prepared(config), []
-    run.update()
+    update(run)
     fsync, replace = os.fsync, os.replace
 
     def flushed(fd):
@@ -672,11 +670,11 @@ def test_a_style_is_on_disk_before_it_has_its_name(
         os, "replace", lambda a, b: (told.append(("rename", Path(b).name)), replace(a, b))[1]
     )
     monkeypatch.setattr(
-        run_module,
+        export,
         "read_style",
         lambda path: (told.append(("read", path.name)), read_style(path))[1],
     )
-    run.export()
+    export.export(run)
     assert told[0][0] == "fsync" and told[0][1].startswith("..s.safetensors.")
     folder = ("fsync", "s")
     assert told[1:] == [
@@ -703,7 +701,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> list[int | OSError]:
         return SimpleNamespace(free=found)
 
     monkeypatch.setattr("training.storage.paths.shutil.disk_usage", usage)
-    monkeypatch.setattr(loop, "AGAIN", 0.01)
+    monkeypatch.setattr(full_disk, "AGAIN", 0.01)
     return looks
 
 
@@ -743,7 +741,7 @@ def test_a_disk_in_trouble_for_too_long_ends_the_run_and_costs_nothing(
     config = changed(config, save__every=2)
     list(train(config))
     other = changed(config, save__name="t")
-    monkeypatch.setattr(loop, "PATIENCE", 0.05)
+    monkeypatch.setattr(full_disk, "PATIENCE", 0.05)
     disk += [10**12, 10**12, *[trouble] * 1000]
     with pytest.raises(SpaceError, match=r"A checkpoint of t (needs|cannot be written).* disk"):
         list(train(other))
@@ -819,7 +817,7 @@ def test_what_happens_to_the_files_meanwhile_changes_nothing_that_is_learnt(
 def test_a_picture_that_changes_before_it_is_encoded_is_named(
     meanwhile: str, config: RunConfig, pictures: Path
 ) -> None:
-    run, path = Trainer(planned(config)), pictures / "1.png"
+    plan, path = planned(config), pictures / "1.png"
     content = path.read_bytes()
     path.unlink()
     if meanwhile == "edited":
@@ -827,7 +825,7 @@ def test_a_picture_that_changes_before_it_is_encoded_is_named(
     if meanwhile == "half copied":
         path.write_bytes(content[:100])
     with pytest.raises(DataError, match=r"1\.png"):
-        list(run.prepare())
+        ready(plan)
 
 
 def test_nothing_of_the_users_is_touched(config: RunConfig, pictures: Path) -> None:

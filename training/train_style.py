@@ -120,7 +120,7 @@ def run(config: RunConfig, world: ProcessGroup) -> int:
 
 def report(config: RunConfig) -> int:
     """Judge the style files of a run that was trained before. Returns the exit code."""
-    from training.trainer.loop import reported
+    from training.trainer.lifecycle import reported
     from training.trainer.plan import planned
 
     if not (config.run_folder / f"{config.save.name}.safetensors").exists():

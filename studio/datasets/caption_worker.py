@@ -18,6 +18,7 @@ import torch
 from studio.datasets.captioning import content, present
 from training.data.pictures import open_picture
 from training.errors import DataError
+from training.runtime import cpu_threads
 from training.runtime.device import choose
 
 LONGEST = 40  # tokens of a caption
@@ -71,11 +72,13 @@ def main(cache: Path | None = None) -> int:
             }
         )
         return 0
-    for path in paths if describer else ():
-        try:
-            _say({"picture": str(path), "caption": describer(path)})
-        except DataError:  # what is wrong with it stands among the findings
-            continue
+    with cpu_threads.following():
+        for path in paths if describer else ():
+            cpu_threads.follow()
+            try:
+                _say({"picture": str(path), "caption": describer(path)})
+            except DataError:  # what is wrong with it stands among the findings
+                continue
     return 0
 
 

@@ -338,12 +338,15 @@ def environment() -> dict[str, str]:
     threads = os.environ.get("OMP_NUM_THREADS") or str(
         max(1, min(ours, psutil.cpu_count(logical=False) or ours) - 1)
     )
+    # Fewer while other programs are busy, unless the user has said how many
+    follow = {} if "OMP_NUM_THREADS" in os.environ else {"STUDIO_THREADS": "follow"}
     return {
         **os.environ,
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": "utf-8",
         "OMP_NUM_THREADS": threads,
+        **follow,
     }
 
 

@@ -4,7 +4,6 @@ plan is printed, nothing is kept.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections import Counter
@@ -15,14 +14,18 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
+from training.adapters import lora_layers
 from training.cli.terminal import clock, escaping_console
 from training.config.schema import RunConfig
-from training.events import Warned
-from training.runtime.device import memory_full, peak_memory
+from training.events import Event, Warned
+from training.runtime.device import finished, peak_memory
 from training.storage.paths import checked_writable
+from training.trainer.engine import update
 from training.trainer.joint import checked
+from training.trainer.lifecycle import memory_errors
 from training.trainer.pace import AT_ONCE
 from training.trainer.plan import check_same_run, planned
+from training.trainer.setup import set_up
 from training.trainer.trainer import Trainer
 
 PROBES = 2  # updates measured; the first one also pays for setting things up
@@ -91,62 +94,100 @@ def measured(config: RunConfig, began: float) -> tuple[dict[str, str], list[str]
         away = config.model_copy(
             update={"save": config.save.model_copy(update={"folder": scratch})}
         )
-        run = Trainer(planned(away))
-        try:
-            said = list(run.prepare(trial=True))
+        with memory_errors():
+            trainer, events = _set_up(away)
             setting_up = time.time() - began
-            while run.step < PROBES:
-                before, event = run.step, run.update()
-                said += (
-                    [event] if run.step > before else []
-                )  # else it is made again in a smaller way, which the plan itself tells
-            message = fit(run)
-        except torch.OutOfMemoryError as error:
-            raise memory_full(error) from None
-    used = Counter(f"{b.width}x{b.height}" for b in run.bucket_of)
+            while trainer.step < PROBES:
+                before, event = trainer.step, update(trainer)
+                # Else it is made again in a smaller way, which the plan itself tells
+                events += [event] if trainer.step > before else []
+            message = fit(trainer)
+    used = Counter(f"{b.width}x{b.height}" for b in trainer.data.bucket_of)
     optim = config.optim
     seen = optim.steps * optim.batch_size * optim.accumulate
+    parts, place, trained = trainer.parts, trainer.place, trainer.attached.count
     rows = {
-        "base": f"{run.parts.title} ({run.parts.family.title}), {run.place.precision} on "
-        f"{run.place.name}",
-        "pictures": f"{len(run.examples)}"
+        "base": f"{parts.title} ({parts.family.title}), {place.precision} on {place.name}",
+        "pictures": f"{len(trainer.data.examples)}"
         + (f" and {config.prior.images} class pictures" if config.prior.images else ""),
         "buckets": ", ".join(f"{size} px: {count}" for size, count in sorted(used.items())),
         "updates": f"{optim.steps} of {optim.batch_size * optim.accumulate} pictures: every "
-        f"picture {seen / len(run.examples):.0f} times",
-        "trained": f"{run.trainable:,} of {run.total:,} weights ({run.trainable / run.total:.2%})",
-        "style file": f"about {run.trainable * 2 / 1e6:.1f} MB",
+        f"picture {seen / len(trainer.data.examples):.0f} times",
+        "trained": f"{trained:,} of {trainer.total:,} weights ({trained / trainer.total:.2%})",
+        "style file": f"about {trained * 2 / 1e6:.1f} MB",
         "memory": message,
-        "time": f"about {clock(setting_up + run.pace[-1] * optim.steps)}, previews not counted"
-        if run.pace
+        "time": f"about {clock(setting_up + trainer.pace[-1] * optim.steps)}, previews not counted"
+        if trainer.pace
         else "unknown",
         "goes to": str(config.run_folder),
     }
-    return rows, [event.message for event in said if isinstance(event, Warned)]
+    return rows, [event.message for event in events if isinstance(event, Warned)]
 
 
-def fit(run: Trainer) -> str:
+def _set_up(config: RunConfig) -> tuple[Trainer, list[Event]]:
+    """Make a trainer of which nothing is kept; return it with what was said meanwhile."""
+    events: list[Event] = []
+    steps = set_up(planned(config), trial=True)
+    while True:
+        try:
+            events.append(next(steps))
+        except StopIteration as ended:
+            return ended.value, events
+
+
+def fit(trainer: Trainer) -> str:
     """How what was measured fits into the memory; where not as the settings say, in which way, what
     that costs in time, and why.
     """
-    if not run.peaks or not math.isfinite(run.room):
-        return f"about {peak_memory(run.place.device):.1f} GiB"
-    taken = f"{max(run.peaks.values()):.1f} GiB of {run.room:.1f} free"
-    if run.passes == run.as_set:
+    watch, plans, pace = trainer.watch, trainer.microbatches, trainer.pace
+    if not watch.peaks:
+        return f"about {peak_memory(trainer.place.device):.1f} GiB"
+    taken = f"{max(watch.peaks.values()):.1f} GiB of {watch.room:.1f} free"
+    if plans.current == plans.as_set:
         return f"fits as the settings say: {taken}"
     slower = ""
-    if run.passes.checkpointing and not run.as_set.checkpointing and run.pace:
-        slower = (
-            ", "
-            f"{run.pace[-1] / max(run.pace[-1] - run.recomputing(), run.pace[-1] / 2):.1f} "
-            "times as slow as without checkpointing"
-        )
-    message = run.as_set.words(run.largest)
+    if plans.current.checkpointing and not plans.as_set.checkpointing and pace:
+        without = max(pace[-1] - recomputing(trainer), pace[-1] / 2)
+        slower = f", {pace[-1] / without:.1f} times as slow as without checkpointing"
+    message = plans.as_set.words(plans.largest)
     why = (
-        f"{message[0].upper()}{message[1:]} it would take more than {run.limit:.1f} GiB; the rest "
-        "is left to other programs"
+        f"{message[0].upper()}{message[1:]} it would take more than {watch.limit:.1f} GiB; the "
+        "rest is left to other programs"
     )
-    return f"fits {run.passes.words(run.largest)}: {taken}{slower}. {why}"
+    return f"fits {plans.words}: {taken}{slower}. {why}"
+
+
+@torch.no_grad()
+def recomputing(trainer: Trainer) -> float:
+    """Seconds of an update that gradient checkpointing takes, measured: those of the blocks that
+    it computes a second time.
+    """
+    device, count = trainer.place.device, trainer.config.optim.accumulate
+    seconds = began = 0.0
+
+    def begin(*_: object) -> None:
+        nonlocal began
+        finished(device)
+        began = time.monotonic()
+
+    def end(*_: object) -> None:
+        nonlocal seconds
+        finished(device)
+        seconds += time.monotonic() - began
+
+    hooks = [
+        hook
+        for block in lora_layers.recomputed(trainer.parts.denoiser)
+        for hook in (block.register_forward_pre_hook(begin), block.register_forward_hook(end))
+    ]
+    try:
+        for number in range(trainer.step * count, (trainer.step + 1) * count):
+            for some in trainer.in_parts(trainer.batches(number)):
+                trainer.predict(some.noisy, some.t, some.captions)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seconds
 
 
 def _nearest_there(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from training.errors import ConfigError
 
 if TYPE_CHECKING:
     from training.runtime.distributed import ProcessGroup
-    from training.trainer.loop import Stop
+    from training.trainer.full_disk import Stop
 
 MOST = 64  # styles of one sweep
 COLUMNS = 12  # styles in the grid at most

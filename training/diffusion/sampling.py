@@ -21,6 +21,7 @@ from training.errors import ConfigError, DataError
 from training.models.family import Conditioning, Parts
 from training.modules.compile import as_written
 from training.prompt import Prompt
+from training.runtime import cpu_threads
 from training.samplers import OWN, SAMPLERS, named
 
 DECODE_AT_ONCE = 8  # pictures of the base's own size; more at once cost memory and win nothing
@@ -64,6 +65,7 @@ def draw(
         extra = _step_arguments(scheduler, prompts)
         latents = latents * scheduler.init_noise_sigma
         for i, t in enumerate(scheduler.timesteps):
+            cpu_threads.follow()
             noisy = scheduler.scale_model_input(
                 torch.cat([latents] * 2) if guidance > 1 else latents, t
             )

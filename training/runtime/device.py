@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from training.errors import ConfigError, OutOfMemory
+from training.runtime import cpu_threads
 
 REPEATABLE = (
     ":4096:8",
@@ -107,7 +108,7 @@ def device_record(place: DeviceSpec) -> dict[str, str | int]:
         "torch": torch.__version__,
         "device": place.name,
         "precision": place.precision,
-        "threads": torch.get_num_threads(),
+        "threads": cpu_threads.MOST,
         "instructions": cpu,
     }
 

@@ -48,6 +48,65 @@ class MicrobatchPlan:
         return ", ".join(parts) or "as the settings say"
 
 
+class MicrobatchPlans:
+    """How a run's microbatches are made, from which update on.
+
+    checkpointing: the setting, "on", "off" or "auto"; largest: pictures of a microbatch that are
+    made at once where the memory is large enough; folder: of the run, None where nothing is
+    written; settings: those that the plans are found for.
+    """
+
+    def __init__(
+        self, checkpointing: str, largest: int, folder: Path | None, settings: Mapping[str, Any]
+    ) -> None:
+        self.checkpointing, self.largest = checkpointing, largest
+        self.folder, self.settings = folder, settings
+        self.as_set = MicrobatchPlan(checkpointing=checkpointing == "on")
+        self.current = self.as_set
+        self.by_step: dict[int, MicrobatchPlan] = {}  # where not as the settings say
+
+    def at(self, step: int) -> MicrobatchPlan:
+        """Return the plan of an update, which is the present one from here on."""
+        self.current = self.by_step.get(step, self.current)
+        return self.current
+
+    def restore(self, by_step: Mapping[int, MicrobatchPlan], step: int) -> bool:
+        """Make the updates after `step` as this run made them before, to the bit; what the setting
+        says of checkpointing now wins. Return whether that differs from the settings.
+        """
+        wanted = self.checkpointing
+        self.by_step = dict(by_step)
+        if wanted != "auto":
+            self.by_step = {
+                first: replace(plan, checkpointing=wanted == "on")
+                for first, plan in by_step.items()
+            }
+        earlier = [first for first in self.by_step if first <= step]
+        if earlier:
+            self.current = self.by_step[max(earlier)]
+        return bool(earlier)
+
+    def narrow(self, step: int) -> bool:
+        """Take the plan that needs less memory next, from update `step` on; False where there is
+        none. Raises SpaceError where it cannot be written down; it is taken nevertheless.
+        """
+        automatic = self.checkpointing == "auto"
+        smaller = self.current.smaller(self.largest, may_checkpoint=automatic)
+        if smaller is None:
+            return False
+        self.current = smaller
+        self.by_step = {first: plan for first, plan in self.by_step.items() if first < step}
+        self.by_step[step] = smaller
+        if self.folder is not None:
+            write(self.folder, self.settings, self.by_step)
+        return True
+
+    @property
+    def words(self) -> str:
+        """The present plan, for the user."""
+        return self.current.words(self.largest)
+
+
 def write(folder: Path, settings: Mapping[str, Any], turns: Mapping[int, MicrobatchPlan]) -> None:
     """turns: how passes are made from an update on; settings:
 

@@ -39,6 +39,11 @@ class Plan:
     finished: int  # updates after which this run's style was already exported, else 0
     start: Style | None = None  # what the adapters begin as
 
+    @property
+    def trains_text(self) -> bool:
+        """Whether what a caption says changes from update to update."""
+        return self.config.optim.text_encoder_lr > 0 or self.config.adapter.tokens > 0
+
 
 def planned(config: RunConfig) -> Plan:
     """Check everything that can be checked without loading weights; nothing is written but the
@@ -108,7 +113,7 @@ def check_same_run(config: RunConfig, dataset: Dataset | None = None) -> None:
     if changed:
         raise ConfigError(resume.refusal(config.run_folder, changed))
     if dataset is not None:
-        _check_same_pictures(
+        check_same_pictures(
             config,
             resume.changed_pictures(
                 found.state["pictures"], resume.pictures_record(dataset.examples)
@@ -116,7 +121,7 @@ def check_same_run(config: RunConfig, dataset: Dataset | None = None) -> None:
         )
 
 
-def _check_same_pictures(config: RunConfig, changed: list[str]) -> None:
+def check_same_pictures(config: RunConfig, changed: list[str]) -> None:
     if changed:
         raise DataError(resume.refusal(config.run_folder, changed))
 

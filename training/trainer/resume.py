@@ -25,6 +25,7 @@ OF_A_RUN = (
     "company.json",
     "events.jsonl",
     microbatching.FILE,
+    "threads.json",
 )
 
 

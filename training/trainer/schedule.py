@@ -30,13 +30,15 @@ class JointSchedule:
 
     began: a member's pass in turn 0; settings: hash of what it is trained with; paces: size of
     latents -> styles in one pass -> seconds of one's share, None when they did not fit into memory;
-    alone: a member's first turn outside of the others' passes.
+    alone: a member's first turn outside of the others' passes; threads: turn -> threads of the CPU
+    from it on, where not as the process began.
     """
 
     began: dict[int, int]
     settings: dict[int, str]
     paces: dict[int, dict[int, float | None]] = field(default_factory=dict)
     alone: dict[int, int] = field(default_factory=dict)
+    threads: dict[int, int] = field(default_factory=dict)
 
 
 def founded(configs: Sequence[RunConfig], passes: Mapping[int, int]) -> JointSchedule:
@@ -109,7 +111,8 @@ def _read(path: Path) -> JointSchedule | None:
         }
         settings = {int(i): str(value) for i, value in record["settings"].items()}
         began, alone = _integers(record["began"]), _integers(record["alone"])
-        return JointSchedule(began, settings, paces, alone)
+        threads = _integers(record.get("threads", {}))
+        return JointSchedule(began, settings, paces, alone, threads)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -1,0 +1,220 @@
+"""How many threads compute on a CPU that other programs use too: as many as they leave cores.
+
+torch's threads meet at the end of every operation. Where another program holds one of the cores,
+all wait for the thread that has none, and an update takes several times as long as with a thread
+fewer. So the time that others take is measured, and the count follows it.
+
+How many threads add up a sum decides how it is rounded. The count is therefore changed between two
+updates only, and a run writes down from which update on it was another: see `RecordedThreads`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from training.errors import SpaceError
+from training.storage.paths import read_regular, write_whole
+
+FILE = "threads.json"  # in a run's folder; not there as long as the count never changed
+CHOICE = "STUDIO_THREADS"  # "follow" or "fixed"; unset: fixed where OMP_NUM_THREADS is set
+WINDOW = 1.0  # seconds that are looked at together, at least
+CALM = 2  # windows with a free core before a thread more
+SPARE = 0.75  # of a core that must be free for a thread more: a half would swing to and fro
+MOST = torch.get_num_threads()  # threads as this process began
+
+
+@dataclass(frozen=True)
+class Sample:
+    """at: seconds; others: CPU seconds that other processes have taken so far on our cores; cores:
+    those that this process may use.
+    """
+
+    at: float
+    others: float
+    cores: int
+
+
+def sample() -> Sample:
+    """Look at the cores of this process now. What runs at a lower priority than this process gives
+    way to it and does not count.
+    """
+    per_core = psutil.cpu_times(percpu=True)
+    if hasattr(os, "sched_getaffinity"):
+        per_core = [per_core[i] for i in os.sched_getaffinity(0) if i < len(per_core)]
+    own = psutil.Process()
+    is_nice = os.name == "posix" and own.nice() > 0
+    kinds = ("user", "system", "irq", "softirq", "steal", *(("nice",) if is_nice else ()))
+    busy = sum(getattr(core, kind, 0.0) for core in per_core for kind in kinds)
+    mine = own.cpu_times()
+    return Sample(time.monotonic(), busy - mine.user - mine.system, len(per_core))
+
+
+class FreeCores:
+    """Cores that other programs left free, window after window."""
+
+    def __init__(self, read: Callable[[], Sample] = sample, window: float = WINDOW) -> None:
+        self._read, self._window, self._last = read, window, read()
+
+    def look(self) -> float | None:
+        """Return how many were free since the last answer; None while that is too short ago."""
+        if time.monotonic() - self._last.at < self._window:
+            return None
+        before, self._last = self._last, self._read()
+        seconds = self._last.at - before.at
+        if seconds < self._window:
+            return None
+        return self._last.cores - max(0.0, self._last.others - before.others) / seconds
+
+
+class Threads:
+    """Follows the free cores between one thread and `most`."""
+
+    def __init__(self, free: FreeCores, most: int) -> None:
+        self.free, self.most, self.count = free, most, most
+        self._calm = 0
+
+    def wanted(self) -> int:
+        """Return the count that the last window speaks for: fewer at once, more after CALM."""
+        free = self.free.look()
+        if free is None:
+            return self.count
+        fewer, more = round(free), math.floor(free + 1 - SPARE)
+        if fewer < self.count:
+            self._calm = 0
+            return max(1, fewer)
+        self._calm = self._calm + 1 if more > self.count else 0
+        if self._calm < CALM:
+            return self.count
+        self._calm = 0
+        return min(self.most, more)
+
+
+class RecordedThreads:
+    """The threads of a run's updates: as recorded where they were made before, else followed.
+
+    threads: None where the count is what the user has set; by_step: update -> threads from it on;
+    write: keeps that; where it raises SpaceError the count stays.
+    """
+
+    def __init__(
+        self,
+        threads: Threads | None,
+        by_step: Mapping[int, int],
+        write: Callable[[Mapping[int, int]], None],
+    ) -> None:
+        self.threads, self.by_step, self._write = threads, dict(by_step), write
+
+    def begin(self, *, choose: bool) -> None:
+        """Take the count with which everything before the first update is made; choose: whether
+        that is open, as in a run that was not begun before.
+        """
+        if choose and not self.by_step:
+            self.at(0)
+        else:
+            self._use(self.by_step.get(0, MOST))
+
+    def at(self, step: int) -> None:
+        """Choose the count of an update that is about to begin."""
+        recorded = [count for first, count in sorted(self.by_step.items()) if first <= step]
+        before = recorded[-1] if recorded else MOST
+        self._use(before)
+        if any(first > step for first in self.by_step):  # it is made again
+            return
+        wanted = self.threads.wanted() if self.threads else MOST
+        if wanted == before:
+            return
+        changed = {**self.by_step, step: wanted}
+        try:
+            self._write(changed)
+        except SpaceError:
+            return
+        self.by_step = changed
+        self._use(wanted)
+
+    def _use(self, count: int) -> None:
+        if self.threads:
+            self.threads.count = count
+        if count != torch.get_num_threads():
+            torch.set_num_threads(count)
+
+
+def follows() -> bool:
+    """Whether the count follows the free cores, or is what the user has set."""
+    choice = os.environ.get(CHOICE) or ("fixed" if "OMP_NUM_THREADS" in os.environ else "follow")
+    return choice == "follow" and MOST > 1
+
+
+def of_run(
+    folder: Path, settings: Mapping[str, Any], device: torch.device, *, anew: bool
+) -> RecordedThreads:
+    """The threads of a run. settings: those that a record must have been made for; anew: whether
+    what is there does not count.
+    """
+    record: Mapping[str, Any] = json.loads(json.dumps(dict(settings)))
+
+    def write(by_step: Mapping[int, int]) -> None:
+        kept = {"settings": record, "threads": sorted(by_step.items())}
+        write_whole(folder / FILE, json.dumps(kept))
+
+    return RecordedThreads(followed(device), {} if anew else _read(folder, record), write)
+
+
+def followed(device: torch.device) -> Threads | None:
+    """What follows the free cores, where this process may and computes on the CPU."""
+    return Threads(_FREE, MOST) if follows() and device.type == "cpu" else None
+
+
+def _read(folder: Path, settings: Mapping[str, Any]) -> dict[int, int]:
+    """The record of a run with these settings; empty where there is none that can be read."""
+    try:
+        record = json.loads(read_regular(folder / FILE))
+        found = dict(record["threads"]) if record["settings"] == settings else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return found if is_sound(found) else {}
+
+
+def is_sound(by_step: Mapping[Any, Any]) -> bool:
+    """Whether these can be counts of threads by updates."""
+    return all(
+        type(step) is int and type(count) is int and 0 < count <= 4096
+        for step, count in by_step.items()
+    )
+
+
+_FREE = FreeCores()  # since this process began to load
+_following: list[Threads | None] = []
+
+
+@contextmanager
+def following() -> Iterator[None]:
+    """While inside, `follow` changes the count: for work whose rounding nobody repeats, as the
+    drawing of a comparison.
+    """
+    before = torch.get_num_threads()
+    _following.append(Threads(_FREE, MOST) if follows() else None)
+    try:
+        yield
+    finally:
+        _following.pop()
+        torch.set_num_threads(before)
+
+
+def follow() -> None:
+    """Use as many threads as there are free cores, between two pieces of work."""
+    threads = _following[-1] if _following else None
+    if threads is not None:
+        threads.count = threads.wanted()
+        if threads.count != torch.get_num_threads():
+            torch.set_num_threads(threads.count)

@@ -1,0 +1,151 @@
+"""Adapters and learnt words on a base, and the style that they begin as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from training.adapters import lora_layers
+from training.adapters.multi_lora import SharedBase
+from training.config.schema import RunConfig
+from training.errors import StyleFileError
+from training.models.family import Parts
+from training.models.textual_inversion import Token, first_token
+from training.modules.compile import compile_passes
+from training.style_files.matching import match
+from training.style_files.reading import Style, printable
+from training.trainer.optimizer import Group, Optimiser
+
+Adapters = dict[tuple[str, str], tuple[nn.Parameter, nn.Parameter]]  # (part, module): (down, up)
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What is trained.
+
+    names: those that a style file may give the base's modules; adapter_index: of this style among
+    those of a shared base.
+    """
+
+    names: Mapping[str, tuple[str, str]]
+    adapters: Adapters
+    tokens: tuple[Token, ...]
+    optimiser: Optimiser
+    adapter_index: int = 0
+
+    @property
+    def count(self) -> int:
+        """Weights that are trained."""
+        words = sum(vectors.numel() for token in self.tokens for vectors in token.vectors.values())
+        return words + sum(down.numel() + up.numel() for down, up in self.adapters.values())
+
+
+def attach(
+    config: RunConfig,
+    parts: Parts,
+    names: Mapping[str, tuple[str, str]],
+    shared_base: SharedBase | None,
+    start: Style | None,
+) -> Attached:
+    """Put the adapters on and make the optimiser; fewer and other adapters are all in which styles
+    differ. Raises StyleFileError for a start that does not fit.
+    """
+    optim = config.optim
+    adapter_index = shared_base.new_adapter_index() if shared_base else 0
+    adapters: Adapters = {}
+    groups: dict[str, Group] = {}
+    for part in (parts.family.denoiser, *parts.family.text_encoders):
+        is_denoiser = part == parts.family.denoiser
+        lr = optim.unet_lr if is_denoiser else optim.text_encoder_lr
+        if lr == 0:
+            continue
+        network, modules = parts.networks[part], _modules(config, parts, part)
+        own = dict(rank=config.adapter.rank, alpha=config.adapter.alpha, seed=optim.seed)
+        found = (
+            shared_base.attach(adapter_index, network, modules, **own)
+            if shared_base
+            else lora_layers.attach(network, modules, **own)
+        )
+        adapters |= {(part, module): pair for module, pair in found.items()}
+        groups[part] = Group([p for pair in found.values() for p in pair], lr)
+    compile_passes(parts.denoiser, optim.compile)
+    if start:
+        _begin_as(start, config, names, adapters)
+    tokens: tuple[Token, ...] = ()
+    if config.adapter.tokens:
+        tokens = (_first_token(config, parts, start),)
+        vectors = [p for token in tokens for p in token.vectors.values()]
+        groups["tokens"] = Group(vectors, optim.token_lr)
+    optimiser = Optimiser(groups, weight_decay=optim.weight_decay, clip=optim.clip, ema=optim.ema)
+    return Attached(names, adapters, tokens, optimiser, adapter_index)
+
+
+def _modules(config: RunConfig, parts: Parts, part: str) -> list[str]:
+    """Names of the modules of a part that the settings want adapted."""
+    family = parts.family
+    if part == family.denoiser:
+        table, targets = family.groups, config.adapter.targets
+    else:
+        table, targets = family.text_groups, config.adapter.text_encoder_targets
+    return lora_layers.chosen_modules(parts.networks[part], table, targets)
+
+
+def _first_token(config: RunConfig, parts: Parts, start: Style | None) -> Token:
+    """Return the trigger as a word of its own, as it was in the style that is gone on from if that
+    has it with as many vectors.
+    """
+    # As tokenizers read it; diffusers loses further vectors of words with capitals
+    word, count = config.data.trigger.lower(), config.adapter.tokens
+    token = first_token(parts, word, count, config.adapter.token_start, config.optim.seed)
+    found = start.words.get(word) if start else None
+    for part, values in (found or {}).items():
+        if values.shape != token.vectors[part].shape:
+            raise StyleFileError(
+                f"{config.adapter.start} knows {word!r} by {len(values)} vectors, this run "
+                f"by {count}. Set adapter.tokens to {len(values)}."
+            )
+        token.vectors[part].data.copy_(torch.from_numpy(values))
+    return token
+
+
+def _begin_as(
+    style: Style, config: RunConfig, names: Mapping[str, tuple[str, str]], adapters: Adapters
+) -> None:
+    """Let the adapters be that style's, exactly.
+
+    Raises StyleFileError when it holds a layer that is not trained here, or of another base.
+    """
+    found = match(style, names)
+    _check_nothing_lost(style, config, [key for key in found if key not in adapters])
+    scale = config.adapter.alpha / config.adapter.rank
+    with torch.no_grad():
+        for key, lora in found.items():
+            down, up = adapters[key]
+            own = torch.from_numpy(
+                np.asarray(lora.up, np.float32) * np.float32(lora.alpha / lora.rank / scale)
+            )
+            first = torch.from_numpy(np.asarray(lora.down, np.float32))
+            down[: lora.rank] = first.view(lora.rank, *down.shape[1:]).to(down)
+            up[:, : lora.rank] = own.view(-1, lora.rank, *up.shape[2:]).to(up)
+
+
+def _check_nothing_lost(style: Style, config: RunConfig, untrained: list[tuple[str, str]]) -> None:
+    """Refuse a start with layers or words that this run would not train."""
+    if untrained:
+        raise StyleFileError(
+            f"{config.adapter.start} changes {len(untrained)} layers that this run would "
+            f"not train ({'.'.join(untrained[0])}), so they would be lost. "
+            "Add what they are to adapter.targets or adapter.text_encoder_targets, and set "
+            "optim.text_encoder_lr above 0 for the text encoder."
+        )
+    own = {config.data.trigger.lower()} if config.adapter.tokens else set()
+    if lost := sorted(set(style.words) - own):
+        raise StyleFileError(
+            f"{config.adapter.start} brings the word {printable(lost[0], 60)!r}, which "
+            "would be lost. Set data.trigger to it, and "
+            f"adapter.tokens to {len(style.words[lost[0]]['text_encoder'])}."
+        )

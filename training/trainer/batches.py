@@ -1,0 +1,150 @@
+"""Encoded pictures to batches: the rows of a microbatch, with their noise, captions and weights.
+
+Everything but the pictures is a function of (seed, position), so a microbatch can be made again at
+any time, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.config.schema import RunConfig
+from training.data.buckets import Bucket
+from training.data.dataset import Example
+from training.diffusion import objective
+from training.models.family import Parts
+from training.runtime.device import DeviceSpec, sent
+from training.runtime.distributed import ProcessGroup
+from training.runtime.rng import Draw, Order, drawn
+from training.trainer.latents import Latents
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that want one forward and backward, and their part in a loss over `rows` style
+    pictures.
+    """
+
+    noisy: Tensor  # [B, C, h, w], in the base's precision
+    wanted: Tensor  # [B, C, h, w]
+    t: Tensor  # [B]
+    weights: Tensor  # [B]
+    captions: list[str]
+    rows: int
+
+    def part(self, some: slice) -> Batch:
+        return Batch(
+            self.noisy[some],
+            self.wanted[some],
+            self.t[some],
+            self.weights[some],
+            self.captions[some],
+            self.rows,
+        )
+
+    def in_parts(self, at_once: int) -> Iterator[Batch]:
+        """Its rows, so many at once."""
+        for first in range(0, len(self.t), at_once):
+            yield self.part(slice(first, first + at_once))
+
+
+@dataclass(frozen=True)
+class EncodedData:
+    """The pictures of a run as latents, in their buckets.
+
+    bucket_of: of every example; prior_of: the class pictures that each bucket's passes take, by
+    their places in prior_examples.
+    """
+
+    examples: list[Example]
+    prior_examples: list[Example]
+    bucket_of: list[Bucket]
+    prior_of: dict[Bucket, list[int]]
+    latents: Latents
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """For every bucket in use the indices of its examples."""
+        return [
+            [i for i, bucket in enumerate(self.bucket_of) if bucket == own] for own in self.prior_of
+        ]
+
+
+class BatchMaker:
+    """Makes the rows of a microbatch: of several processes each makes its share, with the chance
+    of their places in the whole, so that how many processes there are changes no row.
+    """
+
+    def __init__(
+        self, config: RunConfig, data: EncodedData, parts: Parts, world: ProcessGroup
+    ) -> None:
+        self.config, self.data, self.parts, self.world = config, data, parts, world
+        optim = config.optim
+        self.order = Order(data.groups, batch_size=optim.batch_size, seed=optim.seed)
+
+    def batch(self, number: int, place: DeviceSpec) -> tuple[Batch, list[str]]:
+        """Return the batch of microbatch `number` on the device, and its style pictures' captions
+        without the trigger.
+        """
+        optim, data = self.config.optim, self.data
+        rows = self.order.rows(number)
+        bucket = data.bucket_of[rows[0]]
+        picked = [(data.examples[i], data.examples[i].caption, 1.0) for i in rows]
+        picked += self._class_pictures(number, bucket, len(rows))
+        style = self.world.share(len(rows))
+        prior = (len(rows) + j for j in self.world.share(len(picked) - len(rows)))
+        own = [*style, *prior]
+        shape = data.latents.shape((picked[own[0]][0].identity, bucket, False))
+        draws = [self._draw(number, j, len(rows), shape) for j in own]
+        picked = [picked[j] for j in own]
+        keys = [
+            (e.identity, bucket, d.mirrored) for (e, _, _), d in zip(picked, draws, strict=True)
+        ]
+        x0 = torch.stack(
+            [data.latents.sample(k, d.latent_noise) for k, d in zip(keys, draws, strict=True)]
+        )
+        noise, t = torch.stack([d.noise for d in draws]), torch.tensor([d.timestep for d in draws])
+        alpha_bar, prediction = self.parts.alphas_cumprod[t], self.parts.prediction_type
+        shares = torch.tensor([weight for _, _, weight in picked])
+        weights = objective.loss_weights(prediction, alpha_bar, optim.min_snr) * shares
+        noisy = objective.noised(x0, noise, alpha_bar)
+        noisy = noisy.to(place.dtype, memory_format=torch.channels_last)
+        wanted = objective.target(prediction, x0, noise, alpha_bar)
+        captions = [
+            "" if d.wordless else caption for (_, caption, _), d in zip(picked, draws, strict=True)
+        ]
+        there = (sent(tensor, place.device) for tensor in (noisy, wanted, t, weights))
+        return Batch(*there, captions, len(rows)), [data.examples[rows[j]].plain for j in style]
+
+    def _class_pictures(
+        self, number: int, bucket: Bucket, count: int
+    ) -> Sequence[tuple[Example, str, float]]:
+        """As many class pictures as style pictures, in turn, with their caption and weight."""
+        data, prior = self.data, self.config.prior
+        if not data.prior_examples:
+            return []
+        near = data.prior_of[bucket]
+        places = (near[(number * count + j) % len(near)] for j in range(count))
+        return [(data.prior_examples[i], prior.prompt, prior.weight) for i in places]
+
+    def _draw(self, number: int, row: int, rows: int, shape: tuple[int, ...]) -> Draw:
+        """What chance gives a row of microbatch `number`; those from `rows` on are class
+        pictures, whose captions are never dropped.
+        """
+        optim, data = self.config.optim, self.config.data
+        step, k = divmod(number, optim.accumulate)
+        return drawn(
+            optim.seed,
+            step,
+            k * 2 * rows + row,
+            shape=shape,
+            timesteps=len(self.parts.alphas_cumprod),
+            flip=data.flip,
+            caption_dropout=data.caption_dropout if row < rows else 0.0,
+            noise_offset=optim.noise_offset,
+            timestep_bias=optim.timestep_bias,
+        )

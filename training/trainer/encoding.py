@@ -1,0 +1,95 @@
+"""The pictures of a run and their class pictures as latents, before the first update."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+from training.data.buckets import Bucket, buckets, nearest
+from training.data.dataset import Example
+from training.data.pictures import open_picture, pixels
+from training.errors import DataError
+from training.events import Warned
+from training.models.family import Parts
+from training.runtime.device import device_record
+from training.runtime.distributed import ProcessGroup
+from training.trainer.batches import EncodedData
+from training.trainer.latent_cache import LatentStore
+from training.trainer.latents import Latents
+from training.trainer.plan import Plan
+
+
+def chosen_buckets(plan: Plan, parts: Parts) -> list[Bucket]:
+    """The sizes that pictures are cropped to."""
+    data = plan.config.data
+    side = data.resolution or parts.size
+    return buckets(side, parts.multiple) if data.buckets else [Bucket(side, side)]
+
+
+def small_pictures(plan: Plan, choices: Sequence[Bucket]) -> Iterator[Warned]:
+    """Say which pictures are smaller than their bucket: they will be enlarged."""
+    examples = plan.dataset.examples
+    fitted = [(e, nearest(e.width, e.height, choices)) for e in examples]
+    small = [
+        e.path.name for e, b in fitted if min(e.width, e.height) < min(b.width, b.height) / 1.5
+    ]
+    if small:
+        some = ", ".join(small[:3]) + (" and others" if len(small) > 3 else "")
+        yield Warned(
+            f"{len(small)} pictures are much smaller than what is trained ({some}) and "
+            "will be enlarged: larger ones learn finer."
+        )
+
+
+def encode(
+    plan: Plan,
+    parts: Parts,
+    world: ProcessGroup,
+    choices: Sequence[Bucket],
+    prior_examples: list[Example],
+) -> EncodedData:
+    """Encode every picture in its bucket, and mirrored where wanted; class pictures go round the
+    buckets that are in use. Raises DataError for a picture that was changed meanwhile.
+    """
+    examples = list(plan.dataset.examples)
+    store = _store(plan, parts)
+    bucket_of = [nearest(e.width, e.height, choices) for e in examples]
+    used = sorted(set(bucket_of))
+    prior_of: dict[Bucket, list[int]] = {bucket: [] for bucket in used}
+    for i in range(max(len(prior_examples), len(used)) if prior_examples else 0):
+        prior_of[used[i % len(used)]].append(i % len(prior_examples))
+    data = EncodedData(examples, prior_examples, bucket_of, prior_of, Latents(store))
+    wanted = list(zip(examples, bucket_of, strict=True))
+    wanted += [(prior_examples[i], b) for b, found in prior_of.items() for i in found]
+    for i in world.share(len(wanted)):
+        _add(data.latents, *wanted[i], plan, parts)
+    data.latents.share(world)
+    if store and world.writes:
+        store.tidy()
+    return data
+
+
+def _store(plan: Plan, parts: Parts) -> LatentStore | None:
+    """Where latents are kept for later runs, if they are."""
+    room = int(plan.config.save.latents * 2**30)
+    if not (room and parts.vae_hash):
+        return None
+    made_by = {
+        "vae": parts.vae_hash,
+        "scale": parts.latent_scale,
+        "shift": parts.latent_shift,
+        **device_record(plan.place),
+    }
+    return LatentStore(made_by, room)
+
+
+def _add(latents: Latents, example: Example, bucket: Bucket, plan: Plan, parts: Parts) -> None:
+    data = plan.config.data
+    picture = open_picture(example.path, data.background)
+    if hashlib.sha256(example.path.read_bytes()).hexdigest() != example.digest:
+        raise DataError(
+            f"{example.path} was changed while the training was being prepared. Start it again."
+        )
+    for mirrored in (False, True) if data.flip else (False,):
+        cropped = pixels(picture, bucket, mirrored, example.place)
+        latents.add((example.identity, bucket, mirrored), cropped, parts)

@@ -1,0 +1,56 @@
+"""The previews of a run: what they draw, and where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from training.config.schema import RunConfig
+from training.data.captions import captioned
+from training.data.dataset import Example
+from training.diffusion.sampling import draw
+from training.events import Previewed
+from training.prompt import Prompt
+from training.storage.paths import inside, write_whole
+from training.trainer.trainer import Trainer
+
+
+def prompts_of(config: RunConfig, examples: Sequence[Example]) -> list[Prompt]:
+    """What previews draw: the user's prompts, or three captions, with the trigger put in."""
+    p, data = config.preview, config.data
+    texts: Sequence[str] = [captioned(text, data.trigger, data.template) for text in p.prompts]
+    if not texts:
+        every = max(1, len(examples) // 3)
+        texts = [e.caption for e in examples[::every][:3]]
+    return [
+        Prompt(text, p.negative, p.steps, p.guidance, p.seed + i, sampler=p.sampler)
+        for i, text in enumerate(texts)
+    ]
+
+
+def preview(trainer: Trainer) -> Previewed:
+    """Draw the previews as they are now; training is not touched. Raises SpaceError."""
+    prompts, paths = prompts_of(trainer.config, trainer.data.examples), _paths(trainer)
+    event = Previewed(trainer.step, paths, tuple(p.text for p in prompts))
+    if not (trainer.world.writes or trainer.world.shards):
+        return event
+    with (
+        trainer.optimiser.averaged(),
+        trainer.adapters_active(),
+        trainer.networks.at_hand("vae"),
+    ):
+        pictures = draw(trainer.parts, prompts, encode=trainer.encode_captions)
+    for path, prompt, picture in zip(paths, prompts, pictures, strict=True):
+        if trainer.world.writes:
+            write_whole(inside(trainer.folder, path), prompt.to_png(picture))
+    return event
+
+
+def is_there(trainer: Trainer) -> bool:
+    """Whether the previews of this update were drawn, perhaps before a crash."""
+    paths = [trainer.folder / path for path in _paths(trainer)]
+    return trainer.world.first(lambda: all(path.is_file() for path in paths))
+
+
+def _paths(trainer: Trainer) -> tuple[str, ...]:
+    count = len(prompts_of(trainer.config, trainer.data.examples))
+    return tuple(f"previews/step-{trainer.step:07d}-{i}.png" for i in range(count))
