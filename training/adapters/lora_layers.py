@@ -6,7 +6,6 @@ The masters stay in float32; the frozen weights and the products are in the base
 from __future__ import annotations
 
 import math
-import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.adapters.low_rank import for_all_rows, for_each_row
+from training.modules.torch_patches import replace_forward
 from training.runtime.device import sent
 from training.runtime.rng import FIRST_WEIGHTS, seeded_generator
 from training.style_files.reading import Lora
@@ -125,15 +125,8 @@ class LoraLayer:
         self._stacks: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         self.base: nn.Module = getattr(module, "base_layer", module)  # PEFT wraps its layers
         self.frozen = frozen or module.forward
-        self._own_forward = vars(module).get("forward")  # None: its class's
-        module.forward = types.MethodType(lambda _, x, *args, **kwargs: self(x), module)
-
-    def restore(self) -> None:
-        """Give the module the forward back that it had before."""
-        if self._own_forward is None:
-            del self.module.forward
-        else:
-            self.module.forward = self._own_forward
+        # Give the module the forward back that it had before
+        self.restore = replace_forward(module, self)
 
     def __call__(self, x: Tensor) -> Tensor:
         route = self.router.route

@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
+from training.modules.torch_patches import allow_shapes, is_compiled
+
 BLOCKS = (
     "BasicTransformerBlock",
     "ResnetBlock2D",
@@ -27,9 +29,7 @@ def compile_passes(network: nn.Module, how: str, *, backend: str = "inductor") -
     """
     if how == "off":
         return
-    import torch._dynamo
-
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
+    allow_shapes(SHAPES)
     if how == "whole":
         network.compile(
             dynamic=False,
@@ -44,12 +44,12 @@ def compile_passes(network: nn.Module, how: str, *, backend: str = "inductor") -
 
 def as_written(network: nn.Module) -> AbstractContextManager[object]:
     """While inside, nothing of the network runs compiled."""
-    if all(module._compiled_call_impl is None for module in network.modules()):
+    if not any(is_compiled(module) for module in network.modules()):
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
 
 
 def begin_pass(network: nn.Module) -> None:
     """Tell CUDA graphs that what the last pass answered is not needed any more."""
-    if network._compiled_call_impl is not None:
+    if is_compiled(network):
         torch.compiler.cudagraph_mark_step_begin()

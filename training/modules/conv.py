@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.modules.torch_patches import change_class, convolution_input_gradient
+
 ROWS = {
     torch.bfloat16: 256,
     torch.float32: 64,
@@ -79,13 +81,7 @@ def input_gradient(
     """The gradient [B, in, h, w] = shape of the input, from the output's [B, out, h', w']."""
     b, channels, h, w = shape
     if not _by_product(grad, weight, grad.numel() // grad.shape[1]):
-        unread = grad.new_empty(shape).to(
-            memory_format=torch.channels_last
-        )  # only its shape counts
-        constant = (list(stride), list(padding), [1, 1], False, [0, 0], 1)
-        return torch.ops.aten.convolution_backward(
-            grad, unread, weight, None, *constant, [True, False, False]
-        )[0]
+        return convolution_input_gradient(grad, weight, shape, stride, padding)
     to_patches = grad.permute(0, 2, 3, 1).reshape(-1, grad.shape[1]) @ weight.permute(
         0, 2, 3, 1
     ).flatten(1)
@@ -141,4 +137,4 @@ def freeze_convolutions(module: nn.Module) -> None:
     for part in module.modules():
         plain = type(part) is nn.Conv2d and part.dilation == (1, 1) and part.groups == 1
         if plain and part.padding_mode == "zeros" and not isinstance(part.padding, str):
-            part.__class__ = FrozenConv2d
+            change_class(part, FrozenConv2d)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.modules.torch_patches import change_class
+
 
 class _GroupNorm(torch.autograd.Function):
     """x: [B, C, H, W] in channels_last, weight and bias: [C]. Wu and He 2018, arXiv 1803.08494."""
@@ -94,4 +96,4 @@ def use_fast_group_norm(module: nn.Module) -> None:
     """Give every affine group normalisation of a model the quick backward, in place."""
     for part in module.modules():
         if type(part) is nn.GroupNorm and part.affine:
-            part.__class__ = FastGroupNorm
+            change_class(part, FastGroupNorm)
