@@ -111,9 +111,9 @@ class Trainer:
         }
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        told = json.loads(self.process.stdout.readline())
-        self.late = told["late"]
-        return told["signal"], told["code"]
+        answer = json.loads(self.process.stdout.readline())
+        self.late = answer["late"]
+        return answer["signal"], answer["code"]
 
 
 def run_toml(folder: Path, base: Path, name: str, **sections: dict[str, Any]) -> Path:
@@ -210,12 +210,12 @@ def learnt(run: Path) -> dict[str, bytes]:
         f"state {name}": array.tobytes()
         for name, array in load_file(last / "state.safetensors").items()
     }
-    told = json.loads((last / "state.json").read_text())
+    record = json.loads((last / "state.json").read_text())
     return {
         **style,
         **state,
-        "guard": json.dumps(told["guard"]).encode(),
-        "pictures": json.dumps(told["pictures"]).encode(),
+        "guard": json.dumps(record["guard"]).encode(),
+        "pictures": json.dumps(record["pictures"]).encode(),
     }
 
 
@@ -224,13 +224,13 @@ def paced(sweep: Path, sizes: Sequence[int]) -> None:
     first most of all.
     """
     for kept in sweep.glob("*/company.json"):
-        told = json.loads(kept.read_text())
-        assert told["paces"], "how many go in one pass was not timed yet"
-        told["paces"] = {
+        record = json.loads(kept.read_text())
+        assert record["paces"], "how many go in one pass was not timed yet"
+        record["paces"] = {
             area: {str(size): float(place) for place, size in enumerate(sizes, 1)}
-            for area in told["paces"]
+            for area in record["paces"]
         }
-        kept.write_text(json.dumps(told))
+        kept.write_text(json.dumps(record))
 
 
 def order(sweep: Path) -> str:
@@ -251,11 +251,11 @@ def differences(sweep: Path, straight: Path) -> str:
     differs.
     """
     found = {run.name: difference(sweep / run.name, run) for run in sorted(straight.iterdir())}
-    return "; ".join(f"{name}: {told}" for name, told in found.items() if told)
+    return "; ".join(f"{name}: {what}" for name, what in found.items() if what)
 
 
 def traces(run: Path) -> dict[int, set[tuple[float, float, float]]]:
-    """Loss, gradient norm and learning rate that were ever told for an update:
+    """Loss, gradient norm and learning rate that were ever reported for an update:
 
     one, when every attempt made the same.
     """

@@ -85,8 +85,8 @@ def test_it_begins_as_that_style(config: RunConfig, style: Path, rank: int, alph
         assert np.abs(up @ down * alpha / rank - delta).max() <= 1e-6 * max(
             np.abs(delta).max(), 1e-9
         )
-    told = list(train(on))
-    first = next(e for e in told if isinstance(e, Previewed))
+    events = list(train(on))
+    first = next(e for e in events if isinstance(e, Previewed))
     before = np.asarray(Image.open(config.run_folder / "previews" / "step-0000004-0.png"), int)
     now = np.asarray(Image.open(on.run_folder / first.paths[0]), int)
     assert first.step == 0 and np.abs(before - now).max() <= 3

@@ -161,8 +161,8 @@ def test_styles_that_are_trained_together_repeat_their_threads(
     made: list[int] = []
     scripted(monkeypatch, script)
 
-    def of_first(told: Iterable[tuple[int, object]]) -> Iterator[object]:
-        return (event for place, event in told if place == 0)
+    def of_first(events: Iterable[tuple[int, object]]) -> Iterator[object]:
+        return (event for place, event in events if place == 0)
 
     list(counted(of_first(together(configs, at_once=2)), made))
     assert made == script

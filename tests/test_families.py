@@ -130,7 +130,7 @@ def loaded(folder: Path) -> Parts:
     return loader.load(base_files.find(str(folder)), FLOAT32)
 
 
-def test_the_family_is_told_from_the_files(folder: Path, tmp_path: Path) -> None:
+def test_the_family_is_known_by_the_files(folder: Path, tmp_path: Path) -> None:
     unnamed = tmp_path / "some-model"
     shutil.copytree(folder, unnamed)
     assert base_files.find(str(unnamed)).family.name == folder.name.removesuffix("-v")

@@ -190,22 +190,22 @@ def test_the_next_pass_is_made_before_the_loss_is_read(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready = trainers.ready(planned(changed(config, optim__steps=3, optim__accumulate=2)))
-    told = list[str]()
+    order = list[str]()
     make, norm = ready.batches, ready.optimiser.norm
 
     def batches(number: int) -> Any:
-        told.append(f"made {number}")
+        order.append(f"made {number}")
         return make(number)
 
     def read() -> Tensor:
-        told.append("read")
+        order.append("read")
         return norm()
 
     monkeypatch.setattr(ready, "batches", batches)
     monkeypatch.setattr(ready.optimiser, "norm", read)
     for _ in range(3):
         update(ready)
-    assert told == [
+    assert order == [
         "made 0",
         "made 1",
         "made 2",

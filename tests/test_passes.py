@@ -65,7 +65,7 @@ def test_checkpointing_comes_first_then_ever_smaller_passes() -> None:
     )
 
 
-def test_a_way_is_told_in_words() -> None:
+def test_a_way_is_put_in_words() -> None:
     assert (
         MicrobatchPlan(2, True).words(4) == "with gradient checkpointing, in passes of 2 pictures"
     )

@@ -38,7 +38,7 @@ class Shelf:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.there: set[str] = set()
-        self.told: list[str] = []
+        self.moves: list[str] = []
         move = nn.Module.to
 
         def to(network: Any, where: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -47,10 +47,10 @@ class Shelf:
             ):
                 kind = type(network).__name__
                 if torch.device(where) == GPU and kind not in self.there:
-                    self.told.append(f"+{kind}")
+                    self.moves.append(f"+{kind}")
                     self.there.add(kind)
                 elif torch.device(where) == torch.device("cpu") and kind in self.there:
-                    self.told.append(f"-{kind}")
+                    self.moves.append(f"-{kind}")
                     self.there.discard(kind)
             return move(network, where, *args, **kwargs)
 
@@ -87,10 +87,10 @@ def test_a_frozen_text_encoder_and_the_vae_are_gone_before_the_unet_comes(
     shelf = Shelf(monkeypatch)
     ready = gone_through(changed(config, optim__text_encoder_lr=0.0, **base), shelf, monkeypatch)
     assert (
-        shelf.told[:2] == ["+AutoencoderKL", "-AutoencoderKL"]
-        and shelf.told[-1] == "+UNet2DConditionModel"
+        shelf.moves[:2] == ["+AutoencoderKL", "-AutoencoderKL"]
+        and shelf.moves[-1] == "+UNet2DConditionModel"
     )
-    encoders = [told for told in shelf.told[2:-1] if told.startswith("+CLIP")]
+    encoders = [moves for moves in shelf.moves[2:-1] if moves.startswith("+CLIP")]
     assert len(encoders) == len(ready.parts.family.text_encoders)
     assert set(ready.parts.networks) == {"unet"}
     update(ready)
@@ -101,7 +101,7 @@ def test_a_text_encoder_that_is_trained_comes_with_the_unet(
 ) -> None:
     shelf = Shelf(monkeypatch)
     ready = gone_through(config, shelf, monkeypatch)
-    assert sorted(shelf.told[2:]) == ["+CLIPTextModel", "+UNet2DConditionModel"]
+    assert sorted(shelf.moves[2:]) == ["+CLIPTextModel", "+UNet2DConditionModel"]
     update(ready)
 
 
@@ -116,7 +116,7 @@ def test_the_vae_comes_for_the_previews_only(
         if isinstance(event, Previewed):
             drawn += 1
             assert "AutoencoderKL" not in shelf.there
-    assert drawn == 3 and shelf.told.count("+AutoencoderKL") == drawn + 1 == shelf.told.count(
+    assert drawn == 3 and shelf.moves.count("+AutoencoderKL") == drawn + 1 == shelf.moves.count(
         "-AutoencoderKL"
     )
     assert equal(config, plain)

@@ -370,13 +370,13 @@ def test_a_style_that_went_back_goes_alone_and_is_resumed_so(
     assert [bits(config) for config in again] == [bits(config) for config in configs]
 
 
-def test_going_on_in_other_company_is_told(
+def test_going_on_with_others_is_said(
     base_folder: Path, straight: tuple[Path, list[dict[str, str]]]
 ) -> None:
     root, _ = straight
     configs = [elsewhere(config, "parted") for config in uneven(base_folder, root)]
 
-    def told(events):
+    def warned(events):
         return [
             event.message
             for event in events
@@ -384,11 +384,11 @@ def test_going_on_in_other_company_is_told(
         ]
 
     stopped_after(3, configs[:2])
-    assert len(told(event for _, event in recorded(configs))) == 1  # a third one came
-    assert not told(train(configs[2]))  # it was finished: nothing is learnt any more
+    assert len(warned(event for _, event in recorded(configs))) == 1  # a third one came
+    assert not warned(train(configs[2]))  # it was finished: nothing is learnt any more
     configs = [elsewhere(config, "alone") for config in configs]
     stopped_after(3, configs)
-    assert len(told(train(configs[0]))) == 1 and not told(train(configs[0]))
+    assert len(warned(train(configs[0]))) == 1 and not warned(train(configs[0]))
 
 
 def test_one_that_diverges_leaves_and_the_others_finish(
@@ -473,7 +473,7 @@ def test_what_cannot_be_together_is_refused_before_anything_begins(
     assert not list(tmp_path.glob("runs/**/*.safetensors"))
 
 
-def test_the_bench_is_the_base_again_when_all_have_left(base_folder: Path) -> None:
+def test_the_shared_base_is_the_base_again_when_all_have_left(base_folder: Path) -> None:
     parts = loader.load(base_files.find(str(base_folder)), plan_module.choose("cpu", "float32"))
     shared_base, unet = SharedBase(parts), parts.denoiser
     noisy, t = (

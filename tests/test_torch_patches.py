@@ -104,7 +104,7 @@ def test_shapes_that_may_be_compiled_never_become_fewer(monkeypatch: pytest.Monk
     assert torch._dynamo.config.recompile_limit == 256
 
 
-def test_a_compiled_module_is_told_from_a_plain_one() -> None:
+def test_a_compiled_module_is_known_from_a_plain_one() -> None:
     module = nn.Linear(1, 1)
     assert not torch_patches.is_compiled(module)
     module.compile(backend="eager")

@@ -267,15 +267,15 @@ def test_the_frozen_bases_answer_holds_what_is_asked_without_the_trigger(
         run = ready(planned(own))
         losses = [update(run).loss for _ in range(12)]
         noisy = torch.randn((1, 4, 4, 4), generator=torch.Generator().manual_seed(0))
-        told = []
+        distances = []
         with torch.no_grad():
             for words in (run.data.examples[0].plain, run.data.examples[0].caption):
                 with adapters_disabled(run.parts.networks[part] for part in run.optimiser.flats):
                     base = run.predict(noisy, torch.tensor([500]), [words])
-                told.append(
+                distances.append(
                     (run.predict(noisy, torch.tensor([500]), [words]) - base).square().mean().item()
                 )
-        return (*told, losses[0])
+        return (*distances, losses[0])
 
     free, held = apart(1e-9), apart(20.0)
     assert held[2] == pytest.approx(
@@ -602,9 +602,9 @@ def test_changed_settings_or_pictures_are_refused_by_name(
     (pictures / "4.txt").unlink()
     with pytest.raises(
         DataError, match=r"gone: 4\.png\n.*captions that were changed: 0\.png"
-    ) as told:
+    ) as refused:
         list(train(config))
-    assert "save.resume" in str(told.value)
+    assert "save.resume" in str(refused.value)
 
 
 def interrupted(config: RunConfig, after: int) -> None:
@@ -614,11 +614,11 @@ def interrupted(config: RunConfig, after: int) -> None:
         seen.append(event)
 
 
-def test_a_run_adapts_to_changes_when_told(config: RunConfig, pictures: Path) -> None:
+def test_a_run_adapts_to_changes_when_asked(config: RunConfig, pictures: Path) -> None:
     interrupted(config, 2)
     (pictures / "0.txt").write_text("another thing")
-    told = changed(config, optim__unet_lr=5e-4, save__resume="adapt")
-    seen = list(train(told))
+    adapting = changed(config, optim__unet_lr=5e-4, save__resume="adapt")
+    seen = list(train(adapting))
     assert any(
         "unet_lr: 0.001 then, 0.0005 now" in e.message and "changed: 0.png" in e.message
         for e in of(Warned, seen)
@@ -627,13 +627,13 @@ def test_a_run_adapts_to_changes_when_told(config: RunConfig, pictures: Path) ->
         0
     ].learning_rate == pytest.approx(1e-3)
     assert of(Saved, seen)[0].step == 2  # what it adapted to is remembered at once
-    for event in train(changed(told, save__resume="exact", optim__steps=6)):
+    for event in train(changed(adapting, save__resume="exact", optim__steps=6)):
         assert not isinstance(event, Stepped | Warned)
     with pytest.raises(ConfigError, match="sizes"):
         list(train(changed(config, adapter__rank=8, save__resume="adapt", optim__steps=9)))
 
 
-def test_a_run_begins_anew_when_told_and_puts_the_earlier_work_aside(config: RunConfig) -> None:
+def test_a_run_begins_anew_when_asked_and_puts_the_earlier_work_aside(config: RunConfig) -> None:
     interrupted(config, 2)
     before = (config.run_folder / "s.safetensors").read_bytes()
     seen = list(train(changed(config, adapter__rank=8, save__resume="anew")))
@@ -658,26 +658,28 @@ def test_a_style_is_on_disk_before_it_has_its_name(
 
     content, a name for it alone, then, once it is read back, its own; the folder after each name.
     """
-    run, told = prepared(config), []
+    run, order = prepared(config), []
     update(run)
     fsync, replace = os.fsync, os.replace
 
     def flushed(fd):
         return Path(f"/proc/self/fd/{fd}").readlink().name
 
-    monkeypatch.setattr(os, "fsync", lambda fd: (told.append(("fsync", flushed(fd))), fsync(fd))[1])
     monkeypatch.setattr(
-        os, "replace", lambda a, b: (told.append(("rename", Path(b).name)), replace(a, b))[1]
+        os, "fsync", lambda fd: (order.append(("fsync", flushed(fd))), fsync(fd))[1]
+    )
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: (order.append(("rename", Path(b).name)), replace(a, b))[1]
     )
     monkeypatch.setattr(
         export,
         "read_style",
-        lambda path: (told.append(("read", path.name)), read_style(path))[1],
+        lambda path: (order.append(("read", path.name)), read_style(path))[1],
     )
     export.export(run)
-    assert told[0][0] == "fsync" and told[0][1].startswith("..s.safetensors.")
+    assert order[0][0] == "fsync" and order[0][1].startswith("..s.safetensors.")
     folder = ("fsync", "s")
-    assert told[1:] == [
+    assert order[1:] == [
         ("rename", ".s.safetensors"),
         folder,
         ("read", ".s.safetensors"),
@@ -713,7 +715,7 @@ NO_ROOM = [
 
 
 @pytest.mark.parametrize("trouble", NO_ROOM, ids=["full", "EIO", "EROFS"])
-def test_a_disk_in_trouble_is_waited_for_and_told_once(
+def test_a_disk_in_trouble_is_waited_for_and_named_once(
     trouble: int | OSError, config: RunConfig, disk: list[int | OSError]
 ) -> None:
     config = changed(config, save__every=2)
@@ -755,15 +757,15 @@ def test_a_disk_in_trouble_for_too_long_ends_the_run_and_costs_nothing(
 def test_a_run_without_room_for_all_it_writes_does_not_begin(
     config: RunConfig, disk: list[int | OSError]
 ) -> None:
-    told: list[float] = []
+    needed: list[float] = []
     for styles in (True, False):
         disk += [1000]
         with pytest.raises(
             SpaceError, match=r"The run s needs .* MB in .* are free there"
         ) as error:
             list(train(changed(config, save__every=1, save__styles=styles, optim__steps=1000)))
-        told.append(float(str(error.value).split()[4].replace(",", "")))
-    assert told[0] > told[1] + 1  # a style file of every checkpoint takes room as well
+        needed.append(float(str(error.value).split()[4].replace(",", "")))
+    assert needed[0] > needed[1] + 1  # a style file of every checkpoint takes room as well
     assert sorted(p.name for p in config.run_folder.iterdir()) == ["run.toml"]
     list(train(config))
 

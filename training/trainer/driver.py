@@ -15,7 +15,7 @@ from training.trainer.engine import Engine
 from training.trainer.lifecycle import Training
 from training.trainer.trainer import DidNotFit, Microbatch
 
-Told = Iterator[tuple[int, Event]]  # place of the style among the trained ones, event
+PlacedEvents = Iterator[tuple[int, Event]]  # place of the style among the trained ones, event
 
 
 class Schedule(Protocol):
@@ -23,29 +23,31 @@ class Schedule(Protocol):
 
     engine: Engine
 
-    def begin(self) -> Told:
+    def begin(self) -> PlacedEvents:
         """Called once, when all are set up."""
 
     def interrupted(self) -> bool:
         """Whether all updates that were begun shall be left, for the next time."""
 
-    def prepare(self) -> Told:
+    def prepare(self) -> PlacedEvents:
         """What must be found out before the next group goes."""
 
     def next_group(self) -> list[Microbatch]:
         """Those that go through the base next, in one pass; none where nobody is due."""
 
-    def passed(self, group: Sequence[Microbatch], results: Sequence[Tensor | DidNotFit]) -> Told:
+    def passed(
+        self, group: Sequence[Microbatch], results: Sequence[Tensor | DidNotFit]
+    ) -> PlacedEvents:
         """Called after a pass."""
 
-    def moved(self, place: int) -> Told:
+    def moved(self, place: int) -> PlacedEvents:
         """Called after everything that a style did."""
 
     def survives(self, place: int) -> bool:
         """Whether the others go on when this style fails."""
 
 
-def drive(trainings: Sequence[Training], schedule: Schedule) -> Told:
+def drive(trainings: Sequence[Training], schedule: Schedule) -> PlacedEvents:
     """Train the styles until each has made its last update, was asked to stop or has failed.
 
     Yields (place of the style, event). Raises the StudioError of a style whose failure the others
@@ -72,7 +74,9 @@ def drive(trainings: Sequence[Training], schedule: Schedule) -> Told:
             yield from _moved(place, training, training.finish(), schedule)
 
 
-def _moved(place: int, training: Training, events: Iterator[Event], schedule: Schedule) -> Told:
+def _moved(
+    place: int, training: Training, events: Iterator[Event], schedule: Schedule
+) -> PlacedEvents:
     """Pass on what a style says; one that fails says so where the others go on."""
     try:
         for event in events:
@@ -98,13 +102,13 @@ class OneStyle:
     ) -> None:
         self.training, self.threads, self.engine = training, threads, Engine(shared_base)
 
-    def begin(self) -> Told:
+    def begin(self) -> PlacedEvents:
         yield from ()
 
     def interrupted(self) -> bool:
         return False
 
-    def prepare(self) -> Told:
+    def prepare(self) -> PlacedEvents:
         yield from ()
 
     def next_group(self) -> list[Microbatch]:
@@ -113,10 +117,12 @@ class OneStyle:
             self.threads.at(trainer.step)
         return [trainer.next_microbatch()]
 
-    def passed(self, group: Sequence[Microbatch], results: Sequence[Tensor | DidNotFit]) -> Told:
+    def passed(
+        self, group: Sequence[Microbatch], results: Sequence[Tensor | DidNotFit]
+    ) -> PlacedEvents:
         yield from ()
 
-    def moved(self, place: int) -> Told:
+    def moved(self, place: int) -> PlacedEvents:
         yield from ()
 
     def survives(self, place: int) -> bool:

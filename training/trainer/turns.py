@@ -32,7 +32,7 @@ from training.trainer.setup import set_up, without_notes
 from training.trainer.trainer import DidNotFit, Microbatch, Trainer
 
 TRIES = 3  # passes of every size that are timed, the first of them to warm up
-Told = Iterator[tuple[int, Event]]
+PlacedEvents = Iterator[tuple[int, Event]]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Turns:
 
     # --- what the driver asks ---
 
-    def begin(self) -> Told:
+    def begin(self) -> PlacedEvents:
         """Find the schedule that the styles were left in, or make a new one; those ahead of the
         others shall go along.
         """
@@ -124,7 +124,7 @@ class Turns:
         """Begun updates are left for the next time, when all are there again."""
         return self.stop()
 
-    def prepare(self) -> Told:
+    def prepare(self) -> PlacedEvents:
         """Choose the next group, so many at once as is quickest; what only goes along is left out
         where it goes with nobody.
         """
@@ -156,13 +156,15 @@ class Turns:
         group, self._group = self._group, []
         return [one.microbatch for one in group]
 
-    def passed(self, group: Sequence[Microbatch], results: Sequence[Tensor | DidNotFit]) -> Told:
+    def passed(
+        self, group: Sequence[Microbatch], results: Sequence[Tensor | DidNotFit]
+    ) -> PlacedEvents:
         """Write down that so many are too many."""
         if len(group) > 1 and any(isinstance(result, DidNotFit) for result in results):
             self._pace.took[len(group)] = None
             yield from self._keep()
 
-    def moved(self, place: int) -> Told:
+    def moved(self, place: int) -> PlacedEvents:
         """Write down that a style leaves the turns, in which the others were used to it."""
         kept, active = self.joint_schedule, self.trainings[place].active
         if place not in kept.began or place in kept.alone:
@@ -222,7 +224,7 @@ class Turns:
                 if not self.trainings[i].active:
                     self.shared_base.leave(trainer.adapter_index)
 
-    def _finished_before(self, i: int) -> Told:
+    def _finished_before(self, i: int) -> PlacedEvents:
         """Load a style that was finished once more if the others have yet to come to its end."""
         optim = self.configs[i].optim
         end = optim.steps * optim.accumulate - self.joint_schedule.began[i]
@@ -255,7 +257,7 @@ class Turns:
         schedule.write(kept, self.configs)
         self.joint_schedule.threads = kept.threads
 
-    def _keep(self) -> Told:
+    def _keep(self) -> PlacedEvents:
         """Write down what decides the passes from here on."""
         first = min(self.joint_schedule.began)
         write = retry_on_full_disk(
@@ -266,7 +268,7 @@ class Turns:
 
     # --- how many at once ---
 
-    def _time(self, alike: Sequence[Due]) -> Told:
+    def _time(self, alike: Sequence[Due]) -> PlacedEvents:
         """Time the sizes that so many styles can go in.
 
         Nobody learns from these passes, so that their outcome is kept before it counts.
