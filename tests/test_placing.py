@@ -90,7 +90,7 @@ def test_a_frozen_text_encoder_and_the_vae_are_gone_before_the_unet_comes(
         shelf.moves[:2] == ["+AutoencoderKL", "-AutoencoderKL"]
         and shelf.moves[-1] == "+UNet2DConditionModel"
     )
-    encoders = [moves for moves in shelf.moves[2:-1] if moves.startswith("+CLIP")]
+    encoders = [move for move in shelf.moves[2:-1] if move.startswith("+CLIP")]
     assert len(encoders) == len(ready.parts.family.text_encoders)
     assert set(ready.parts.networks) == {"unet"}
     update(ready)
