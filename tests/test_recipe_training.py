@@ -99,7 +99,7 @@ def test_a_pool_is_read_by_step_and_only_as_far_as_it_is_drawn(tmp_path: Path) -
     assert pool.drawn_so_far(tmp_path) == 2
     one, again, other = (autoencoder16.batch(tmp_path, 2, step) for step in (5, 5, 6))
     assert torch.equal(one, again) and not torch.equal(one, other)
-    assert one.shape == (autoencoder16.BATCH, 3, autoencoder16.CROP, autoencoder16.CROP)
+    assert one.shape == (autoencoder16.BATCH, 3, autoencoder16.SIDE, autoencoder16.SIDE)
     assert one.min() >= -1 and one.max() <= 1
 
 

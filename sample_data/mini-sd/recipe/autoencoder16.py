@@ -37,11 +37,12 @@ from training.modules.group_norm import use_fast_group_norm
 
 HERE = Path(__file__).resolve().parent
 CHANNELS = 16
-CROP = 64  # px
-BATCH = 16  # crops
+SIDE = 128  # px; on crops of 64 group normalisation learns other borders: whole pictures came back
+# with every flat colour 4 of 255 towards grey
+BATCH = 4  # pictures
 KL_WEIGHT = 1e-6
 LATENT_NOISE = 0.06  # of a channel's deviation, at most: what a UNet draws is never exact
-RULED = 0.1  # share of crops that are fine hard lines on a flat ground
+RULED = 0.1  # share of pictures that are fine hard lines on a flat ground
 LOOK_EVERY = 1200.0  # seconds between two looks at the pictures that are kept out
 
 
@@ -88,38 +89,39 @@ def widened(old: AutoencoderKL, channels: int = CHANNELS) -> AutoencoderKL:
     return new
 
 
+def _one(folder: Path, shards: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a picture of a shard, or four of them at half their size, float [SIDE, SIDE, 3]."""
+    number = int(rng.integers(shards))
+    pictures = np.load(pool.path_of(folder, number), mmap_mode="r")
+    if rng.random() < 0.75:
+        return pictures[int(rng.integers(len(pictures)))].astype(np.float32)
+    four = pictures[np.sort(rng.integers(len(pictures), size=4))].astype(np.float32)
+    half = four.reshape(2, 2, SIDE // 2, 2, SIDE // 2, 2, 3).mean((3, 5))
+    return half.transpose(0, 2, 1, 3, 4).reshape(SIDE, SIDE, 3)
+
+
 def batch(folder: Path, shards: int, step: int) -> Tensor:
-    """Return the crops of a step, [BATCH, 3, CROP, CROP] in [-1, 1]: out of four shards, mirrored,
-    some halved, with colours exchanged, inverted or scaled towards grey; some are ruled lines.
+    """Return the pictures of a step, [BATCH, 3, SIDE, SIDE] in [-1, 1]: some mirrored, some with
+    colours exchanged, inverted or scaled towards grey; some are ruled lines.
     """
     rng = np.random.default_rng([16, step])
-    crops = []
-    for _ in range(4):
-        number = int(rng.integers(shards))
-        pictures = np.load(pool.path_of(folder, number), mmap_mode="r")
-        for row in rng.integers(len(pictures), size=BATCH // 4):
-            picture = pictures[row]
-            if rng.random() < 0.75:
-                y, x = rng.integers(0, picture.shape[0] - CROP + 1, 2)
-                crop = picture[y : y + CROP, x : x + CROP].astype(np.float32)
-            else:
-                halves = picture.reshape(CROP, 2, CROP, 2, 3).astype(np.float32)
-                crop = halves.mean((1, 3))
-            crop = crop / 127.5 - 1
-            chance = rng.random()
-            if chance < 0.2:
-                crop = crop[..., rng.permutation(3)]
-            elif chance < 0.3:
-                crop = -crop
-            elif chance < 0.4:
-                grey = crop.mean(-1, keepdims=True)
-                crop = grey + (crop - grey) * rng.random()
-            if rng.random() < 0.5:
-                crop = crop[:, ::-1]
-            if rng.random() < RULED:
-                crop = strokes.ruled(rng, CROP) * 2 - 1
-            crops.append(crop)
-    x = torch.from_numpy(np.stack(crops).astype(np.float32)).permute(0, 3, 1, 2)
+    found = []
+    for _ in range(BATCH):
+        picture = _one(folder, shards, rng) / 127.5 - 1
+        chance = rng.random()
+        if chance < 0.2:
+            picture = picture[..., rng.permutation(3)]
+        elif chance < 0.3:
+            picture = -picture
+        elif chance < 0.4:
+            grey = picture.mean(-1, keepdims=True)
+            picture = grey + (picture - grey) * rng.random()
+        if rng.random() < 0.5:
+            picture = picture[:, ::-1]
+        if rng.random() < RULED:
+            picture = strokes.ruled(rng, SIDE) * 2 - 1
+        found.append(picture)
+    x = torch.from_numpy(np.stack(found).astype(np.float32)).permute(0, 3, 1, 2)
     return x.contiguous(memory_format=torch.channels_last)
 
 
