@@ -43,7 +43,7 @@ BATCH = 4  # pictures
 KL_WEIGHT = 1e-6
 LATENT_NOISE = 0.06  # of a channel's deviation, at most: what a UNet draws is never exact
 RULED = 0.1  # share of pictures that are fine hard lines on a flat ground
-LOOK_EVERY = 1200.0  # seconds between two looks at the pictures that are kept out
+LOOK_EVERY = 3600.0  # seconds between two looks at the pictures that are kept out
 
 
 def widened(old: AutoencoderKL, channels: int = CHANNELS) -> AutoencoderKL:

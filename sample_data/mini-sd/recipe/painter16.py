@@ -58,7 +58,7 @@ class Plan:
 
     widths: tuple[int, ...] = (96, 128, 224)
     layers: int = 1
-    batch: int = 32
+    batch: int = 16
     rate: float = 8e-4
     method: str = "adamw"
     warm: bool = True
