@@ -15,6 +15,7 @@ from pathlib import Path
 # Before torch is imported, and for what tests start: one thread each, as workers share the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 
@@ -22,6 +23,9 @@ from tests.tiny import tiny_base
 from training.models import base_files, loader
 from training.models.family import Parts
 
+# How long an example takes says how busy the machine is
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 # Files that take longest, longest first: a worker that got one last would hold up the end
 LONG_FILES = ("test_page.py", "test_families.py", "test_crashes.py", "test_style_dialects.py")
 
