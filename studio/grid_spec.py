@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from training.data.captions import TEMPLATE, captioned
 from training.errors import ConfigError, DataError
@@ -148,7 +148,7 @@ class GridSpec:
 class Parser(argparse.ArgumentParser):
     """argparse that complains as the rest of the project does."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}. See compare-styles --help.")
 
 
@@ -159,7 +159,8 @@ def parser() -> Parser:
         "labelled picture.",
         allow_abbrev=False,
     )
-    add, several = made.add_argument, {"nargs": "+", "action": "extend"}
+    add = made.add_argument
+    several: dict[str, Any] = {"nargs": "+", "action": "extend"}
     add(
         "--base",
         required=True,

@@ -90,8 +90,14 @@ def described(pictures: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     if present() is None:
         raise StudioError(f"{NONE}.")
     command = [sys.executable, "-m", "studio.datasets.caption_worker"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, text=True, env=jobs.environment(), **pipes)
+    process = subprocess.Popen(
+        command,
+        text=True,
+        env=jobs.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         process.stdin.write(json.dumps([str(path) for path in pictures]))
         process.stdin.close()

@@ -208,11 +208,7 @@ def keep_picks(folder: Path, picks: Sequence[object]) -> None:
 
     Raises StudioError for what the comparison does not have.
     """
-    spec = read_spec(folder)
-    fits = spec is not None and len(picks) == len(spec.rows)
-    if not fits or not all(
-        pick is None or (type(pick) is int and 0 <= pick < len(spec.columns)) for pick in picks
-    ):
+    if not _fit(read_spec(folder), picks):
         raise StudioError(
             "These picks do not belong to this comparison. Open it again and look blind once more."
         )
@@ -228,15 +224,15 @@ def picks(folder: Path) -> list[int | None]:
         found = json.loads(read_regular(folder / "picks.json").decode("utf-8"))
     except (OSError, ValueError, RecursionError):
         return []
-    good = spec is not None and isinstance(found, list) and len(found) == len(spec.rows)
-    return (
-        found
-        if good
-        and all(
-            pick is None or (type(pick) is int and 0 <= pick < len(spec.columns)) for pick in found
-        )
-        else []
-    )
+    return found if isinstance(found, list) and _fit(spec, found) else []
+
+
+def _fit(spec: ComparisonSpec | None, picks: Sequence[object]) -> bool:
+    """Whether each row has the number of a column, or None."""
+    if spec is None or len(picks) != len(spec.rows):
+        return False
+    columns = range(len(spec.columns))
+    return all(pick is None or (type(pick) is int and pick in columns) for pick in picks)
 
 
 def _free_folder(workspace: Workspace) -> Path:

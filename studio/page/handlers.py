@@ -8,7 +8,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote
 
 import gradio as gr
@@ -23,11 +23,14 @@ from training.storage.paths import read_regular, write_whole
 
 P = ParamSpec("P")
 R = TypeVar("R")
-PLAIN = {"apply_default_css": False, "js_on_load": None}  # of HTML that page.css styles
-PRIVATE = {"api_visibility": "private"}  # of an event: only the page itself may call it
+# Of HTML that page.css styles
+PLAIN: dict[str, Any] = {"apply_default_css": False, "js_on_load": None}
+# Of an event: only the page itself may call it
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+# And no spinner over what it changes
+QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
 TO_TRAINING = script("open_train")
 LIGHTEN = script("report_lighten")  # see page.js
-QUIET = {**PRIVATE, "show_progress": "hidden"}  # and no spinner over what it changes
 
 
 def shows_errors(handler: Callable[P, R]) -> Callable[P, R]:

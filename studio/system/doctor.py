@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -194,5 +194,5 @@ def as_json(findings: Sequence[Finding]) -> str:
     return json.dumps(records, indent=1)
 
 
-def _from_record(record: dict[str, str]) -> Finding:
+def _from_record(record: dict[str, Any]) -> Finding:
     return Finding(record["about"], record["state"], record["told"], record["advice"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from training.config.loading import from_mapping, nearest, read_toml, with_overrides
 from training.config.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
@@ -23,7 +23,7 @@ TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 class Parser(argparse.ArgumentParser):
     """argparse that complains as the rest of the project does."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}. See train_style.py --help.")
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from training.config.schema import RunConfig
+from training.config.section import Section
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,16 @@ class Setting:
 def settings() -> Iterator[Setting]:
     """Every setting in the order of the declaration."""
     for section, of_section in RunConfig.model_fields.items():
-        for name, field in of_section.annotation.model_fields.items():
-            yield _described(section, name, field)
+        declared = of_section.annotation
+        if isinstance(declared, type) and issubclass(declared, Section):
+            for name, field in declared.model_fields.items():
+                yield _described(section, name, field)
 
 
 def _described(section: str, name: str, field: FieldInfo) -> Setting:
-    hint, choices = field.annotation, ()
+    hint: Any = field.annotation
+    choices: tuple[str, ...] = ()
+    kind: type
     if get_origin(hint) is list:
         kind, inner = list, get_args(hint)[0]
         choices = get_args(inner) if get_origin(inner) is Literal else ()
@@ -57,7 +62,7 @@ def _described(section: str, name: str, field: FieldInfo) -> Setting:
         for word in ("ge", "gt", "le", "lt")
         if getattr(m, word, None) is not None
     }
-    extra = field.json_schema_extra
+    extra: Any = field.json_schema_extra  # as training.config.section.setting gives it
     default = field.get_default(call_default_factory=True)
     low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
     return Setting(

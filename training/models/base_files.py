@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,16 +204,21 @@ def _downloaded(model: str) -> Path:
         "*/*.txt",
         *(f"{part}/*model*.safetensors" for part in sdxl.SDXL.classes),
     ]
-    chosen = {"allow_patterns": wanted, "ignore_patterns": ["*non_ema*", "*openvino*", "*flax*"]}
+    download = partial(
+        snapshot_download,
+        model,
+        allow_patterns=wanted,
+        ignore_patterns=["*non_ema*", "*openvino*", "*flax*"],
+    )
     cached = None
     try:
-        cached = Path(snapshot_download(model, local_files_only=True, **chosen))
+        cached = Path(download(local_files_only=True))
         if _is_whole(cached):
             return cached
     except (LocalEntryNotFoundError, ValueError):
         pass  # the network will tell
     try:
-        return Path(snapshot_download(model, **chosen))
+        return Path(download())
     except (
         HfHubHTTPError,
         LocalEntryNotFoundError,

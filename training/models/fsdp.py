@@ -7,6 +7,8 @@ whole in every process: they are small.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -28,20 +30,20 @@ def loaded(files: base_files.BaseFiles, place: DeviceSpec) -> Parts:
     from torch.distributed.fsdp import fully_shard
 
     wanted = FullyShardedDataParallelPlugin()
-    parts = loader.load(
-        files, DeviceSpec(torch.device("cpu"), place.dtype)
-    )  # no device has room for the whole
-    denoiser = parts.denoiser.to(
-        memory_format=torch.contiguous_format
-    )  # the only layout FSDP2 divides
-    divided = {"mesh": init_device_mesh(place.device.type, (torch.distributed.get_world_size(),))}
-    divided |= {"reshard_after_forward": bool(wanted.reshard_after_forward)}
+    # No device has room for the whole
+    parts = loader.load(files, DeviceSpec(torch.device("cpu"), place.dtype))
+    # The only layout FSDP2 divides
+    denoiser = parts.denoiser.to(memory_format=torch.contiguous_format)
+    divide = partial(
+        fully_shard,
+        mesh=init_device_mesh(place.device.type, (torch.distributed.get_world_size(),)),
+        reshard_after_forward=bool(wanted.reshard_after_forward),
+    )
     named = wanted.transformer_cls_names_to_wrap or ()
-    for block in reversed(
-        _blocks(denoiser, named, wanted.min_num_params or SMALLEST)
-    ):  # inner ones first
-        fully_shard(block, **divided)
-    fully_shard(denoiser, **divided)
+    blocks = _blocks(denoiser, named, wanted.min_num_params or SMALLEST)
+    for block in reversed(blocks):  # inner ones first
+        divide(block)
+    divide(denoiser)
     for name, network in parts.networks.items():
         parts.networks[name] = network if network is denoiser else network.to(place.device)
     return parts

@@ -24,6 +24,7 @@ from training.style_files.key_names import WORDS
 from training.style_files.lora import Lora
 from training.style_files.safetensors_io import (
     ON_DISK,
+    Dtype,
     Entry,
     Head,
     array_of,
@@ -33,7 +34,7 @@ from training.style_files.safetensors_io import (
     stored,
 )
 
-DTYPES = {"F16": "float16", "F32": "float32", "BF16": "bfloat16"}
+DTYPES: dict[str, Dtype] = {"F16": "float16", "F32": "float32", "BF16": "bfloat16"}
 COPIED = (".json", ".txt", ".md", ".model")  # what goes along into a new base; pickles do not
 EMBEDDINGS = ("token_embedding", "position_embedding")
 

@@ -267,11 +267,15 @@ def _magnitude(label: str, name: str, arrays: Arrays, lora: Lora) -> Magnitude |
     fits: list[Literal["out", "in"]] = []
     if len(long) <= 1 and found.ndim <= 4:
         if role == "magnitude" or found.ndim == 1:  # peft: always of the rows
-            fits += ["out"] if found.size == out else []
-            fits += ["in"] if found.size == channels and role != "magnitude" else []
+            if found.size == out:
+                fits.append("out")
+            if found.size == channels and role != "magnitude":
+                fits.append("in")
         elif found.ndim >= 2:  # LyCORIS: (out, 1, ...) or (1, in, ...)
-            fits += ["out"] if found.shape[0] == out and found.size == out else []
-            fits += ["in"] if found.shape[1] == channels and found.size == channels else []
+            if found.shape[0] == out and found.size == out:
+                fits.append("out")
+            if found.shape[1] == channels and found.size == channels:
+                fits.append("in")
     if len(fits) != 1:
         what = (
             "could be of its rows or of its inputs"

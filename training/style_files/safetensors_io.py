@@ -25,7 +25,7 @@ Dtype = Literal["float16", "float32", "bfloat16"]
 MAX_HEADER = 8 * 2**20  # bytes
 MAX_TENSORS = 8192
 MAX_TEXT = 64 * 2**10  # characters of one metadata value that are read as JSON or shown
-STORED = {"float16": "F16", "float32": "F32", "bfloat16": "BF16"}
+STORED: dict[Dtype, str] = {"float16": "F16", "float32": "F32", "bfloat16": "BF16"}
 ON_DISK = {
     "F16": "<f2",
     "F32": "<f4",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
@@ -16,7 +17,7 @@ from studio.page.views import compare as views
 
 ABOUT_STRENGTHS = "Strength 1 is as trained, 0 the base; several with commas, each a column."
 ABOUT_MIX = "Styles with a weight above 0 are worn together, in one more column."
-SMALL = {"size": "sm", "min_width": 120}
+SMALL: dict[str, Any] = {"size": "sm", "min_width": 120}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 from studio.page.handlers import QUIET
@@ -18,7 +20,7 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
     """Give every event its handler."""
     form, view, chosen = parts.form, parts.view, parts.chosen
     seen = [chosen, parts.search]
-    look = {
+    look: dict[str, Any] = {
         "fn": handlers.look,
         "inputs": seen,
         "outputs": [*view.followed.values()],

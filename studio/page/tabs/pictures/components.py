@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
@@ -11,7 +12,7 @@ from studio.datasets import caption_edits
 from studio.page.handlers import PLAIN
 from studio.page.views import pictures as views
 
-SMALL = {"size": "sm", "min_width": 80}
+SMALL: dict[str, Any] = {"size": "sm", "min_width": 80}
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from studio.page.tabs.pictures.handlers import Handlers
 
 def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> None:
     """Give every event its handler."""
-    check = {
+    check: dict[str, Any] = {
         "fn": handlers.check,
         "inputs": [parts.dataset, parts.base],
         "outputs": parts.findings,
         "trigger_mode": "always_last",
         **QUIET,
     }
-    show = {
+    show: dict[str, Any] = {
         "fn": handlers.show_dataset,
         "inputs": parts.where,
         "outputs": [parts.dataset, *parts.everything],
@@ -39,7 +39,7 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
 
 def _datasets(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
     """The example, choosing, making and filling a dataset."""
-    open_dataset = {
+    open_dataset: dict[str, Any] = {
         "fn": handlers.open_dataset,
         "inputs": [parts.dataset, parts.base],
         "outputs": [parts.report, *parts.everything],
@@ -73,7 +73,7 @@ def _picture(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
     )
     # change, not input: gradio 6.31 calls only key presses input, not pasting, deleting or an input
     # method. One at a time and none left out, so that the last edit stays.
-    saving = {
+    saving: dict[str, Any] = {
         "fn": handlers.save_caption,
         "inputs": [picture.of, picture.caption, parts.base],
         "outputs": [parts.summary, picture.tokens],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
@@ -11,7 +12,7 @@ from studio.library import publishing
 from studio.page.handlers import LIGHTEN, PLAIN
 from studio.page.views import styles as views
 
-HIDDEN = {"visible": False}
+HIDDEN: dict[str, Any] = {"visible": False}
 
 
 @dataclass(frozen=True)

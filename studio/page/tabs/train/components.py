@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
@@ -23,7 +24,7 @@ from training.config.settings import settings
 OURS = ("data.folder", "save.folder")
 # How a run stands, in the window's title; see page.js
 ENTITLE = script("train_title")
-HIDDEN = {"visible": False, "size": "md"}
+HIDDEN: dict[str, Any] = {"visible": False, "size": "md"}
 
 
 @dataclass(frozen=True)

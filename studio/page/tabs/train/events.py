@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import gradio as gr
 
@@ -16,7 +17,7 @@ from studio.page.tabs.train.handlers import Handlers
 def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> None:
     """Give every event its handler."""
     form, view = parts.form, parts.view
-    look = {
+    look: dict[str, Any] = {
         "fn": handlers.look,
         "inputs": [view.run, view.sent],
         "outputs": [*view.followed.values(), view.sent],

@@ -130,7 +130,7 @@ def connect(
     parts: Parts, handlers: Handlers, form: list[Component], page: gr.Blocks, tab: gr.Tab
 ) -> None:
     """Give every event its handler. form: the inputs of the tab's form."""
-    look = {
+    look: dict[str, Any] = {
         "fn": handlers.look,
         "inputs": parts.sent,
         "outputs": [parts.status, parts.follower, parts.sent],
