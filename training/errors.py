@@ -17,6 +17,7 @@ A message says what was found, what was expected and what to do.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # Control characters but line ends and tabs, overrides of the direction of text, and halves of
 # characters, which no terminal and no page can show
@@ -30,6 +31,16 @@ def without_controls(text: str) -> str:
     may hold codes that a terminal obeys.
     """
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+MOST_LISTED = 100  # complaints in one message
+
+
+def listed(complaints: Sequence[str]) -> list[str]:
+    """Return complaints as lines of a message, the first of them, and how many more there are."""
+    more = len(complaints) - MOST_LISTED
+    lines = [f"  - {complaint}" for complaint in complaints[:MOST_LISTED]]
+    return [*lines, f"  and {more:,} more."] if more > 0 else lines
 
 
 class StudioError(Exception):

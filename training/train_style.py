@@ -22,7 +22,7 @@ if __package__ in (None, ""):  # run as a file: the clone's root is not on the p
 from training import events
 from training.cli.train_arguments import config_from, sweep_from
 from training.config.schema import RunConfig
-from training.errors import BusyError, ConfigError, StudioError
+from training.errors import BusyError, ConfigError, StudioError, without_controls
 
 if TYPE_CHECKING:
     from training.runtime.distributed import ProcessGroup
@@ -130,7 +130,7 @@ def report(config: RunConfig) -> int:
         )
     code = 0
     for event in reported(planned(config), Interrupts(), minutes=math.inf):
-        print(event.message, flush=True)
+        print(without_controls(event.message), flush=True)
         code = 1 if isinstance(event, events.Warned) else code
     return code
 
@@ -157,7 +157,7 @@ def _fail(
     message += f" Saved so far: {saved} updates." if saved else ""
     if writes and (begun or _is_open(config.run_folder)):  # a page may be waiting for a word
         list(recorded([events.Failed(message, saved, passing)], config.run_folder))
-    print(message, file=sys.stderr)
+    print(without_controls(message), file=sys.stderr)
 
 
 def _is_open(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from training.config.loading import from_mapping
 from training.config.schema import RunConfig
+from training.errors import ConfigError
 
 JobState = Literal["waiting", "interrupted", "running", "paused", "finished", "failed", "cancelled"]
 CLAIMABLE = ("waiting", "interrupted")
@@ -42,7 +43,11 @@ class Job:
 
     @property
     def config(self) -> RunConfig:
-        return from_mapping(tomllib.loads(self.settings))
+        """Raises ConfigError."""
+        try:
+            return from_mapping(tomllib.loads(self.settings))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"The settings of “{self.run}” cannot be read ({error}).") from None
 
 
 OLDER_NAMES = {"request": "wish"}  # fields whose column is called as in the first databases

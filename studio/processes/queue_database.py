@@ -72,7 +72,10 @@ class QueueDatabase:
                     self._write_copy(db)
         except sqlite3.IntegrityError:  # a rule of ours, which the caller knows
             raise
-        except sqlite3.Error as error:
+        except (
+            sqlite3.Error,
+            UnicodeDecodeError,
+        ) as error:  # the latter: a damaged name of a table
             self._is_ready = isinstance(error, sqlite3.OperationalError)
             raise self._trouble(error) from error
 
@@ -101,7 +104,7 @@ class QueueDatabase:
         try:
             if self._is_damaged(wait):
                 self._make_again()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._trouble(error) from error
         self._is_ready = True
 
@@ -126,7 +129,7 @@ class QueueDatabase:
         finally:
             db.close()  # what is not committed by now is undone
 
-    def _trouble(self, error: sqlite3.Error) -> StudioError:
+    def _trouble(self, error: sqlite3.Error | UnicodeDecodeError) -> StudioError:
         """What to say of a database that cannot be used now, or not any more."""
         if not isinstance(error, sqlite3.OperationalError):
             return StudioError(
@@ -153,7 +156,7 @@ class QueueDatabase:
         """
         try:
             with self._transaction(wait) as db:
-                if [row[0] for row in db.execute("PRAGMA quick_check")] != ["ok"]:
+                if [row[0] for row in db.execute("PRAGMA integrity_check")] != ["ok"]:
                     return True
                 db.executescript(SCHEMA)
                 found = {row["name"] for row in db.execute("PRAGMA table_info(jobs)")}
@@ -162,7 +165,7 @@ class QueueDatabase:
             if str(error).startswith(("no such column", "malformed database schema")):
                 return True
             raise
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
             return True
 
     def _make_again(self) -> None:

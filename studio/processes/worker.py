@@ -92,7 +92,7 @@ class Worker:
         run = self._run(job)
         try:
             config = job.config
-        except (ConfigError, ValueError) as error:
+        except ConfigError as error:
             self._set(job, "failed", message=f"its settings in the line are damaged ({error}).")
             return
         try:

@@ -17,6 +17,7 @@ from rich.table import Table
 from training.adapters import lora_layers
 from training.cli.terminal import clock, escaping_console
 from training.config.schema import RunConfig
+from training.errors import without_controls
 from training.events import Event, Warned
 from training.runtime.device import finished, peak_memory
 from training.storage.paths import checked_writable
@@ -45,7 +46,7 @@ def print_plan(config: RunConfig, began: float) -> None:
     console = escaping_console()
     console.print(table)
     for note in notes:
-        console.print(f"- {note}", markup=False, soft_wrap=True)
+        console.print(f"- {without_controls(note)}", markup=False, soft_wrap=True)
 
 
 def print_sweep(configs: Sequence[RunConfig], began: float) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from training.cli.style_io import read_with_warnings
-from training.errors import StyleFileError
+from training.errors import MOST_LISTED, StyleFileError, without_controls
 from training.storage.paths import checked_writable
 from training.style_files.base_weights import BaseWeights
 from training.style_files.key_names import counted
@@ -120,8 +120,10 @@ def check(arguments: argparse.Namespace) -> None:
     family, parts = base_shapes(arguments.base)
     names = accepted_names(parts, family)
     unfit = [] if style.magnitudes else unfitting(style, names)
-    for name, reason in unfit[5:]:
-        print(f"does not fit: {name} ({reason})")
+    for name, reason in unfit[5:MOST_LISTED]:
+        print(without_controls(f"does not fit: {name} ({reason})"))
+    if len(unfit) > MOST_LISTED:
+        print(f"does not fit: {len(unfit) - MOST_LISTED:,} more")
     matched = match(style, names)
     print(
         f"{arguments.file} fits {arguments.base}: it changes "
@@ -135,7 +137,7 @@ def check(arguments: argparse.Namespace) -> None:
             "more than the base itself: wear it at less strength."
         )
     for warning in style.warnings:
-        print(f"But: {warning}")
+        print(without_controls(f"But: {warning}"))
 
 
 def report(arguments: argparse.Namespace) -> None:

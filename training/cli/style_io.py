@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from training.errors import StyleFileError
+from training.errors import StyleFileError, without_controls
 from training.storage.paths import write_whole
 from training.style_files.base_weights import BaseWeights
 from training.style_files.embeddings import Words, alike
@@ -58,7 +58,7 @@ def family_of(style: Style, path: Path, chosen: str | None) -> str:
 def read_with_warnings(path: Path) -> Style:
     style = read_style(path)
     for warning in style.warnings:
-        print(f"{path.name}: {warning}", file=sys.stderr)
+        print(without_controls(f"{path.name}: {warning}"), file=sys.stderr)
     return style
 
 
@@ -160,4 +160,4 @@ def write_checked(out: Path, content: bytes, modules: Mapping[str, Lora], result
         f"same.{lost}"
     )
     for note in result.notes:
-        print(f"But: {note}")
+        print(without_controls(f"But: {note}"))

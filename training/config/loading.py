@@ -17,7 +17,7 @@ from training.config.input_sections import Data
 from training.config.schema import RunConfig
 from training.config.settings import settings
 from training.data.captions import WORD, names_in
-from training.errors import ConfigError, StudioError
+from training.errors import ConfigError, StudioError, listed
 from training.storage.paths import checked_name, read_regular
 
 PATHS = (
@@ -49,7 +49,7 @@ def from_mapping(found: Mapping[str, Any], source: str = "the settings") -> RunC
         head = (
             f"{len(complaints)} settings are wrong" if len(complaints) > 1 else "A setting is wrong"
         )
-        raise ConfigError("\n".join([f"{head} in {source}:", *(f"  - {c}" for c in complaints)]))
+        raise ConfigError("\n".join([f"{head} in {source}:", *listed(complaints)]))
     return config
 
 

@@ -15,9 +15,7 @@ from training.data.complaints import shown_name
 from training.data.crops import CENTRE, read_places
 from training.data.listing import list_folder, notes_on_unread
 from training.data.pictures import examine_pictures, parse_colour
-from training.errors import DataError
-
-MOST_COMPLAINTS = 100  # listed in one error
+from training.errors import DataError, listed
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def read_dataset(
 ) -> Dataset:
     """Read all pictures and captions of a folder, without its sub-folders.
 
-    Raises one DataError that lists what is wrong, the first MOST_COMPLAINTS of it.
+    Raises one DataError that lists what is wrong, the first of it.
     """
     complaints: list[str] = []
     notes: list[str] = []
@@ -98,13 +96,11 @@ def read_dataset(
 def _all_in_one(folder: Path, complaints: list[str]) -> DataError:
     if len(complaints) == 1:
         return DataError(f"{shown_name(folder)}: {complaints[0]}")
-    more = len(complaints) - MOST_COMPLAINTS
     return DataError(
         "\n".join(
             [
                 f"{len(complaints)} things are wrong in {shown_name(folder)}:",
-                *(f"  - {complaint}" for complaint in complaints[:MOST_COMPLAINTS]),
-                *([f"  and {more:,} more."] if more > 0 else []),
+                *listed(complaints),
             ]
         )
     )

@@ -1,0 +1,98 @@
+"""The queue's database damaged in many ways: the page opens, the line works, no job is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from studio.processes import queue_database
+from studio.processes.queue import Queue
+from tests.test_queue import config
+from training.errors import SpaceError
+from training.storage.paths import Workspace
+
+RUNS = [f"r{number}" for number in range(12)]
+EACH = 20  # damaged databases of a kind
+
+
+def flipped(content: bytearray, dice: random.Random) -> bytearray:
+    """Any bytes changed."""
+    for _ in range(dice.choice((1, 3, 30, 500))):
+        content[dice.randrange(len(content))] = dice.randrange(256)
+    return content
+
+
+def cut(content: bytearray, dice: random.Random) -> bytearray:
+    return content[: dice.randrange(len(content))]
+
+
+def zeroed(content: bytearray, dice: random.Random) -> bytearray:
+    """A sector that was never written."""
+    start = dice.randrange(0, len(content), 512)
+    content[start : start + 512] = bytes(512)
+    return content
+
+
+def swapped(content: bytearray, dice: random.Random) -> bytearray:
+    """A page written to another one's place."""
+    here, there = (dice.randrange(0, len(content), 4096) for _ in range(2))
+    content[here : here + 4096] = content[there : there + 4096]
+    return content
+
+
+@pytest.mark.parametrize("damage", [flipped, cut, zeroed, swapped])
+def test_a_damaged_database_loses_no_job_and_works(
+    tmp_path: Path, damage: Callable[[bytearray, random.Random], bytearray]
+) -> None:
+    workspace, dice = Workspace(tmp_path / "w"), random.Random(damage.__name__)
+    line = Queue(workspace, None)
+    for name in RUNS:
+        line.add(config(workspace, name))
+    sound = {file.name: file.read_bytes() for file in line.folder.iterdir() if file.is_file()}
+    for number in range(EACH):
+        shutil.rmtree(line.folder)
+        line.folder.mkdir()
+        for name, content in sound.items():
+            (line.folder / name).write_bytes(content)
+        damaged = damage(bytearray(sound[queue_database.NAME]), dice)
+        (line.folder / queue_database.NAME).write_bytes(damaged)
+        again = Queue(workspace, None)
+        assert len(again.shown()[0]) == len(RUNS), (damage.__name__, number)
+        again.add(config(workspace, "one more"))
+        assert len(again.jobs()) == len(RUNS) + 1
+
+
+def test_a_wal_of_another_database_is_no_trouble(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "w")
+    line = Queue(workspace, None)
+    line.add(config(workspace, "a"))
+    for ending, size in (("-wal", 20_000), ("-shm", 32_768)):
+        (line.folder / f"{queue_database.NAME}{ending}").write_bytes(os.urandom(size))
+    assert [job.run for job in Queue(workspace, None).shown()[0]] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Path.mkdir,
+        os.mkfifo,
+        lambda path: path.symlink_to("/nowhere/x"),
+        lambda path: path.symlink_to("/dev/null"),
+    ],
+    ids=["folder", "pipe", "link to nowhere", "device"],
+)
+def test_what_is_no_file_in_the_databases_place_is_told(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    workspace = Workspace(tmp_path / "w")
+    (workspace.root / "queue").mkdir(parents=True)
+    make(workspace.root / "queue" / queue_database.NAME)
+    line = Queue(workspace, None)
+    assert line.shown()[0] == [] and "cannot be written" in line.shown()[1]
+    with pytest.raises(SpaceError):
+        line.jobs()
