@@ -86,7 +86,7 @@ def test_a_wal_of_another_database_is_no_trouble(tmp_path: Path) -> None:
     ],
     ids=["folder", "pipe", "link to nowhere", "device"],
 )
-def test_what_is_no_file_in_the_databases_place_is_told(
+def test_no_file_in_the_place_of_the_database_is_reported(
     tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     workspace = Workspace(tmp_path / "w")
