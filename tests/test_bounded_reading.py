@@ -4,6 +4,7 @@ asks for no more memory than there are bytes.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import tracemalloc
@@ -140,3 +141,44 @@ def test_the_longest_names_of_pictures_are_read(tmp_path: Path) -> None:
     for stem in ("a" * 251, "é" * 125):
         Image.new("RGB", (64, 64)).save(tmp_path / f"{stem}.png")
     assert len(read_dataset(tmp_path).examples) == 2
+
+
+RECORD = {"pid": os.getpid(), "started": 1.0, "command": ["x"], "since": 0}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"pid": "5"},
+        {"pid": None},
+        {"pid": [1]},
+        {"pid": True},
+        {"pid": 1e999},
+        {"pid": -1},
+        {"pid": 10**30},
+        {"started": "now"},
+        {"started": None},
+        {"since": "0"},
+        {"since": 1.5},
+        {"exit_code": "0"},
+        {"start": 5},
+        {"stop_asked": {}},
+        {"unknown": 1},
+        {"command": 5},
+    ],
+    ids=str,
+)
+def test_a_damaged_record_of_a_process_is_of_no_process(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    for name in ("process.json", "run.lock"):
+        (tmp_path / name).write_text(json.dumps({**RECORD, **changed}))
+    assert not process.is_alive(tmp_path)
+    assert run_lock.holder(tmp_path) is None
+    assert process.state(tmp_path) in ("new", "interrupted")
+
+
+def test_records_nested_ever_so_deeply_are_none(tmp_path: Path) -> None:
+    for name in ("process.json", "run.lock"):
+        (tmp_path / name).write_text("[" * 3000)
+    assert process.read(tmp_path) is None and run_lock.holder(tmp_path) is None

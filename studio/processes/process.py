@@ -185,9 +185,21 @@ def read(folder: Path) -> Process | None:
     """What process.json says; None when there is none that can be read."""
     try:
         found = json.loads(read_regular(folder / "process.json", LARGEST_RECORD))
-        return Process(**{**found, "command": tuple(found["command"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        process = Process(**{**found, "command": tuple(found["command"])})
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+    return process if _is_sound(process) else None
+
+
+def _is_sound(process: Process) -> bool:
+    """Whether a record that was read holds values of the kinds that are written."""
+    return (
+        type(process.pid) is int
+        and type(process.since) is int
+        and type(process.exit_code) in (int, type(None))
+        and isinstance(process.start, str)
+        and all(type(time_) in (int, float) for time_ in (process.started, process.stop_asked))
+    )
 
 
 def is_alive(folder: Path) -> bool:

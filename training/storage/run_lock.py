@@ -162,7 +162,15 @@ def _recorded_holder(path: Path) -> Holder | None:
     try:
         found = json.loads(read_regular(path, LARGEST))
         return Holder(int(found["pid"]), float(found["started"]), str(found.get("start", "")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ):
         return None
 
 
