@@ -12,6 +12,9 @@ import pytest
 
 from studio.processes import queue_database
 from studio.processes.queue import Queue
+from tests.test_door import Asked
+from tests.test_forgotten_pages import answer, dependency
+from tests.test_page import free_port, page_process
 from tests.test_queue import config
 from training.errors import SpaceError
 from training.storage.paths import Workspace
@@ -96,3 +99,20 @@ def test_no_file_in_the_place_of_the_database_is_reported(
     assert line.shown()[0] == [] and "cannot be written" in line.shown()[1]
     with pytest.raises(SpaceError):
         line.jobs()
+
+
+def test_the_page_opens_without_its_queue_and_says_so(tmp_path: Path) -> None:
+    workspace, port = tmp_path / "w", free_port()
+    workspace.mkdir()
+    (workspace / "queue").write_text("a file stands where the folder would")
+    with page_process("--port", str(port), "--workspace", str(workspace)) as page:
+        lines = [page.stdout.readline()]
+        while "open at" not in lines[-1]:
+            lines.append(page.stdout.readline())
+            assert lines[-1], lines
+        assert not [line for line in lines if "Traceback" in line]
+        asked = Asked(port)
+        assert asked("GET", "/")[0] == 200
+        number, inputs = dependency(asked, "run", "input", "run")
+        found = answer(asked, number, [None] * len(inputs), "opens")
+        assert found["success"] and "folder queue cannot be made" in str(found["output"])
