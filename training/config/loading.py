@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,19 @@ def from_mapping(found: Mapping[str, Any], source: str = "the settings") -> RunC
 
     Raises one ConfigError that lists everything wrong, with the nearest known names.
     """
-    complaints: list[str] = []
     try:
         config = RunConfig.model_validate(_lenient(found))
     except ValidationError as error:
         complaints = [_complaint(e) for e in error.errors()]
-    else:
-        complaints = list(_cross_checks(config))
-    if complaints:
-        head = (
-            f"{len(complaints)} settings are wrong" if len(complaints) > 1 else "A setting is wrong"
-        )
-        raise ConfigError("\n".join([f"{head} in {source}:", *listed(complaints)]))
+        raise _all_in_one(complaints, source) from None
+    if complaints := list(_cross_checks(config)):
+        raise _all_in_one(complaints, source)
     return config
+
+
+def _all_in_one(complaints: Sequence[str], source: str) -> ConfigError:
+    head = f"{len(complaints)} settings are wrong" if len(complaints) > 1 else "A setting is wrong"
+    return ConfigError("\n".join([f"{head} in {source}:", *listed(complaints)]))
 
 
 def _lenient(found: Mapping[str, Any]) -> dict[str, Any]:

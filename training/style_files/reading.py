@@ -202,7 +202,10 @@ def _check_dtypes(label: str, head: Head) -> None:
 def _stored_dtype(head: Head) -> Dtype:
     """The one precision of all matrices, float32 when they differ."""
     found = {entry.dtype for name, entry in head.tensors.items() if not name.endswith(".alpha")}
-    return next((dtype for dtype, code in STORED.items() if found == {code}), "float32")
+    for dtype, code in STORED.items():
+        if found == {code}:
+            return dtype
+    return "float32"
 
 
 def _kinds(read: Mapping[str, Layer], words: Words) -> tuple[str, ...]:

@@ -214,7 +214,7 @@ def _style(number: int) -> tuple[gr.Dropdown, gr.Textbox, gr.Column]:
 
 def _weight(number: int) -> tuple[gr.Slider, gr.Column]:
     """The weight of a row's style in the mix."""
-    words = {"label": f"Style {number}", "elem_id": f"mix-{number}"}
+    words: dict[str, Any] = {"label": f"Style {number}", "elem_id": f"mix-{number}"}
     with gr.Column(visible=number == 1) as column:
         weight = gr.Slider(0, MOST_IN_MIX, value=0, step=0.05, **words)
     return weight, column
@@ -256,8 +256,8 @@ def _numbers() -> tuple[gr.Textbox, gr.Number, gr.Number, gr.Number]:
 
 def _view(stop: gr.Button) -> tuple[View, gr.Textbox, gr.File]:
     """The comparison, a search among those before, and a grid to draw again."""
-    small = {"size": "sm", "visible": False}
-    bare = {"apply_default_css": False}
+    small: dict[str, Any] = {"size": "sm", "visible": False}
+    bare: dict[str, Any] = {"apply_default_css": False}
     status = gr.HTML(elem_id="compare-status", padding=False)
     grid = gr.HTML(elem_id="grid", js_on_load=views.LOOK, **bare)
     with gr.Row():

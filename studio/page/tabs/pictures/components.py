@@ -107,7 +107,7 @@ def components() -> Parts:
             )
             report = gr.HTML(elem_id="upload-report", **PLAIN)
             summary = gr.HTML(elem_id="dataset-summary", **PLAIN)
-            thumbnails = gr.HTML(elem_id="pictures", **PLAIN | {"js_on_load": views.PICK})
+            thumbnails = gr.HTML(elem_id="pictures", apply_default_css=False, js_on_load=views.PICK)
         with gr.Column(scale=2, min_width=340, elem_classes="beside"):
             picture = _picture()
     undo = gr.Button("Undo", size="sm", visible=False, elem_id="undo", elem_classes="undo")
@@ -157,7 +157,9 @@ def _choosing() -> tuple[gr.Dropdown, gr.Textbox]:
 
 
 def _picture() -> Picture:
-    desk = gr.HTML(views.nothing_chosen(), elem_id="picture", **PLAIN | {"js_on_load": views.MOVE})
+    desk = gr.HTML(
+        views.nothing_chosen(), elem_id="picture", apply_default_css=False, js_on_load=views.MOVE
+    )
     of = gr.Textbox("", visible="hidden", elem_id="picture-of")
     caption = gr.Textbox(
         "",
@@ -185,7 +187,7 @@ def _bulk() -> Bulk:
             elem_id="bulk-kind",
             min_width=170,
         )
-        line = {"max_lines": 1, "min_width": 150}
+        line: dict[str, Any] = {"max_lines": 1, "min_width": 150}
         words = gr.Textbox("", label="Words", elem_id="bulk-words", **line)
         other = gr.Textbox("", label="Replace with", visible=False, elem_id="bulk-other", **line)
         apply = gr.Button(
@@ -217,4 +219,4 @@ def _checks() -> tuple[gr.Dropdown, gr.Button, gr.HTML]:
             elem_id="check-base",
         )
         again = gr.Button("Look again", size="sm", elem_id="check", min_width=120, scale=0)
-    return base, again, gr.HTML(elem_id="findings", **PLAIN | {"js_on_load": views.FIX})
+    return base, again, gr.HTML(elem_id="findings", apply_default_css=False, js_on_load=views.FIX)

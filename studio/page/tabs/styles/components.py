@@ -96,10 +96,10 @@ def components() -> Parts:
                 with gr.Accordion("Share it", open=False, elem_id="share"):
                     sharing = _sharing()
                 with gr.Row():
-                    small = {"size": "sm", "min_width": 150, "scale": 0}
+                    small: dict[str, Any] = {"size": "sm", "min_width": 150, "scale": 0}
                     go_on = gr.Button("Train on from it", elem_id="go-on-from", **small)
                     remove = gr.Button("Delete", variant="stop", elem_id="delete-style", **small)
-            report = gr.HTML(elem_id="style-report", **PLAIN | {"js_on_load": LIGHTEN})
+            report = gr.HTML(elem_id="style-report", apply_default_css=False, js_on_load=LIGHTEN)
     chosen = gr.Textbox("", visible="hidden", elem_id="style-of")
     return Parts(
         **library,
@@ -114,7 +114,7 @@ def components() -> Parts:
     )
 
 
-def _library() -> dict[str, Component]:
+def _library() -> dict[str, Any]:
     """Search, the styles, undo, bringing in, and what became of it, by name."""
     search = gr.Textbox(
         "",
@@ -123,7 +123,7 @@ def _library() -> dict[str, Component]:
         max_lines=1,
         elem_id="search-styles",
     )
-    listing = gr.HTML(elem_id="shelf", **PLAIN | {"js_on_load": views.PICK})
+    listing = gr.HTML(elem_id="shelf", apply_default_css=False, js_on_load=views.PICK)
     undo = gr.Button("Bring back", size="sm", elem_id="undo-style", elem_classes="undo", **HIDDEN)
     drop = gr.File(
         label="Style files (.safetensors) of any program",
