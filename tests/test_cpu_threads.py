@@ -27,7 +27,7 @@ __all__ = ["config", "pictures"]  # fixtures
 def windows(loads: Iterable[float], cores: int, monkeypatch: pytest.MonkeyPatch) -> FreeCores:
     """A machine on which others take so many cores, second after second."""
     taken = itertools.accumulate(loads, initial=0.0)
-    samples = iter(Sample(float(at), total, cores) for at, total in enumerate(taken))
+    samples = iter(Sample(float(at), total, 0.0, cores) for at, total in enumerate(taken))
     clock = itertools.count(1)
     monkeypatch.setattr(cpu_threads.time, "monotonic", lambda: float(next(clock)))
     return FreeCores(lambda: next(samples))
@@ -56,14 +56,51 @@ def test_the_count_follows_the_free_cores(
     assert found == counts
 
 
+class Machine:
+    """Two cores, on which a program of a lower priority takes what is left, or its share."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, gives_way: bool) -> None:
+        self.now, self.taken, self.gives_way = 0.0, 0.0, gives_way
+        monkeypatch.setattr(cpu_threads.time, "monotonic", lambda: self.now)
+        self.threads = Threads(FreeCores(self.sample), 2)
+
+    def sample(self) -> Sample:
+        return Sample(self.now, self.taken, self.taken, 2)
+
+    def second(self) -> int:
+        self.now += 1
+        self.taken += 2 - self.threads.count if self.gives_way else 1
+        self.threads.count = self.threads.wanted()
+        return self.threads.count
+
+
+def test_programs_of_a_lower_priority_are_asked_to_give_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = Machine(monkeypatch, gives_way=True)
+    assert [machine.second() for _ in range(5)] == [2] * 5
+    machine.threads.count = 1  # something else was there
+    assert [machine.second() for _ in range(5)] == [1, 2, 2, 2, 2]
+
+
+def test_they_are_asked_less_and_less_where_they_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the system shares its cores among sessions, whatever the priority in each."""
+    machine = Machine(monkeypatch, gives_way=False)
+    counts = [machine.second() for _ in range(400)]
+    tries = [second for second, count in enumerate(counts) if count == 2]
+    assert 4 < len(tries) < 12
+    gaps = [after - before for before, after in itertools.pairwise(tries)]
+    assert gaps == sorted(gaps)
+
+
 def test_a_window_that_is_too_short_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(cpu_threads.time, "monotonic", lambda: now[0])
-    free = FreeCores(lambda: Sample(now[0], 0.0, 4))
+    free = FreeCores(lambda: Sample(now[0], 0.0, 0.0, 4))
     now[0] = 0.5
     assert free.look() is None
     now[0] = 1.5
-    assert free.look() == 4.0
+    assert free.look() == cpu_threads.Free(4.0, 4.0)
 
 
 def test_a_sample_of_this_machine_counts_others_only() -> None:

@@ -30,34 +30,44 @@ FILE = "threads.json"  # in a run's folder; not there as long as the count never
 CHOICE = "STUDIO_THREADS"  # "follow" or "fixed"; unset: fixed where OMP_NUM_THREADS is set
 WINDOW = 1.0  # seconds that are looked at together, at least
 CALM = 2  # windows with a free core before a thread more
+MOST_CALM = 64  # the same after threads more have been too many again and again
 SPARE = 0.75  # of a core that must be free for a thread more: a half would swing to and fro
 MOST = torch.get_num_threads()  # threads as this process began
 
 
 @dataclass(frozen=True)
 class Sample:
-    """at: seconds; others: CPU seconds that other processes have taken so far on our cores; cores:
-    those that this process may use.
+    """at: seconds; others: CPU seconds that other processes have taken on our cores; yielding:
+    those of them at a lower priority than ours; cores: those that this process may use.
     """
 
     at: float
     others: float
+    yielding: float
     cores: int
 
 
+@dataclass(frozen=True)
+class Free:
+    """Cores that others left free; possible: if those of a lower priority give way as well."""
+
+    cores: float
+    possible: float
+
+
 def sample() -> Sample:
-    """Look at the cores of this process now. What runs at a lower priority than this process gives
-    way to it and does not count.
-    """
+    """Look at the cores of this process now."""
     per_core = psutil.cpu_times(percpu=True)
     if hasattr(os, "sched_getaffinity"):
         per_core = [per_core[i] for i in os.sched_getaffinity(0) if i < len(per_core)]
     own = psutil.Process()
     is_nice = os.name == "posix" and own.nice() > 0
-    kinds = ("user", "system", "irq", "softirq", "steal", *(("nice",) if is_nice else ()))
+    kinds = ("user", "nice", "system", "irq", "softirq", "steal")
     busy = sum(getattr(core, kind, 0.0) for core in per_core for kind in kinds)
+    nice = sum(getattr(core, "nice", 0.0) for core in per_core)
     mine = own.cpu_times()
-    return Sample(time.monotonic(), busy - mine.user - mine.system, len(per_core))
+    others = busy - mine.user - mine.system
+    return Sample(time.monotonic(), others, 0.0 if is_nice else nice, len(per_core))
 
 
 class FreeCores:
@@ -66,7 +76,7 @@ class FreeCores:
     def __init__(self, read: Callable[[], Sample] = sample, window: float = WINDOW) -> None:
         self._read, self._window, self._last = read, window, read()
 
-    def look(self) -> float | None:
+    def look(self) -> Free | None:
         """Return how many were free since the last answer; None while that is too short ago."""
         if time.monotonic() - self._last.at < self._window:
             return None
@@ -74,29 +84,41 @@ class FreeCores:
         seconds = self._last.at - before.at
         if seconds < self._window:
             return None
-        return self._last.cores - max(0.0, self._last.others - before.others) / seconds
+        others = max(0.0, self._last.others - before.others) / seconds
+        yielding = max(0.0, self._last.yielding - before.yielding) / seconds
+        free = self._last.cores - others
+        return Free(free, free + min(others, yielding))
 
 
 class Threads:
-    """Follows the free cores between one thread and `most`."""
+    """Follows the free cores between one thread and `most`.
+
+    Whether programs of a lower priority give way shows only when they are asked to. So a thread
+    more is tried where their cores would do, and tried half as often each time that it was too
+    many.
+    """
 
     def __init__(self, free: FreeCores, most: int) -> None:
         self.free, self.most, self.count = free, most, most
-        self._calm = 0
+        self._calm, self._patience = 0, CALM
+        self._since_more = MOST_CALM  # windows
 
     def wanted(self) -> int:
-        """Return the count that the last window speaks for: fewer at once, more after CALM."""
+        """Return the count that the last window speaks for: fewer at once, more when it is calm."""
         free = self.free.look()
         if free is None:
             return self.count
-        fewer, more = round(free), math.floor(free + 1 - SPARE)
-        if fewer < self.count:
+        self._since_more += 1
+        if round(free.cores) < self.count:
+            tried = self._since_more <= CALM
+            self._patience = min(MOST_CALM, 2 * self._patience) if tried else CALM
             self._calm = 0
-            return max(1, fewer)
+            return max(1, round(free.cores))
+        more = math.floor(free.possible + 1 - SPARE)
         self._calm = self._calm + 1 if more > self.count else 0
-        if self._calm < CALM:
+        if self._calm < self._patience:
             return self.count
-        self._calm = 0
+        self._calm = self._since_more = 0
         return min(self.most, more)
 
 
