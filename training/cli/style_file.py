@@ -203,7 +203,11 @@ def _sharing_commands(commands: Parsers) -> Commands:
         help=f"groups to keep besides {' and '.join(ANONYMOUS)}",
     )
     bake = _command(
-        commands, "bake", style_editing.bake, "write a base that wears styles for good", file=False
+        commands,
+        "bake",
+        style_editing.bake,
+        "write a base with styles merged into its weights",
+        file=False,
     )
     bake.add_argument("files", nargs="+", metavar=WEIGHTED, help=WEIGHTS)
     bake.add_argument("--base", required=True, metavar="MODEL", help=A_BASE)

@@ -134,7 +134,7 @@ def check(arguments: argparse.Namespace) -> None:
         share = f"{len(too_much)} of its {len(matched)} layers"
         print(
             f"But: in {share}, for instance {'.'.join(too_much[0])}, it changes the base by "
-            "more than the base itself: wear it at less strength."
+            "more than the base itself: use it at less strength."
         )
     for warning in style.warnings:
         print(without_controls(f"But: {warning}"))

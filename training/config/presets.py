@@ -20,9 +20,9 @@ STRENGTHS = {"gentle": 0.6, "normal": 1.0, "strong": 1.6}  # of the preset's lea
 
 @dataclass(frozen=True)
 class Preset:
-    """told: what it is for; chosen:
+    """purpose: what it is for; chosen: settings for Stable Diffusion bases.
 
-    settings for Stable Diffusion bases; mini: what is different on the built-in one, and why.
+    mini: what is different on the built-in one, and why.
     """
 
     purpose: str

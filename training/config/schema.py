@@ -33,5 +33,5 @@ class RunConfig(Section):
 
     @property
     def run_folder(self) -> Path:
-        """Absolute, symbolic links followed: what lies in it can be told relative to it."""
+        """Absolute, symbolic links followed: what lies in it can be named relative to it."""
         return (Path(self.save.folder).expanduser() / self.save.name).resolve()

@@ -36,7 +36,7 @@ def draw(
     on_progress: Callable[[int, int], None] | None = None,
     encode: Callable[[Sequence[str]], Conditioning] | None = None,
 ) -> list[Image.Image]:
-    """Draw one picture a prompt, all in one denoising loop. rows: the styles each picture wears,
+    """Draw one picture a prompt, all in one denoising loop. rows: the styles of each picture,
     none for the base as it is.
 
     Prompts of one call share steps, guidance, size and sampler; each has its own text, negative and

@@ -128,9 +128,7 @@ def _dino(name: str, file: Path, where: dict[str, Any]) -> ExternalMetric:
 
 
 def _csd(name: str, file: Path, where: dict[str, Any]) -> ExternalMetric:
-    """CLIP's picture encoder, trained on to tell styles, and the projection in which they can be
-    told.
-    """
+    """CLIP's picture encoder, trained further to tell styles apart, and its style projection."""
     from safetensors.torch import load_file
     from transformers import CLIPVisionConfig, CLIPVisionModel
 

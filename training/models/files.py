@@ -107,7 +107,7 @@ def file_hash(path: Path) -> str:
 def quiet() -> Iterator[None]:
     """While inside, diffusers and transformers draw no bars and give no advice:
 
-    what is wrong is told by us.
+    what is wrong is reported by us.
     """
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers

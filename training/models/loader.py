@@ -152,7 +152,7 @@ def load(files: BaseFiles, place: DeviceSpec, *, waiting: bool = False) -> Parts
 
 
 def weight_count(files: BaseFiles, parts: Iterable[str]) -> int:
-    """Weights of these networks of it, told from the headers of its files; a file that cannot be
+    """Weights of these networks of it, counted from the headers of its files; a file that cannot be
     read counts nothing: loading it says why.
     """
     count = 0

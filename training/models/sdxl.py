@@ -1,5 +1,5 @@
-"""Stable Diffusion XL: two CLIP text encoders side by side, a pooled state, and a UNet that is told
-the picture's size.
+"""Stable Diffusion XL: two CLIP text encoders side by side, a pooled state, and a UNet that is
+given the picture's size.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class ProcessGroup:
 
     def each(self, make: Callable[[], T]) -> T:
         """What every process makes by itself; where one cannot, all end, and a reason that several
-        have is told once.
+        have is raised once.
         """
         if self.size == 1:
             return make()

@@ -204,7 +204,8 @@ def _with_style(path: Path, name: str, entry: Entry, data: bytes, lora: Lora) ->
         raise ModelError(
             f"{path} stores {name} as {entry.dtype}, expected F16, BF16 or F32. Convert it first."
         )
-    with np.errstate(over="ignore", invalid="ignore"):  # what becomes too large is told by stored
+    # What becomes too large is reported by stored
+    with np.errstate(over="ignore", invalid="ignore"):
         changed = array_of(entry, data) + lora.delta()
     return stored(path.name, name, changed, DTYPES[entry.dtype])
 

@@ -258,7 +258,7 @@ def _weight_shape(name: str, rows: int, columns: int, kernel: tuple[int, ...]) -
 
 
 def _magnitude(label: str, name: str, arrays: Arrays, lora: Lora) -> Magnitude | None:
-    """DoRA's magnitudes and their axis. Raises StyleFileError where the axis cannot be told."""
+    """DoRA's magnitudes and their axis. Raises StyleFileError where the axis is not clear."""
     role = next((role for role in ("magnitude", "dora_scale") if role in arrays), None)
     if role is None:
         return None

@@ -1,4 +1,4 @@
-"""Whether a style's layers are a base's: matched by name and shape, or told why not."""
+"""Whether a style's layers are a base's: matched by name and shape, or why not."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def changed_place(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def refusal(folder: Path, differences: Sequence[str]) -> str:
-    """What a user is told when a run may not go on."""
+    """The message to the user when a run may not go on."""
     lines = [
         f"{folder} holds a run that was begun with other settings or pictures:",
         *(f"  - {line}" for line in differences),
