@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -101,6 +102,16 @@ def test_a_pool_is_read_by_step_and_only_as_far_as_it_is_drawn(tmp_path: Path) -
     assert torch.equal(one, again) and not torch.equal(one, other)
     assert one.shape == (autoencoder16.BATCH, 3, autoencoder16.SIDE, autoencoder16.SIDE)
     assert one.min() >= -1 and one.max() <= 1
+
+
+def test_the_rate_rises_stays_and_falls_to_nothing_at_the_end() -> None:
+    from long_training import Pace
+
+    pace = Pace(1.0, warm_up=10, ends=100, falls=20)
+    rates = [pace.rate_of(step) for step in range(101)]
+    assert rates[0] == 0.1 and rates[9] == 1.0 and rates[80] == 1.0 and rates[100] == 0.0
+    assert all(after < before for before, after in itertools.pairwise(rates[80:]))
+    assert Pace(1.0).rate_of(10**9) == 1.0
 
 
 def test_muon_moves_a_matrix_by_orthogonal_steps_whatever_the_gradient_is(tmp_path: Path) -> None:

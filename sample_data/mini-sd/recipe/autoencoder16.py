@@ -193,7 +193,8 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=Path("work/mini"))
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--steps", type=int, default=1 << 60)
-    parser.add_argument("--rate", type=float, default=6e-4)
+    parser.add_argument("--falls", type=int, default=1, help="last of --steps: the rate falls")
+    parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--freeze", action="store_true", help="write FOLDER/frozen/vae and stop")
     parser.add_argument("--refine", action="store_true", help="train its decoder alone")
@@ -201,7 +202,9 @@ def main() -> None:
     pictures = args.state / "pool"
     vae, folder = started(args.state, args.device, refine=args.refine)
     folder.mkdir(parents=True, exist_ok=True)
-    training = LongTraining(vae.parameters(), folder, Pace(args.rate))
+    training = LongTraining(
+        vae.parameters(), folder, Pace(args.rate, ends=args.steps, falls=args.falls)
+    )
     resumed = training.resume()
     if args.freeze:
         return training.with_averaged(lambda: freeze(vae, args.state))
@@ -214,7 +217,7 @@ def main() -> None:
     def kept() -> None:
         nonlocal looked
         training.notes["shards"] = pool.drawn_so_far(pictures)
-        if training.stopping or time.monotonic() > looked + LOOK_EVERY:
+        if not training.stopping and time.monotonic() > looked + LOOK_EVERY:
             looked = time.monotonic()
             training.with_averaged(lambda: look(vae, folder, pictures, training.step))
 
@@ -227,6 +230,8 @@ def main() -> None:
         kept=kept,
     )
     training.with_averaged(lambda: vae.save_pretrained(folder / "model"))
+    if not training.stopping:
+        training.with_averaged(lambda: look(vae, folder, pictures, training.step))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Pace:
-    """How a training goes. rate: of learning, reached after warm_up steps and then kept;
-    horizon: steps over which the averaged copy averages; clip: of the gradient's norm.
+    """How a training goes. rate: of learning, reached after warm_up steps and then kept, but over
+    the last `falls` steps before step `ends` it falls to nothing, as one minus the square root
+    (Hägele et al. 2024, arXiv 2405.18392); horizon: steps over which the averaged copy averages;
+    clip: of the gradient's norm.
     """
 
     rate: float
@@ -35,6 +37,13 @@ class Pace:
     warm_up: int = 200
     clip: float = 1.0
     weight_decay: float = 0.01
+    ends: int = 1 << 60
+    falls: int = 1
+
+    def rate_of(self, step: int) -> float:
+        """Return the rate of a step's number."""
+        left = min(1.0, max(0.0, (self.ends - step) / self.falls))
+        return self.rate * min(1.0, (step + 1) / self.warm_up) * (1 - math.sqrt(1 - left))
 
 
 class LongTraining:
@@ -65,7 +74,6 @@ class LongTraining:
         self.folder, self.pace = folder, pace
         self.step, self.notes = 0, {}  # notes: small things of the caller that are kept with it
         self.stopping = False
-        self.fall = 1.0  # of the rate, below one while a training is brought to its end
 
     def __len__(self) -> int:
         return self.step
@@ -109,7 +117,7 @@ class LongTraining:
     def update(self, loss_of: Callable[[int], Tensor]) -> float:
         """Make one step with the loss of its number; return the loss."""
         pace = self.pace
-        rate = pace.rate * min(1.0, (self.step + 1) / pace.warm_up) * self.fall
+        rate = pace.rate_of(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = loss_of(self.step)

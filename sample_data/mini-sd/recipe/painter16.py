@@ -53,7 +53,8 @@ class Plan:
 
     warm: from the present base's weights; high: levels of noise drawn by a square root, more of
     the high ones, where words decide; snr: the most that an error of the picture itself counts,
-    much as min-SNR has it, no limit where 0; silent: share of empty captions, for guidance.
+    much as min-SNR has it, no limit where 0; silent: share of empty captions, for guidance;
+    ends, falls: the step it ends at, and the steps before over which the rate falls.
     """
 
     widths: tuple[int, ...] = (96, 128, 224)
@@ -66,6 +67,8 @@ class Plan:
     snr: float = 0.0
     silent: float = 0.08
     horizon: float = 2000
+    ends: int = 1 << 60
+    falls: int = 1
 
 
 def new_unet(plan: Plan, width: int) -> UNet2DConditionModel:
@@ -132,7 +135,7 @@ class Painter:
         self.unet.to(device, memory_format=torch.channels_last)
         use_fast_group_norm(self.unet)
         every = [*self.unet.parameters(), *self.text.parameters()]
-        pace = Pace(plan.rate, horizon=plan.horizon)
+        pace = Pace(plan.rate, horizon=plan.horizon, ends=plan.ends, falls=plan.falls)
         matrices = self.matrices() if plan.method == "muon" else ()
         self.training = LongTraining(every, folder, pace, matrices=matrices)
         self.alphas = DDPMScheduler(**BETAS).alphas_cumprod.to(device)
@@ -240,7 +243,7 @@ class Painter:
         tiles = np.concatenate([np.concatenate([np.asarray(p) for p in r], 1) for r in rows])
         Image.fromarray(tiles).save(self.folder / f"step-{self.training.step:07}.png")
 
-    def run(self, *, seconds: float, steps: int, look_every: float) -> None:
+    def run(self, *, seconds: float, look_every: float) -> None:
         """Train until the time is over or a polite signal comes."""
         training = self.training
         training.resume()
@@ -253,12 +256,13 @@ class Painter:
             if len(self.prepared) > len(self.known[0]):
                 self.known = self.loaded(self.prepared)
             training.notes["pictures"] = len(self.known[0])
-            if training.stopping or time.monotonic() > looked + look_every:
+            if not training.stopping and time.monotonic() > looked + look_every:
                 looked = time.monotonic()
                 training.with_averaged(self.look)
 
-        training.run(self.loss_of, seconds=seconds, steps=steps, kept=kept)
-        training.with_averaged(self.look)
+        training.run(self.loss_of, seconds=seconds, steps=self.plan.ends, kept=kept)
+        if not training.stopping:
+            training.with_averaged(self.look)
 
 
 def planned(plan: Plan, settings: list[str]) -> Plan:
@@ -285,7 +289,6 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=Path("work/mini"))
     parser.add_argument("--name", default="unet", help="folder of the training in --state")
     parser.add_argument("--minutes", type=float, default=1e9)
-    parser.add_argument("--steps", type=int, default=1 << 60)
     parser.add_argument("--look", type=float, default=LOOK_EVERY, help="seconds between two looks")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the plan")
     parser.add_argument("--device", default="cpu")
@@ -295,7 +298,7 @@ def main() -> None:
         return publish(args.state / args.name / "model", args.publish)
     plan = planned(Plan(), args.set)
     painter = Painter(args.state, args.state / args.name, plan, args.device)
-    painter.run(seconds=args.minutes * 60, steps=args.steps, look_every=args.look)
+    painter.run(seconds=args.minutes * 60, look_every=args.look)
 
 
 if __name__ == "__main__":
