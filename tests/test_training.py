@@ -245,6 +245,17 @@ def test_a_moved_crop_is_trained_and_is_another_picture(config: RunConfig) -> No
         )
 
 
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_run_that_is_stopped_early_says_how_it_ended(config: RunConfig, after: int) -> None:
+    """While it is being set up as well."""
+    seen: list[Event] = []
+    for event in train(config, lambda: len(seen) > after):
+        seen.append(event)
+    assert isinstance(seen[-1], Finished)
+    assert seen[-1].stopped and seen[-1].step == 0 and seen[-1].path == ""
+    assert not any(isinstance(event, Stepped) for event in seen)
+
+
 # --- prior preservation ---
 
 

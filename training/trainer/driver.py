@@ -25,26 +25,33 @@ class Schedule(Protocol):
 
     def begin(self) -> PlacedEvents:
         """Called once, when all are set up."""
+        ...
 
     def interrupted(self) -> bool:
         """Whether all updates that were begun shall be left, for the next time."""
+        ...
 
     def prepare(self) -> PlacedEvents:
         """What must be found out before the next group goes."""
+        ...
 
     def next_group(self) -> list[Microbatch]:
         """Those that go through the base next, in one pass; none where nobody is due."""
+        ...
 
     def passed(
         self, group: Sequence[Microbatch], results: Sequence[Tensor | DidNotFit]
     ) -> PlacedEvents:
         """Called after a pass."""
+        ...
 
     def moved(self, place: int) -> PlacedEvents:
         """Called after everything that a style did."""
+        ...
 
     def survives(self, place: int) -> bool:
         """Whether the others go on when this style fails."""
+        ...
 
 
 def drive(trainings: Sequence[Training], schedule: Schedule) -> PlacedEvents:

@@ -43,7 +43,7 @@ class Training:
         world: ProcessGroup = ALONE,
     ) -> None:
         self.plan, self.stop, self.shared_base, self.world = plan, stop, shared_base, world
-        self.trainer: Trainer | None = None  # between set-up and export
+        self._trainer: Trainer | None = None  # between set-up and export
         self.checkpointed = 0  # updates in the newest checkpoint that was written here
         self._saved = 0  # updates in the newest checkpoint that is there
         self._began = time.monotonic()
@@ -51,7 +51,14 @@ class Training:
     @property
     def active(self) -> bool:
         """Whether it has microbatches to make."""
-        return self.trainer is not None
+        return self._trainer is not None
+
+    @property
+    def trainer(self) -> Trainer:
+        """The one in training, while there is one: see `active`."""
+        if self._trainer is None:
+            raise RuntimeError("this style is not set up yet, or done")
+        return self._trainer
 
     def next_microbatch(self, place: int = 0) -> Microbatch:
         """What is to go through the base next; place: this style's among others."""
@@ -70,9 +77,10 @@ class Training:
             return
         with memory_errors():
             steps = set_up(self.plan, self.shared_base, self.world)
-            self.trainer = yield from _until_stopped(steps, self.stop)
-            if self.trainer is None:
-                yield from self._nothing(0)
+            self._trainer = yield from _until_stopped(steps, self.stop)
+            if self._trainer is None:
+                finished = yield from self._nothing(0)
+                yield replace(finished, seconds=time.monotonic() - self._began)
                 return
             yield from saving.go_on(self.trainer)
             self._saved = self.trainer.step
@@ -121,9 +129,9 @@ class Training:
 
     def close(self) -> None:
         """Let go of the networks and the adapters."""
-        if self.trainer is not None and self.shared_base:
-            self.shared_base.leave(self.trainer.adapter_index)
-        self.trainer = None
+        if self._trainer is not None and self.shared_base:
+            self.shared_base.leave(self._trainer.adapter_index)
+        self._trainer = None
 
     # --- between updates ---
 
