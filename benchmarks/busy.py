@@ -23,13 +23,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import training  # noqa: F401  sets how OpenMP waits, before an update loads torch
+import training  # noqa: F401  sets how OpenMP waits, before anything loads torch
+
+# isort: split
+import torch
+
 from benchmarks.train_step import case, ours, plain
-from training.runtime.cpu_threads import follow, following
+from training.runtime.cpu_threads import MOST, FreeCores, Threads
 
 VARIANTS: dict[str, dict[str, str]] = {
     "ours": {},
@@ -38,31 +42,39 @@ VARIANTS: dict[str, dict[str, str]] = {
     "plain": {"GOMP_SPINCOUNT": "300000"},
 }
 CASE = "tiny@128"
-TURN = 5  # updates of a variant before the next one's turn
+TURN = 10  # updates of a variant before the next one's turn
+SETTLE = 4.0  # seconds
 
 
 def child(variant: str) -> None:
-    """A variant, set up once, in a process of its own."""
+    """Make as many updates as a line of stdin says, and print their seconds.
+
+    Before a turn is timed the variant runs for SETTLE seconds: what follows the free cores must see
+    those that are busy now, not the variants whose turn it was before.
+    """
     update = (plain if variant == "plain" else ours)(case(CASE), 1, "cpu", "auto")
-    for step in range(3):
+    free = FreeCores()
+    threads = Threads(free, MOST)
+    step = 0
+
+    def made() -> float:
+        nonlocal step
+        began = time.perf_counter()
+        if variant == "ours":
+            threads.count = threads.wanted()
+            torch.set_num_threads(threads.count)
         update(step)
-    with following() if variant == "ours" else nullcontext():
-        _updates(update)
+        step += 1
+        return time.perf_counter() - began
 
-
-def _updates(update: Callable[[int], object]) -> None:
-    """Make as many updates as a line of stdin says, and print their seconds."""
+    made()
     print("ready", flush=True)
-    step = 3
     for line in sys.stdin:
-        took = []
-        for _ in range(int(line)):
-            began = time.perf_counter()
-            follow()
-            update(step)
-            step += 1
-            took.append(time.perf_counter() - began)
-        print(json.dumps(took), flush=True)
+        free.look()  # a new window
+        end = time.monotonic() + SETTLE
+        while time.monotonic() < end:
+            made()
+        print(json.dumps([made() for _ in range(int(line))]), flush=True)
 
 
 class Child:
