@@ -33,7 +33,7 @@ import training  # noqa: F401  sets how OpenMP waits, before anything loads torc
 import torch
 
 from benchmarks.train_step import case, ours, plain
-from training.runtime.cpu_threads import MOST, FreeCores, Threads
+from training.runtime.cpu_threads import FreeCores, Threads, most
 
 VARIANTS: dict[str, dict[str, str]] = {
     "ours": {},
@@ -54,7 +54,7 @@ def child(variant: str) -> None:
     """
     update = (plain if variant == "plain" else ours)(case(CASE), 1, "cpu", "auto")
     free = FreeCores()
-    threads = Threads(free, MOST)
+    threads = Threads(free, most())
     step = 0
 
     def made() -> float:

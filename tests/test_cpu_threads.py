@@ -18,6 +18,7 @@ from training.config.schema import RunConfig
 from training.events import Saved, Stepped
 from training.runtime import cpu_threads
 from training.runtime.cpu_threads import FreeCores, Sample, Threads
+from training.trainer import schedule
 from training.trainer.joint import together
 from training.trainer.loop import train
 
@@ -121,7 +122,7 @@ def scripted(
     last word. Returns the counts with which updates are made, as they come.
     """
     answers = itertools.chain(wanted, itertools.repeat(wanted[-1]))
-    monkeypatch.setattr(cpu_threads, "MOST", 2)
+    torch.set_num_threads(2)
     monkeypatch.setattr(cpu_threads, "follows", lambda: True)
     monkeypatch.setattr(Threads, "wanted", lambda self: next(answers))
     return [] if loud is None else loud
@@ -219,8 +220,29 @@ def test_styles_that_are_trained_together_repeat_their_threads(
     assert [bits(config) for config in again] == [bits(config) for config in configs]
 
 
+@pytest.mark.parametrize("many", [False, True], ids=["alone", "together"])
+def test_the_count_is_given_back(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, many: bool
+) -> None:
+    configs = [style(name, base_folder, tmp_path, optim__steps=2) for name in ("a", "b")]
+    scripted(monkeypatch, [1])
+    made: list[int] = []
+    if many:
+        list(counted((event for _, event in together(configs, at_once=2)), made))
+    else:
+        list(counted(train(configs[0]), made))
+    assert set(made) == {1} and torch.get_num_threads() == 2
+
+
+def test_a_damaged_joint_schedule_sets_no_impossible_count(tmp_path: Path) -> None:
+    written = {"began": {"0": 0}, "settings": {"0": ""}, "paces": {}, "alone": {}}
+    for threads, is_read in (({"3": 1}, True), ({"3": 0}, False), ({"3": -1}, False)):
+        (tmp_path / schedule.FILE).write_text(json.dumps({**written, "threads": threads}))
+        assert (schedule._read(tmp_path / schedule.FILE) is not None) is is_read
+
+
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_threads, "MOST", 4)
+    torch.set_num_threads(4)
     for environment, expected in (
         ({}, True),
         ({"OMP_NUM_THREADS": "4"}, False),
@@ -232,8 +254,8 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_drawing_follows_only_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = torch.get_num_threads()
     scripted(monkeypatch, [1, 2])
+    before = torch.get_num_threads()
     cpu_threads.follow()
     assert torch.get_num_threads() == before
     with cpu_threads.following():

@@ -32,7 +32,6 @@ WINDOW = 1.0  # seconds that are looked at together, at least
 CALM = 2  # windows with a free core before a thread more
 MOST_CALM = 64  # the same after threads more have been too many again and again
 SPARE = 0.75  # of a core that must be free for a thread more: a half would swing to and fro
-MOST = torch.get_num_threads()  # threads as this process began
 
 
 @dataclass(frozen=True)
@@ -144,16 +143,16 @@ class RecordedThreads:
         if choose and not self.by_step:
             self.at(0)
         else:
-            self._use(self.by_step.get(0, MOST))
+            self._use(self.by_step.get(0, most()))
 
     def at(self, step: int) -> None:
         """Choose the count of an update that is about to begin."""
         recorded = [count for first, count in sorted(self.by_step.items()) if first <= step]
-        before = recorded[-1] if recorded else MOST
+        before = min(recorded[-1], most()) if recorded else most()
         self._use(before)
         if any(first > step for first in self.by_step):  # it is made again
             return
-        wanted = self.threads.wanted() if self.threads else MOST
+        wanted = self.threads.wanted() if self.threads else most()
         if wanted == before:
             return
         changed = {**self.by_step, step: wanted}
@@ -174,7 +173,7 @@ class RecordedThreads:
 def follows() -> bool:
     """Whether the count follows the free cores, or is what the user has set."""
     choice = os.environ.get(CHOICE) or ("fixed" if "OMP_NUM_THREADS" in os.environ else "follow")
-    return choice == "follow" and MOST > 1
+    return choice == "follow" and most() > 1
 
 
 def of_run(
@@ -194,7 +193,7 @@ def of_run(
 
 def followed(device: torch.device) -> Threads | None:
     """What follows the free cores, where this process may and computes on the CPU."""
-    return Threads(_FREE, MOST) if follows() and device.type == "cpu" else None
+    return Threads(_FREE, most()) if follows() and device.type == "cpu" else None
 
 
 def _read(folder: Path, settings: Mapping[str, Any]) -> dict[int, int]:
@@ -217,6 +216,24 @@ def is_sound(by_step: Mapping[Any, Any]) -> bool:
 
 _FREE = FreeCores()  # since this process began to load
 _following: list[Threads | None] = []
+_begun_with: list[int] = []
+
+
+def most() -> int:
+    """The threads that this process was given, whatever their number is at present."""
+    return _begun_with[0] if _begun_with else torch.get_num_threads()
+
+
+@contextmanager
+def given_back() -> Iterator[None]:
+    """While inside, the count may be changed; afterwards it is the former one."""
+    before = torch.get_num_threads()
+    _begun_with.append(before)
+    try:
+        yield
+    finally:
+        _begun_with.pop()
+        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -224,13 +241,12 @@ def following() -> Iterator[None]:
     """While inside, `follow` changes the count: for work whose rounding nobody repeats, as the
     drawing of a comparison.
     """
-    before = torch.get_num_threads()
-    _following.append(Threads(_FREE, MOST) if follows() else None)
-    try:
-        yield
-    finally:
-        _following.pop()
-        torch.set_num_threads(before)
+    with given_back():
+        _following.append(Threads(_FREE, most()) if follows() else None)
+        try:
+            yield
+        finally:
+            _following.pop()
 
 
 def follow() -> None:

@@ -108,7 +108,7 @@ def device_record(place: DeviceSpec) -> dict[str, str | int]:
         "torch": torch.__version__,
         "device": place.name,
         "precision": place.precision,
-        "threads": cpu_threads.MOST,
+        "threads": cpu_threads.most(),
         "instructions": cpu,
     }
 

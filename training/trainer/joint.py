@@ -16,6 +16,7 @@ from training.config.schema import RunConfig
 from training.errors import ConfigError
 from training.events import Event, Noted
 from training.models import loader
+from training.runtime import cpu_threads
 from training.runtime.device import repeatable
 from training.storage import run_lock
 from training.trainer.driver import drive
@@ -59,8 +60,10 @@ def together(
             trainings = [
                 Training(plan, stop, shared_base) for plan in plans[first : first + AT_ONCE]
             ]
-            for place, event in drive(trainings, Turns(trainings, stop, at_once, shared_base)):
-                yield first + place, event
+            with cpu_threads.given_back():
+                turns = Turns(trainings, stop, at_once, shared_base)
+                for place, event in drive(trainings, turns):
+                    yield first + place, event
 
 
 def checked(configs: Sequence[RunConfig]) -> list[Plan]:

@@ -33,6 +33,7 @@ def train(config: RunConfig, stop: Stop = never, world: ProcessGroup = ALONE) ->
     plan = world.each(lambda: planned(config))
     _check_shares(config, world)
     with (
+        cpu_threads.given_back(),
         repeatable(config.optim.deterministic, plan.place.device),
         run_lock.held(config.run_folder) if world.writes else nullcontext(),
     ):

@@ -112,6 +112,8 @@ def _read(path: Path) -> JointSchedule | None:
         settings = {int(i): str(value) for i, value in record["settings"].items()}
         began, alone = _integers(record["began"]), _integers(record["alone"])
         threads = _integers(record.get("threads", {}))
+        if any(count < 1 for count in threads.values()):
+            return None
         return JointSchedule(began, settings, paces, alone, threads)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
