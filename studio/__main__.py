@@ -17,12 +17,15 @@ from pathlib import Path
 from studio.library import sample_project
 from studio.server import auth
 from studio.system import doctor
+from training.cli.interrupts import listen
+from training.cli.output import lasting_output
 from training.errors import ConfigError, StudioError
 from training.storage.paths import Workspace, checked_writable
 
 
+@lasting_output()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve the page until Ctrl+C or SIGTERM.
+    """Serve the page until Ctrl+C, SIGTERM or SIGHUP.
 
     Returns 0, or 2 with a message when it cannot be opened.
     """
@@ -130,10 +133,16 @@ def _no_port(host: str, port: int, error: OSError) -> ConfigError:
     )
 
 
+def _leave(kind: int, frame: object) -> None:
+    if kind == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(0)
+
+
 def _open(
     workspace: Workspace, host: str, port: int, password: str | None, public_name: str
 ) -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    listen(_leave)
     with tempfile.TemporaryDirectory(prefix="style-studio-", ignore_cleanup_errors=True) as copies:
         # Before gradio is imported: copies for the browser go with the page, nothing is reported to
         # anyone, and this machine is no proxy's affair.

@@ -24,6 +24,7 @@ from studio import grid_events
 from studio.grid import _footer, grid_of, headings
 from studio.grid_spec import GridSpec, Taken, grid_spec_from
 from training import __version__
+from training.cli.output import lasting_output
 from training.errors import DataError, StudioError
 from training.prompt import KEY, Prompt
 from training.storage.paths import write_whole
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from studio.library.generator import Generator
 
 
+@lasting_output()
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0; 2 when the input is wrong (nothing was drawn); 1 when the memory is too
     small.

@@ -66,7 +66,9 @@ def scene(tmp_path: Path, base_folder: Path) -> Scene:
 
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     yield
     for kind, heard in before.items():
         signal.signal(kind, heard)

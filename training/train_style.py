@@ -8,7 +8,6 @@ import collections
 import contextlib
 import math
 import os
-import signal
 import sys
 import time
 import traceback
@@ -20,6 +19,8 @@ if __package__ in (None, ""):  # run as a file: the clone's root is not on the p
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from training import events
+from training.cli.interrupts import Interrupts
+from training.cli.output import lasting_output
 from training.cli.train_arguments import config_from, sweep_from
 from training.config.schema import RunConfig
 from training.errors import BusyError, ConfigError, StudioError, without_controls
@@ -29,30 +30,6 @@ if TYPE_CHECKING:
 
 # Of several processes that a launcher started; 0 also alone
 RANK = int(os.environ.get("RANK", "0"))
-
-
-class Interrupts:
-    """The first Ctrl-C or SIGTERM asks the run to save and leave; the second leaves at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        for kind in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(kind, self._heard)
-
-    def _heard(self, kind: int, frame: object) -> None:
-        if self.asked:
-            os._exit(128 + kind)
-        self.asked = True
-        message = (
-            b"\nStopping after this update: saving and writing the style. Once more leaves "
-            b"at once.\n"
-        )
-        # Not print: the signal may have come in the middle of one
-        with contextlib.suppress(OSError):
-            os.write(2, message)
-
-    def __call__(self) -> bool:
-        return self.asked
 
 
 def recorded(stream: Iterable[events.Event], folder: Path) -> Iterator[events.Event]:
@@ -171,6 +148,7 @@ def _is_open(folder: Path) -> bool:
         return False
 
 
+@lasting_output()
 def main(argv: list[str] | None = None) -> int:
     began = time.time()
     try:

@@ -7,7 +7,6 @@ begins again, from its checkpoint, what is gone.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
@@ -20,6 +19,7 @@ from studio.processes.process import training_command
 from studio.processes.queue import Queue
 from studio.processes.watchdog import Watchdog
 from training import events
+from training.cli.interrupts import Interrupts
 from training.config.loading import to_toml
 from training.errors import BusyError, ConfigError, StudioError
 from training.storage import run_lock
@@ -243,18 +243,20 @@ def _has_work(line: Queue, device: str) -> bool:
         return True
 
 
-def work(root: Path, device: str) -> None:
-    """Be the worker of a device until there is nothing left to do there; return at once when it has
-    one.
+def work(root: Path, device: str, stop: Callable[[], bool] = lambda: False) -> None:
+    """Be the worker of a device until there is nothing left to do there, or until stop() says so;
+    return at once when it has one.
+
+    A training that runs then goes on; the next worker finds it.
     """
     line = Queue(Workspace(root), worker=None)
     worker = Worker(line, device)
-    while _has_work(
+    while not stop() and _has_work(
         line, device
     ):  # asked again once the lock is free: who adds a job while we leave starts no other worker
         try:
             with run_lock.held(line.place_of(device)):
-                while line.has_work(device):
+                while not stop() and line.has_work(device):
                     worker.look()
                     time.sleep(LOOK)
         except BusyError:
@@ -264,6 +266,5 @@ def work(root: Path, device: str) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        work(Path(sys.argv[1]), sys.argv[2])
-        os._exit(0)  # the threads that wait for trainings need not end with us
+    work(Path(sys.argv[1]), sys.argv[2], Interrupts())
+    os._exit(0)  # the threads that wait for trainings need not end with us

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.cli import style_editing, style_inspection
+from training.cli.output import lasting_output
 from training.errors import StudioError
 from training.style_files.family_spec import SPECS
 from training.style_files.metadata import ANONYMOUS, GROUPS
@@ -21,6 +22,7 @@ WEIGHTS = f"strength, another for the text encoders, others for groups: {PLACES}
 A_BASE = "mini, a diffusers folder, a .safetensors checkpoint or a hub id"
 
 
+@lasting_output()
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 2 with a message on stderr when the file or an argument is wrong."""
     arguments = _parser().parse_args(argv)
