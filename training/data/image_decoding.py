@@ -41,7 +41,6 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 TO_8_BITS = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
-BAD_PROFILE = "A colour profile that is damaged or does not fit its picture is ignored"
 
 
 @dataclass(frozen=True)
@@ -294,7 +293,7 @@ def _transform(picture: Image.Image) -> tuple[Callable[[Image.Image], Image.Imag
         )
         transform.apply(first_row)
     except (ImageCms.PyCMSError, *DAMAGED):
-        return _to_rgb, [BAD_PROFILE]
+        return _to_rgb, [image_headers.BAD_PROFILE]
     return transform.apply, []
 
 

@@ -23,16 +23,20 @@ MOST_TABLES = 1000
 MOST_PARTS = 100_000  # chunks or segments of a file
 MOST_FRAMES = 10_000  # of an animated WEBP
 MOST_APPLICATION_SEGMENTS = 16  # APP0 and APP14 of a JPEG; honest ones have one of each
+SHORTEST_APPLICATION = 12  # bytes of APP14, the shorter one; decoders trip over what has fewer
 LARGEST_EXIF = 2**16  # bytes; what a JPEG can hold
 LARGEST_XMP = 2**18  # bytes
 LARGEST_PROFILE = 2**22  # bytes of an ICC profile; those of presses have up to 3 MiB
 LARGEST_UNPACKED_PROFILE = 2**20  # bytes; more than that Pillow refuses in a PNG
 LARGEST_TEXT = 2**20  # bytes of all text chunks of a PNG, and of one text when it is unpacked
-MOST_TEXTS = 1000
+MOST_ALIKE = 1000  # other chunks of one kind
 LARGEST_DETAIL = 2**16  # bytes of any other chunk beside the pixels
 
 NO_EXIF = "Camera details (EXIF) of more than 64 KiB were left out, the orientation with them"
+NO_TEXT = "Camera details (XMP or EXIF) in large texts were left out, with the orientation"
 NO_PROFILE = "A colour profile that is too large is ignored"
+BAD_PROFILE = "A colour profile that is damaged or does not fit its picture is ignored"
+BAD_SUM = "Side information with a wrong checksum was left out"
 SAVE_AGAIN = "Export it again with another program, or remove it."
 
 # A marker: FF and a byte that is neither stuffed (00), nor a restart (D0 to D7), nor padding (FF)
@@ -43,6 +47,11 @@ WITHOUT_LENGTH = frozenset((0x01, SOI))
 
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 PNG_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"fdAT", b"fcTL")
+# Side chunks that the decoded pixels depend on: transparency, frames, orientation, colours
+PNG_DETAILS = (b"tRNS", b"acTL", b"eXIf", b"iCCP", *PNG_TEXTS)
+# Texts that may hold the orientation
+ORIENTING_TEXTS = (b"XML:com.adobe.xmp", b"Raw profile type exif")
+ANCILLARY = 0x20  # a bit of a chunk's first letter (PNG specification, W3C 2003, 5.4)
 WEBP_PIXELS = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF")
 WEBP_DETAILS = {
     b"ICCP": (LARGEST_PROFILE, NO_PROFILE),
@@ -142,7 +151,7 @@ def _kind_of(marker: int, data: bytes) -> str:
         return "xmp"
     if marker == APP2 and data.startswith(b"ICC_PROFILE\0"):
         return "profile"
-    if marker in (APP0, APP14):
+    if marker in (APP0, APP14) and len(data) >= SHORTEST_APPLICATION:
         return "application"
     if APP0 <= marker <= 0xEF or marker == COM:
         return "dropped"
@@ -187,37 +196,92 @@ def _within_bounds(segments: list[tuple[str, bytes]]) -> tuple[bytes, list[str]]
 
 
 def _reduced_png(content: bytes) -> tuple[bytes, list[str]]:
+    """Keep what the pixels depend on, within bounds; nothing else can make a picture unreadable."""
     kept: list[bytes] = [PNG]
     remarks: dict[str, None] = {}
     seen: dict[bytes, int] = {}
-    texts = 0
+    room = LARGEST_TEXT
     for kind, data, whole in _png_chunks(content):
         seen[kind] = seen.get(kind, 0) + 1
         if kind == b"IHDR" and seen[kind] > 1:
             raise DataError(f"has more than one header, a PNG has exactly one. {SAVE_AGAIN}")
         if kind in PNG_TEXTS:
-            texts += len(data)
-            if texts > LARGEST_TEXT or sum(seen.get(k, 0) for k in PNG_TEXTS) > MOST_TEXTS:
-                continue
-        elif kind not in PNG_PIXELS and (remark := _too_much(kind, data, seen[kind])) is not None:
-            remarks |= {remark: None} if remark else {}
-            continue
-        kept.append(whole)
+            size = _orienting_text(kind, data)
+            remark = _why_no_text(size, room, whole)
+            room -= size if remark is None else 0
+        elif kind in PNG_PIXELS:
+            remark = None
+        else:
+            remark = _why_not(kind, data, whole, seen[kind])
+        if remark is None:
+            kept.append(whole)
+        elif remark:
+            remarks[remark] = None
     return b"".join(kept), list(remarks)
 
 
-def _too_much(kind: bytes, data: bytes, count: int) -> str | None:
+def _why_not(kind: bytes, data: bytes, whole: bytes, count: int) -> str | None:
     """Return why a PNG's side information is left out, empty where nothing has to be said of it;
     None: it stays.
     """
+    side = bool(kind[:1]) and bool(kind[0] & ANCILLARY)
+    if side and kind not in (b"tRNS", b"acTL") and not _sum_is_right(whole):
+        return BAD_SUM
+    if side and kind not in PNG_DETAILS:
+        return ""
     if kind == b"eXIf":
         return NO_EXIF if len(data) > LARGEST_EXIF else "" if count > 1 else None
     if kind == b"iCCP":
-        too_large = len(data) > LARGEST_PROFILE or _unpacks_to_more(
-            data.partition(b"\0")[2][1:], LARGEST_UNPACKED_PROFILE
-        )
-        return NO_PROFILE if too_large else "" if count > 1 else None
-    return "" if len(data) > LARGEST_DETAIL or count > MOST_TEXTS else None
+        return _why_no_profile(data) if count == 1 else ""
+    return "" if len(data) > LARGEST_DETAIL or count > MOST_ALIKE else None
+
+
+def _why_no_profile(data: bytes) -> str | None:
+    """The same for the data of iCCP: a name, a NUL, 0 for zlib, the packed profile."""
+    name, _, rest = data.partition(b"\0")
+    if not name or rest[:1] != b"\0":
+        return BAD_PROFILE
+    if len(data) > LARGEST_PROFILE:
+        return NO_PROFILE
+    try:
+        unpacked = zlib.decompressobj().decompress(rest[1:], LARGEST_UNPACKED_PROFILE + 1)
+    except zlib.error:
+        return BAD_PROFILE
+    return NO_PROFILE if len(unpacked) > LARGEST_UNPACKED_PROFILE else None
+
+
+def _why_no_text(size: int, room: int, whole: bytes) -> str | None:
+    """The same for a text of `size` bytes; 0: one that decides nothing. room: bytes left."""
+    if not _sum_is_right(whole):
+        return BAD_SUM
+    if not size:
+        return ""
+    return NO_TEXT if size > room else None
+
+
+def _orienting_text(kind: bytes, data: bytes) -> int:
+    """Bytes of a text that may hold the orientation, unpacked, LARGEST_TEXT + 1 at most; 0 for
+    any other text and for a damaged one.
+    """
+    keyword, _, rest = data.partition(b"\0")
+    if keyword not in ORIENTING_TEXTS:
+        return 0
+    is_packed = kind == b"zTXt" or (kind == b"iTXt" and rest[:1] == b"\1")
+    packed = rest[1:] if kind == b"zTXt" else rest
+    if kind == b"zTXt" and rest[:1] != b"\0":
+        return 0  # packed in an unknown way
+    if not is_packed:
+        return min(len(data), LARGEST_TEXT + 1)
+    if kind == b"iTXt":  # after language and translated keyword
+        packed = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
+    try:
+        return len(zlib.decompressobj().decompress(packed, LARGEST_TEXT + 1))
+    except zlib.error:
+        return 0
+
+
+def _sum_is_right(whole: bytes) -> bool:
+    return zlib.crc32(whole[4:-4]) == int.from_bytes(whole[-4:], "big")
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
@@ -235,13 +299,6 @@ def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
         if kind == b"IEND":
             return
         at = end
-
-
-def _unpacks_to_more(packed: bytes, most: int) -> bool:
-    try:
-        return len(zlib.decompressobj().decompress(packed, most + 1)) > most
-    except zlib.error:  # the decoder says so itself
-        return False
 
 
 def _text_of(kind: bytes, data: bytes) -> str:
