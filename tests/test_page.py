@@ -234,6 +234,7 @@ def test_from_upload_to_grid(
     tab.locator("#preview-every input").fill("0")
     tab.locator("#start").click()
     expect(tab.get_by_text("“Length (updates)” is 0")).to_be_visible()
+    expect(tab.locator("#optim-steps")).to_have_class(re.compile("wrong-field"))
     assert not (workspace / "runs").exists()
     tab.locator("#optim-steps input").fill("2")
     tab.locator("#start").click()
@@ -366,6 +367,7 @@ def test_trainings_wait_their_turn(tab: sync_api.Page, workspace: Path, base_fol
     tab.locator("#train-dataset input").click()
     tab.get_by_role("option", name="linocut").click()
     tab.locator("#base-model input, #base-model textarea").fill(str(base_folder))
+    tab.locator("#data-trigger input, #data-trigger textarea").fill("linocut")
     tab.locator("#optim-steps input").fill("100000")
     for name in ("long", "second", "third"):
         tab.locator("#save-name input, #save-name textarea").fill(name)

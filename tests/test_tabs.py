@@ -23,12 +23,14 @@ from studio.page import app, templates
 from studio.page.tabs import compare, pictures, settings, styles, train
 from studio.page.tabs.compare import form as compare_form
 from studio.page.tabs.compare.form import StyleValues
+from studio.page.views import charts
 from studio.processes import process
 from studio.processes import queue as queue_module
 from studio.processes.queue import Queue
 from tests.test_jobs import until
 from tests.test_library import finished_run
-from training.config.loading import from_mapping
+from training import events
+from training.config.loading import from_mapping, to_toml
 from training.errors import ConfigError
 from training.storage.paths import Workspace
 
@@ -150,6 +152,112 @@ def test_a_training_without_pictures_is_refused_before_the_queue(workspace: Work
     with pytest.raises(gr.Error, match="has no pictures yet"):
         handlers.start("empty", *(values[field] for field in parts.form.fields.values()))
     assert Queue(workspace, None).jobs() == []
+
+
+def started(workspace: Workspace, dataset: str, **changed: Any) -> tuple[Any, dict[Any, Any]]:
+    """Press Start with the first form and some settings changed, no worker to take the job."""
+    parts, handlers = tab(workspace, train)
+    handlers.queue = Queue(workspace, None)
+    first = handlers.first_values()
+    filled = {key: first[field] for key, field in parts.form.fields.items()}
+    return parts, handlers.start(dataset, *(filled | changed).values())
+
+
+def test_train_takes_the_dataset_that_is_in_view(workspace: Workspace, drawings: Path) -> None:
+    """Not the one that was changed last."""
+    store.make(workspace, "newest")
+    pictures_parts, of_pictures = tab(workspace, pictures)
+    train_parts, of_train = tab(workspace, train)
+    in_view = of_pictures.open_dataset("ink", "mini")[pictures_parts.in_view]
+    assert of_train.follow_pictures(in_view).value == "ink"
+    assert of_train.follow_pictures("gone") == gr.skip()
+    made = of_pictures.upload("ink", [], "mini")
+    assert made[pictures_parts.in_view] == "ink"
+    other = library_run(workspace, "newest")
+    assert other.is_dir()
+    dataset = of_train.first_values()[train_parts.form.dataset]
+    assert dataset.value == store.newest(workspace)  # as Pictures does, whatever was trained last
+
+
+def library_run(workspace: Workspace, dataset: str) -> Path:
+    """A run of another dataset."""
+    run = finished_run(workspace, "ink")
+    data = {"folder": str(workspace.datasets() / dataset)}
+    save = {"folder": str(workspace.runs()), "name": "ink"}
+    (run / "run.toml").write_text(to_toml(from_mapping({"data": data, "save": save})))
+    return run
+
+
+def test_start_asks_where_there_is_no_trigger_word(workspace: Workspace, drawings: Path) -> None:
+    parts, answer = started(workspace, "ink", **{"base.device": "cpu"})
+    assert Queue(workspace, None).jobs() == []
+    assert answer[parts.asking.row].visible
+    assert answer[parts.asking.words] == "Start without a trigger word?"
+
+
+def test_start_goes_on_with_a_trigger_word_or_when_confirmed(
+    workspace: Workspace, drawings: Path
+) -> None:
+    parts, answer = started(workspace, "ink", **{"data.trigger": "zorp", "base.device": "cpu"})
+    assert [job.run for job in Queue(workspace, None).jobs()] == ["my-style"]
+    assert not answer[parts.asking.row].visible and parts.view.run in answer
+    parts, handlers = tab(workspace, train)
+    handlers.queue = Queue(workspace, None)
+    values = handlers.first_values()
+    fields = {key: values[field] for key, field in parts.form.fields.items()}
+    anyway = fields | {"save.name": "second", "base.device": "cpu"}
+    handlers.start_anyway("ink", *anyway.values())
+    assert {job.run for job in Queue(workspace, None).jobs()} == {"my-style", "second"}
+
+
+def test_what_is_found_in_the_pictures_is_said_beside_start(
+    workspace: Workspace, drawings: Path
+) -> None:
+    """Before Start is pressed; a picture that training would refuse makes it ask."""
+    parts, handlers = tab(workspace, train)
+    words = handlers.check("ink", "zorp", "mini")
+    assert "1 picture without a caption" in words and "“ink”" in words
+    assert handlers.check("ink", "", "mini").count("<li>") == 2
+    for name in ("a.png", "b.png"):
+        store.write_caption(drawings, name, f"a square, {name[0]}")
+    Image.new("RGB", (300, 300), "green").save(drawings / "a.png")
+    Image.radial_gradient("L").resize((300, 300)).save(drawings / "b.png")
+    assert handlers.check("ink", "zorp", "mini") == ""
+    (drawings / "b.png").write_bytes(b"no picture")
+    assert "1 picture that cannot be read" in handlers.check("ink", "zorp", "mini")
+    parts, answer = started(workspace, "ink", **{"data.trigger": "zorp"})
+    assert answer[parts.asking.row].visible and Queue(workspace, None).jobs() == []
+
+
+def test_a_wrong_setting_is_named_beside_start_and_its_field_marked(
+    workspace: Workspace, drawings: Path
+) -> None:
+    wrong = {"optim.steps": 0, "optim.batch_size": None, "base.model": "/no/such/base"}
+    parts, answer = started(workspace, "ink", **wrong)
+    words = answer[parts.wrong]
+    assert "“Length (updates)” is 0: a whole number from 1 to 1,000,000 was expected" in words
+    assert 'data-fields="optim-steps"' in words and 'data-fields="optim-batch_size"' in words
+    assert Queue(workspace, None).jobs() == []
+    parts, answer = started(workspace, "ink", **{"base.model": "/no/such/base"})
+    assert "There is no base" in answer[parts.wrong]
+    assert 'data-fields="base-model"' in answer[parts.wrong]
+    assert Queue(workspace, None).jobs() == []
+
+
+def test_after_the_last_step_a_run_says_what_it_does() -> None:
+    """And no time that is left: for minutes it would be none."""
+    seen: list[Any] = [
+        events.Started(0, 2, 4, 1, 1, "cpu", "float32"),
+        events.Stepped(1, 0.5, 1e-4, 1.0, 0.1, 7.0),
+    ]
+    assert "Time left" in charts.status("ink", "running", charts.progress(seen))
+    seen.append(events.Stepped(2, 0.5, 1e-4, 1.0, 0.1, 0.0))
+    saving = charts.status("ink", "running", charts.progress(seen))
+    assert "Time left" not in saving and "Saving the style" in saving
+    seen.append(events.Noted("report: ink-000002.safetensors at strength 1"))
+    reporting = charts.status("ink", "running", charts.progress(seen))
+    assert "Time left" not in reporting and "Making the report" in reporting
+    assert "Finished" in charts.status("ink", "finished", charts.progress(seen))
 
 
 def test_a_look_sends_what_the_page_does_not_have(workspace: Workspace) -> None:

@@ -151,9 +151,11 @@ def build(workspace: Workspace) -> gr.Blocks:
         )  # first: a verb keeps its name, a tab's handler of that name gets another
         gr.HTML(render("masthead"), js_on_load=None)
         with gr.Tabs():
+            with gr.Tab("1. Pictures") as tab:
+                in_view = pictures.layout(workspace, page, tab).in_view
+            with gr.Tab("2. Train") as tab:
+                train.layout(workspace, page, tab, in_view)
             for label, module in (
-                ("1. Pictures", pictures),
-                ("2. Train", train),
                 ("3. Compare", compare),
                 ("Styles", styles),
                 ("Settings", settings),

@@ -15,6 +15,7 @@ from gradio.components import Component
 
 from training.config.schema import RunConfig
 from training.config.settings import Setting, settings
+from training.errors import ConfigError
 
 EXACT = 2**53  # a browser's numbers are exact up to here: larger settings are written as text
 SECTIONS = {
@@ -174,6 +175,18 @@ def from_config(config: RunConfig, keys: Sequence[str]) -> list[Any]:
         shown(by_key[key], getattr(getattr(config, by_key[key].section), by_key[key].name))
         for key in keys
     ]
+
+
+def complaints(error: ConfigError) -> list[tuple[str, list[str]]]:
+    """Every complaint of an error in a user's words, with the elem_ids of the controls it names."""
+    head, *rest = str(error).split("\n")
+    lines = [line.removeprefix("  - ") for line in rest] or [head]
+    return [(in_words(line), _ids_in(line)) for line in lines]
+
+
+def _ids_in(line: str) -> list[str]:
+    found = [s.key for s in settings() if re.search(rf"(?<![\w./]){s.key}(?![\w/])", line)]
+    return [key.replace(".", "-") for key in found]
 
 
 def in_words(complaint: str) -> str:

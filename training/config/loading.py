@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from training.config.input_sections import Data
 from training.config.schema import RunConfig
-from training.config.settings import settings
+from training.config.settings import Setting, settings
 from training.data.captions import WORD, names_in
 from training.errors import ConfigError, StudioError, listed
 from training.storage.paths import checked_name, read_regular
@@ -88,8 +88,49 @@ def _complaint(error: Mapping[str, Any]) -> str:
             f"{where} is {_shown(value)}, a section of settings was expected: [{where}] "
             "with its settings below"
         )
+    return f"{where} is {_shown(value)}: {_expected(where, error)}"
+
+
+NUMBERS = {int: "a whole number", float: "a number"}
+OTHERS = {str: "text", bool: "true or false", list: "a list"}
+DEVICES = "auto, cpu, cuda, cuda:N or mps was expected"  # the one setting with a pattern
+
+
+def _expected(where: str, error: Mapping[str, Any]) -> str:
+    """What a setting takes, in words, from its declaration."""
+    section, _, name = where.partition(".")
+    key = ".".join((section, name.partition(".")[0]))  # also of one value in a list
+    setting = next((s for s in settings() if s.key == key), None)
+    limits = error.get("ctx") or {}
+    match error["type"]:
+        case "string_too_long":
+            return f"at most {limits['max_length']} characters were expected"
+        case "string_too_short":
+            return "it must not be empty"
+        case "string_pattern_mismatch":
+            return DEVICES
+        case "greater_than":
+            return f"a number above {limits['gt']:g} was expected"
+        case "less_than":
+            return f"a number below {limits['lt']:g} was expected"
+    if setting is not None and setting.choices:
+        return f"one of {', '.join(setting.choices)} was expected"
+    if setting is not None and setting.kind in NUMBERS:
+        return _number_expected(setting)
+    if setting is not None and key == where:
+        return f"{OTHERS[setting.kind]} was expected"
     message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{where} is {_shown(value)}: {message.replace('input should', 'it should')}"
+    return message.replace("input should", "it should")
+
+
+def _number_expected(setting: Setting) -> str:
+    number, low, high = NUMBERS[setting.kind], setting.low, setting.high
+    if low is None:
+        return f"{number} was expected"
+    if high is None or high > 2**53:  # a seed: nobody needs to know where it ends
+        return f"{number} of at least {low:g} was expected"
+    end = f"{high:,}" if isinstance(high, int) else f"{high:g}"
+    return f"{number} from {low:g} to {end} was expected"
 
 
 def _shown(value: object) -> str:

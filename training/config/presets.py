@@ -45,7 +45,7 @@ MINI = {
 
 PRESETS = {
     "style": Preset(
-        "a hand: how pictures are drawn, whatever they show",
+        "how pictures are drawn, whatever they show",
         {
             # Convolutions carry strokes and texture; the text encoder needs little, for captions
             # name things and not the hand
@@ -69,7 +69,7 @@ PRESETS = {
         },
     ),
     "subject": Preset(
-        "a thing, animal or person that the trigger word calls, in any hand",
+        "one thing, animal or person, drawn in any style",
         {
             "adapter.targets": ["attention", "feed_forward", "projections"],
             "adapter.rank": 16,

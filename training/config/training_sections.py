@@ -82,7 +82,7 @@ class Optim(Section):
     )
     batch_size: int = setting(
         4,
-        "pictures that go through the base at once",
+        "pictures at once",
         unit="pictures",
         advanced=False,
         ge=1,

@@ -89,6 +89,15 @@
     };
     window.studio.entitle = entitle;
     entitle();
+    // What a remark offers: the tab, or the field, where it is put right
+    document.addEventListener('click', event => {
+        const button = event.target.closest('[data-open]');
+        if (!button) return;
+        const field = document.querySelector(`#${CSS.escape(button.dataset.open)}`);
+        const input = field && field.querySelector('input, textarea');
+        const tab = [...document.querySelectorAll('[role=tab]')].find(tab => tab.textContent.includes(button.dataset.open));
+        if (input) { input.focus(); input.scrollIntoView({block: 'center'}); } else if (tab) tab.click();
+    });
     document.addEventListener('click', event => {
         if (event.target.closest('#tell-me') && 'Notification' in window) Notification.requestPermission().then(bell);
     });

@@ -101,16 +101,25 @@ def status(run: str, state: State, so_far: Progress) -> str:
             ("Learning rate", f"{last.learning_rate:.2e}"),
             ("Per update", f"{pace:.2f} s" if pace < 100 else duration(pace)),
         ]
-        if state == "running":
+        if state == "running" and last.step < so_far.steps:
             figures.append(("Time left", duration(last.left)))
     return render(
         "run_status",
         run=run,
         state=state,
-        words=WORDS[state],
+        words=_words(state, so_far),
         share=100 * share,
         figures=figures,
     )
+
+
+def _words(state: State, so_far: Progress) -> str:
+    """How a run stands; after its last step it is not training any more."""
+    if state != "running" or not so_far.steps or so_far.step < so_far.steps:
+        return WORDS[state]
+    last = so_far.messages[-1] if so_far.messages else None
+    reports = isinstance(last, events.Noted) and last.message.startswith("report:")
+    return "Making the report" if reports else "Saving the style"
 
 
 def waits(run: str, words: str) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gradio as gr
 
-from studio.page.tabs.pictures.components import components
+from studio.page.tabs.pictures.components import Parts, components
 from studio.page.tabs.pictures.events import connect
 from studio.page.tabs.pictures.handlers import Handlers
 from training.storage.paths import Workspace
 
 
-def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> None:
+def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> Parts:
     """Fill the tab."""
     parts = components()
     connect(parts, Handlers(workspace, parts), page, tab)
+    return parts

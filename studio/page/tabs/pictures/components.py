@@ -54,7 +54,9 @@ class Bulk:
 
 @dataclass(frozen=True)
 class Parts:
-    """The tab's components."""
+    """The tab's components. in_view: the dataset that was opened on purpose, "" before one was; the
+    Train tab takes it.
+    """
 
     example: gr.Row
     train_example: gr.Button
@@ -70,6 +72,7 @@ class Parts:
     base: gr.Dropdown
     check: gr.Button
     findings: gr.HTML
+    in_view: gr.Textbox
 
     @property
     def everything(self) -> list[Component]:
@@ -130,6 +133,7 @@ def components() -> Parts:
         base=base,
         check=check,
         findings=findings,
+        in_view=gr.Textbox("", visible="hidden", elem_id="dataset-in-view"),
     )
 
 

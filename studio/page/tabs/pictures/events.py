@@ -42,7 +42,7 @@ def _datasets(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
     open_dataset: dict[str, Any] = {
         "fn": handlers.open_dataset,
         "inputs": [parts.dataset, parts.base],
-        "outputs": [parts.report, *parts.everything],
+        "outputs": [parts.report, parts.in_view, *parts.everything],
         **QUIET,
     }
     parts.dataset.change(handlers.offer_example, parts.dataset, parts.example, **QUIET)
@@ -56,7 +56,7 @@ def _datasets(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
     parts.drop.upload(
         handlers.upload,
         [parts.dataset, parts.drop, parts.base],
-        [parts.drop, parts.report, parts.dataset, *parts.everything],
+        [parts.drop, parts.report, parts.dataset, parts.in_view, *parts.everything],
         **PRIVATE,
     ).then(**check)
 

@@ -54,7 +54,11 @@ class Handlers:
 
     @shows_errors
     def open_dataset(self, dataset: str | None, model: str) -> Answer:
-        return {self.parts.report: "", **self._dataset(dataset, model)}
+        return {
+            self.parts.report: "",
+            self.parts.in_view: dataset or "",
+            **self._dataset(dataset, model),
+        }
 
     @shows_errors
     def make_dataset(self, name: str) -> Answer:
@@ -79,6 +83,7 @@ class Handlers:
             self.parts.drop: None,
             self.parts.report: views.report(added),
             self.parts.dataset: listing,
+            self.parts.in_view: name,
             **self._dataset(name, model, added.kept[0] if added.kept else ""),
         }
 

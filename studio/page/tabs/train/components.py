@@ -7,10 +7,11 @@ from itertools import groupby
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 
 from studio.page import forms, polling
-from studio.page.handlers import LIGHTEN
+from studio.page.handlers import LIGHTEN, PLAIN
 from studio.page.scripts import script
 from studio.page.tabs.train import several
 from studio.page.templates import render
@@ -24,6 +25,7 @@ from training.config.settings import settings
 OURS = ("data.folder", "save.folder")
 # How a run stands, in the window's title; see page.js
 ENTITLE = script("train_title")
+MARK = script("train_wrong")
 HIDDEN: dict[str, Any] = {"visible": False, "size": "md"}
 
 
@@ -77,12 +79,31 @@ class RunView:
 
 
 @dataclass(frozen=True)
+class Asking:
+    """What Start asks before it goes ahead. row: shown while it asks."""
+
+    row: gr.Column
+    words: gr.HTML
+    anyway: gr.Button
+    cancel: gr.Button
+
+    @property
+    def shown(self) -> list[Block]:
+        return [self.row, self.words]
+
+
+@dataclass(frozen=True)
 class Parts:
-    """The tab's components."""
+    """The tab's components. preflight: what to look at before Start; wrong: the settings that Start
+    refused, whose fields it marks.
+    """
 
     form: Form
+    preflight: gr.HTML
+    wrong: gr.HTML
     start: gr.Button
     measure: gr.Button
+    asking: Asking
     plan: gr.HTML
     several: several.Parts
     view: RunView
@@ -93,14 +114,27 @@ def components() -> Parts:
     with gr.Row():
         with gr.Column(scale=2, min_width=400):
             form = _form()
+            preflight = gr.HTML(elem_id="preflight", **PLAIN)
+            wrong = gr.HTML(elem_id="wrong", apply_default_css=False, js_on_load=MARK)
             with gr.Row():
                 start = gr.Button("Start training", variant="primary", elem_id="start")
                 measure = gr.Button("What will it take?", elem_id="measure")
+            asking = _asking()
             plan = gr.HTML(elem_id="plan", padding=False)
             together = several.components()
         with gr.Column(scale=3, min_width=480):
             view = _run_view()
-    return Parts(form, start, measure, plan, together, view)
+    return Parts(form, preflight, wrong, start, measure, asking, plan, together, view)
+
+
+def _asking() -> Asking:
+    with gr.Column(visible=False, elem_id="asking", elem_classes="asking") as row:
+        words = gr.HTML(elem_id="asks", **PLAIN)
+        with gr.Row():
+            small: dict[str, Any] = {"size": "sm", "min_width": 120}
+            anyway = gr.Button("Start anyway", elem_id="start-anyway", **small)
+            cancel = gr.Button("Not yet", elem_id="not-yet", **small)
+    return Asking(row, words, anyway, cancel)
 
 
 def _form() -> Form:

@@ -32,8 +32,20 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
         **QUIET,
     ).then(**look)
     gr.on([view.follower.tick, view.run.input], **look)
-    parts.start.click(handlers.start, form.inputs, view.run, **QUIET).success(**look)
-    parts.measure.click(handlers.measure, form.inputs, parts.plan, **PRIVATE)
+    asked = [view.run, parts.wrong, *parts.asking.shown]
+    parts.start.click(handlers.start, form.inputs, asked, **QUIET).success(**look)
+    parts.asking.anyway.click(handlers.start_anyway, form.inputs, asked, **QUIET).success(**look)
+    parts.asking.cancel.click(handlers.do_not_start, None, parts.asking.shown, **QUIET)
+    parts.measure.click(handlers.measure, form.inputs, [parts.plan, parts.wrong], **PRIVATE)
+    trigger, model = form.fields["data.trigger"], form.fields["base.model"]
+    gr.on(
+        [tab.select, form.dataset.change, trigger.change, model.blur],
+        handlers.check,
+        [form.dataset, trigger, model],
+        parts.preflight,
+        trigger_mode="always_last",
+        **QUIET,
+    )
     view.resume.click(handlers.resume, view.run, view.run, **QUIET).success(**look)
     view.stop.click(handlers.stop, view.run, None, **QUIET).success(**look)
     view.pause.click(handlers.pause, view.run, None, **QUIET).success(**look)
@@ -42,6 +54,11 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
     view.queue.click(handlers.act_on_job, view.run, view.run, **QUIET).success(**look)
     view.queue.select(handlers.choose_run, None, view.run, **QUIET).success(**look)
     view.reuse.click(handlers.from_a_run, view.run, form.outputs, **QUIET)
+
+
+def follow(parts: Parts, handlers: Handlers, in_view: gr.Textbox) -> None:
+    """Take the dataset that is opened in another tab. in_view: its name."""
+    in_view.change(handlers.follow_pictures, in_view, parts.form.dataset, **QUIET)
 
 
 def _fill(form: Form, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from studio.datasets import store
+from studio.datasets import base_info, store
 from studio.library import library, sample_project
 from studio.page import forms
 from studio.processes import process
@@ -13,7 +13,7 @@ from training.config.loading import from_mapping
 from training.config.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
 from training.config.schema import RunConfig
 from training.config.settings import settings
-from training.errors import DataError
+from training.errors import ConfigError, DataError, ModelError
 from training.storage.paths import Workspace
 
 # Settings that presets choose by the base
@@ -23,7 +23,8 @@ OF_THE_BASE = tuple(sorted({key for preset in PRESETS.values() for key in preset
 def config_of(workspace: Workspace, dataset: str | None, values: dict[str, Any]) -> RunConfig:
     """The form's settings with the folders that are the page's.
 
-    Raises ConfigError that lists what is wrong, DataError without pictures.
+    Raises ConfigError that lists what is wrong, also where there is no such base, and DataError
+    without pictures.
     """
     folder = store.folder(workspace, dataset or "")
     if not store.pictures(folder):
@@ -35,7 +36,12 @@ def config_of(workspace: Workspace, dataset: str | None, values: dict[str, Any])
     if mapping["prior"]["folder"]:  # seen from where the page was started, not from run.toml
         mapping["prior"]["folder"] = str(Path(mapping["prior"]["folder"]).expanduser().resolve())
     mapping["save"]["folder"] = str(workspace.runs())
-    return from_mapping(mapping, "the form")
+    config = from_mapping(mapping, "the form")
+    try:
+        base_info.known(config.base.model)
+    except ModelError as error:
+        raise ConfigError(f"base.model: {error}") from None
+    return config
 
 
 def preset_values(name: str | None, length: str, strength: str, model: str) -> dict[str, Any]:

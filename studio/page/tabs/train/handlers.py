@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
 from studio.datasets import store
 from studio.library import continue_from, library, preferences, sample_project
 from studio.page import polling
 from studio.page.handlers import shows_errors
-from studio.page.tabs.train import form, queue_actions, rendering
+from studio.page.tabs.train import form, preflight, queue_actions, rendering
 from studio.page.tabs.train.components import Parts
 from studio.page.views import charts
 from studio.page.views import queue as queue_view
@@ -22,13 +22,13 @@ from studio.page.views.plan import plan_table
 from studio.processes import plan, process
 from studio.processes.queue import Queue
 from training.config.schema import RunConfig
-from training.errors import StudioError
+from training.errors import ConfigError, StudioError
 from training.storage.paths import Workspace
 from training.trainer.requests import RunRequest, send_request
 
 LOOK = 1.5  # seconds between two looks at a run that is going, while somebody is at the page
 SHARED = 0.75  # seconds for which pages that follow the same run are sent the same
-Answer = dict[Component, Any]
+Answer = dict[Block, Any]
 
 
 class Handlers:
@@ -52,7 +52,7 @@ class Handlers:
     @shows_errors
     def first_values(self) -> Answer:
         preset, config = form.first_values(self.workspace)
-        dataset = self._datasets(Path(config.data.folder).name, shown=None)
+        dataset = self._datasets(None, shown=None)
         return self._filled(preset, config) | {self.parts.form.dataset: dataset}
 
     @shows_errors
@@ -80,8 +80,23 @@ class Handlers:
         return {fields[key]: value for key, value in values.items()} or gr.skip()
 
     @shows_errors
-    def measure(self, dataset: str | None, *values: Any) -> str:
-        return plan_table(plan.measured(self.config(dataset, *values)))
+    def measure(self, dataset: str | None, *values: Any) -> Answer:
+        try:
+            config = self.config(dataset, *values)
+        except ConfigError as error:
+            return {self.parts.plan: "", self.parts.wrong: rendering.wrong(error)}
+        return {self.parts.plan: plan_table(plan.measured(config)), self.parts.wrong: ""}
+
+    @shows_errors
+    def follow_pictures(self, name: str) -> Any:
+        """Take the dataset that was opened in the Pictures tab."""
+        listing = store.names(self.workspace)
+        return gr.Dropdown(choices=listing, value=name) if name in listing else gr.skip()
+
+    @shows_errors
+    def check(self, dataset: str | None, trigger: str | None, model: str | None) -> str:
+        """What to look at before Start."""
+        return preflight.shown(preflight.remarks(self.workspace, dataset, trigger, model))
 
     # runs
 
@@ -94,9 +109,34 @@ class Handlers:
         }
 
     @shows_errors
-    def start(self, dataset: str | None, *values: Any) -> Any:
-        job = self.queue.add(self.config(dataset, *values))
-        return self._runs(queue_actions.begun(self.queue, job))
+    def start(self, dataset: str | None, *values: Any) -> Answer:
+        """Start, or ask first where something would spoil the training."""
+        try:
+            config = self.config(dataset, *values)
+        except ConfigError as error:
+            return {self.parts.wrong: rendering.wrong(error), **self._asks("")}
+        found = preflight.remarks(self.workspace, dataset, config.data.trigger, config.base.model)
+        if question := preflight.question(found):
+            return {self.parts.wrong: "", **self._asks(question)}
+        return self._started(config)
+
+    @shows_errors
+    def start_anyway(self, dataset: str | None, *values: Any) -> Answer:
+        try:
+            return self._started(self.config(dataset, *values))
+        except ConfigError as error:
+            return {self.parts.wrong: rendering.wrong(error), **self._asks("")}
+
+    def do_not_start(self) -> Answer:
+        return self._asks("")
+
+    def _started(self, config: RunConfig) -> Answer:
+        run = queue_actions.begun(self.queue, self.queue.add(config))
+        return {self.parts.view.run: self._runs(run), self.parts.wrong: "", **self._asks("")}
+
+    def _asks(self, words: str) -> Answer:
+        asking = self.parts.asking
+        return {asking.row: gr.Column(visible=bool(words)), asking.words: words}
 
     @shows_errors
     def resume(self, run: str | None) -> Any:

@@ -12,13 +12,14 @@ import gradio as gr
 from studio.page import forms
 from studio.page.handlers import address, framed, offered
 from studio.page.polling import Late
-from studio.page.templates import empty
+from studio.page.templates import empty, render
 from studio.page.views import charts
 from studio.page.views import previews as previews_view
 from studio.page.views import queue as queue_view
 from studio.processes import process
 from studio.processes.queue import Job
 from training import events
+from training.errors import ConfigError
 
 SMALL, LARGE = 160, 1024  # px of a preview's longer side, in the strip and opened
 BUTTONS = ("draw", "save", "pause", "stop", "resume", "style", "reuse")
@@ -47,6 +48,11 @@ def run_view(
         ),
         **_buttons(run, state, waits, so_far),
     }
+
+
+def wrong(error: ConfigError) -> str:
+    """What is wrong in the form, each complaint with the controls that it names."""
+    return render("train_wrong", complaints=forms.complaints(error))
 
 
 def nothing_to_show(waiting: Job | None) -> dict[str, Any]:
