@@ -163,19 +163,19 @@ def prepared(state: Path, count: int) -> None:
 
     rng = np.random.default_rng(0)
     tokenizer = painter.new_tokenizer(["a castle, flat style", "two red fish"], state / "tokenizer")
-    for name in ("prepared", "prepared-held-out"):
+    for held in ("", shards.HELD):
         texts = ["a castle, flat style", "two red fish"] * (count // 2 * shards.CAPTIONS)
         tokens = shards.tokens_of(texts, tokenizer).view(count, shards.CAPTIONS, shards.LENGTH)
         latents = rng.standard_normal((count, *shards.SHAPE))
         known = np.array([[0, 1, 0, 0, 0, -1, n % 3] for n in range(count)])
-        shards.Prepared(state / name).add(latents, tokens.numpy(), known)
+        shards.prepared_in(state, held).add(latents, tokens.numpy(), known)
 
 
 def test_prepared_pictures_are_added_whole_or_not_at_all(tmp_path: Path) -> None:
     import shards
 
     prepared(tmp_path, 6)
-    found = shards.Prepared(tmp_path / "prepared")
+    found = shards.prepared_in(tmp_path)
     first = [np.array(a) for a in found.open()]
     with (found.folder / "latents.f16").open("ab") as file:
         file.write(b"cut short")  # a process that ended between files and index
@@ -184,6 +184,31 @@ def test_prepared_pictures_are_added_whole_or_not_at_all(tmp_path: Path) -> None
     assert len(found) == len(latents) == 8
     assert (latents[:6] == first[0]).all() and (latents[6:] == first[0][:2]).all()
     assert (tokens[6:] == first[1][:2]).all() and (facts[6:] == first[2][:2]).all()
+
+
+def test_what_is_drawn_is_encoded_once_and_again_for_another_autoencoder(tmp_path: Path) -> None:
+    import shards
+    from diffusers import AutoencoderKL
+
+    drawn, into = shards.drawn_in(tmp_path), shards.prepared_in(tmp_path)
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (5, 128, 128, 3))
+    tokens = rng.integers(0, 100, (5, shards.CAPTIONS, shards.LENGTH))
+    facts = rng.integers(0, 3, (5, len(shards.FACTS)))
+    sizes = {"block_out_channels": (8,) * 4, "norm_num_groups": 4, "latent_channels": 16}
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4}
+    blocks |= {"up_block_types": ("UpDecoderBlock2D",) * 4}
+    vae = AutoencoderKL(**sizes, **blocks)
+    drawn.add(pictures[:3], tokens[:3], facts[:3], names=["castle"])
+    shards.encode(drawn, vae, into)
+    drawn.add(pictures[3:], tokens[3:], facts[3:])
+    shards.encode(drawn, vae, into)
+    latents, *captioned = into.open()
+    assert latents.shape == (5, *shards.SHAPE) and into.index()["names"] == ["castle"]
+    assert (captioned[0] == tokens).all() and (captioned[1] == facts).all()
+    whole = shards.prepared_in(tmp_path / "again")
+    shards.encode(drawn, vae, whole)
+    assert np.allclose(whole.open()[0], latents, atol=2e-2)  # batches of other sizes round
 
 
 @pytest.mark.parametrize("method", ["adamw", "muon"])
@@ -231,7 +256,7 @@ def test_a_judge_learns_what_latents_show(tmp_path: Path) -> None:
     import shards
 
     rng = np.random.default_rng(0)
-    kept = shards.Prepared(tmp_path / "prepared")
+    kept = shards.prepared_in(tmp_path)
     concept = rng.integers(0, 3, 90)
     latents = rng.standard_normal((90, *shards.SHAPE)) * 0.3
     latents[np.arange(90), concept] += 2.0

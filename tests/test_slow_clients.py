@@ -19,7 +19,7 @@ from studio.server import rate_limit
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIENTS = 64
-PAUSE = 60.0  # seconds without an answer after which a client gives up
+PAUSE = 200.0  # seconds without an answer after which a client gives up
 # A server with the page's own guards, without gradio behind them. Says its port, and at its end
 # how much memory it took at most, in bytes above what it began with.
 SERVER = """
@@ -125,4 +125,4 @@ def test_unfinished_bodies_take_bounded_memory_and_are_closed() -> None:
 @pytest.mark.long
 def test_unfinished_bodies_take_much_without_the_bound() -> None:
     """So the test above can fail."""
-    assert held_by_unfinished_bodies("unbounded", 40.0)[1] > 3 * rate_limit.MOST_HELD
+    assert held_by_unfinished_bodies("unbounded", 150.0)[1] > 3 * rate_limit.MOST_HELD

@@ -20,8 +20,9 @@ import phrases
 import torch
 import torch.nn.functional as F
 import world
+from flat_files import FlatFiles
 from long_training import LongTraining, Pace
-from shards import FACTS, HANDS, MEDIA_NAMES, PAPERS, SHAPE, Prepared
+from shards import FACTS, HANDS, HELD, MEDIA_NAMES, PAPERS, SHAPE, prepared_in
 from torch import Tensor, nn
 
 BATCH = 64
@@ -86,7 +87,7 @@ def right(judge: Judge, latents: Tensor, answers: Tensor, fact: str, among: int 
     return (first == answers[:, None]).any(1).float().mean().item()
 
 
-def truth(judge: Judge, kept: Prepared) -> str:
+def truth(judge: Judge, kept: FlatFiles) -> str:
     """Return how often the judge is right on true pictures that are never learnt."""
     latents, _, facts = (torch.from_numpy(np.array(a)) for a in kept.open())
     said = [f"right thing among five {right(judge, latents, facts[:, 0], 'concept', 5):.1%}"]
@@ -99,7 +100,7 @@ def truth(judge: Judge, kept: Prepared) -> str:
 def loaded(state: Path) -> tuple[Judge, LongTraining]:
     """Return the judge as it was kept, and its training."""
     torch.manual_seed(7)
-    judge = Judge(len(Prepared(state / "prepared").index()["names"]))
+    judge = Judge(len(prepared_in(state).index()["names"]))
     judge.to(memory_format=torch.channels_last)
     training = LongTraining(judge.parameters(), state / "judge", Pace(1e-3, horizon=500))
     training.resume()
@@ -167,7 +168,7 @@ def score(state: Path, npm: Path, *, name: str, guidance: float, steps: int) -> 
     figures: dict[str, float] = {}
 
     def judged() -> None:
-        for label, asked in asked_for(Prepared(state / "prepared").index()["names"], npm).items():
+        for label, asked in asked_for(prepared_in(state).index()["names"], npm).items():
             latents = drawn([prompt for prompt, _, _ in asked], 0)
             answers = torch.tensor([answer for _, _, answer in asked])
             fact, among = asked[0][1], 5 if asked[0][1] == "concept" else 1
@@ -201,7 +202,7 @@ def main() -> None:
         (args.state / args.name / "scores.json").write_text(json.dumps(figures, indent=1))
         return
     judge, training = loaded(args.state)
-    prepared, kept_out = (Prepared(args.state / n) for n in ("prepared", "prepared-held-out"))
+    prepared, kept_out = (prepared_in(args.state, held) for held in ("", HELD))
     known = prepared.open()
     training.notes.setdefault("pictures", len(known[0]))  # a step made again finds the same
 

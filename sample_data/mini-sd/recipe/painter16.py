@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from flat_files import FlatFiles
 from long_training import LongTraining, Pace
 from pace import mixed
 from painter import BETAS, new_text_encoder, new_tokenizer, pipeline, publish
 from PIL import Image
-from shards import CAPTIONS, KINDS, SHAPE, Prepared, tokens_of
+from shards import CAPTIONS, HELD, KINDS, SHAPE, prepared_in, tokens_of
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -140,7 +141,7 @@ class Painter:
         self.training = LongTraining(every, folder, pace, matrices=matrices)
         self.alphas = DDPMScheduler(**BETAS).alphas_cumprod.to(device)
         self.nothing = tokens_of([""], self.tokenizer)[0].to(device)
-        self.prepared = Prepared(state / "prepared")
+        self.prepared = prepared_in(state)
         self.known = self.loaded(self.prepared)
 
     def matrices(self) -> list[nn.Parameter]:
@@ -149,7 +150,7 @@ class Painter:
         named = (*self.unet.named_parameters(), *self.text.named_parameters())
         return [p for name, p in named if p.dim() > 1 and not any(k in name for k in kinds)]
 
-    def loaded(self, prepared: Prepared) -> tuple[Tensor, Tensor]:
+    def loaded(self, prepared: FlatFiles) -> tuple[Tensor, Tensor]:
         """Return (latents, tokens): mapped from disk on a CPU, in memory on another device."""
         latents, tokens, _ = prepared.open()
         if self.device == "cpu":
@@ -194,7 +195,7 @@ class Painter:
     @torch.no_grad()
     def held_out(self) -> str:
         """Return the errors on pictures that are never learnt, by kind and by level of noise."""
-        latents, tokens, known = Prepared(self.state / "prepared-held-out").open()
+        latents, tokens, known = prepared_in(self.state, HELD).open()
         kinds = torch.from_numpy(np.array(known[:, -1]))
         rng = torch.Generator().manual_seed(1)
         rows = torch.arange(len(kinds))

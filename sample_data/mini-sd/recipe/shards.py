@@ -2,19 +2,17 @@
 
     python shards.py --state FOLDER --pictures 200000
 
-draws captioned pictures of the concepts, encodes them with FOLDER/frozen/vae and adds them to
+draws captioned pictures of the concepts into FOLDER/drawn, encodes them with FOLDER/frozen/vae into
 FOLDER/prepared, and goes on where it stopped; a training may read what is there meanwhile.
-Picture n is the same for everybody who draws it.
+Picture n is the same for everybody who draws it. Delete FOLDER/prepared and its neighbour for the
+pictures held out when the autoencoder is frozen anew: what is drawn is encoded again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +21,7 @@ import numpy as np
 import phrases
 import torch
 import world
+from flat_files import FlatFiles
 from media import MEDIA
 from pace import mixed
 from papers import COLOURS
@@ -137,47 +136,22 @@ def held_out(npm: Path, each: int = 128) -> Iterator[tuple[Example, int]]:
                 found += 1
 
 
-@dataclass
-class Prepared:
-    """Flat files of a folder: latents float16, tokens int16, facts int16, one row a picture."""
+DRAWN = {"pictures.u8": (np.uint8, (world.SIZE, world.SIZE, 3))}
+CAPTIONED = {
+    "tokens.i16": (np.int16, (CAPTIONS, LENGTH)),
+    "facts.i16": (np.int16, (len(FACTS),)),
+}
+HELD = "-held-out"  # added to the name of a folder: pictures that are never learnt
 
-    folder: Path
 
-    def index(self) -> dict:
-        file = self.folder / "index.json"
-        return json.loads(file.read_text()) if file.exists() else {"pictures": 0}
+def drawn_in(state: Path, held: str = "") -> FlatFiles:
+    """Pictures, tokens, facts: whatever the autoencoder, the same."""
+    return FlatFiles(state / f"drawn{held}", DRAWN | CAPTIONED)
 
-    def __len__(self) -> int:
-        return self.index()["pictures"]
 
-    def open(self) -> tuple[Array, Array, Array]:
-        """Return (latents, tokens, facts) of the pictures there are, mapped from disk."""
-        rows = len(self)
-        return (
-            np.memmap(self.folder / "latents.f16", np.float16, "c", shape=(rows, *SHAPE)),
-            np.memmap(self.folder / "tokens.i16", np.int16, "c", shape=(rows, CAPTIONS, LENGTH)),
-            np.memmap(self.folder / "facts.i16", np.int16, "c", shape=(rows, len(FACTS))),
-        )
-
-    def add(self, latents: Array, tokens: Array, known: Array, **notes: object) -> None:
-        """Append pictures, whole or not at all: rows beyond the index do not count."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        before = self.index()
-        rows = before["pictures"]
-        for name, values, kind in (
-            ("latents.f16", latents, np.float16),
-            ("tokens.i16", tokens, np.int16),
-            ("facts.i16", known, np.int16),
-        ):
-            values = np.ascontiguousarray(values, kind)
-            mode = "r+b" if (self.folder / name).exists() else "w+b"
-            with (self.folder / name).open(mode) as file:
-                file.truncate(rows * values[0].nbytes)
-                file.seek(0, os.SEEK_END)
-                file.write(values.tobytes())
-        unfinished = self.folder / "index.tmp"
-        unfinished.write_text(json.dumps(before | notes | {"pictures": rows + len(latents)}))
-        unfinished.replace(self.folder / "index.json")
+def prepared_in(state: Path, held: str = "") -> FlatFiles:
+    """Latents, tokens, facts: what a training reads."""
+    return FlatFiles(state / f"prepared{held}", {"latents.f16": (np.float16, SHAPE)} | CAPTIONED)
 
 
 def tokens_of(texts: Sequence[str], tokenizer: CLIPTokenizer) -> Tensor:
@@ -203,21 +177,28 @@ def encoded(vae: AutoencoderKL, pictures: Array) -> Array:
     return torch.cat(found).numpy()
 
 
-def prepare(
-    drawn: Iterator[tuple[Example, int]],
+def draw(
+    shown: Sequence[tuple[Example, int]],
     rng: Rng,
     names: Sequence[str],
     tokenizer: CLIPTokenizer,
-    vae: AutoencoderKL,
-    into: Prepared,
+    into: FlatFiles,
 ) -> None:
-    """Caption, encode and add pictures."""
-    shown = list(drawn)
+    """Caption and add pictures."""
     texts = [text for example, _ in shown for text in captions(example, rng)]
     tokens = tokens_of(texts, tokenizer).view(len(shown), CAPTIONS, LENGTH).numpy()
-    latents = encoded(vae, np.stack([example.picture for example, _ in shown]))
     known = np.array([facts(example, names, kind) for example, kind in shown])
-    into.add(latents, tokens, known, names=list(names))
+    pictures = np.stack([example.picture for example, _ in shown])
+    into.add(pictures, tokens, known, names=list(names))
+
+
+def encode(drawn: FlatFiles, vae: AutoencoderKL, into: FlatFiles) -> None:
+    """Add the latents of everything drawn that has none yet, with its tokens and facts."""
+    pictures, tokens, known = drawn.open()
+    for at in range(len(into), len(pictures), PART):
+        rows = slice(at, at + PART)
+        latents = encoded(vae, pictures[rows])
+        into.add(latents, tokens[rows], known[rows], names=drawn.index()["names"])
 
 
 def all_captions(npm: Path, rounds: int = 6) -> list[str]:
@@ -232,15 +213,22 @@ def all_captions(npm: Path, rounds: int = 6) -> list[str]:
     return texts
 
 
-def ready(state: Path, npm: Path) -> tuple[CLIPTokenizer, AutoencoderKL]:
-    """Return the tokenizer, made where there is none, and the frozen autoencoder."""
-    from diffusers import AutoencoderKL
+def tokenizer_of(state: Path, npm: Path) -> CLIPTokenizer:
+    """Return the tokenizer, made where there is none."""
     from painter import new_tokenizer
 
     made = (state / "tokenizer" / "merges.txt").exists()
-    tokenizer = new_tokenizer([] if made else all_captions(npm), state / "tokenizer")
+    return new_tokenizer([] if made else all_captions(npm), state / "tokenizer")
+
+
+def frozen(state: Path, device: str) -> AutoencoderKL | None:
+    """Return the frozen autoencoder, None where there is none yet."""
+    from diffusers import AutoencoderKL
+
+    if not (state / "frozen" / "vae").exists():
+        return None
     vae = AutoencoderKL.from_pretrained(state / "frozen" / "vae", torch_dtype=torch.float32)
-    return tokenizer, vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return vae.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 
 def main() -> None:
@@ -251,20 +239,24 @@ def main() -> None:
     parser.add_argument("--npm", type=Path, help="folder of the packages; STATE/npm without it")
     parser.add_argument("--pictures", type=int, default=200_000, help="add until there are so many")
     parser.add_argument("--device", default="cpu", help="of the autoencoder")
+    parser.add_argument("--only-draw", action="store_true", help="also before it is frozen")
     args = parser.parse_args()
     npm = args.npm or args.state / "npm"
-    tokenizer, vae = ready(args.state, npm)
-    vae.to(args.device)
+    tokenizer = tokenizer_of(args.state, npm)
+    vae = None if args.only_draw else frozen(args.state, args.device)
     names = list(concepts.chosen(npm))
-    kept = Prepared(args.state / "prepared-held-out")
+    kept, drawn = drawn_in(args.state, HELD), drawn_in(args.state)
     if not len(kept):
-        prepare(held_out(npm), np.random.default_rng(0), names, tokenizer, vae, kept)
-    into = Prepared(args.state / "prepared")
-    while (rows := len(into)) < args.pictures:
+        draw(list(held_out(npm)), np.random.default_rng(0), names, tokenizer, kept)
+    if vae:
+        encode(kept, vae, prepared_in(args.state, HELD))
+        encode(drawn, vae, prepared_in(args.state))
+    while (rows := len(drawn)) < args.pictures:
         began, number = time.time(), rows // PART
-        rng = np.random.default_rng([number, 35])
-        prepare(part(number, npm), rng, names, tokenizer, vae, into)
-        print(f"{len(into)} pictures, {time.time() - began:.0f} s a part", flush=True)
+        draw(list(part(number, npm)), np.random.default_rng([number, 35]), names, tokenizer, drawn)
+        if vae:
+            encode(drawn, vae, prepared_in(args.state))
+        print(f"{len(drawn)} pictures, {time.time() - began:.0f} s a part", flush=True)
 
 
 if __name__ == "__main__":
