@@ -5,6 +5,7 @@ started, stopped, found again, and told as gone when they are.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,7 +23,7 @@ from studio.processes import process as jobs
 from training import events
 from training.config.loading import from_mapping, read_toml
 from training.config.schema import RunConfig
-from training.errors import StudioError
+from training.errors import BusyError, SpaceError, StudioError
 
 # A trainer's manners without its work: says Started, makes updates until SIGTERM, then Finished.
 TRAINER = """
@@ -257,3 +259,83 @@ def test_what_the_page_starts_leaves_a_core_to_the_browser_unless_set_otherwise(
         assert jobs.environment()["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert jobs.environment()["OMP_NUM_THREADS"] == "7"
+
+
+# --- a disk that fails while a job is begun or ended ---
+
+
+def no_space(*args: object, **keys: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("what", ["mkdir", "touch", "open"])
+def test_what_the_disk_refuses_at_a_start_is_reported(
+    run: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.parent.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, what, no_space)
+        with pytest.raises(SpaceError, match="could not be started"):
+            jobs.start(run, trainer(run))
+    assert jobs.read(run) is None and not jobs.is_alive(run)
+
+
+def test_a_process_that_cannot_be_recorded_is_ended(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would train where nobody knows of it, beside the next one on its device."""
+    begun: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def counted(*args: Any, **keys: Any) -> subprocess.Popen[bytes]:
+        begun.append(popen(*args, **keys))
+        return begun[-1]
+
+    def full(path: Path, content: str) -> None:
+        raise SpaceError(f"{path} could not be written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs.subprocess, "Popen", counted)
+        patched.setattr(jobs, "write_whole", full)
+        with pytest.raises(SpaceError, match=r"process\.json"):
+            jobs.start(run, trainer(run))
+    (child,) = begun
+    assert child.poll() is not None and not jobs.is_alive(run)
+
+
+def test_a_mark_that_cannot_be_taken_away_stops_no_start(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", no_space)
+        jobs.start_run(config(run), trainer(run))
+    until(lambda: jobs.state(run) == "running")
+
+
+@pytest.mark.parametrize("age", [0.0, jobs.STALE + 1, -jobs.STALE - 1])
+def test_the_mark_of_a_start_that_was_killed_is_forgotten(run: Path, age: float) -> None:
+    """Also when the clock was put back since."""
+    run.mkdir(parents=True)
+    mark = run / "process.starting"
+    mark.touch()
+    os.utime(mark, (time.time() - age, time.time() - age))
+    if age == 0.0:
+        with pytest.raises(BusyError, match="being started already"):
+            jobs.start(run, trainer(run))
+    else:
+        jobs.start(run, trainer(run))
+
+
+def test_a_full_disk_keeps_nobody_from_stopping_a_job(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.start_run(config(run), trainer(run))
+    until(lambda: jobs.state(run) == "running")
+
+    def full(path: Path, content: str) -> None:
+        raise SpaceError(f"{path} could not be written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "write_whole", full)
+        jobs.stop(run)
+        until(lambda: jobs.state(run) == "stopped")

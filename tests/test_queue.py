@@ -616,3 +616,25 @@ def test_a_clock_that_is_put_back_holds_nothing_up(workspace: Workspace) -> None
         with line.transaction() as db:
             db.execute("UPDATE jobs SET not_before = ? WHERE id = ?", (time.time() + ahead, id))
         assert (Worker(line, "cpu").claim() is not None) == begins
+
+
+def test_a_start_that_was_killed_fails_no_job(workspace: Workspace) -> None:
+    """Its mark says for a minute that someone begins the training."""
+    line = Queue(workspace, None)
+    id = line.add(config(workspace, "a"))
+    run = workspace.runs() / "a"
+    run.mkdir(parents=True)
+    (run / "process.starting").touch()
+    Worker(line, "cpu").look()
+    Worker(line, "cpu").settle(line.job(id))
+    assert line.job(id).state == "interrupted"
+
+
+def test_a_run_that_ended_unseen_is_finished_when_its_turn_comes(workspace: Workspace) -> None:
+    line = Queue(workspace, None)
+    id = line.add(config(workspace, "a"))
+    run = workspace.runs() / "a"
+    run.mkdir(parents=True)
+    events.append(run / "events.jsonl", events.Finished(2, "a.safetensors", False, 1.0))
+    Worker(line, "cpu").look()
+    assert line.job(id).state == "finished"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -116,3 +117,59 @@ def test_the_page_opens_without_its_queue_and_says_so(tmp_path: Path) -> None:
         number, inputs = dependency(asked, "run", "input", "run")
         found = answer(asked, number, [None] * len(inputs), "opens")
         assert found["success"] and "folder queue cannot be made" in str(found["output"])
+
+
+@pytest.mark.parametrize("failing", ["connect", "replace", "write_whole", "unlink"])
+def test_a_disk_that_fails_while_the_line_is_made_again_loses_no_job(
+    tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever fails: nothing half made is taken for the line, and the next look makes it."""
+    workspace = Workspace(tmp_path / "w")
+    line = Queue(workspace, None)
+    for name in RUNS:
+        line.add(config(workspace, name))
+    (line.folder / queue_database.NAME).write_bytes(b"no database" * 500)
+    owner = {"connect": queue_database.sqlite3, "write_whole": queue_database}.get(failing, Path)
+    real, calls = getattr(owner, failing), 0
+
+    def fails(*args: object, **keys: object) -> object:
+        nonlocal calls
+        calls += str(args[0]).rpartition("/")[2].startswith(PARTS)
+        if calls == place:
+            if failing == "write_whole":
+                raise SpaceError("a disk fails")
+            if failing == "connect":
+                raise queue_database.sqlite3.OperationalError("disk I/O error")
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(*args, **keys)
+
+    for place in range(1, 8):
+        calls = 0
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, failing, fails)
+            Queue(workspace, None)
+        assert len(Queue(workspace, None).jobs()) == len(RUNS), place
+        (line.folder / queue_database.NAME).write_bytes(b"no database" * 500)
+
+
+PARTS = ("queue.sqlite", "new.sqlite", "making-again", "notice.txt")
+
+
+def test_a_copy_that_cannot_be_read_now_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(tmp_path / "w")
+    line = Queue(workspace, None)
+    for name in RUNS:
+        line.add(config(workspace, name))
+    (line.folder / queue_database.NAME).write_bytes(b"no database" * 500)
+
+    def fails(path: Path, most: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(queue_database, "read_regular", fails)
+        again = Queue(workspace, None)
+        with pytest.raises(SpaceError, match="copy of the line"):
+            again.jobs()
+    assert len(again.jobs()) == len(RUNS)

@@ -24,19 +24,20 @@ from typing import Literal
 import psutil
 
 import training
+from studio.processes.event_tail import Tail as Tail
+from studio.processes.event_tail import end_of, last_events
 from training import events
 from training.config.loading import changes, from_mapping, read_toml, to_toml
 from training.config.schema import RunConfig
-from training.errors import BusyError, ConfigError, StudioError
+from training.errors import BusyError, ConfigError, SpaceError, StudioError
 from training.storage import run_lock
-from training.storage.paths import checked_writable, open_regular, read_regular, write_whole
+from training.storage.paths import checked_writable, read_regular, write_whole
 
 State = Literal[
     "new", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"
 ]
 GOING: tuple[State, ...] = ("starting", "running", "stopping")
 RESUMABLE: tuple[State, ...] = ("stopped", "failed", "interrupted")
-TAIL = 65_536  # bytes read from the end of a log
 # seconds after which a start that never came to be is forgotten, or a silent run begun elsewhere
 # counts as gone
 STALE = 60.0
@@ -80,7 +81,8 @@ def start_run(config: RunConfig, command: Sequence[str] = ()) -> Path:
         )
     checked_writable(run, "the run's folder")
     write_whole(run / "run.toml", to_toml(config))
-    (run / "events.jsonl").touch()  # where this is, the trainer also writes why it could not begin
+    with _disk_errors(run):  # where this is, the trainer also writes why it could not begin
+        (run / "events.jsonl").touch()
     start(run, command or training_command(run / "run.toml"))
     return run
 
@@ -131,10 +133,9 @@ def start(folder: Path, command: Sequence[str]) -> Process:
 
     Raises StudioError when one is already going.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with _starting(folder):
+    with _disk_errors(folder), _starting(folder):
         if is_alive(folder):
-            raise StudioError(f"“{folder.name}” is already going. Wait for it, or stop it first.")
+            raise BusyError(f"“{folder.name}” is already going. Wait for it, or stop it first.")
         said = folder / "events.jsonl"
         since = said.stat().st_size if said.exists() else 0
         with (folder / "terminal.log").open("wb") as log:
@@ -149,7 +150,12 @@ def start(folder: Path, command: Sequence[str]) -> Process:
             )
         begun = run_lock.process_of(child.pid)
         process = Process(child.pid, begun.started, tuple(command), since, start=begun.start)
-        _write(folder, process)
+        try:
+            _write(folder, process)
+        except SpaceError:  # nobody would find it again
+            child.kill()
+            child.wait()
+            raise
     threading.Thread(target=_see_end, args=(folder, child, process), daemon=True).start()
     return process
 
@@ -163,7 +169,8 @@ def stop(folder: Path, *, at_once: bool = False) -> None:
     if process is None or not _runs(process):
         _stop_elsewhere(folder, at_once)
         return
-    _write(folder, replace(process, stop_asked=process.stop_asked or time.time()))
+    with contextlib.suppress(SpaceError):  # a full disk keeps nobody from stopping a job
+        _write(folder, replace(process, stop_asked=process.stop_asked or time.time()))
     with contextlib.suppress(ProcessLookupError):
         if at_once and hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)  # it leads its own group, see start_new_session
@@ -224,7 +231,7 @@ def state(folder: Path) -> State:
     process = None if elsewhere else process
     said = [
         e
-        for e in _last_events(folder, process.since if process else 0)
+        for e in last_events(folder, process.since if process else 0)
         if not isinstance(e, events.Noted | events.Warned)
     ]
     last = said[-1] if said else None
@@ -264,77 +271,39 @@ def _state_elsewhere(folder: Path, spoke: bool) -> State:
 
 def log_tail(folder: Path, lines: int = 20) -> str:
     """The last lines a job printed, "" when it printed nothing."""
-    text = _end_of(folder / "terminal.log", 0).decode("utf-8", errors="replace")
+    text = end_of(folder / "terminal.log", 0).decode("utf-8", errors="replace")
     return "\n".join(text.replace("\r", "\n").rstrip().splitlines()[-lines:])
-
-
-class Tail:
-    """The events of one file, read on from where the last look ended; begins anew when the file was
-    replaced by a shorter one.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.events: list[events.Event] = []
-        self._offset = 0
-        self._lock = threading.Lock()
-
-    def read_on(self) -> list[events.Event]:
-        """Every event so far, oldest first.
-
-        A line that is still being written waits for the next look.
-        """
-        with self._lock:
-            size = self.path.stat().st_size if self.path.is_file() else 0
-            if size < self._offset:
-                self.events, self._offset = [], 0
-            if size > self._offset:
-                with open_regular(self.path) as file:
-                    file.seek(self._offset)
-                    whole, end, _ = file.read().rpartition(b"\n")
-                self._offset += len(whole) + len(end)
-                self.events += _parsed(whole)
-            return list(self.events)
-
-
-def _parsed(lines: bytes) -> Iterator[events.Event]:
-    return (
-        e
-        for line in lines.decode("utf-8", errors="replace").splitlines()
-        if (e := events.from_line(line)) is not None
-    )
-
-
-def _last_events(folder: Path, since: int) -> list[events.Event]:
-    return list(_parsed(_end_of(folder / "events.jsonl", since)))
-
-
-def _end_of(path: Path, since: int) -> bytes:
-    """At most TAIL bytes from the end of a file, none of them before since."""
-    try:
-        with open_regular(path) as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - TAIL, since if since <= size else 0))
-            return file.read()
-    except OSError:
-        return b""
 
 
 @contextlib.contextmanager
 def _starting(folder: Path) -> Iterator[None]:
     """Only one start at a time in a folder, also from two pages."""
+    folder.mkdir(parents=True, exist_ok=True)
     mark = folder / "process.starting"
     with contextlib.suppress(FileNotFoundError):
-        if time.time() - mark.stat().st_mtime > STALE:
+        if abs(time.time() - mark.stat().st_mtime) > STALE:  # the clock may have been put back
             mark.unlink()
     try:
         mark.touch(exist_ok=False)
     except FileExistsError:
-        raise StudioError(f"“{folder.name}” is being started already.") from None
+        raise BusyError(f"“{folder.name}” is being started already.") from None
     try:
         yield
     finally:
-        mark.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that takes nothing more: it is stale soon
+            mark.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Raise SpaceError for what the system refuses while a job is begun."""
+    try:
+        yield
+    except OSError as error:
+        raise SpaceError(
+            f"“{folder.name}” could not be started ({error.strerror}). Free space on its disk, "
+            "or look whether it may be written to."
+        ) from error
 
 
 def environment() -> dict[str, str]:

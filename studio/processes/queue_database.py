@@ -17,13 +17,15 @@ from studio.processes.job import COLUMNS, IN_LINE, device_of
 from training.config.loading import to_toml
 from training.errors import SpaceError, StudioError
 from training.storage import run_lock
-from training.storage.paths import read_regular, write_whole
+from training.storage.paths import fsync_folder, read_regular, write_whole
 
 NAME = "queue.sqlite"
 COPY = "jobs.json"  # who is in the line, for the day when the database is damaged
 LARGEST_COPY = 64 * 2**20  # bytes
 ASIDE, NOTICE = "damaged-", "notice.txt"  # folders of damaged files, and what to say of them
 LARGEST_NOTICE = 1000  # bytes
+MARK = "making-again"  # there while it is made again: what stands beside it is not the line yet
+NEW = "new.sqlite"  # the database that will take the damaged one's place
 TIMEOUT = 10.0  # seconds that a transaction waits for another one
 # seconds for which a database that was locked for TIMEOUT is only tried, and waited for how long:
 # a page that looks every other second must not have all its threads wait
@@ -62,7 +64,7 @@ class QueueDatabase:
 
         Raises SpaceError when the disk takes none, StudioError for a damaged file.
         """
-        if not self._is_ready:
+        if not self._is_ready or (self.folder / MARK).exists():
             self.prepare()
         try:
             with self._transaction() as db:
@@ -154,6 +156,8 @@ class QueueDatabase:
         """Whether the database, made if it is missing, is none of ours. Raises
         sqlite3.OperationalError where that cannot be said.
         """
+        if (self.folder / MARK).exists():
+            return True
         try:
             with self._transaction(wait) as db:
                 if [row[0] for row in db.execute("PRAGMA integrity_check")] != ["ok"]:
@@ -169,37 +173,55 @@ class QueueDatabase:
             return True
 
     def _make_again(self) -> None:
-        """Put the damaged files aside and make new ones; one process at a time does it."""
+        """Put the damaged files aside and new ones in their place; one process at a time does it,
+        and the next one begins again where a failing disk ended it.
+        """
         with run_lock.held(self.folder):
             if not self._is_damaged():  # another process was first
                 return
+            write_whole(self.folder / MARK, b"")
+            rows = [*_copied(self.folder / COPY), *self._of_runs()]
             aside = self.folder / f"{ASIDE}{time.time_ns()}"
             try:
+                restored = self._make_new(rows)
                 aside.mkdir()
                 for file in self.folder.glob(f"{NAME}*"):
                     file.replace(aside / file.name)
+                (self.folder / NEW).replace(self.folder / NAME)
+                fsync_folder(self.folder)
             except OSError as error:
                 raise SpaceError(
                     f"The line of trainings is damaged and cannot be put aside ({error.strerror}). "
                     "Look whether the workspace may be written to."
                 ) from error
-            if self._is_damaged():
-                raise StudioError(
-                    "The line of trainings cannot be made again on the workspace's disk."
-                )
-            restored = self._restore([*_copied(self.folder / COPY), *self._of_runs()])
             write_whole(
                 aside / NOTICE,
                 f"The line of trainings was damaged and has been made again, with {restored} "
                 "runs in it. Look whether all that should wait is there. What was damaged lies in "
                 f"{self.folder.name}/{aside.name} of the workspace.",
             )
+            self._end_making()
 
-    def _restore(self, rows: list[dict[str, Any]]) -> int:
-        """Put rows into an empty database; return how many there are then."""
+    def _end_making(self) -> None:
+        try:
+            (self.folder / MARK).unlink()
+            fsync_folder(self.folder)
+        except OSError as error:
+            raise SpaceError(
+                f"The line of trainings was made again, and {MARK} beside it cannot be taken away "
+                f"({error.strerror}). Look whether the workspace may be written to."
+            ) from error
+        if self._is_damaged():
+            raise StudioError("The line of trainings cannot be made again on the workspace's disk.")
+
+    def _make_new(self, rows: list[dict[str, Any]]) -> int:
+        """Put rows into a new database; return how many there are then."""
+        for file in self.folder.glob(f"{NEW}*"):
+            file.unlink()
         names = ", ".join(COPIED)
         values = ", ".join(f":{name}" for name in COPIED)
-        with self._transaction() as db:
+        with contextlib.closing(sqlite3.connect(self.folder / NEW)) as db, db:
+            db.executescript(SCHEMA)
             db.executemany(f"INSERT OR IGNORE INTO jobs ({names}) VALUES ({values})", rows)
             return db.execute("SELECT count(*) FROM jobs").fetchone()[0]
 
@@ -244,11 +266,18 @@ class QueueDatabase:
 
 def _copied(path: Path) -> list[dict[str, Any]]:
     """The rows of the copy that are sound; a training that is gone by now is looked after as
-    usual.
+    usual. Raises SpaceError for a copy that is there and cannot be read.
     """
     try:
         found = json.loads(read_regular(path, LARGEST_COPY))
-    except (OSError, ValueError, RecursionError):
+    except OSError as error:
+        if path.is_file():  # it may be read when the disk is better
+            raise SpaceError(
+                f"The copy of the line of trainings cannot be read ({error.strerror}). Look at "
+                "the workspace's disk."
+            ) from error
+        return []
+    except (ValueError, RecursionError):
         return []
     rows = found if isinstance(found, list) else []
     return [row for row in rows if isinstance(row, dict) and _is_sound(row)]

@@ -95,6 +95,9 @@ class Worker:
         except ConfigError as error:
             self._set(job, "failed", message=f"its settings in the line are damaged ({error}).")
             return
+        if config.save.resume == "exact" and jobs.state(run) == "finished":
+            self._set(job, "finished")  # it ended while nobody could write it down
+            return
         try:
             jobs.start_run(config, command(run / "run.toml"))
         except BusyError:
