@@ -12,8 +12,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from training.data.caption_files import LARGEST_METADATA
-from training.data.listing import METADATA, SUFFIXES
+from training.data.file_kinds import LARGEST_LIST, METADATA, SUFFIXES
 from training.data.pictures import LARGEST_PICTURE_FILE
 from training.errors import DataError
 
@@ -107,7 +106,7 @@ def _copied(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, left: 
 
     counted while they come, the listing may lie. Raises DataError; OSError when the disk is full.
     """
-    largest = LARGEST_PICTURE_FILE if path.suffix in SUFFIXES else LARGEST_METADATA
+    largest = LARGEST_PICTURE_FILE if path.suffix in SUFFIXES else LARGEST_LIST
     most, size = min(left, largest), 0
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:

@@ -21,7 +21,7 @@ from studio.datasets import history
 from studio.datasets.archives import Incoming, is_zip, unpacked
 from training.data.caption_files import LARGEST_CAPTION, metadata_captions
 from training.data.crops import CENTRE, crop_file, read_place
-from training.data.listing import METADATA, SUFFIXES
+from training.data.file_kinds import METADATA, SUFFIXES
 from training.data.pictures import open_picture
 from training.errors import DataError, SpaceError
 from training.storage.paths import (

@@ -1,21 +1,26 @@
-"""The caption of every picture: its .txt, else metadata.jsonl, else the words of its file name."""
+"""The caption of every picture: its .txt, else metadata.jsonl, else a .caption, else metadata.csv,
+else the words of its file name.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.complaints import shown_name, shown_value, some_of
+from training.data.caption_lists import LARGEST_CAPTION as LARGEST_CAPTION
+from training.data.caption_lists import Entry, clean, read_list
+from training.data.complaints import shown_name, some_of
 from training.data.file_content import decode_text, read_content
-from training.data.listing import METADATA, SUFFIXES, Listing, name_key, share_of
+from training.data.file_kinds import METADATA, METADATA_CSV, SUFFIXES
+from training.data.listing import Listing, name_key, share_of
 from training.errors import DataError
 
-LARGEST_CAPTION = 10_000  # bytes of UTF-8
-LARGEST_METADATA = 20 * 2**20  # bytes
 LONGEST_NAME = 255  # characters of a file's name, the most that systems have
+ORDER = (".txt", METADATA, ".caption", METADATA_CSV)  # the first that has a caption counts
 SAYS_NOTHING = frozenset(  # words of file names that cameras, phones and browsers give
     "a at copy dcim download downloads dsc dscf dscn file fullsizerender gopr image images img "
     "imgp mvi p pic picture pictures photo photos pxl"
@@ -23,30 +28,77 @@ SAYS_NOTHING = frozenset(  # words of file names that cameras, phones and browse
 )
 
 
+@dataclass(frozen=True)
+class Source:
+    """A caption and where it stands.
+
+    kind: one of ORDER; file: its name; lines: with words on them.
+    """
+
+    kind: str
+    file: str
+    caption: str
+    lines: int = 1
+
+
 def metadata_captions(file: Path, names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """Return the captions of pictures of these names in a metadata.jsonl, and complaints."""
-    listing = Listing(file.parent, pictures=list(names))
+    """Return the captions of pictures of these names in a list of captions, and complaints."""
     complaints: list[str] = []
-    return _metadata(listing, file.name, complaints, []), complaints
+    found = _listed(file, list(names), complaints, [])
+    return found, complaints
 
 
-def read_captions(listing: Listing, complaints: list[str], notes: list[str]) -> dict[str, str]:
-    """Return a caption for every picture name; it may be empty."""
-    listed: dict[str, str] = {}
-    for name in listing.metadata:
-        listed |= _metadata(listing, name, complaints, notes)
-    found: dict[str, str] = {}
-    overruled, empty, from_name, wordless = [], [], [], []
+def written_captions(
+    listing: Listing, complaints: list[str], notes: list[str]
+) -> dict[str, list[Source]]:
+    """Return every caption that is written for a picture, the one that counts first; pictures
+    without one are left out.
+    """
+    found: dict[str, list[Source]] = defaultdict(list)
+    for name in listing.lists:
+        is_table = name.lower() == METADATA_CSV
+        wrong = notes if is_table else complaints  # a table may be there for another program
+        captions = _listed(listing.folder / name, listing.pictures, wrong, notes)
+        for picture, text in captions.items():
+            found[picture].append(
+                Source(METADATA_CSV if is_table else METADATA, shown_name(name), text)
+            )
+    read: dict[str, Source] = {}
     for name in listing.pictures:
-        text = listing.texts.get(name_key(Path(name).stem))
-        if text is not None:
-            found[name] = _sidecar(listing.folder / text, complaints)
-            if not found[name]:
+        for file in _sidecars(listing, name):
+            kind = Path(file).suffix.lower()
+            # What another caption overrules may be there for another program
+            counts = all(ORDER.index(kind) < ORDER.index(s.kind) for s in found[name])
+            if file not in read:
+                wrong = complaints if counts else notes
+                read[file] = _sidecar(listing.folder / file, wrong)
+            found[name].append(read[file])
+    return {
+        name: sorted(sources, key=lambda source: ORDER.index(source.kind))
+        for name, sources in found.items()
+        if sources
+    }
+
+
+def _sidecars(listing: Listing, picture: str) -> list[str]:
+    """Caption files of a picture, `a.png.txt` before `a.txt`; of names that differ in their case
+    only the last counts.
+    """
+    whole, stem = name_key(picture), name_key(Path(picture).stem)
+    return [*listing.texts.get(whole, ())[::-1], *listing.texts.get(stem, ())[::-1]]
+
+
+def read_captions(
+    listing: Listing, written: Mapping[str, list[Source]], notes: list[str]
+) -> dict[str, str]:
+    """Return a caption for every picture name; it may be empty."""
+    found: dict[str, str] = {}
+    empty, from_name, wordless = [], [], []
+    for name in listing.pictures:
+        if sources := written.get(name):
+            found[name] = sources[0].caption
+            if not found[name] and sources[0].kind not in (METADATA, METADATA_CSV):
                 empty.append(name)
-            if name in listed and listed[name] != found[name]:
-                overruled.append(name)
-        elif name in listed:
-            found[name] = listed[name]
         else:
             found[name] = caption_from_name(name)
             (from_name if found[name] else wordless).append(name)
@@ -59,29 +111,81 @@ def read_captions(listing: Listing, complaints: list[str], notes: list[str]) -> 
             f"caption is empty ({some_of(wordless)})."
         )
     if empty:
+        kind = written[empty[0]][0].kind
         notes.append(
-            f"{share_of(empty, listing)} an empty .txt: the caption is empty ({some_of(empty)})."
+            f"{share_of(empty, listing)} an empty {kind}: the caption is empty ({some_of(empty)})."
         )
-    if overruled:
-        notes.append(
-            f"{share_of(overruled, listing)} another caption in {METADATA} than in the .txt: the "
-            f".txt counts ({some_of(overruled)})."
-        )
+    used = {name: written[name] for name in listing.pictures if name in written}
+    notes += _notes_on_choice(listing, used)
     return found
+
+
+def _notes_on_choice(listing: Listing, used: Mapping[str, list[Source]]) -> list[str]:
+    """Say where one of several captions was chosen, or one file serves several pictures."""
+    overruled: dict[tuple[str, str], list[str]] = defaultdict(list)
+    shared: dict[str, list[str]] = defaultdict(list)
+    for name, (first, *others) in used.items():
+        for other in others:
+            if other.caption != first.caption:
+                same = first.kind == other.kind
+                key = (first.file, other.file) if same else (first.kind, other.kind)
+                overruled[key].append(name)
+        if first.kind not in (METADATA, METADATA_CSV):
+            shared[first.file].append(name)
+    notes = [
+        f"{share_of(names, listing)} another caption in {other} than in the {first}: the {first} "
+        f"counts ({some_of(names)})."
+        for (first, other), names in overruled.items()
+    ]
+    notes += [
+        f"{shown_name(file)} is the caption of several pictures: {len(names)} ({some_of(names)}). "
+        f"Write {shown_name(names[0])}.txt for one of them."
+        for file, names in shared.items()
+        if len(names) > 1
+    ]
+    if several := [name for name, (first, *_) in used.items() if first.lines > 1]:
+        notes.append(
+            f"{share_of(several, listing)} a caption of several lines: all lines are read as one "
+            f"caption ({some_of(several)}). If each line is a caption of its own, keep one."
+        )
+    return notes
 
 
 def caption_from_name(name: str) -> str:
     """Return the words of a file name, without numbering; empty when a camera or a hash function
-    named the file.
+    named the file, or the name cannot be read.
     """
-    stem = "".join(
-        c for c in unicodedata.normalize("NFC", Path(name).stem) if c.isprintable()
-    )  # no lone surrogates either
+    stem = "".join(c for c in unicodedata.normalize("NFC", Path(name).stem) if c.isprintable())
     words = " ".join(re.split(r"[\s_.-]+", stem)).strip()
     words = re.sub(r"^(0\d*|\d{5,})\s+", "", words)
     while (shorter := re.sub(r"\s*(\d+|\(\d*\))$", "", words)) != words:
         words = shorter
+    if is_garbled(Path(name).stem):
+        return ""
     return words if any(_says_something(word) for word in words.split()) else ""
+
+
+def is_garbled(name: str) -> bool:
+    """Whether a name was read in another encoding than it was written in: bytes that are no text,
+    frames of text screens, signs between letters, or UTF-8 taken for Latin letters.
+    """
+    if any("\ud800" <= c <= "\udfff" or c == "\ufffd" or "\u2500" <= c <= "\u259f" for c in name):
+        return True
+    around = zip(name, name[1:], name[2:], strict=False)
+    if any(a.isalpha() and _is_sign(c) and b.isalpha() for a, c, b in around):
+        return True
+    for encoding in ("latin-1", "cp1252"):
+        try:
+            return not name.encode(encoding).decode("utf-8").isascii()
+        except UnicodeError:
+            continue
+    return False
+
+
+def _is_sign(c: str) -> bool:
+    """Whether a character never stands between two letters of a word."""
+    signs = ("Sm", "Sc", "Sk", "No", "Pi", "Pf", "Ps", "Pe", "Po")
+    return "\x80" <= c < "\u3000" and unicodedata.category(c) in signs and c not in "’‘·‧،"
 
 
 def _says_something(word: str) -> bool:
@@ -96,80 +200,44 @@ def _says_something(word: str) -> bool:
     )
 
 
-def _sidecar(path: Path, complaints: list[str]) -> str:
+def _sidecar(path: Path, complaints: list[str]) -> Source:
+    kind = path.suffix.lower()
     try:
-        return _clean(decode_text(read_content(path, LARGEST_CAPTION)))
+        text = decode_text(read_content(path, LARGEST_CAPTION))
+        lines = sum(bool(line.strip()) for line in text.splitlines())
+        return Source(kind, path.name, clean(text), lines)
     except DataError as error:
         complaints.append(f"{shown_name(path.name)} {error}")
-        return ""
+        return Source(kind, path.name, "")
 
 
-def _metadata(
-    listing: Listing, name: str, complaints: list[str], notes: list[str]
-) -> dict[str, str]:
-    """Return picture name -> caption from a metadata.jsonl.
-
-    A line is like {"file_name": "a.png", "text": "a red apple"}.
-    """
-    try:
-        lines = decode_text(read_content(listing.folder / name, LARGEST_METADATA)).split("\n")
-    except DataError as error:
-        complaints.append(f"{shown_name(name)} {error}")
-        return {}
-    names = {name_key(picture): picture for picture in listing.pictures}
+def _listed(file: Path, pictures: list[str], wrong: list[str], notes: list[str]) -> dict[str, str]:
+    """Return picture name -> caption from a list of captions."""
+    names = {name_key(picture): picture for picture in pictures}
     found: dict[str, str] = {}
     again: list[str] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    for entry in read_list(file):
+        if isinstance(entry, DataError):
+            wrong.append(str(entry))
             continue
         try:
-            picture, caption = _entry(line, names, listing.folder)
+            picture = _named_picture(entry, names, file.parent)
         except DataError as error:
-            complaints.append(f"{shown_name(name)} line {number} {error}")
+            wrong.append(f"{shown_name(file.name)} {entry.where} {error}")
             continue
-        if found.get(picture, caption) != caption:
+        if found.get(picture, entry.caption) != entry.caption:
             again.append(picture)
-        found[picture] = caption
+        found[picture] = entry.caption
     if again:
         notes.append(
-            f"{shown_name(name)} has several captions for the same picture: the last one counts "
-            f"({some_of(again)})."
+            f"{shown_name(file.name)} has several captions for the same picture: the last one "
+            f"counts ({some_of(again)})."
         )
     return found
 
 
-def _entry(line: str, names: Mapping[str, str], folder: Path) -> tuple[str, str]:
-    """Return (picture name, caption).
-
-    names: key -> name as it is on disk. Raises DataError with what is wrong in this line.
-    """
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        what = (
-            f"{error.msg}, column {error.colno}"
-            if isinstance(error, json.JSONDecodeError)
-            else "it cannot be read"
-        )
-        raise DataError(
-            f'is not JSON ({what}). Write one line per picture: {{"file_name": "a.png", '
-            '"text": "a red apple"}.'
-        ) from None
-    if not isinstance(entry, dict):
-        raise DataError('is not an object. Write {"file_name": "a.png", "text": "a red apple"}.')
-    named, caption = entry.get("file_name"), entry.get("text", entry.get("caption"))
-    if not isinstance(named, str) or not named:
-        raise DataError(
-            f'has {shown_value(named)} as "file_name". Write the picture\'s name there.'
-        )
-    if not isinstance(caption, str):
-        raise DataError(
-            f'has {shown_value(caption)} as "text". Write the caption there, in quotes.'
-        )
-    return _named_picture(named, names, folder), _clean(caption)
-
-
-def _named_picture(named: str, names: Mapping[str, str], folder: Path) -> str:
+def _named_picture(entry: Entry, names: Mapping[str, str], folder: Path) -> str:
+    named = entry.named
     if (key := name_key(named)) in names:
         return names[key]
     parts = [part for part in re.split(r"[/\\]", named) if part not in ("", ".")]
@@ -180,6 +248,9 @@ def _named_picture(named: str, names: Mapping[str, str], folder: Path) -> str:
         )
     if (key := name_key("/".join(parts))) in names:
         return names[key]
+    # A list that lay above its folder and was moved into it
+    if len(parts) == 2 and parts[0] == folder.resolve().name and name_key(parts[1]) in names:
+        return names[name_key(parts[1])]
     if len(parts) > 1:
         raise DataError(
             f"names {shown_name(named)} in a sub-folder, which is not read. Move the picture up "
@@ -193,20 +264,3 @@ def _named_picture(named: str, names: Mapping[str, str], folder: Path) -> str:
     raise DataError(
         f"names {shown_name(named)}, which is not there. Add the picture, or remove the line."
     )
-
-
-def _clean(caption: str) -> str:
-    """Return one line of single-spaced words without control characters.
-
-    Raises DataError for what cannot be a caption.
-    """
-    if "\0" in caption:
-        raise DataError("has a NUL character in its caption. Remove it.")
-    if any("\ud800" <= c <= "\udfff" for c in caption):
-        raise DataError("has half a character (a lone surrogate) in its caption. Write it anew.")
-    if (size := len(caption.encode())) > LARGEST_CAPTION:
-        raise DataError(
-            f"has a caption of {size:,} bytes, {LARGEST_CAPTION:,} is the most. Shorten it: "
-            "models read about 75 words."
-        )
-    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", caption).split())

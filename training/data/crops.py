@@ -7,11 +7,11 @@ from pathlib import Path
 
 from training.data.complaints import shown_name, shown_value, some_of
 from training.data.file_content import decode_text, read_content
+from training.data.file_kinds import CROP
 from training.data.listing import Listing, share_of
 from training.errors import DataError
 from training.storage.paths import mode_of
 
-CROP = ".crop.json"  # after a picture's stem: where its crop lies
 CENTRE = (0.5, 0.5)
 LARGEST_CROP = 1000  # bytes
 

@@ -9,11 +9,16 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.caption_files import read_captions
+from training.data.caption_files import read_captions, written_captions
 from training.data.captions import TEMPLATE, captioned, names_in
 from training.data.complaints import shown_name
 from training.data.crops import CENTRE, read_places
-from training.data.listing import list_folder, notes_on_unread
+from training.data.listing import (
+    list_folder,
+    note_on_list_above,
+    notes_on_unread,
+    without_masks,
+)
 from training.data.pictures import examine_pictures, parse_colour
 from training.errors import DataError, listed
 
@@ -73,7 +78,12 @@ def read_dataset(
     except DataError as error:
         raise _all_in_one(folder, [*complaints, str(error)]) from None
     notes += notes_on_unread(listing)
-    texts = read_captions(listing, complaints, notes)
+    written = written_captions(listing, complaints, notes)
+    listing, masks = without_masks(listing, written)
+    notes += masks
+    if any(name not in written for name in listing.pictures):
+        notes += note_on_list_above(listing)
+    texts = read_captions(listing, written, notes)
     pictures = examine_pictures(listing, complaints, notes)
     places = read_places(listing, complaints, notes)
     if complaints:

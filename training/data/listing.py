@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from training.data import file_kinds
 from training.data.complaints import shown_name, some_of
+from training.data.file_kinds import LARGEST_LIST, LISTS, SUFFIXES, UNREAD_SUFFIXES
 from training.data.image_decoding import reason
 from training.errors import DataError
+from training.storage.paths import read_regular
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-# Pictures that are not read
-UNREAD_SUFFIXES = tuple(".avif .bmp .gif .heic .heif .jfif .jxl .svg .tif .tiff".split())
-METADATA = "metadata.jsonl"
+MOST_SNIFFED = 200  # files of no known kind whose beginning is looked at
+BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 
 
 @dataclass(frozen=True)
 class Listing:
     """What lies in a folder, names sorted.
 
-    texts: stem -> .txt; nested: sub-folder -> pictures directly in it; others: suffix -> files.
+    texts: stem or whole name of a picture -> its caption files; lists: files with the captions of
+    many; nested: sub-folder -> pictures directly in it; others: the rest.
     """
 
     folder: Path
     pictures: list[str] = field(default_factory=list)
-    texts: dict[str, str] = field(default_factory=dict)
-    metadata: list[str] = field(default_factory=list)
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    lists: list[str] = field(default_factory=list)
     nested: dict[str, int] = field(default_factory=dict)
-    others: Counter[str] = field(default_factory=Counter)
+    others: list[str] = field(default_factory=list)
+
+    @property
+    def stems(self) -> set[str]:
+        return {name_key(Path(name).stem) for name in self.pictures}
 
 
 def list_folder(folder: Path) -> Listing:
@@ -57,6 +63,7 @@ def list_folder(folder: Path) -> Listing:
             f"the folder cannot be read ({reason(error)}). Mend that, or set data.folder to "
             "another one."
         ) from None
+    listing.lists.sort(key=lambda name: LISTS.index(name.lower()))
     if not listing.pictures:
         raise DataError(f"the folder holds no pictures, {_found_instead(listing)}")
     return listing
@@ -64,17 +71,16 @@ def list_folder(folder: Path) -> Listing:
 
 def _sort_in(listing: Listing, name: str) -> None:
     path = listing.folder / name
-    suffix = path.suffix.lower()
     if path.is_dir():
         listing.nested[name] = _pictures_directly_in(path)
-    elif suffix in SUFFIXES:
+    elif file_kinds.is_picture(name):
         listing.pictures.append(name)
-    elif name.lower() == METADATA:
-        listing.metadata.append(name)
-    elif suffix == ".txt":
-        listing.texts[name_key(path.stem)] = name
-    else:
-        listing.others[suffix or "without a suffix"] += 1
+    elif file_kinds.is_list(name):
+        listing.lists.append(name)
+    elif file_kinds.is_caption(name):
+        listing.texts.setdefault(name_key(path.stem), []).append(name)
+    elif not file_kinds.is_clutter(name):
+        listing.others.append(name)
 
 
 def _pictures_directly_in(folder: Path) -> int:
@@ -88,21 +94,44 @@ def _pictures_directly_in(folder: Path) -> int:
         return 0  # only counted for a note
 
 
+def without_masks(listing: Listing, captioned: Collection[str]) -> tuple[Listing, list[str]]:
+    """Return the listing without the masks of its pictures, and a note on them.
+
+    captioned: pictures with a caption of their own, which are pictures whatever their name.
+    """
+    stems = listing.stems
+    named = [n for n in listing.pictures if file_kinds.mask_of(name_key(n), stems)]
+    masks = [name for name in named if name not in captioned]
+    perhaps = [n for n in listing.pictures if file_kinds.perhaps_mask_of(name_key(n), stems)]
+    perhaps += [name for name in named if name in captioned]
+    notes = []
+    if masks:
+        notes.append(f"Masks are not used yet and left out: {len(masks)} ({some_of(masks)}).")
+    if perhaps:
+        notes.append(
+            f"Some pictures are named like masks of others and trained as pictures: "
+            f"{len(perhaps)} ({some_of(perhaps)}). Move them away if they are masks."
+        )
+    return replace(listing, pictures=[n for n in listing.pictures if n not in masks]), notes
+
+
 def _found_instead(listing: Listing) -> str:
     advice = "Put .png, .jpg or .webp pictures in it, or set data.folder to another one."
     for name, count in listing.nested.items():
         if count:
             there = shown_name(listing.folder / name)
+            lists = " and ".join(shown_name(found) for found in listing.lists)
+            rest = f" and move {lists} into it, too" if lists else ", or move the pictures up"
             return (
                 f"but its sub-folder {shown_name(name)} holds {count}. Set data.folder to "
-                f"{there}, or move the pictures up."
+                f"{there}{rest}."
             )
-    read = {
-        ".txt": len(listing.texts),
-        METADATA: len(listing.metadata),
-        "sub-folder": len(listing.nested),
-    }
-    kinds = Counter(read) + listing.others
+    captions = [name for names in listing.texts.values() for name in names]
+    kinds = Counter(
+        Path(name).suffix.lower() or "without a suffix" for name in (*captions, *listing.others)
+    )
+    kinds += Counter({name.lower(): 1 for name in listing.lists})
+    kinds += Counter({"sub-folder": len(listing.nested)})
     if not kinds:
         return f"it is empty. {advice}"
     found = ", ".join(f"{count} {shown_name(kind)}" for kind, count in kinds.most_common(6))
@@ -113,19 +142,55 @@ def notes_on_unread(listing: Listing) -> Iterator[str]:
     """Yield a note on each kind of file that may be meant for training and is not read."""
     if nested := {name: count for name, count in listing.nested.items() if count}:
         yield f"Pictures in sub-folders are not read: {sum(nested.values())} ({some_of(nested)})."
-    if unread := {
-        suffix: count for suffix, count in listing.others.items() if suffix in UNREAD_SUFFIXES
-    }:
+    if unread := [n for n in listing.others if file_kinds.suffix_of(n) in UNREAD_SUFFIXES]:
         yield (
-            f"Pictures of other kinds are not read: {sum(unread.values())} "
-            f"({some_of(sorted(unread))}). Save them as PNG to use them."
+            f"Pictures of other kinds are not read: {len(unread)} ({some_of(unread)}). Save them "
+            "as PNG to use them."
         )
-    stems = {name_key(Path(name).stem) for name in listing.pictures}
-    if orphans := [name for stem, name in listing.texts.items() if stem not in stems]:
+    if hidden := list(_pictures_by_content(listing)):
+        yield (
+            f"Pictures without the suffix of a picture are not read: {len(hidden)} "
+            f"({some_of(hidden)}). Rename them to .png, .jpg or .webp to use them."
+        )
+    if captions := [n for n in listing.others if file_kinds.may_hold_captions(n)]:
+        yield (
+            f"Files that may hold captions are not read: {len(captions)} ({some_of(captions)}). "
+            f"{file_kinds.READ_CAPTIONS}."
+        )
+    known = {*listing.stems, *(name_key(name) for name in listing.pictures)}
+    orphans = [n for key, names in listing.texts.items() if key not in known for n in names]
+    if orphans:
         yield (
             f"Captions without a picture of the same name are not used: {len(orphans)} "
             f"({some_of(orphans)})."
         )
+
+
+def _pictures_by_content(listing: Listing) -> Iterator[str]:
+    known = (*UNREAD_SUFFIXES, *file_kinds.UNREAD_CAPTION_SUFFIXES)
+    unknown = [name for name in listing.others if file_kinds.suffix_of(name) not in known]
+    for name in unknown[:MOST_SNIFFED]:
+        try:
+            beginning = read_regular(listing.folder / name, 12)
+        except OSError:
+            continue  # only looked at for a note
+        if beginning.startswith(BEGINNINGS) and beginning[8:12] not in (b"AVI ", b"WAVE"):
+            yield name
+
+
+def note_on_list_above(listing: Listing) -> Iterator[str]:
+    """Say that a list beside the folder names pictures of it, as data sets of the hub do."""
+    folder = listing.folder.resolve()
+    for name in LISTS:
+        try:
+            content = read_regular(folder.parent / name, LARGEST_LIST)
+        except OSError:
+            continue
+        if f"{folder.name}/".encode() in content:
+            yield (
+                f"{name} in the folder above names pictures of this one and is not read. Move it "
+                f"into {shown_name(folder.name)} to use its captions."
+            )
 
 
 def share_of(names: list[str], listing: Listing) -> str:
