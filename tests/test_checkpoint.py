@@ -23,6 +23,22 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
     assert all(torch.equal(found.tensors[k], v) for k, v in TENSORS.items())
 
 
+def test_the_folders_of_the_first_one_are_written_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their names stand in folders of their own, which an fsync of files does not cover."""
+    synced, fsync = set(), os.fsync
+
+    def noted(handle: int) -> None:
+        synced.add(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    checkpoint.write(tmp_path / "r" / "checkpoints", 1, TENSORS, {}, keep=1)
+    above = (tmp_path, tmp_path / "r", tmp_path / "r" / "checkpoints")
+    assert not [folder for folder in above if folder.stat().st_ino not in synced]
+
+
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 10):
         checkpoint.write(tmp_path, step, TENSORS, {}, keep=2)

@@ -5,6 +5,7 @@ told in words, and what was there before is there still.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
@@ -122,6 +123,63 @@ def test_a_disk_that_fails_costs_nothing_that_was_there(
         break
     failing[0] = 0
     assert 1 < flush < 60 and content(workspace) != before
+
+
+def test_a_caption_that_a_full_disk_kept_out_comes_with_the_next_upload(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = store.folder(workspace, "drawings")
+    more = [workspace.root.parent / name for name in ("more.png", "more.txt")]
+    Image.new("RGB", (64, 64), (0, 0, 200)).save(more[0])
+    more[1].write_text("a blue thing")
+    written = store.write_whole
+
+    def full(path: Path, content: bytes | str) -> None:
+        if path.suffix == ".txt":
+            raise SpaceError("the disk is full")
+        written(path, content)
+
+    with monkeypatch.context() as patched, pytest.raises(SpaceError):
+        patched.setattr(store, "write_whole", full)
+        store.add(dataset, more)
+    assert store.caption(dataset, "more.png") == ""
+    assert store.add(dataset, more).refused == (("more.png", "is already there as more.png."),)
+    assert store.caption(dataset, "more.png") == "a blue thing"
+
+
+def test_an_undo_that_was_cut_short_is_not_undone_again(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its copies may be gone, and what is as before needs none."""
+    dataset = store.folder(workspace, "drawings")
+    edited_all(workspace)
+
+    def cut_short(entry: Path, **keys: object) -> None:
+        for file in (entry / "before").iterdir():
+            file.unlink()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched, contextlib.suppress(OSError):
+        patched.setattr(history.shutil, "rmtree", cut_short)
+        history.undo(dataset)
+    assert store.caption(dataset, "1.png") == "a thing 1" and history.last(dataset) is None
+
+
+def test_what_undo_relies_on_is_written_through(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copies, and the names of all folders made for them."""
+    dataset, synced, fsync = store.folder(workspace, "drawings"), set(), os.fsync
+
+    def noted(handle: int) -> None:
+        synced.add(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    taken_out(workspace)
+    entry = dataset / history.FOLDER / "000001"
+    wanted = [dataset, entry.parent, entry, entry / "before", *(entry / "before").iterdir()]
+    assert not [path for path in wanted if path.stat().st_ino not in synced]
 
 
 def test_events_after_a_failure_are_read_whole(tmp_path: Path) -> None:

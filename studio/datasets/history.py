@@ -7,17 +7,24 @@ Undo puts back what nobody changed since.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from training.errors import DataError, SpaceError
-from training.storage.paths import inside, read_regular, write_whole
+from training.storage.paths import (
+    fsync_folder,
+    inside,
+    make_folder,
+    read_regular,
+    write_whole,
+)
 
 FOLDER = ".history"
 TURN = threading.RLock()  # two tabs of a browser, one journal
@@ -48,22 +55,23 @@ def change(dataset: Path, what: str, files: Mapping[str, bytes | None], *, act: 
         entry = dataset / FOLDER / f"{latest + (not grows):06d}"
         record: dict[str, Any] = earlier if grows else {"what": what, "act": act, "files": {}}
         try:
-            (entry / "before").mkdir(parents=True, exist_ok=grows)
+            make_folder(entry / "before")
             for name, new in differing.items():
                 had = (
                     record["files"][name]["had"]
                     if name in record["files"]
                     else inside(dataset, name).is_file()
                 )
-                if had and name not in record["files"]:
-                    shutil.copy2(dataset / name, entry / "before" / name)
+                if had and name not in record["files"]:  # written through: undo relies on it
+                    write_whole(entry / "before" / name, (dataset / name).read_bytes())
                 record["files"][name] = {"had": had, "after": _digest(new)}
-        except OSError as error:
+        except (OSError, SpaceError) as error:
             if not grows:
                 shutil.rmtree(entry, ignore_errors=True)
+            reason = error.strerror if isinstance(error, OSError) else error
             raise SpaceError(
-                f"{entry} could not be written ({error.strerror}). Nothing was changed. Free "
-                "space on that disk."
+                f"{entry} could not be written ({reason}). Nothing was changed. Free space on "
+                "that disk."
             ) from error
         write_whole(
             entry / "change.json", json.dumps(record, ensure_ascii=False)
@@ -86,7 +94,7 @@ def last(dataset: Path) -> str | None:
 
 
 def undo(dataset: Path) -> Undone:
-    """Take the last change back. Raises DataError when there is none."""
+    """Take the last change back. Raises DataError when there is none, SpaceError."""
     with TURN:
         for number in reversed(_numbers(dataset)):
             entry, record = dataset / FOLDER / f"{number:06d}", _recorded_act(dataset, number)
@@ -100,10 +108,12 @@ def undo(dataset: Path) -> Undone:
                     _put(dataset, name, before)
                 elif now != before:
                     stayed.append(name)
-            if not stayed:
-                shutil.rmtree(entry)
-            else:  # what was before stays on disk
+            # First: what a crash leaves of the entry is no change that can be undone
+            with _disk_errors(entry):
                 (entry / "change.json").replace(entry / "undone.json")
+                fsync_folder(entry)
+            if not stayed:  # else what was before stays on disk
+                shutil.rmtree(entry, ignore_errors=True)
             return Undone(record["what"], tuple(stayed))
     raise DataError(f"Nothing was changed in {dataset.name} that could be undone.")
 
@@ -143,9 +153,22 @@ def _content(dataset: Path, name: str) -> bytes | None:
 
 def _put(dataset: Path, name: str, content: bytes | None) -> None:
     if content is None:
-        inside(dataset, name).unlink(missing_ok=True)
+        with _disk_errors(dataset / name):
+            inside(dataset, name).unlink(missing_ok=True)
+            fsync_folder(dataset)
     else:
         write_whole(inside(dataset, name), content)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SpaceError(
+            f"{path} could not be changed ({error.strerror}). Look whether its disk may be "
+            "written to, and try again."
+        ) from error
 
 
 def _digest(content: bytes | None) -> str | None:

@@ -28,7 +28,9 @@ from training.storage.paths import (
     WINDOWS_DEVICES,
     Workspace,
     checked_name,
+    fsync_folder,
     inside,
+    make_folder,
     read_regular,
     write_whole,
 )
@@ -80,7 +82,9 @@ def make(workspace: Workspace, name: str) -> Path:
         )
     made = inside(workspace.datasets(), name)
     try:
-        made.mkdir(parents=True)
+        make_folder(made.parent)
+        made.mkdir()
+        fsync_folder(made.parent)
     except OSError as error:
         raise SpaceError(
             f"{made} could not be made ({error.strerror}). Choose a workspace you may write to."
@@ -265,14 +269,17 @@ def _taken(dataset: Path, incoming: Sequence[Incoming], refused: list[tuple[str,
             refused.append((file.name, str(error).removeprefix(f"{file.path} ")))
             continue
         digest = _digest(file.path)
+        text = beside.get((file.folder, stem)) or listed.get((file.folder, file.name))
         if digest in known:
             refused.append((file.name, f"is already there as {known[digest]}."))
+            if text and not sidecar(dataset / known[digest]).exists():  # a full disk kept it out
+                _caption_along(dataset, known[digest], text, refused)
             continue
         name = _free_name(dataset, stem, Path(file.name).suffix.lower())
         write_whole(dataset / name, file.path.read_bytes())
         known[digest] = name
         kept.append(name)
-        if text := beside.get((file.folder, stem)) or listed.get((file.folder, file.name)):
+        if text:
             _caption_along(dataset, name, text, refused)
     refused += [
         (source, "came without a picture of the same name.") for source, _ in alone.values()

@@ -17,7 +17,7 @@ from studio.processes.job import COLUMNS, IN_LINE, device_of
 from training.config.loading import to_toml
 from training.errors import SpaceError, StudioError
 from training.storage import run_lock
-from training.storage.paths import fsync_folder, read_regular, write_whole
+from training.storage.paths import fsync_folder, make_folder, read_regular, write_whole
 
 NAME = "queue.sqlite"
 COPY = "jobs.json"  # who is in the line, for the day when the database is damaged
@@ -97,7 +97,7 @@ class QueueDatabase:
         wait: seconds for another transaction.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
         except OSError as error:
             raise SpaceError(
                 f"The workspace's folder {self.folder.name} cannot be made ({error.strerror}). "

@@ -83,18 +83,48 @@ def _undo_if_there(folder: Path) -> None:
         history.undo(_dataset(folder))
 
 
+def _undone_once(folder: Path) -> Content:
+    """The captions; what is undone already can be undone again, and nothing comes of it."""
+    found = _files(folder)
+    if found["datasets/drawings/0.txt"] == b"a thing 0\n":
+        _undo_if_there(folder)
+        assert _files(folder) == found | {
+            f"datasets/drawings/{i}.txt": f"a thing {i}\n".encode() for i in range(3)
+        }
+    return found
+
+
+def _folders(folder: Path) -> Content:
+    return {name: True for name in store.names(Workspace(folder))}
+
+
+def _add(folder: Path) -> None:
+    """Two pictures, one with a caption; what was added before is refused by name."""
+    incoming = folder.parent / "incoming"
+    incoming.mkdir(exist_ok=True)
+    for i in (3, 4):
+        Image.new("RGB", (64, 64), (0, 80, 40 * i)).save(incoming / f"{i}.png")
+    (incoming / "3.txt").write_text("a thing 3")
+    store.add(_dataset(folder), sorted(incoming.iterdir()))
+
+
 def _caption(
-    act: Callable[[Path], object], begin: Callable[[Path], None] = _begin_captions, **keys: Any
+    act: Callable[[Path], object],
+    begin: Callable[[Path], None] = _begin_captions,
+    content: Callable[[Path], Content] = _files,
+    **keys: Any,
 ) -> Operation:
     """The page says an OSError in words too, see studio.page.handlers.shows_errors."""
-    return Operation(begin, act, _files, refusals=(OSError,), **keys)
+    return Operation(begin, act, content, refusals=(OSError,), **keys)
 
 
 CAPTIONS = {
     "caption": _caption(lambda f: store.write_caption(_dataset(f), "0.png", "another thing")),
     "captions": _caption(_rewrite, recover=_undo_if_there),
-    "undo": _caption(lambda f: history.undo(_dataset(f)), _begin_edited),
+    "undo": _caption(lambda f: history.undo(_dataset(f)), _begin_edited, _undone_once),
     "take out": _caption(lambda f: store.remove(_dataset(f), ["1.png"]), recover=_undo_if_there),
+    "make": _caption(lambda f: store.make(Workspace(f), "new"), content=_folders),
+    "add": _caption(_add),
     "crop": _caption(lambda f: store.place_crop(_dataset(f), "2.png", (0.25, 0.75))),
 }
 

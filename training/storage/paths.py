@@ -139,6 +139,17 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, so that it lasts through a power cut.
+
+    Raises OSError.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        fsync_folder(path.parent)
+
+
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file so that a reader sees the old or the new content whole, also after a crash.
 
@@ -147,7 +158,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle, name = tempfile.mkstemp(
             prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent
         )
@@ -175,7 +186,7 @@ def checked_writable(folder: Path, setting: str) -> None:
     not go.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"\0" * 4096)
             probe.flush()
@@ -192,7 +203,7 @@ def checked_room(folder: Path, needed: int, what: str) -> None:
     left for `what`.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise SpaceError(

@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from training.errors import SpaceError
-from training.storage.paths import fsync_folder, read_regular, write_whole
+from training.storage.paths import fsync_folder, make_folder, read_regular, write_whole
 
 FILES = ("state.safetensors", "state.json")
 DAMAGED = (
@@ -62,7 +62,8 @@ def write(
     try:
         _finish_replacement(folder)
         _remove(unfinished)
-        unfinished.mkdir(parents=True)
+        make_folder(folder)
+        unfinished.mkdir()
         for name, data in content.items():
             write_whole(unfinished / name, data)
         write_whole(unfinished / "manifest.json", _manifest(step, content))
