@@ -115,6 +115,29 @@ def test_every_fix_ends_its_finding_and_can_be_undone(ink: Path, kind: str) -> N
         assert list(found(ink)) == [kind], fix
 
 
+def test_pictures_without_a_caption_are_one_finding(ink: Path) -> None:
+    """With one fix for all; what is left as it is stays so when another one comes."""
+    for name in ("apple", "boat", "cat"):
+        (ink / f"{name}.txt").unlink()
+    photo(7).save(ink / "IMG_2001.png")
+    named, unnamed = checks.findings(ink, BASE)
+    assert named.pictures == ("apple.png", "boat.png", "cat.png") and "3 pictures" in named.words
+    assert unnamed.pictures == ("IMG_2001.png",)
+    fixes.apply_fix(ink, "wordless", "use_name", named.pictures, BASE)
+    assert store.captions(ink) == {
+        "apple.png": "apple",
+        "boat.png": "boat",
+        "cat.png": "cat",
+        "duck.png": "a duck",
+        "IMG_2001.png": "",
+    }
+    history.undo(ink)
+    fixes.apply_fix(ink, "wordless", "leave", named.pictures, BASE)
+    assert found(ink) == {"wordless": ("IMG_2001.png",)}
+    (ink / "duck.txt").unlink()
+    assert [f.pictures for f in checks.findings(ink, BASE)] == [("duck.png",), ("IMG_2001.png",)]
+
+
 def test_the_same_look_in_another_shape_is_no_copy(ink: Path) -> None:
     photo(0).resize((128, 64)).save(ink / "apple.png")
     photo(0).resize((64, 128)).save(ink / "boat.png")

@@ -110,10 +110,72 @@ def test_a_caption_is_saved_with_its_picture_and_counted(
 def test_a_picture_that_was_taken_out_comes_back(workspace: Workspace, drawings: Path) -> None:
     parts, handlers = tab(workspace, pictures)
     without = handlers.remove("ink/a.png", "mini")
-    assert set(without) == set(parts.everything) and without[parts.undo].visible
+    assert set(without) == set(parts.changed) and without[parts.undo].visible
+    assert without[parts.snackbar.row].visible and "a.png" in without[parts.snackbar.words]
     assert without[parts.picture.of] == "ink/b.png" and store.pictures(drawings) == ["b.png"]
     back = handlers.undo("ink", "ink/b.png", "mini")
     assert "2 pictures" in back[parts.summary] and store.pictures(drawings) == ["a.png", "b.png"]
+
+
+def test_a_bulk_edit_keeps_the_name_that_was_the_caption(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    """And shows before and after for everything that it changes."""
+    folder = store.make(workspace, "ink")
+    for colour in ("red", "blue", "gold"):
+        Image.new("RGB", (64, 48), colour).save(tmp_path / f"{colour} cat.png")
+    store.add(folder, sorted(tmp_path.glob("*.png")))
+    store.write_caption(folder, "gold cat.png", "")  # left empty on purpose
+    _, handlers = tab(workspace, pictures)
+    shown = handlers.explain_edit("ink", "Put words first", "on paper", "")
+    for before, after in (("blue cat", "on paper, blue cat"), ("red cat", "on paper, red cat")):
+        assert f"<td>{before}</td><td><b>{after}</b></td>" in shown
+    assert "3 captions would change" in shown
+    handlers.edit_all("ink", "", "mini", "Put words first", "on paper", "")
+    assert store.captions(folder) == {
+        "blue cat.png": "on paper, blue cat",
+        "gold cat.png": "on paper",
+        "red cat.png": "on paper, red cat",
+    }
+    unchanged = handlers.explain_edit("ink", "Remove a tag", "blue cat", "")
+    assert "1 caption would change" in unchanged and "2 would stay" in unchanged
+    handlers.undo("ink", "", "mini")
+    assert not (folder / "red cat.txt").exists()
+
+
+def test_a_dataset_is_renamed_copied_deleted_and_brought_back(
+    workspace: Workspace, drawings: Path
+) -> None:
+    parts, handlers = tab(workspace, pictures)
+    renamed = handlers.rename_dataset("ink", "Ink 🖋")
+    assert renamed[parts.dataset].choices == [("Ink 🖋", "ink")]
+    assert renamed[parts.dataset].value == "ink"
+    copy = handlers.duplicate_dataset("ink").value
+    assert store.captions(workspace.datasets() / copy) == store.captions(drawings)
+    gone = handlers.delete_dataset("ink", "mini")
+    assert set(gone) == {parts.dataset, parts.in_view, *parts.changed}
+    assert gone[parts.dataset].value == copy and "Ink 🖋" in gone[parts.snackbar.words]
+    undoes = gone[parts.snackbar.undoes]
+    back = handlers.undo_last(undoes, copy, "", "mini")
+    assert back[parts.dataset].value == "ink" and not back[parts.snackbar.row].visible
+    assert "2 pictures" in back[parts.summary] and store.pictures(drawings) == ["a.png", "b.png"]
+
+
+def test_a_fix_for_all_of_a_kind_is_one_change(workspace: Workspace, drawings: Path) -> None:
+    for number in range(4):
+        Image.linear_gradient("L").rotate(45 * number).resize((20, 20)).save(
+            drawings / f"tiny {'abcd'[number]}.png"
+        )
+    _, handlers = tab(workspace, pictures)
+    shown = handlers.check("ink", "mini")
+    assert "6 pictures are too small" in shown and shown.count("Remove all") == 1
+    every = gr.EventData(None, {"kind": "small", "fix": "take_out", "on": None})
+    handlers.fix("ink", "", "mini", every)
+    assert store.pictures(drawings) == []
+    handlers.undo("ink", "", "mini")
+    assert len(store.pictures(drawings)) == 6
+    with pytest.raises(gr.Error, match="fixed or changed already"):
+        handlers.fix("ink", "", "mini", gr.EventData(None, {"kind": "odd", "fix": "x", "on": None}))
 
 
 def test_a_dataset_of_a_bad_name_is_an_error_on_the_page(workspace: Workspace) -> None:

@@ -1,7 +1,7 @@
-"""What is worth mending in a dataset before it is trained on: pictures, captions, shapes. Knows
+"""What is worth a look in a dataset before it is trained on: pictures, captions, shapes. Knows
 Pillow and files; no torch, no gradio.
 
-A finding names pictures and offers mends; studio.datasets.fixes carries them out.
+A finding names pictures and offers fixes; studio.datasets.fixes carries them out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +36,8 @@ MOST_COMPARED = 3000  # pictures; every pair is looked at
 
 @dataclass(frozen=True)
 class Finding:
-    """kind: which check; pictures:
-
-    names; words: what was found and why it matters; mends: (id, label), the one to prefer first.
+    """kind: which check; pictures: names; words: what was found and why it matters; offered_fixes:
+    (id, label), the one to prefer first.
     """
 
     kind: str
@@ -49,6 +48,15 @@ class Finding:
     @property
     def key(self) -> str:
         return "|".join([self.kind, *sorted(self.pictures)])
+
+    @property
+    def keys(self) -> list[str]:
+        """What is kept when its owner leaves it as it is: a picture without a caption by itself,
+        so that the next one is found.
+        """
+        if self.kind != "wordless":
+            return [self.key]
+        return [f"{self.kind}|{name}" for name in self.pictures]
 
 
 @dataclass(frozen=True)
@@ -81,20 +89,20 @@ def findings(
                     "broken",
                     (name,),
                     f"{name} {error} Training would refuse to start.",
-                    (("take_out", "Take it out"),),
+                    (("take_out", "Remove it"),),
                 )
             )
     captions = store.captions(dataset)
     found += _alike(seen, captions)
     found += _small(seen, base)
     found += _lonely(seen, base)
-    found += _wordless(dataset, captions)
+    left = kept(dataset)
+    found += _wordless(dataset, captions, left)
     found += _odd(dataset, captions)
     found += _repeated(captions)
     found += _too_long(
         {name: captioned(text, trigger, template) for name, text in captions.items()}, base
     )
-    left = kept(dataset)
     return [f for f in found if f.key not in left]
 
 
@@ -180,7 +188,7 @@ def _small(seen: Mapping[str, Seen], base: Base) -> Iterator[Finding]:
                 f"to {bucket.width} × {bucket.height}: it teaches blur."
             )
             yield Finding(
-                "small", (name,), words, (("take_out", "Take it out"), ("leave", "Leave it"))
+                "small", (name,), words, (("take_out", "Remove it"), ("leave", "Leave it"))
             )
 
 
@@ -201,27 +209,42 @@ def _lonely(seen: Mapping[str, Seen], base: Base) -> Iterator[Finding]:
             "lonely",
             (name,),
             words,
-            (("crop", "Crop it to that shape"), ("take_out", "Take it out"), ("leave", "Leave it")),
+            (("crop", "Crop it to that shape"), ("take_out", "Remove it"), ("leave", "Leave it")),
         )
 
 
-def _wordless(dataset: Path, captions: Mapping[str, str]) -> Iterator[Finding]:
-    for name, text in captions.items():
-        if text:
-            continue
-        said = "" if store.sidecar(dataset / name).exists() else caption_from_name(name)
-        words = f"{name} has no caption" + (
-            f"; its file name would be used: “{said}”."
-            if said
-            else ": the style would be learnt without words for it."
-        )
-        yield Finding(
-            "wordless",
-            (name,),
-            words,
-            ((("use_name", "Write the name as caption"),) if said else ())
-            + (("leave", "Leave it"),),
-        )
+def _wordless(
+    dataset: Path, captions: Mapping[str, str], left: Container[str]
+) -> Iterator[Finding]:
+    """Pictures without a caption: those whose file names would be used, and those that would have
+    none.
+    """
+    bare = [name for name, text in captions.items() if not text and f"wordless|{name}" not in left]
+    said = {
+        name: "" if store.sidecar(dataset / name).exists() else caption_from_name(name)
+        for name in bare
+    }
+    named = tuple(name for name in bare if said[name])
+    unnamed = tuple(name for name in bare if not said[name])
+    if named:
+        words = f"{named[0]} has no caption; its file name would be used: “{said[named[0]]}”."
+        fixes = (("use_name", "Write the name as caption"), ("leave", "Leave it"))
+        if len(named) > 1:
+            words = (
+                f"{len(named)} pictures have no caption; their file names would be used, for "
+                f"instance “{said[named[0]]}” for {named[0]}."
+            )
+            fixes = (("use_name", "Write the names as captions"), ("leave", "Leave them"))
+        yield Finding("wordless", named, words, fixes)
+    if unnamed:
+        words = f"{unnamed[0]} has no caption: the style would be learnt without words for it."
+        if len(unnamed) > 1:
+            words = (
+                f"{len(unnamed)} pictures have no caption, and their file names say nothing: the "
+                "style would be learnt without words for them."
+            )
+        label = "Leave it" if len(unnamed) == 1 else "Leave them"
+        yield Finding("wordless", unnamed, words, (("leave", label),))
 
 
 def _odd(dataset: Path, captions: Mapping[str, str]) -> Iterator[Finding]:

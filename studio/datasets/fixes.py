@@ -1,6 +1,5 @@
-"""One-click mends of what studio.datasets.checks finds:
-
-each changes the workspace's own copy, and each can be undone.
+"""One-click fixes of what studio.datasets.checks finds: each changes the workspace's own copy, and
+each can be undone.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from uuid import uuid4
 
 from PIL import Image
 
@@ -23,7 +23,7 @@ from training.errors import DataError
 
 
 def apply_fix(dataset: Path, kind: str, fix: str, names: Sequence[str], base: Base) -> None:
-    """Carry out one mend of a finding.
+    """Carry out one fix of a finding.
 
     Raises DataError when it is not a finding any more: nothing is done on what a page remembers.
     """
@@ -36,34 +36,49 @@ def apply_fix(dataset: Path, kind: str, fix: str, names: Sequence[str], base: Ba
         None,
     )
     if finding is None or fix not in dict(finding.offered_fixes):
-        raise DataError("That was mended or changed already. The list is new now.")
+        raise DataError("That was fixed or changed already. The list is up to date now.")
+    _apply(dataset, finding, fix, base)
+
+
+def apply_to_all(dataset: Path, kind: str, fix: str, base: Base) -> int:
+    """Carry out the same fix of every finding of a kind, undone as one change; return how many
+    there were. Raises DataError when there is none.
+    """
+    found = [f for f in checks.findings(dataset, base) if f.kind == kind]
+    found = [f for f in found if fix in dict(f.offered_fixes)]
+    if not found:
+        raise DataError("That was fixed or changed already. The list is up to date now.")
+    act = uuid4().hex
+    for finding in found:
+        _apply(dataset, finding, fix, base, act)
+    return len(found)
+
+
+def _apply(dataset: Path, finding: checks.Finding, fix: str, base: Base, act: str = "") -> None:
     name, captions = finding.pictures[0], store.captions(dataset)
+    named = ", ".join(finding.pictures)[:80]
     if fix == "take_out":
-        store.remove(dataset, finding.pictures)
+        store.remove(dataset, finding.pictures, act=act)
     elif fix == "take_out_others":
-        store.remove(dataset, finding.pictures[1:])
+        store.remove(dataset, finding.pictures[1:], act=act)
     elif fix == "leave":
-        left = json.dumps(sorted({*checks.kept(dataset), finding.key}), ensure_ascii=False)
-        history.change(
-            dataset,
-            f"leave {', '.join(finding.pictures)[:80]} as it is",
-            {checks.KEPT: left.encode()},
-        )
+        left = json.dumps(sorted({*checks.kept(dataset), *finding.keys}), ensure_ascii=False)
+        content: dict[str, bytes | None] = {checks.KEPT: left.encode()}
+        history.change(dataset, f"leave {named} as it is", content, act=act)
     elif fix == "use_name":
-        store.rewrite(
-            dataset, f"the name of {name} as its caption", {name: caption_from_name(name)}
-        )
+        texts = {one: caption_from_name(one) for one in finding.pictures}
+        store.rewrite(dataset, f"file names as captions: {named}", texts, act=act)
     elif fix == "tidy":
-        store.rewrite(dataset, f"tidy the caption of {name}", {name: tidied(captions[name])})
+        texts = {name: tidied(captions[name])}
+        store.rewrite(dataset, f"tidy the caption of {name}", texts, act=act)
     elif fix == "rewrite":
         words = store.in_utf8(store.sidecar(dataset / name).read_bytes())
-        store.rewrite(dataset, f"the caption of {name} as UTF-8", {name: words})
+        store.rewrite(dataset, f"the caption of {name} as UTF-8", {name: words}, act=act)
     elif fix == "shorten":
-        store.rewrite(
-            dataset, f"shorten the caption of {name}", {name: shortened(captions[name], base)}
-        )
+        texts = {name: shortened(captions[name], base)}
+        store.rewrite(dataset, f"shorten the caption of {name}", texts, act=act)
     elif fix == "crop":
-        _crop(dataset, name, base)
+        _crop(dataset, name, base, act)
 
 
 def shortened(caption: str, base: Base) -> str:
@@ -80,7 +95,7 @@ def shortened(caption: str, base: Base) -> str:
     return tag.strip(" ,") or whole.strip(" ,") or tokens.read
 
 
-def _crop(dataset: Path, name: str, base: Base) -> None:
+def _crop(dataset: Path, name: str, base: Base, act: str) -> None:
     """A copy cut to the nearest shape that other pictures have takes the picture's place; its
     pixels stay as they are.
     """
@@ -101,4 +116,5 @@ def _crop(dataset: Path, name: str, base: Base) -> None:
     cut: Image.Image = picture.crop(box)
     cut.save(file, "PNG")
     files: dict[str, bytes | None] = {name: None, f"{Path(name).stem}.png": file.getvalue()}
-    history.change(dataset, f"crop {name}", files | ({place.name: None} if place.exists() else {}))
+    moved = {place.name: None} if place.exists() else {}
+    history.change(dataset, f"crop {name}", files | moved, act=act)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from studio.datasets import history
 from studio.datasets.archives import Incoming, is_zip, unpacked
-from training.data.caption_files import LARGEST_CAPTION, metadata_captions
+from training.data.caption_files import LARGEST_CAPTION, caption_from_name, metadata_captions
 from training.data.crops import CENTRE, crop_file, read_place
 from training.data.file_kinds import METADATA, SUFFIXES
 from training.data.pictures import open_picture
@@ -137,12 +137,27 @@ def captions(dataset: Path) -> dict[str, str]:
 
     its .txt, else metadata.jsonl, else ""; "" also for one that is no text.
     """
+    return {name: text or "" for name, text in _owners(dataset).items()}
+
+
+def trained_captions(dataset: Path) -> dict[str, str]:
+    """Every picture's caption as a training reads it: the words of the file's name where its owner
+    wrote none.
+    """
+    return {
+        name: caption_from_name(name) if text is None else text
+        for name, text in _owners(dataset).items()
+    }
+
+
+def _owners(dataset: Path) -> dict[str, str | None]:
+    """What the owner wrote for every picture; None where nothing was written."""
     listing = pictures(dataset)
     listed = (
         metadata_captions(dataset / METADATA, listing)[0] if (dataset / METADATA).is_file() else {}
     )
     found = {name: _written(dataset / name) for name in listing}
-    return {name: listed.get(name, "") if text is None else text for name, text in found.items()}
+    return {name: listed.get(name) if text is None else text for name, text in found.items()}
 
 
 def caption(dataset: Path, name: str) -> str:
@@ -195,8 +210,10 @@ def rewrite(dataset: Path, what: str, texts: Mapping[str, str], *, act: str = ""
     return history.change(dataset, what, files, act=act)
 
 
-def remove(dataset: Path, names: Sequence[str]) -> None:
-    """Take pictures with all that lies beside them out of the dataset, so that it can be undone."""
+def remove(dataset: Path, names: Sequence[str], *, act: str = "") -> None:
+    """Take pictures with all that lies beside them out of the dataset, so that it can be undone
+    (with all of one act).
+    """
     leaving = [picture(dataset, name) for name in names]
     beside = [
         file
@@ -204,9 +221,8 @@ def remove(dataset: Path, names: Sequence[str]) -> None:
         for file in (path, sidecar(path), crop_file(path))
         if file.is_file()
     ]
-    history.change(
-        dataset, f"take out {', '.join(names)[:80]}", {file.name: None for file in beside}
-    )
+    what = f"remove {', '.join(names)[:80]}"
+    history.change(dataset, what, {file.name: None for file in beside}, act=act)
 
 
 def place_crop(dataset: Path, name: str, place: tuple[float, float]) -> None:

@@ -5,6 +5,7 @@ findings. Knows no files and no gradio.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from studio.datasets.base_info import Tokens
 from studio.datasets.checks import Finding
@@ -15,6 +16,26 @@ from training.data.buckets import Bucket, fit
 
 MOST_SIDE_BY_SIDE = 6  # pictures of a finding
 MOST_FINDINGS = 100
+FEWEST_GROUPED = 3  # findings of a kind that are shown as one
+# Kind: what several of it are, in words
+TOGETHER = {
+    "broken": "{count} pictures cannot be read. Training would refuse to start.",
+    "small": "{count} pictures are too small and would be enlarged: they teach blur.",
+    "lonely": "{count} pictures have a shape that no other picture has: each fills batches alone.",
+    "unreadable": "{count} captions are not UTF-8 text: training would refuse them.",
+    "odd": "{count} captions hold a link, a tag of HTML or a file name.",
+    "untidy": "{count} captions have empty or repeated tags.",
+    "long": "{count} captions are longer than the base reads: their ends are cut off.",
+}
+# Fix: its button where it is for all
+OF_ALL = {
+    "take_out": "Remove all",
+    "leave": "Leave all",
+    "crop": "Crop all",
+    "rewrite": "Rewrite all",
+    "tidy": "Tidy all",
+    "shorten": "Shorten all",
+}
 
 
 # The parts of the page that are drawn here tell the server what was clicked or moved.
@@ -85,15 +106,42 @@ def report(added: Added) -> str:
     )
 
 
-def findings(found: Sequence[Finding], addresses: Mapping[str, str], note: str = "") -> str:
-    """Every finding with its pictures side by side and a button for each fix.
+@dataclass(frozen=True)
+class Group:
+    """Findings of one kind. words, fixes: of all of them, "" and () for a single one."""
 
-    addresses: of thumbnails, by name.
+    kind: str
+    findings: tuple[Finding, ...]
+    words: str = ""
+    fixes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def pictures(self) -> list[str]:
+        return [name for finding in self.findings for name in finding.pictures]
+
+
+def grouped(found: Sequence[Finding]) -> list[Group]:
+    """The findings in their order, several of a kind together."""
+    groups = []
+    for kind in dict.fromkeys(finding.kind for finding in found):
+        of_kind = tuple(finding for finding in found if finding.kind == kind)
+        if len(of_kind) >= FEWEST_GROUPED and kind in TOGETHER:
+            fixes = [(fix, OF_ALL[fix]) for fix, _ in of_kind[0].offered_fixes if fix in OF_ALL]
+            words = TOGETHER[kind].format(count=len(of_kind))
+            groups.append(Group(kind, of_kind, words, tuple(fixes)))
+        else:
+            groups += [Group(kind, (finding,)) for finding in of_kind]
+    return groups
+
+
+def findings(found: Sequence[Finding], addresses: Mapping[str, str], note: str = "") -> str:
+    """Every finding with its pictures side by side and a button for each fix, several of a kind
+    together. addresses: of thumbnails, by name.
     """
     return render(
         "pictures_findings",
-        findings=found[:MOST_FINDINGS],
-        count=len(found),
+        groups=grouped(found[:MOST_FINDINGS]),
+        more=max(0, len(found) - MOST_FINDINGS),
         addresses=addresses,
         note=note,
         most=MOST_SIDE_BY_SIDE,
@@ -101,11 +149,11 @@ def findings(found: Sequence[Finding], addresses: Mapping[str, str], note: str =
 
 
 def bulk_example(changed: Mapping[str, str], before: Mapping[str, str]) -> str:
-    """What an edit would do, on the first caption it changes."""
+    """What an edit would do: every caption it changes, before and after."""
     if not changed:
         return note("No caption would change.")
-    name = next((n for n in changed if before[n]), next(iter(changed)))
-    return render("pictures_edit", before=before[name], after=changed[name], more=len(changed) - 1)
+    rows = [(name, before[name], after) for name, after in changed.items()]
+    return render("pictures_edit", rows=rows, unchanged=len(before) - len(changed))
 
 
 def edited(count: int) -> str:

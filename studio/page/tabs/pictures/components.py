@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 
 from studio.datasets import caption_edits
 from studio.page.handlers import PLAIN
+from studio.page.tabs.snackbar import Snackbar, snackbar
 from studio.page.views import pictures as views
 
 SMALL: dict[str, Any] = {"size": "sm", "min_width": 80}
@@ -32,6 +34,19 @@ class Picture:
     @property
     def shown(self) -> list[Component]:
         return [self.desk, self.of, self.caption, self.tokens]
+
+
+@dataclass(frozen=True)
+class Managing:
+    """What is done with a dataset as a whole. row, name: shown while it is renamed."""
+
+    rename: gr.Button
+    duplicate: gr.Button
+    delete: gr.Button
+    row: gr.Row
+    name: gr.Textbox
+    save: gr.Button
+    cancel: gr.Button
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,7 @@ class Parts:
     train_example: gr.Button
     dataset: gr.Dropdown
     new: gr.Textbox
+    managing: Managing
     drop: gr.File
     report: gr.HTML
     summary: gr.HTML
@@ -73,11 +89,17 @@ class Parts:
     check: gr.Button
     findings: gr.HTML
     in_view: gr.Textbox
+    snackbar: Snackbar
 
     @property
     def everything(self) -> list[Component]:
         """What shows a dataset."""
         return [self.summary, self.thumbnails, self.undo, *self.picture.shown]
+
+    @property
+    def changed(self) -> list[Block]:
+        """The same after a change that can be undone."""
+        return [*self.everything, *self.snackbar.shown]
 
     @property
     def where(self) -> list[Component]:
@@ -99,6 +121,7 @@ def components() -> Parts:
         )
     with gr.Row(equal_height=True):
         dataset, new = _choosing()
+    managing = _managing()
     with gr.Row():
         with gr.Column(scale=3, min_width=360):
             # of any kind: what is none of ours is refused by name, and the others are taken
@@ -109,11 +132,14 @@ def components() -> Parts:
                 elem_id="upload",
             )
             report = gr.HTML(elem_id="upload-report", **PLAIN)
-            summary = gr.HTML(elem_id="dataset-summary", **PLAIN)
+            with gr.Row(equal_height=True, elem_classes="said"):
+                summary = gr.HTML(elem_id="dataset-summary", **PLAIN)
+                undo = gr.Button(
+                    "Undo", size="sm", visible=False, scale=0, elem_id="undo", elem_classes="undo"
+                )
             thumbnails = gr.HTML(elem_id="pictures", apply_default_css=False, js_on_load=views.PICK)
         with gr.Column(scale=2, min_width=340, elem_classes="beside"):
             picture = _picture()
-    undo = gr.Button("Undo", size="sm", visible=False, elem_id="undo", elem_classes="undo")
     with gr.Accordion("Change all captions at once", open=False, elem_id="bulk"):
         bulk = _bulk()
     with gr.Accordion("Before training: what to look at", open=True, elem_id="checks"):
@@ -123,6 +149,7 @@ def components() -> Parts:
         train_example=train_example,
         dataset=dataset,
         new=new,
+        managing=managing,
         drop=drop,
         report=report,
         summary=summary,
@@ -134,6 +161,7 @@ def components() -> Parts:
         check=check,
         findings=findings,
         in_view=gr.Textbox("", visible="hidden", elem_id="dataset-in-view"),
+        snackbar=snackbar("pictures"),
     )
 
 
@@ -160,6 +188,19 @@ def _choosing() -> tuple[gr.Dropdown, gr.Textbox]:
     return dataset, new
 
 
+def _managing() -> Managing:
+    small: dict[str, Any] = {"size": "sm", "min_width": 90, "scale": 0}
+    with gr.Row(elem_classes="manage"):
+        rename = gr.Button("Rename", elem_id="rename-dataset", **small)
+        duplicate = gr.Button("Duplicate", elem_id="duplicate-dataset", **small)
+        delete = gr.Button("Delete", elem_id="delete-dataset", **small)
+    with gr.Row(visible=False, equal_height=True, elem_id="renaming") as row:
+        name = gr.Textbox("", label="New name", max_lines=1, elem_id="dataset-name")
+        save = gr.Button("Save", variant="primary", elem_id="save-name-of-dataset", **small)
+        cancel = gr.Button("Cancel", elem_id="keep-name-of-dataset", **small)
+    return Managing(rename, duplicate, delete, row, name, save, cancel)
+
+
 def _picture() -> Picture:
     desk = gr.HTML(
         views.nothing_chosen(), elem_id="picture", apply_default_css=False, js_on_load=views.MOVE
@@ -178,7 +219,7 @@ def _picture() -> Picture:
     with gr.Row():
         before = gr.Button("← Previous", elem_id="previous-picture", **SMALL)
         after = gr.Button("Next →", elem_id="next-picture", **SMALL)
-        remove = gr.Button("Take out", elem_id="remove-picture", **SMALL)
+        remove = gr.Button("Remove", elem_id="remove-picture", **SMALL)
     return Picture(desk, of, caption, tokens, before, after, remove)
 
 
@@ -195,7 +236,7 @@ def _bulk() -> Bulk:
         words = gr.Textbox("", label="Words", elem_id="bulk-words", **line)
         other = gr.Textbox("", label="Replace with", visible=False, elem_id="bulk-other", **line)
         apply = gr.Button(
-            "Change them", variant="primary", elem_id="bulk-apply", min_width=160, scale=0
+            "Change captions", variant="primary", elem_id="bulk-apply", min_width=200, scale=0
         )
     example = gr.HTML(elem_id="bulk-example", **PLAIN)
     with gr.Row(equal_height=True):

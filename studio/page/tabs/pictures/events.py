@@ -33,8 +33,14 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
     _datasets(parts, handlers, check)
     _picture(parts, handlers, check)
     _bulk(parts, parts.bulk, handlers, show, check)
-    parts.findings.click(handlers.fix, parts.where, parts.everything, **PRIVATE).then(**check)
-    parts.undo.click(handlers.undo, parts.where, parts.everything, **PRIVATE).then(**check)
+    parts.findings.click(handlers.fix, parts.where, parts.changed, **PRIVATE).then(**check)
+    parts.undo.click(handlers.undo, parts.where, parts.changed, **PRIVATE).then(**check)
+    parts.snackbar.undo.click(
+        handlers.undo_last,
+        [parts.snackbar.undoes, *parts.where],
+        [parts.dataset, parts.in_view, *parts.changed],
+        **PRIVATE,
+    ).then(**check)
 
 
 def _datasets(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
@@ -46,6 +52,7 @@ def _datasets(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
         **QUIET,
     }
     parts.dataset.change(handlers.offer_example, parts.dataset, parts.example, **QUIET)
+    _managing(parts, handlers, open_dataset, check)
     parts.train_example.click(handlers.train_example, None, None, **PRIVATE).success(
         None, None, None, js=TO_TRAINING
     )
@@ -57,6 +64,32 @@ def _datasets(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
         handlers.upload,
         [parts.dataset, parts.drop, parts.base],
         [parts.drop, parts.report, parts.dataset, parts.in_view, *parts.everything],
+        **PRIVATE,
+    ).then(**check)
+
+
+def _managing(
+    parts: Parts, handlers: Handlers, open_dataset: dict[str, Any], check: dict[str, Any]
+) -> None:
+    """Renaming, copying and deleting a dataset."""
+    managing = parts.managing
+    asked = [managing.row, managing.name]
+    managing.rename.click(handlers.ask_name, parts.dataset, asked, **QUIET)
+    managing.cancel.click(handlers.keep_name, None, managing.row, **QUIET)
+    gr.on(
+        [managing.save.click, managing.name.submit],
+        handlers.rename_dataset,
+        [parts.dataset, managing.name],
+        [parts.dataset, managing.row],
+        **PRIVATE,
+    )
+    managing.duplicate.click(
+        handlers.duplicate_dataset, parts.dataset, parts.dataset, **PRIVATE
+    ).success(**open_dataset).then(**check)
+    managing.delete.click(
+        handlers.delete_dataset,
+        [parts.dataset, parts.base],
+        [parts.dataset, parts.in_view, *parts.changed],
         **PRIVATE,
     ).then(**check)
 
@@ -86,9 +119,9 @@ def _picture(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
     picture.previous.click(handlers.previous, parts.where, picture.shown, **QUIET)
     picture.next.click(handlers.next, parts.where, picture.shown, **QUIET)
     picture.desk.input(handlers.move_crop, None, None, **QUIET)
-    picture.remove.click(
-        handlers.remove, [picture.of, parts.base], parts.everything, **PRIVATE
-    ).then(**check)
+    picture.remove.click(handlers.remove, [picture.of, parts.base], parts.changed, **PRIVATE).then(
+        **check
+    )
 
 
 def _bulk(
@@ -108,7 +141,7 @@ def _bulk(
     bulk.apply.click(
         handlers.edit_all,
         [*parts.where, *bulk.edit],
-        [bulk.example, *parts.everything],
+        [bulk.example, *parts.changed],
         **PRIVATE,
     ).then(**check)
     describing = bulk.describe.click(

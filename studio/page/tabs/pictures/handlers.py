@@ -10,9 +10,10 @@ from typing import Any
 from uuid import uuid4
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
-from studio.datasets import caption_edits, captioning, fixes, history, store
+from studio.datasets import caption_edits, captioning, collection, fixes, history, store
+from studio.datasets.collection import choices
 from studio.library import library, sample_project
 from studio.page.handlers import shows_errors, shows_errors_while_streaming
 from studio.page.tabs.pictures import rendering
@@ -23,7 +24,8 @@ from studio.server import uploads
 from training.storage.paths import Workspace
 
 FIRST = "my-pictures"  # the dataset that is made for pictures dropped before any dataset was
-Answer = dict[Component, Any]
+DATASET, CHANGE = "dataset", "change"  # what the line at the bottom takes back
+Answer = dict[Block, Any]
 
 
 class Handlers:
@@ -48,7 +50,7 @@ class Handlers:
         listing = store.names(self.workspace)
         name = dataset if dataset in listing else store.newest(self.workspace)
         return {
-            self.parts.dataset: gr.Dropdown(choices=listing, value=name),
+            self.parts.dataset: gr.Dropdown(choices=choices(self.workspace), value=name),
             **self._dataset(name, model, _name_in(of)),
         }
 
@@ -62,11 +64,40 @@ class Handlers:
 
     @shows_errors
     def make_dataset(self, name: str) -> Answer:
-        made = store.make(self.workspace, name)
-        listing = store.names(self.workspace)
+        made = collection.make(self.workspace, name)
         return {
-            self.parts.dataset: gr.Dropdown(choices=listing, value=made.name),
+            self.parts.dataset: gr.Dropdown(choices=choices(self.workspace), value=made.name),
             self.parts.new: "",
+        }
+
+    @shows_errors
+    def ask_name(self, dataset: str | None) -> Answer:
+        called = collection.title(store.folder(self.workspace, dataset or ""))
+        managing = self.parts.managing
+        return {managing.row: gr.Row(visible=True), managing.name: called}
+
+    def keep_name(self) -> Any:
+        return gr.Row(visible=False)
+
+    @shows_errors
+    def rename_dataset(self, dataset: str | None, called: str) -> Answer:
+        collection.rename(self.workspace, dataset or "", called)
+        return {
+            self.parts.dataset: gr.Dropdown(choices=choices(self.workspace), value=dataset),
+            self.parts.managing.row: gr.Row(visible=False),
+        }
+
+    @shows_errors
+    def duplicate_dataset(self, dataset: str | None) -> Any:
+        made = collection.duplicate(self.workspace, dataset or "")
+        return gr.Dropdown(choices=choices(self.workspace), value=made.name)
+
+    @shows_errors
+    def delete_dataset(self, dataset: str | None, model: str) -> Answer:
+        called = collection.delete(self.workspace, dataset or "")
+        return {
+            **self._listed(store.newest(self.workspace), model),
+            **self.parts.snackbar.says(f"Deleted the dataset “{called}”.", DATASET),
         }
 
     @shows_errors
@@ -78,7 +109,7 @@ class Handlers:
             name = FIRST if FIRST in known else store.make(self.workspace, FIRST).name
         added = store.add(store.folder(self.workspace, name), [Path(f) for f in files or []])
         uploads.used(files or [])
-        listing = gr.Dropdown(choices=store.names(self.workspace), value=name)
+        listing = gr.Dropdown(choices=choices(self.workspace), value=name)
         return {
             self.parts.drop: None,
             self.parts.report: views.report(added),
@@ -147,14 +178,28 @@ class Handlers:
         listing = store.pictures(folder)
         store.remove(folder, [at])
         following = listing[listing.index(at) + 1 :]
-        return self._dataset(name, model, next(iter(following), ""))
+        return {
+            **self._dataset(name, model, next(iter(following), "")),
+            **self.parts.snackbar.says(f"Removed {at}.", CHANGE),
+        }
 
     @shows_errors
     def undo(self, dataset: str | None, of: str, model: str) -> Answer:
         done = history.undo(store.folder(self.workspace, dataset or ""))
         if done.stayed:
             gr.Info(f"{len(done.stayed)} files were changed again since and stay as they are.")
-        return self._dataset(dataset, model, _name_in(of))
+        return {
+            **self._dataset(dataset, model, _name_in(of)),
+            **self.parts.snackbar.is_silent(),
+        }
+
+    @shows_errors
+    def undo_last(self, undoes: str, dataset: str | None, of: str, model: str) -> Answer:
+        """What the line at the bottom offers to take back."""
+        if undoes != DATASET:
+            return self.undo(dataset, of, model)
+        name = collection.bring_back(self.workspace)
+        return {**self._listed(name, model), **self.parts.snackbar.is_silent()}
 
     # all captions
 
@@ -171,7 +216,7 @@ class Handlers:
     def explain_edit(self, dataset: str | None, kind: str, words: str, other: str) -> str:
         if not dataset or not (words or "").strip():
             return ""
-        captions = store.captions(store.folder(self.workspace, dataset))
+        captions = store.trained_captions(store.folder(self.workspace, dataset))
         changed = caption_edits.edited(captions, kind, words, other or "")
         return views.bulk_example(changed, captions)
 
@@ -180,11 +225,13 @@ class Handlers:
         self, dataset: str | None, of: str, model: str, kind: str, words: str, other: str
     ) -> Answer:
         folder, words, other = store.folder(self.workspace, dataset or ""), words or "", other or ""
-        changed = caption_edits.edited(store.captions(folder), kind, words, other)
+        changed = caption_edits.edited(store.trained_captions(folder), kind, words, other)
         count = store.rewrite(folder, caption_edits.described(kind, words, other), changed)
+        done = f"Changed {count} caption{'' if count == 1 else 's'}."
         return {
             self.parts.bulk.example: views.edited(count),
             **self._dataset(dataset, model, _name_in(of)),
+            **(self.parts.snackbar.says(done, CHANGE) if count else {}),
         }
 
     @shows_errors_while_streaming
@@ -221,17 +268,29 @@ class Handlers:
 
     @shows_errors
     def fix(self, dataset: str | None, of: str, model: str, event: gr.EventData) -> Answer:
-        on = event._data.get("on")
-        fixes.apply_fix(
-            store.folder(self.workspace, dataset or ""),
-            _event_text(event, "kind"),
-            _event_text(event, "fix"),
-            [str(name) for name in on] if isinstance(on, list) else [],
-            rendering.base_of(model)[0],
-        )
-        return self._dataset(dataset, model, _name_in(of))
+        """Fix one finding, or all of a kind."""
+        on, folder = event._data.get("on"), store.folder(self.workspace, dataset or "")
+        kind, fix = _event_text(event, "kind"), _event_text(event, "fix")
+        base = rendering.base_of(model)[0]
+        if on is None:
+            fixes.apply_to_all(folder, kind, fix, base)
+        else:
+            names = [str(name) for name in on] if isinstance(on, list) else []
+            fixes.apply_fix(folder, kind, fix, names, base)
+        return {
+            **self._dataset(dataset, model, _name_in(of)),
+            **self.parts.snackbar.says(f"Done: {history.last(folder)}.", CHANGE),
+        }
 
     # what is shown
+
+    def _listed(self, name: str | None, model: str) -> Answer:
+        """Another dataset, with the list of them all."""
+        return {
+            self.parts.dataset: gr.Dropdown(choices=choices(self.workspace), value=name),
+            self.parts.in_view: name or "",
+            **self._dataset(name, model),
+        }
 
     def _dataset(self, name: str | None, model: str, at: str = "") -> Answer:
         found = rendering.dataset(self.workspace, name, model, at)

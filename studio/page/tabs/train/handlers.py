@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
-from studio.datasets import store
+from studio.datasets import collection, store
 from studio.library import continue_from, library, preferences, sample_project
 from studio.page import polling
 from studio.page.handlers import shows_errors
@@ -90,8 +90,9 @@ class Handlers:
     @shows_errors
     def follow_pictures(self, name: str) -> Any:
         """Take the dataset that was opened in the Pictures tab."""
-        listing = store.names(self.workspace)
-        return gr.Dropdown(choices=listing, value=name) if name in listing else gr.skip()
+        if name not in store.names(self.workspace):
+            return gr.skip()
+        return gr.Dropdown(choices=collection.choices(self.workspace), value=name)
 
     @shows_errors
     def check(self, dataset: str | None, trigger: str | None, model: str | None) -> str:
@@ -224,6 +225,7 @@ class Handlers:
         listing, newest = store.names(self.workspace), store.newest(self.workspace)
         first = None if sample_project.is_example(self.workspace, newest) else newest
         value = name if name in listing else first
+        choices = collection.choices(self.workspace)
         if value == shown:
-            return gr.Dropdown(choices=listing)
-        return gr.Dropdown(choices=listing, value=value)
+            return gr.Dropdown(choices=choices)
+        return gr.Dropdown(choices=choices, value=value)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from studio.datasets import checks, store
+from studio.datasets import checks, collection, store
 from studio.datasets.base_info import Base, known
 from studio.page.templates import render
 from training.errors import ModelError
@@ -76,8 +76,7 @@ def _of_pictures(folder: Path, model: str) -> list[Remark]:
     found = _findings(folder, base, _state(folder))
     if not found:
         return []
-    things = "1 thing" if len(found) == 1 else f"{len(found)} things"
-    words = f"{things} to look at in “{folder.name}”: {', '.join(_counted(found))}."
+    words = f"To look at in “{collection.title(folder)}”: {', '.join(_counted(found))}."
     spoilt = {name for finding in found if _spoils(finding) for name in finding.pictures}
     question = f"Start although {_are(len(spoilt))}?" if spoilt else ""
     return [Remark(words, question, "Open Pictures", "Pictures")]

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from studio.datasets import store
+from studio.datasets import collection, store
 from studio.library import library, sweeps
 from studio.page import forms, polling
 from studio.page.handlers import PRIVATE, QUIET, address, shows_errors
@@ -97,7 +97,8 @@ class Handlers:
     def offer_datasets(self, chosen: list[str] | None) -> Any:
         listing = store.names(self.workspace)
         return gr.Dropdown(
-            choices=listing, value=[name for name in chosen or [] if name in listing]
+            choices=collection.choices(self.workspace),
+            value=[name for name in chosen or [] if name in listing],
         )
 
     @shows_errors
