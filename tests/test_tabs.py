@@ -513,6 +513,58 @@ def test_a_style_is_shown_and_its_card_is_left_while_it_is_typed(workspace: Work
     assert set(parts.everything) - set(again) == set(parts.card.fields)
 
 
+def test_after_a_style_is_deleted_no_other_one_takes_its_place(workspace: Workspace) -> None:
+    """A second click would delete that one; the line that undoes it says what was deleted."""
+    for name in ("ink", "oil"):
+        finished_run(workspace, name)
+    parts, handlers = tab(workspace, styles)
+    shown = handlers.choose("", "", gr.EventData(None, {"at": "run:ink"}))
+    assert shown[parts.actions].visible
+    gone = handlers.delete("run:ink", "")
+    assert set(gone) == set(parts.changed)
+    assert gone[parts.chosen] == "" and not gone[parts.actions].visible
+    assert gone[parts.snackbar.row].visible and "“ink”" in gone[parts.snackbar.words]
+    assert gone[parts.card.title] == ""
+    back = handlers.bring_back("", "")
+    assert back[parts.chosen] == "run:ink" and not back[parts.snackbar.row].visible
+
+
+def test_the_trash_is_emptied_after_a_question(workspace: Workspace, drawings: Path) -> None:
+    """It names what would be gone for good."""
+    finished_run(workspace, "oil")
+    parts, handlers = tab(workspace, settings)
+    assert not handlers.ask_to_empty()[parts.asking.row].visible  # nothing there
+    tab(workspace, styles)[1].delete("run:oil", "")
+    tab(workspace, pictures)[1].delete_dataset("ink", "mini")
+    asked = handlers.ask_to_empty()
+    assert set(asked) == set(parts.asking.shown) and asked[parts.asking.row].visible
+    assert "2 items" in asked[parts.asking.words] and "oil, ink" in asked[parts.asking.words]
+    assert (workspace.root / "trash").is_dir()
+    emptied = handlers.empty_trash()
+    assert not emptied[parts.asking.row].visible and not (workspace.root / "trash").exists()
+
+
+def test_a_training_that_saves_is_ended_after_a_question(workspace: Workspace) -> None:
+    run = finished_run(workspace, "ink")
+    (run / "events.jsonl").unlink()
+    ignores = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True)"
+    process.start(run, [sys.executable, "-c", f"{ignores}; time.sleep(600)"])
+    events.append(run / "events.jsonl", events.Started(0, 9, 1, 1, 1, "cpu", "float32"))
+    parts, handlers = tab(workspace, train)
+    ending = parts.view.ending
+    try:
+        until(lambda: process.log_tail(run))
+        assert not handlers.stop("ink")[ending.row].visible
+        until(lambda: process.state(run) == "stopping")
+        asked = handlers.stop("ink")
+        assert asked[ending.row].visible and "without saving" in asked[ending.words]
+        assert process.is_alive(run)
+        assert not handlers.end_now("ink")[ending.row].visible
+        until(lambda: not process.is_alive(run))
+    finally:
+        process.stop(run, at_once=True)
+
+
 def test_a_base_that_is_not_there_cannot_be_chosen(workspace: Workspace) -> None:
     parts, handlers = tab(workspace, settings)
     assert set(handlers.show()) == {parts.base, parts.bases, parts.workspace}

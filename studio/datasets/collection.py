@@ -144,6 +144,12 @@ def bring_back(workspace: Workspace) -> str:
     raise DataError("No deleted dataset is in the trash.")
 
 
+def all_deleted(workspace: Workspace) -> list[str]:
+    """The datasets in the trash by title, the one that was deleted last first."""
+    found = [(entry, _recorded_name(entry)) for entry in _entries(workspace)]
+    return [title(entry / name) for entry, name in found if name and (entry / name).is_dir()]
+
+
 def _needed_by(workspace: Workspace, dataset: Path) -> str | None:
     """The run that is trained on a dataset now, or waits for it."""
     jobs = Queue(workspace, None).shown()[0] if (workspace.root / "queue").is_dir() else []

@@ -208,11 +208,15 @@ def take_away(workspace: Workspace, id: str) -> str:
     return style.name
 
 
+def all_taken(workspace: Workspace) -> list[str]:
+    """The styles in the trash by name, the one that was deleted last first."""
+    records = (_trash_record(entry) for entry in _entries(workspace))
+    return [record["title"] for record in records if record]
+
+
 def last_taken(workspace: Workspace) -> str | None:
     """What undo brings back next, None when the trash is empty."""
-    return next(
-        (record["title"] for entry in _entries(workspace) if (record := _trash_record(entry))), None
-    )
+    return next(iter(all_taken(workspace)), None)
 
 
 def bring_back(workspace: Workspace) -> str:

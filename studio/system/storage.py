@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from studio.datasets import collection
 from studio.library import import_export, library
 from studio.library.preferences import FOLDERS_OF_BASES
 from studio.processes import process
@@ -66,6 +67,11 @@ def sizes(workspace: Workspace) -> dict[str, int]:
         import_export.trash(workspace),
     )
     return {part.name: size_of(part) for part in parts}
+
+
+def trashed(workspace: Workspace) -> list[str]:
+    """What lies in the trash, by its name, what was deleted last first."""
+    return [*import_export.all_taken(workspace), *collection.all_deleted(workspace)]
 
 
 def clear_trash(workspace: Workspace) -> None:

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
 from studio.library import preferences
 from studio.page.handlers import PLAIN, PRIVATE, QUIET, shows_errors
+from studio.page.tabs.asking import Asking, asking
 from studio.page.templates import note
 from studio.page.views import settings as views
 from studio.system import doctor, storage
 from training.errors import StudioError
 from training.storage.paths import Workspace
 
+MOST_NAMED = 6  # things in the trash that are named
 DOCTOR = (
     "What works on this machine, what does not, and what to do; without names of people or "
     "folders. Takes some seconds."
@@ -35,6 +37,7 @@ class Parts:
     examine: gr.Button
     workspace: gr.HTML
     empty_trash: gr.Button
+    asking: Asking
     clear_caches: gr.Button
 
 
@@ -66,9 +69,10 @@ def components() -> Parts:
             with gr.Row():
                 trash = gr.Button("Empty the trash", variant="stop", elem_id="empty-trash", **small)
                 caches = gr.Button("Clear caches", elem_id="clear-cache", **small)
+            asks = asking("trash", yes="Delete for good", no="Keep", variant="stop")
             gr.Markdown("### Versions")
             gr.HTML(views.table(storage.versions()), elem_id="versions", **PLAIN)
-    return Parts(base, bases, device, examine, used, trash, caches)
+    return Parts(base, bases, device, examine, used, trash, asks, caches)
 
 
 class Handlers:
@@ -79,7 +83,7 @@ class Handlers:
         self.parts = parts
 
     @shows_errors
-    def show(self) -> dict[Component, Any]:
+    def show(self) -> dict[Block, Any]:
         """The bases of this machine and what the workspace takes."""
         found = storage.bases(self.workspace)
         listing = [one.setting for one in found]
@@ -99,7 +103,7 @@ class Handlers:
         }
 
     @shows_errors
-    def choose_base(self, setting: str | None) -> dict[Component, Any]:
+    def choose_base(self, setting: str | None) -> dict[Block, Any]:
         if setting not in [found.setting for found in storage.bases(self.workspace)]:
             raise StudioError(
                 "That base is not on this machine any more. Choose another one in the list."
@@ -112,12 +116,26 @@ class Handlers:
         return views.findings(doctor.asked_elsewhere(self.workspace))
 
     @shows_errors
-    def empty_trash(self) -> dict[Component, Any]:
-        storage.clear_trash(self.workspace)
-        return self.show()
+    def ask_to_empty(self) -> dict[Block, Any]:
+        """Ask before what cannot be undone."""
+        names = storage.trashed(self.workspace)
+        if not names:
+            gr.Info("The trash is empty.")
+            return self.parts.asking.asks()
+        size = views.size(storage.sizes(self.workspace)["trash"])
+        things = "1 item" if len(names) == 1 else f"{len(names)} items"
+        shown = ", ".join(names[:MOST_NAMED]) + (" …" if len(names) > MOST_NAMED else "")
+        return self.parts.asking.asks(
+            f"Delete {things} ({size}) for good? This cannot be undone.", shown
+        )
 
     @shows_errors
-    def clear_caches(self) -> dict[Component, Any]:
+    def empty_trash(self) -> dict[Block, Any]:
+        storage.clear_trash(self.workspace)
+        return {**self.show(), **self.parts.asking.asks()}
+
+    @shows_errors
+    def clear_caches(self) -> dict[Block, Any]:
         storage.clear_cache(self.workspace)
         return self.show()
 
@@ -136,5 +154,6 @@ def connect(parts: Parts, handlers: Handlers, tab: gr.Tab) -> None:
     tab.select(handlers.show, None, shown, **QUIET)
     parts.base.input(handlers.choose_base, parts.base, shown, **QUIET)
     parts.examine.click(handlers.examine, None, parts.device, **PRIVATE)
-    parts.empty_trash.click(handlers.empty_trash, None, shown, **PRIVATE)
+    parts.empty_trash.click(handlers.ask_to_empty, None, parts.asking.shown, **QUIET)
+    parts.asking.yes.click(handlers.empty_trash, None, [*shown, *parts.asking.shown], **PRIVATE)
     parts.clear_caches.click(handlers.clear_caches, None, shown, **PRIVATE)

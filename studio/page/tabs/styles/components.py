@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 
 from studio.library import publishing
 from studio.page.handlers import LIGHTEN, PLAIN
+from studio.page.tabs.snackbar import Snackbar, snackbar
 from studio.page.views import styles as views
 
 HIDDEN: dict[str, Any] = {"visible": False}
@@ -63,6 +65,7 @@ class Parts:
     remove: gr.Button
     style_report: gr.HTML
     chosen: gr.Textbox
+    snackbar: Snackbar
 
     @property
     def one(self) -> list[Component]:
@@ -79,6 +82,11 @@ class Parts:
     @property
     def everything(self) -> list[Component]:
         return [self.chosen, self.listing, self.undo, *self.one]
+
+    @property
+    def changed(self) -> list[Block]:
+        """The same after a change that can be undone."""
+        return [*self.everything, *self.snackbar.shown]
 
 
 def components() -> Parts:
@@ -111,6 +119,7 @@ def components() -> Parts:
         remove=remove,
         style_report=report,
         chosen=chosen,
+        snackbar=snackbar("styles"),
     )
 
 
@@ -123,8 +132,8 @@ def _library() -> dict[str, Any]:
         max_lines=1,
         elem_id="search-styles",
     )
+    undo = gr.Button("Restore", size="sm", elem_id="undo-style", elem_classes="undo", **HIDDEN)
     listing = gr.HTML(elem_id="shelf", apply_default_css=False, js_on_load=views.PICK)
-    undo = gr.Button("Bring back", size="sm", elem_id="undo-style", elem_classes="undo", **HIDDEN)
     drop = gr.File(
         label="Style files (.safetensors) of any program",
         file_count="multiple",

@@ -42,5 +42,6 @@ def connect(parts: Parts, handlers: Handlers, tab: gr.Tab) -> None:
     parts.go_on.click(handlers.go_on, chosen, None, **PRIVATE).success(
         None, None, None, js=TO_TRAINING
     )
-    parts.remove.click(handlers.delete, [chosen, search], everything, **PRIVATE)
-    parts.undo.click(handlers.bring_back, [chosen, search], everything, **PRIVATE)
+    parts.remove.click(handlers.delete, [chosen, search], parts.changed, **PRIVATE)
+    for undo in (parts.undo, parts.snackbar.undo):
+        undo.click(handlers.bring_back, [chosen, search], parts.changed, **PRIVATE)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
 from studio.library import import_export, library, preferences, publishing
 from studio.library.cards import Card, card, card_of, merged, write_card
@@ -20,7 +20,7 @@ from studio.server import uploads
 from training.storage.paths import Workspace
 from training.style_files.reading import read_style
 
-Answer = dict[Component, Any]
+Answer = dict[Block, Any]
 
 
 class Handlers:
@@ -92,32 +92,42 @@ class Handlers:
 
     @shows_errors
     def delete(self, id: str, searched: str) -> Answer:
-        import_export.take_away(self.workspace, id)
-        return self._all("", searched)
+        """Delete it, and choose no other: the next one would stand under the same button."""
+        name = import_export.take_away(self.workspace, id)
+        return {
+            **self._all("", searched, shown="", chooses=False),
+            **self.parts.snackbar.says(f"Deleted “{name}”.", name),
+        }
 
     @shows_errors
     def bring_back(self, id: str, searched: str) -> Answer:
         back = import_export.bring_back(self.workspace)
         found = next((s.id for s in library.styles(self.workspace) if s.name == back), id)
-        return self._all(found, searched, shown=id)
+        return {
+            **self._all(found, searched, shown=id),
+            **self.parts.snackbar.is_silent(),
+        }
 
-    def _all(self, id: str, searched: str, *, shown: str | None = None) -> Answer:
-        """The library and the chosen style, the first one when that is gone.
+    def _all(
+        self, id: str, searched: str, *, shown: str | None = None, chooses: bool = True
+    ) -> Answer:
+        """The library and the chosen style, the first one when that is gone, or none.
 
         shown: id of the style whose card the page shows; what is being typed about it stays, while
         another style's card replaces it.
         """
         parts, listing = self.parts, library.styles(self.workspace)
-        style = next((s for s in listing if s.id == id), listing[0] if listing else None)
+        first = listing[0] if listing and chooses else None
+        style = next((s for s in listing if s.id == id), first)
         at = style.id if style else ""
         taken = import_export.last_taken(self.workspace)
         answer: Answer = {
             parts.chosen: at,
             parts.listing: rendering.listing(self.workspace, at, searched),
             parts.undo: gr.Button(
-                f"Bring back “{taken}”" if taken else "Bring back", visible=taken is not None
+                f"Restore “{taken}”" if taken else "Restore", visible=taken is not None
             ),
-            **self._one(rendering.one(self.workspace, style)),
+            **self._one(rendering.one(self.workspace, style, any_there=bool(listing))),
         }
         if at and at == shown:
             return {part: value for part, value in answer.items() if part not in parts.card.fields}

@@ -20,8 +20,9 @@ from training.style_files.reading import Style, read_style
 THUMBNAIL, EXAMPLE = 256, 320  # px of the longer side
 LONGEST_CHOICE = 60  # characters of a value that a shared file may hold
 NO_STYLE = empty(
-    "Styles that you train or bring are shown here, with what they are for and what they draw."
+    "Styles that you train or import are shown here, with what they are for and what they draw."
 )
+NONE_CHOSEN = empty("Choose a style to see it in full.")
 EMPTY_CARD = (*astuple(Card()), "")
 
 
@@ -53,10 +54,10 @@ def listing(workspace: Workspace, chosen: str, searched: str) -> str:
     return views.library_html(items, chosen, searched or "")
 
 
-def one(workspace: Workspace, style: library.Style | None) -> Shown:
-    """Everything that shows one style."""
+def one(workspace: Workspace, style: library.Style | None, *, any_there: bool = False) -> Shown:
+    """Everything that shows one style. any_there: whether there is one to choose."""
     if style is None:
-        return Shown()
+        return Shown(NONE_CHOSEN) if any_there else Shown()
     try:
         read = read_style(style.path)
     except StyleFileError as error:

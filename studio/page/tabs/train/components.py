@@ -7,12 +7,12 @@ from itertools import groupby
 from typing import Any
 
 import gradio as gr
-from gradio.blocks import Block
 from gradio.components import Component
 
 from studio.page import forms, polling
 from studio.page.handlers import LIGHTEN, PLAIN
 from studio.page.scripts import script
+from studio.page.tabs.asking import Asking, asking
 from studio.page.tabs.train import several
 from studio.page.templates import render
 from studio.page.views import previews as previews_view
@@ -71,25 +71,13 @@ class RunView:
     rate: gr.HTML
     follower: gr.HTML
     sent: gr.State
+    ending: Asking
 
     @property
     def followed(self) -> dict[str, Component]:
         """What a look at the run may change, by name."""
-        return {name: part for name, part in vars(self).items() if name not in ("run", "sent")}
-
-
-@dataclass(frozen=True)
-class Asking:
-    """What Start asks before it goes ahead. row: shown while it asks."""
-
-    row: gr.Column
-    words: gr.HTML
-    anyway: gr.Button
-    cancel: gr.Button
-
-    @property
-    def shown(self) -> list[Block]:
-        return [self.row, self.words]
+        others = ("run", "sent", "ending")
+        return {name: part for name, part in vars(self).items() if name not in others}
 
 
 @dataclass(frozen=True)
@@ -119,22 +107,12 @@ def components() -> Parts:
             with gr.Row():
                 start = gr.Button("Start training", variant="primary", elem_id="start")
                 measure = gr.Button("What will it take?", elem_id="measure")
-            asking = _asking()
+            asks_to_start = asking("start", yes="Start anyway", no="Not yet")
             plan = gr.HTML(elem_id="plan", padding=False)
             together = several.components()
         with gr.Column(scale=3, min_width=480):
             view = _run_view()
-    return Parts(form, preflight, wrong, start, measure, asking, plan, together, view)
-
-
-def _asking() -> Asking:
-    with gr.Column(visible=False, elem_id="asking", elem_classes="asking") as row:
-        words = gr.HTML(elem_id="asks", **PLAIN)
-        with gr.Row():
-            small: dict[str, Any] = {"size": "sm", "min_width": 120}
-            anyway = gr.Button("Start anyway", elem_id="start-anyway", **small)
-            cancel = gr.Button("Not yet", elem_id="not-yet", **small)
-    return Asking(row, words, anyway, cancel)
+    return Parts(form, preflight, wrong, start, measure, asks_to_start, plan, together, view)
 
 
 def _form() -> Form:
@@ -204,6 +182,7 @@ def _run_view() -> RunView:
             ),
             "reuse": gr.Button("Use its settings", elem_id="reuse", **HIDDEN),
         }
+    ending = asking("end", yes="End it now", no="Let it save", variant="stop")
     loss = gr.HTML(elem_id="loss", padding=False)
     previews = gr.HTML(elem_id="previews", padding=False, js_on_load=previews_view.LOOK)
     messages = gr.HTML(elem_id="messages", padding=False)
@@ -222,4 +201,5 @@ def _run_view() -> RunView:
         rate=rate,
         follower=polling.follower(elem_id="follows-training"),
         sent=gr.State({}),
+        ending=ending,
     )

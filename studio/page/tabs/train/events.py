@@ -34,8 +34,7 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
     gr.on([view.follower.tick, view.run.input], **look)
     asked = [view.run, parts.wrong, *parts.asking.shown]
     parts.start.click(handlers.start, form.inputs, asked, **QUIET).success(**look)
-    parts.asking.anyway.click(handlers.start_anyway, form.inputs, asked, **QUIET).success(**look)
-    parts.asking.cancel.click(handlers.do_not_start, None, parts.asking.shown, **QUIET)
+    parts.asking.yes.click(handlers.start_anyway, form.inputs, asked, **QUIET).success(**look)
     parts.measure.click(handlers.measure, form.inputs, [parts.plan, parts.wrong], **PRIVATE)
     trigger, model = form.fields["data.trigger"], form.fields["base.model"]
     gr.on(
@@ -47,7 +46,9 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
         **QUIET,
     )
     view.resume.click(handlers.resume, view.run, view.run, **QUIET).success(**look)
-    view.stop.click(handlers.stop, view.run, None, **QUIET).success(**look)
+    ends = view.ending.shown
+    view.stop.click(handlers.stop, view.run, ends, **QUIET).success(**look)
+    view.ending.yes.click(handlers.end_now, view.run, ends, **QUIET).success(**look)
     view.pause.click(handlers.pause, view.run, None, **QUIET).success(**look)
     view.draw.click(handlers.draw_now, view.run, None, **QUIET)
     view.save.click(handlers.save_now, view.run, None, **QUIET)

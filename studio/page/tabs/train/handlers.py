@@ -115,10 +115,10 @@ class Handlers:
         try:
             config = self.config(dataset, *values)
         except ConfigError as error:
-            return {self.parts.wrong: rendering.wrong(error), **self._asks("")}
+            return {self.parts.wrong: rendering.wrong(error), **self.parts.asking.asks()}
         found = preflight.remarks(self.workspace, dataset, config.data.trigger, config.base.model)
-        if question := preflight.question(found):
-            return {self.parts.wrong: "", **self._asks(question)}
+        if questions := preflight.questions(found):
+            return {self.parts.wrong: "", **self.parts.asking.asks(*questions)}
         return self._started(config)
 
     @shows_errors
@@ -126,18 +126,12 @@ class Handlers:
         try:
             return self._started(self.config(dataset, *values))
         except ConfigError as error:
-            return {self.parts.wrong: rendering.wrong(error), **self._asks("")}
-
-    def do_not_start(self) -> Answer:
-        return self._asks("")
+            return {self.parts.wrong: rendering.wrong(error), **self.parts.asking.asks()}
 
     def _started(self, config: RunConfig) -> Answer:
         run = queue_actions.begun(self.queue, self.queue.add(config))
-        return {self.parts.view.run: self._runs(run), self.parts.wrong: "", **self._asks("")}
-
-    def _asks(self, words: str) -> Answer:
-        asking = self.parts.asking
-        return {asking.row: gr.Column(visible=bool(words)), asking.words: words}
+        shown = {self.parts.view.run: self._runs(run), self.parts.wrong: ""}
+        return {**shown, **self.parts.asking.asks()}
 
     @shows_errors
     def resume(self, run: str | None) -> Any:
@@ -156,8 +150,20 @@ class Handlers:
         queue_actions.pause(self.workspace, self.queue, run)
 
     @shows_errors
-    def stop(self, run: str | None) -> None:
+    def stop(self, run: str | None) -> Answer:
+        """Let it save and end; ask first where it would end without."""
+        ending = self.parts.view.ending
+        if process.state(library.run(self.workspace, run)) == "stopping":
+            return ending.asks(
+                f"End “{run}” without saving? What it learnt since its last checkpoint is lost."
+            )
         queue_actions.stop(self.workspace, self.queue, run)
+        return ending.asks()
+
+    @shows_errors
+    def end_now(self, run: str | None) -> Answer:
+        queue_actions.stop(self.workspace, self.queue, run)
+        return self.parts.view.ending.asks()
 
     @shows_errors
     def act_on_job(self, run: str | None, event: gr.EventData) -> Any:

@@ -62,10 +62,9 @@ def shown(found: Sequence[Remark]) -> str:
     return render("train_preflight", remarks=found)
 
 
-def question(found: Sequence[Remark]) -> str:
-    """What Start asks before it goes ahead, "" where it need not."""
-    asked = [remark.question for remark in found if remark.question]
-    return render("lines", lines=asked) if asked else ""
+def questions(found: Sequence[Remark]) -> list[str]:
+    """What Start asks before it goes ahead, [] where it need not."""
+    return [remark.question for remark in found if remark.question]
 
 
 def _of_pictures(folder: Path, model: str) -> list[Remark]:
