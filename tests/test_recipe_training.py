@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from training.evaluation import things
+
 RECIPE = Path(__file__).parents[1] / "sample_data" / "mini-sd" / "recipe"
 
 
@@ -251,30 +253,38 @@ def test_a_warm_start_takes_the_former_bases_weights_where_they_fit(tmp_path: Pa
     assert state["conv_in.weight"].shape[1] == 16
 
 
-def test_a_judge_learns_what_latents_show(tmp_path: Path) -> None:
+def test_a_judge_learns_what_pictures_show_and_that_ruined_ones_show_nothing(
+    tmp_path: Path,
+) -> None:
     import judge16
     import shards
 
     rng = np.random.default_rng(0)
-    kept = shards.prepared_in(tmp_path)
-    concept = rng.integers(0, 3, 90)
-    latents = rng.standard_normal((90, *shards.SHAPE)) * 0.3
-    latents[np.arange(90), concept] += 2.0
-    facts = np.stack([concept, *[np.zeros(90, int)] * 4, np.full(90, -1), concept * 0], 1)
-    tokens = np.zeros((90, shards.CAPTIONS, shards.LENGTH))
-    kept.add(latents, tokens, facts, names=["castle", "fish", "owl"])
-    judge, training = judge16.loaded(tmp_path)
-    training.run(lambda step: judge16.loss_of(judge, kept.open(), 60, step), steps=25)
-    found, answers = (torch.from_numpy(np.array(a[60:])) for a in (latents, concept))
-    assert judge16.right(judge, found, answers, "concept") > 0.9
-    assert "concept" in judge16.truth(judge, kept) and "count 100.0%" in judge16.truth(judge, kept)
+    names = ["castle", "fish", "owl"]
+    concept = rng.integers(0, 3, 120)
+    pictures = np.full((120, 128, 128, 3), 255)
+    for row, place in enumerate(concept):  # stripes, checks and a square, of any colour
+        y, x = np.mgrid[:128, :128]
+        drawn = (y // 16 % 2, (x // 32 + y // 32) % 2, (abs(x - 64) < 40) & (abs(y - 64) < 40))
+        pictures[row][drawn[place] > 0] = rng.integers(0, 160, 3)
+    facts = np.stack(
+        [concept, concept * 0 + 1, *[concept * 0] * 3, concept * 0 - 1, concept * 0], 1
+    )
+    tokens = np.zeros((120, shards.CAPTIONS, shards.LENGTH))
+    shards.drawn_in(tmp_path).add(pictures[:90], tokens[:90], facts[:90], names=names)
+    kept = shards.drawn_in(tmp_path, shards.HELD)
+    kept.add(pictures[90:], tokens[90:], facts[90:], names=names)
+    judge, training = judge16.loaded(tmp_path, (8, 8, 16, 16))
+    known = shards.drawn_in(tmp_path).open()
+    training.run(lambda step: judge16.loss_of(judge, known, 90, step), steps=120)
+    assert "learnt pair 100.0%" in judge16.truth(judge, kept)
+    falls = judge16.falls(judge, kept)
+    assert falls["another thing"][1] < falls["another thing"][0] / 2
+    assert falls["blurred"][-1] < falls["blurred"][0] / 2
 
-
-def test_concepts_have_a_name_and_hands_that_keep_some_pairs_for_tests(tmp_path: Path) -> None:
-    import concepts
-
-    assert concepts.said("automobile") == ("automobile", "car")
-    assert "bear face" not in concepts.said("bear")
-    assert all(name not in others for name, others in concepts.SYNONYMS.items())
-    spelt = {s for others in concepts.SYNONYMS.values() for s in others}
-    assert concepts.UNSAID <= spelt
+    judge.things.save(tmp_path / "base" / things.FILE)
+    read = things.judge_of(tmp_path / "base")
+    assert read is not None and read.names == names
+    shown = judge16.seen(pictures[90:])
+    asked = [names[place] for place in concept[90:]]
+    assert torch.allclose(read.sure(shown, asked), judge.things.sure(shown, asked), atol=0.02)
