@@ -21,12 +21,16 @@ from training.evaluation import metrics
 from training.evaluation.external_metrics import ExternalMetric
 from training.evaluation.rating import NEAR, in_words, rate, recommended
 from training.evaluation.report import Report, ReportRequest, Tried
+from training.evaluation.things import judge_of
 from training.models.family import Parts
 from training.prompt import Prompt
 from training.runtime.rng import seeded_generator
 from training.style_files.reading import read_style
 
 FEWEST = 4  # prompts, below which shares mean nothing
+# A measure of content that counts more of what nobody could name, or less of the true pictures,
+# says nothing
+MOST_OF_RUINED, LEAST_OF_TRUE = 0.4, 0.5
 AT_ONCE = 12  # pictures in one denoising loop
 
 
@@ -51,6 +55,7 @@ def judge(
     plain = drawn(parts, request, texts, [])
     examiner = Examiner(request, parts, texts, plain, external)
     base = examiner(plain, step=0, strength=0.0, file="")
+    unsure = examiner.why_content_is_unsure(plain)
     held = request.held_out or request.pictures
     losses_without = band_losses(parts, held, [], request.background)
     tried: list[Tried] = []
@@ -68,6 +73,8 @@ def judge(
             )
             found.bands = bands if strength == 1.0 else ()
             tried.append(found)
+    for one in (base, *tried):
+        one.content_sure = not unsure
     rate([base])
     rate(tried)
     best = recommended(tried)
@@ -81,10 +88,12 @@ def judge(
         tried,
         tuple(texts),
         best,
-        in_words(best, tried, base),
+        in_words(best, tried, base, unsure),
         examiner.reachable,
         time.monotonic() - began,
         loss_on,
+        content_by=examiner.content_by,
+        content_unsure=unsure,
     )
 
 
@@ -105,7 +114,10 @@ class Examiner:
         self.parts, self.seed = parts, request.seed
         others = [text for text in request.others if text not in texts]
         self.texts = [*texts, *others]  # the first ones are what the pictures were asked for
+        found = judge_of(parts.folder) if parts.folder else None
+        self.things = found if found and all(found.place(t) is not None for t in texts) else None
         self.names = [e.path.name for e in request.pictures.examples]
+        self.captions = [e.caption for e in request.pictures.examples]
         self.true = metrics.tensors(
             [open_picture(e.path, request.background) for e in request.pictures.examples],
             parts.size,
@@ -129,7 +141,7 @@ class Examiner:
     ) -> Tried:
         x = metrics.tensors(pictures, self.parts.size)
         styles = {name: style_share(x) for name, style_share in self.classifiers.items()}
-        contents = {"": metrics.content_kept(self.parts, x, self.texts, self.seed)}
+        contents = {"": self.content(x)}
         for name, nearness in self.matchers.items():
             contents[name] = metrics.right_among(-nearness(x, self.texts))
         distances = metrics.distances(x, self.true)
@@ -147,6 +159,55 @@ class Examiner:
             external=external,
             pictures=list(pictures),
         )
+
+    def content(self, x: Tensor) -> float:
+        """How surely N pictures show what the first N texts ask for: by the base's judge where it
+        knows them all, by its denoiser otherwise.
+        """
+        if self.things:
+            return self.things.sure(x, self.texts[: len(x)]).mean().item()
+        return metrics.content_kept(self.parts, x, self.texts, self.seed)
+
+    @property
+    def content_by(self) -> str:
+        """What measures content, in words."""
+        if self.things:
+            return (
+                "how surely the base's judge names in the picture what was asked, out of "
+                f"{len(self.things.names)} things and nothing at all"
+            )
+        return (
+            "how surely the base tells the picture to be what was asked, among "
+            f"{len(self.texts)} things; what counts is how much better the words fit this picture "
+            "than they fit all"
+        )
+
+    def why_content_is_unsure(self, plain: Sequence[Image.Image]) -> str:
+        """Why the figures for content mean nothing here; "" if they can be trusted.
+
+        A measure must recognise what the base itself draws, must fall when nothing can be
+        recognised any more, and must recognise the true pictures of the style where their captions
+        are names that it knows.
+        """
+        x = metrics.tensors(plain, self.parts.size)
+        whole, ruined = self.content(x), self.content(metrics.unrecognisable(x))
+        if whole < LEAST_OF_TRUE:
+            return f"of what the base itself draws without a style only {whole:.0%} is recognised"
+        if ruined > MOST_OF_RUINED:
+            return (
+                "what the base draws without a style was blurred until nothing can be recognised, "
+                f"and still counted as {ruined:.0%} of what was asked"
+            )
+        if not self.things:
+            return ""
+        known = [i for i, text in enumerate(self.captions) if self.things.place(text) is not None]
+        if len(known) < FEWEST:
+            return ""
+        named = [self.captions[i] for i in known]
+        true = self.things.sure(self.true[known], named).mean().item()
+        if true < LEAST_OF_TRUE:
+            return f"only {true:.0%} of the training pictures themselves are recognised"
+        return ""
 
 
 @torch.no_grad()

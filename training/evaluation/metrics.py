@@ -232,6 +232,14 @@ def own_distance(x: Tensor, share: float) -> float:
     return torch.quantile(apart.amin(1), share).item()
 
 
+def unrecognisable(x: Tensor) -> Tensor:
+    """Pictures [N, 3, H, W] of which only six by six colours are left, run into each other: nobody
+    would name what they show.
+    """
+    few = nn.functional.interpolate(x, size=(6, 6), mode="area")
+    return nn.functional.interpolate(few, size=x.shape[2:], mode="bicubic").clamp(-1, 1)
+
+
 def content_kept(parts: Parts, x: Tensor, prompts: Sequence[str], seed: int = 0) -> float:
     """How surely the base tells the N pictures [N, 3, H, W] to be what was asked, see right_among;
     the first N prompts are the right ones.

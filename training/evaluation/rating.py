@@ -55,29 +55,39 @@ def recommended(tried: Sequence[Tried]) -> Tried:
 
 
 def _mean_score(tried: Tried, what: str) -> float:
-    """The mean of the base's own score and the external metrics'."""
-    scores = [
-        getattr(tried, what),
-        *(value for name, value in tried.external.items() if name.startswith(f"{what}, ")),
-    ]
+    """The mean of the base's own score and the external metrics'; theirs alone where its own means
+    nothing.
+    """
+    scores = [value for name, value in tried.external.items() if name.startswith(f"{what}, ")]
+    if what == "style" or tried.content_sure or not scores:
+        scores.append(getattr(tried, what))
     return sum(scores) / len(scores)
 
 
-def in_words(best: Tried, tried: Sequence[Tried], base: Tried) -> str:
-    """The reason for the recommendation, in sentences."""
-    sentences = [
+def in_words(best: Tried, tried: Sequence[Tried], base: Tried, unsure: str = "") -> str:
+    """The reason for the recommendation, in sentences. unsure: why content means nothing."""
+    style = (
         f"{best.file} at strength {best.strength:g}: {best.style:.0%} of the pictures are in "
-        "the style rather than in the base's own, and "
-        f"{best.content:.0%} sure to be what was asked (the base without a style: "
-        f"{base.content:.0%})."
-    ]
+        "the style rather than in the base's own"
+    )
+    if unsure:
+        sentences = [
+            f"{style}. Whether they show what was asked cannot be judged reliably here: {unsure}. "
+            "Look at the pictures yourself."
+        ]
+    else:
+        sentences = [
+            f"{style}, and {best.content:.0%} sure to be what was asked (the base without a "
+            f"style: {base.content:.0%})."
+        ]
     steps = sorted({t.step for t in tried})
     if best.step != steps[-1]:
         last = max((t for t in tried if t.step == steps[-1]), key=lambda t: t.quality)
-        worse = "loses what was asked" if last.content < best.content - 0.02 else "wins nothing"
+        loses = not unsure and last.content < best.content - 0.02
+        shares = f"{last.style:.0%} style" + ("" if unsure else f", {last.content:.0%} content")
         sentences.append(
-            f"Training on to {last.step} updates {worse} ({last.style:.0%} style, "
-            f"{last.content:.0%} content at its best)."
+            f"Training on to {last.step} updates "
+            f"{'loses what was asked' if loses else 'wins nothing'} ({shares} at its best)."
         )
     elif len(steps) > 1 and best.style < ENOUGH:
         sentences.append(

@@ -61,6 +61,7 @@ class Tried:
     style: float
     content: float
     copies: float
+    content_sure: bool = True  # whether content is a figure that a person would agree with
     quality: float = 0.0  # as training.evaluation.rating gives it
     nearest: tuple[str, float] = ("", math.inf)
     bands: tuple[float, ...] = ()
@@ -69,7 +70,8 @@ class Tried:
 
     def numbers(self) -> dict[str, Any]:
         """Everything but the pictures, under the names that report.json has."""
-        names = {f.name: f.name for f in dataclasses.fields(self) if f.name != "pictures"}
+        kept = {f.name for f in dataclasses.fields(self)} - {"pictures", "content_sure"}
+        names = {name: name for name in (f.name for f in dataclasses.fields(self)) if name in kept}
         names["external"] = "witnesses"
         return {shown: getattr(self, name) for name, shown in names.items()}
 
@@ -91,6 +93,8 @@ class Report:
     seconds: float
     loss_on: str  # whose loss the bands tell
     title: str = ""
+    content_by: str = ""  # what measured content, in words
+    content_unsure: str = ""  # why the figures for content mean nothing here
 
     def to_json(self) -> str:
         scores = {
@@ -105,5 +109,6 @@ class Report:
             "loss_on": self.loss_on,
             "seconds": self.seconds,
             "title": self.title,
+            "content_unsure": self.content_unsure,
         }
         return json.dumps(scores | rest, indent=1, ensure_ascii=False)

@@ -64,9 +64,8 @@ def page(report: Report) -> str:
 <h2>In numbers</h2>
 {table(report)}
 <p class="note"><b>Style</b>: share of pictures that are more like the training pictures than like
-the base's own, the likeness of a true picture counted whole. <b>Content</b>: how surely the base
-tells the picture to be what was asked, among {len(report.prompts)} things or more; what counts is
-how much better the words fit this picture than they fit all. <b>Copies</b>: pictures that are
+the base's own, the likeness of a true picture counted whole. <b>Content</b>:
+{html.escape(report.content_by)}. <b>Copies</b>: pictures that are
 nearer to a training picture than those are to each other. <b>Quality</b>: the geometric mean of
 style and content, over a checkpoint and those beside it, less the copies beyond chance; of what
 differs by less than {HARDLY:.0%}, strength 1 is recommended. <b>Loss</b>: error of the prediction
@@ -117,7 +116,10 @@ def table(report: Report) -> str:
         cells = [
             html.escape(t.file) or "the base",
             f"{t.strength:g}" if t.file else "",
-            *(f"{v:.0%}" for v in (t.style, t.content, t.copies, t.quality)),
+            f"{t.style:.0%}",
+            f"{t.content:.0%}" if t.content_sure else "not reliable here",
+            f"{t.copies:.0%}",
+            f"{t.quality:.0%}",
         ]
         cells += [f"{html.escape(t.nearest[0])} ({t.nearest[1]:.2f})"] + (
             [f"{b:.3f}" for b in t.bands] or [""] * len(BANDS)
@@ -148,6 +150,8 @@ def curves(report: Report) -> str:
 
     drawn, free = [], 0.0  # from where on a word can stand
     colours = {"style": "#d9480f", "content": "#3b82f6"}
+    if report.content_unsure:
+        del colours["content"]
     # The upper curve first, so that its word stands above the other
     for name in sorted(colours, key=lambda name: -getattr(chosen[-1], name)):
         colour = colours[name]
@@ -175,7 +179,7 @@ def curves(report: Report) -> str:
         f'<text x="{right}" y="{bottom + 18}" font-size="12" fill="currentColor" '
         f'text-anchor="end">{chosen[-1].step} updates</text>'
     )
-    said = f"style and content over the updates, at strength {report.best.strength:g}"
+    said = f"{' and '.join(colours)} over the updates, at strength {report.best.strength:g}"
     return (
         '<figure><svg viewBox="0 0 760 210" width="760" role="img" '
         f'aria-label="{said}">{marks}{best}{"".join(drawn)}{label}</svg></figure>'

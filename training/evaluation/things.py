@@ -129,10 +129,10 @@ def _read(file: Path) -> ThingJudge:
         facts = {key: json.loads(value) for key, value in (opened.metadata() or {}).items()}
         tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}
     names, synonyms, widths = facts["names"], facts["synonyms"], facts["widths"]
-    if len(names) > MOST_NAMES or len(widths) != len(WIDTHS) or max(widths) > 1024:
+    sound = len(widths) == len(WIDTHS) and all(w in range(8, 1025, 8) for w in widths)
+    if not sound or len(names) > MOST_NAMES:
         raise ValueError("sizes")
-    judge = ThingJudge(
-        [str(n) for n in names], {str(k): str(v) for k, v in synonyms.items()}, widths
-    )
+    known = {str(word): str(name) for word, name in synonyms.items()}
+    judge = ThingJudge([str(name) for name in names], known, widths)
     judge.load_state_dict(tensors)
     return judge.eval().requires_grad_(False).to(memory_format=torch.channels_last)

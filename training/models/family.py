@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class Parts:
     hash: str  # sha256 of the denoiser's weights, hex
     vae_hash: str  # the same of the VAE's
     size: int  # px, the side it was made for
+    folder: Path | None = None  # where it was read from
     latent_scale: float = 1.0
     latent_shift: float = 0.0
     pixel_step: int = 8  # px of a latent's side

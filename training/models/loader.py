@@ -143,6 +143,7 @@ def load(files: BaseFiles, place: DeviceSpec, *, waiting: bool = False) -> Parts
         hash=_weights_hash(files, family.denoiser),
         vae_hash=_weights_hash(files, "vae"),
         size=size,
+        folder=files.folder,
         latent_scale=vae.scaling_factor,
         latent_shift=vae.shift_factor or 0.0,
         pixel_step=2 ** (len(vae.block_out_channels) - 1),
