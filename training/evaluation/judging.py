@@ -55,7 +55,6 @@ def judge(
     plain = drawn(parts, request, texts, [])
     examiner = Examiner(request, parts, texts, plain, external)
     base = examiner(plain, step=0, strength=0.0, file="")
-    unsure = examiner.why_content_is_unsure(plain)
     held = request.held_out or request.pictures
     losses_without = band_losses(parts, held, [], request.background)
     tried: list[Tried] = []
@@ -73,16 +72,12 @@ def judge(
             )
             found.bands = bands if strength == 1.0 else ()
             tried.append(found)
+    unsure = examiner.why_content_is_unsure(plain)
     for one in (base, *tried):
         one.content_sure = not unsure
     rate([base])
     rate(tried)
     best = recommended(tried)
-    loss_on = (
-        "pictures that were held out"
-        if request.held_out
-        else "the training pictures themselves, since no others were given"
-    )
     return Report(
         base,
         tried,
@@ -91,10 +86,16 @@ def judge(
         in_words(best, tried, base, unsure),
         examiner.reachable,
         time.monotonic() - began,
-        loss_on,
+        _loss_on(request),
         content_by=examiner.content_by,
         content_unsure=unsure,
     )
+
+
+def _loss_on(request: ReportRequest) -> str:
+    if request.held_out:
+        return "pictures that were held out"
+    return "the training pictures themselves, since no others were given"
 
 
 class Examiner:
