@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import DataError, SpaceError
+from training.storage.disk_errors import advice, cause, system_error
 from training.storage.paths import (
     fsync_folder,
     inside,
@@ -68,10 +69,10 @@ def change(dataset: Path, what: str, files: Mapping[str, bytes | None], *, act: 
         except (OSError, SpaceError) as error:
             if not grows:
                 shutil.rmtree(entry, ignore_errors=True)
-            reason = error.strerror if isinstance(error, OSError) else error
+            reason = system_error(error)
             raise SpaceError(
-                f"{entry} could not be written ({reason}). Nothing was changed. Free space on "
-                "that disk."
+                f"{entry} could not be written ({cause(reason)}). Nothing was changed. "
+                f"{advice(reason, 'move the workspace to another one')}"
             ) from error
         write_whole(
             entry / "change.json", json.dumps(record, ensure_ascii=False)

@@ -24,6 +24,7 @@ from training.data.crops import CENTRE, crop_file, read_place
 from training.data.file_kinds import METADATA, SUFFIXES
 from training.data.pictures import open_picture
 from training.errors import DataError, SpaceError
+from training.storage.disk_errors import advice, cause
 from training.storage.paths import (
     WINDOWS_DEVICES,
     Workspace,
@@ -87,7 +88,8 @@ def make(workspace: Workspace, name: str) -> Path:
         fsync_folder(made.parent)
     except OSError as error:
         raise SpaceError(
-            f"{made} could not be made ({error.strerror}). Choose a workspace you may write to."
+            f"{made} could not be made ({cause(error)}). "
+            f"{advice(error, 'choose another --workspace')}"
         ) from error
     return made
 

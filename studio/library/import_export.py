@@ -23,6 +23,7 @@ from studio.library.cards import card_file
 from studio.processes import process
 from training import events
 from training.errors import BusyError, DataError, SpaceError, StudioError, StyleFileError
+from training.storage.disk_errors import advice, cause
 from training.storage.paths import WINDOWS_DEVICES, Workspace, inside, read_regular, write_whole
 from training.style_files.reading import MAX_FILE, style_from_bytes
 
@@ -202,8 +203,8 @@ def take_away(workspace: Workspace, id: str) -> str:
             path.rename(entry / path.name)
     except OSError as error:
         raise SpaceError(
-            f"{style.name} could not be moved into {entry} ({error.strerror}). Look at the "
-            "permissions there."
+            f"{style.name} could not be moved into {entry} ({cause(error)}). "
+            f"{advice(error, 'delete its files by hand')}"
         ) from error
     return style.name
 

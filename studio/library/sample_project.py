@@ -5,6 +5,7 @@ the sample pictures, the style that was trained on them, its report, a compariso
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -15,7 +16,8 @@ from studio.processes import process
 from training.config.loading import from_mapping, read_toml, to_toml
 from training.config.schema import RunConfig
 from training.errors import SpaceError
-from training.storage.paths import Workspace, builtin_base
+from training.storage.disk_errors import advice, cause
+from training.storage.paths import Workspace, builtin_base, copied_tree
 
 NAME = "linocut"
 MARK = ".example"  # in the dataset's folder and the run's: this is not the user's own
@@ -60,8 +62,8 @@ def settle(workspace: Workspace, beginning: str = "pictures") -> None:
             made.parent.rename(workspace.datasets())  # last: with it the example is settled
     except OSError as error:
         raise SpaceError(
-            f"The example could not be copied into {workspace.root} ({error.strerror}). Free "
-            "space on that disk."
+            f"The example could not be copied into {workspace.root} ({cause(error)}). "
+            f"{advice(error, 'choose another --workspace')}"
         ) from error
 
 
@@ -70,12 +72,13 @@ def _finished(workspace: Workspace, half: Path) -> None:
     long ago.
     """
     run, comparison = half / "runs" / NAME, half / "comparisons" / FIRST
-    shutil.copytree(source() / "example" / "run", run)
-    shutil.copytree(source() / "example" / "comparison", comparison)
+    copied_tree(source() / "example" / "run", run)
+    copied_tree(source() / "example" / "comparison", comparison)
     (run / "run.toml").write_text(to_toml(config(workspace)), encoding="utf-8")
     (run / MARK).touch()
     process.write_ended(comparison)
-    os.utime(run / "events.jsonl", (LONG_AGO, LONG_AGO))
+    with contextlib.suppress(OSError):  # not every drive lets a file be dated
+        os.utime(run / "events.jsonl", (LONG_AGO, LONG_AGO))
     for place, target in ((comparison, workspace.comparisons()), (run, workspace.runs())):
         place.parent.rename(target)
 

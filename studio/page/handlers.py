@@ -19,6 +19,7 @@ from studio.page.forms import in_words
 from studio.page.scripts import script
 from studio.page.templates import render
 from training.errors import StudioError
+from training.storage.disk_errors import advice
 from training.storage.paths import read_regular, write_whole
 
 P = ParamSpec("P")
@@ -76,8 +77,8 @@ def _errors_on_the_page() -> Iterator[None]:
 def of_the_disk(error: OSError) -> str:
     what = error.strerror or type(error).__name__
     return (
-        f"The disk, or a file on it, could not be used ({what}). Free some space, look at "
-        "its permissions, and try again."
+        f"The disk, or a file on it, could not be used ({what}). "
+        f"{advice(error, 'use another disk')} Then try again."
     )
 
 

@@ -17,6 +17,7 @@ from studio.processes.job import COLUMNS, IN_LINE, device_of
 from training.config.loading import to_toml
 from training.errors import SpaceError, StudioError
 from training.storage import run_lock
+from training.storage.disk_errors import advice, cause
 from training.storage.paths import fsync_folder, make_folder, read_regular, write_whole
 
 NAME = "queue.sqlite"
@@ -100,8 +101,8 @@ class QueueDatabase:
             make_folder(self.folder)
         except OSError as error:
             raise SpaceError(
-                f"The workspace's folder {self.folder.name} cannot be made ({error.strerror}). "
-                "Free space on that disk, or choose another --workspace."
+                f"The workspace's folder {self.folder.name} cannot be made ({cause(error)}). "
+                f"{advice(error, 'choose another --workspace')}"
             ) from None
         try:
             if self._is_damaged(wait):
@@ -144,9 +145,10 @@ class QueueDatabase:
                 f"shown or changed. End what has {self.folder.name}/{NAME} of the workspace open; "
                 "what trains goes on."
             )
+        full = "full" in str(error)
+        what = "Free space on the workspace's disk" if full else "Look at the workspace's disk"
         return SpaceError(
-            f"The line of trainings cannot be written ({error}). Free space on the "
-            "workspace's disk or look whether it may be written to; "
+            f"The line of trainings cannot be written ({error}). {what} and its permissions; "
             "nothing in the line was changed, and what trains goes on."
         )
 
@@ -191,8 +193,8 @@ class QueueDatabase:
                 fsync_folder(self.folder)
             except OSError as error:
                 raise SpaceError(
-                    f"The line of trainings is damaged and cannot be put aside ({error.strerror}). "
-                    "Look whether the workspace may be written to."
+                    f"The line of trainings is damaged and cannot be put aside ({cause(error)}). "
+                    f"{advice(error, 'choose another --workspace')}"
                 ) from error
             write_whole(
                 aside / NOTICE,

@@ -85,7 +85,8 @@ def _from_file(file: Path) -> str:
         if os.name == "posix" and file.stat().st_mode & 0o077:
             raise ConfigError(
                 f"--password-file {file} can be read by others on this machine. Say `chmod 600 "
-                f"{file}` first."
+                f"{file}` first. Where its drive keeps no permissions, put it elsewhere or set "
+                f"{VARIABLE}."
             )
         return file.read_text(encoding="utf-8").strip("\r\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -20,7 +20,8 @@ import psutil
 
 from studio.processes import process
 from studio.system import storage
-from training.errors import StudioError
+from training.errors import SpaceError, StudioError
+from training.storage.disk_errors import advice, cause, system_error
 from training.storage.paths import Workspace, builtin_base, cache_folder, checked_writable
 
 GIB = 1024**3
@@ -122,13 +123,10 @@ def _folder(about: str, folder: Path) -> Iterator[Finding]:
         there = there.parent
     try:
         checked_writable(there, about)
-    except StudioError:
-        yield Finding(
-            f"{about} folder",
-            "bad",
-            "cannot be written",
-            "Look at its owner and permissions, or choose another folder.",
-        )
+    except SpaceError as error:
+        found = system_error(error)
+        words = f"cannot be written ({cause(found)})"
+        yield Finding(f"{about} folder", "bad", words, advice(found))
         return
     yield Finding(f"{about} folder", "good", "can be written")
     free = shutil.disk_usage(there).free

@@ -22,6 +22,7 @@ from studio.library.preferences import FOLDERS_OF_BASES
 from studio.processes import process
 from training import __version__
 from training.errors import BusyError, SpaceError, StudioError
+from training.storage.disk_errors import advice, cause
 from training.storage.paths import (
     Workspace,
     builtin_base,
@@ -118,7 +119,7 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(folder)
     except OSError as error:
         raise SpaceError(
-            f"{folder} could not be deleted ({error.strerror}). Look at the permissions there."
+            f"{folder} could not be deleted ({cause(error)}). {advice(error, 'delete it by hand')}"
         ) from error
 
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from training.errors import ModelError, SpaceError
 from training.models.files import AGAIN, file_hash, quiet, read_json, reason, unusable
+from training.storage.disk_errors import advice
 from training.storage.paths import cache_folder
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -73,10 +74,18 @@ def unpacked(checkpoint: Path) -> Path:
                 (Path(scratch) / "base").rename(target)
     except (OSError, SafetensorError) as error:
         raise SpaceError(
-            f"{target} could not be written ({reason(error)}). Free space there, or set "
-            "STYLE_STUDIO_CACHE to a folder on another disk."
+            f"{target} could not be written ({reason(error)}). "
+            f"{advice(_refusal(error), 'set STYLE_STUDIO_CACHE to a folder on another disk')}"
         ) from None
     return target
+
+
+def _refusal(error: OSError | SafetensorError) -> OSError:
+    """The system's error: safetensors passes on only its text and its number."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]) if number else 0, str(error))
 
 
 def examined(checkpoint: Path) -> CheckpointInfo:

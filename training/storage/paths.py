@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from training.errors import ConfigError, SpaceError
+from training.storage.disk_errors import advice, cause, system_error
 
 WINDOWS_DEVICES = {
     "con",
@@ -22,6 +23,8 @@ WINDOWS_DEVICES = {
     *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)),
 }
 LONGEST_NAME = 200  # bytes of UTF-8; most systems end at 255, and files add their endings
+# What network file systems say that cannot do this for folders
+UNSYNCABLE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EBADF)
 STEPS = "steps"  # in a run's folder: the style files that were written along the way
 
 
@@ -130,10 +133,7 @@ def fsync_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-        ):  # some network file systems cannot do this for folders
+        if error.errno not in UNSYNCABLE:
             raise
     finally:
         os.close(handle)
@@ -167,12 +167,14 @@ def write_whole(path: Path, content: bytes | str) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        with contextlib.suppress(OSError):  # drives of Windows and network shares may refuse it
+            temporary.chmod(0o644)
         temporary.replace(path)
         fsync_folder(path.parent)
     except OSError as error:
-        advice = "Free space on that disk or choose another folder."
-        raise SpaceError(f"{path} could not be written ({error.strerror}). {advice}") from error
+        raise SpaceError(
+            f"{path} could not be written ({cause(error)}). {advice(error)}"
+        ) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(
@@ -181,21 +183,37 @@ def write_whole(path: Path, content: bytes | str) -> None:
                 temporary.unlink(missing_ok=True)
 
 
-def checked_writable(folder: Path, setting: str) -> None:
-    """Make folder if missing and try one small file in it; raise SpaceError when that does
-    not go.
+def copied_tree(source: Path, target: Path) -> None:
+    """Copy a folder's files and folders without their permissions and times, which not every drive
+    keeps. Raises OSError.
     """
+    target.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            copied_tree(path, target / path.name)
+        else:
+            shutil.copyfile(path, target / path.name)
+
+
+def checked_writable(folder: Path, setting: str) -> None:
+    """Make folder if missing and try in it what the work does: a file written whole, a folder that
+    gets another name. Raise SpaceError when that does not go.
+    """
+    probe: Path | None = None
     try:
         make_folder(folder)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"\0" * 4096)
-            probe.flush()
-            os.fsync(probe.fileno())
-    except OSError as error:
-        advice = "Choose a folder you may write to, with space left."
+        probe = Path(tempfile.mkdtemp(prefix=".probe-", dir=folder))
+        for _ in range(2):  # the second one replaces a file
+            write_whole(probe / "probe", b"\0" * 4096)
+        probe = probe.rename(probe.with_name(f"{probe.name}.done"))
+    except (OSError, SpaceError) as error:
+        reason = system_error(error)
         raise SpaceError(
-            f"{setting} is {folder}, which cannot be written ({error.strerror}). {advice}"
-        ) from error
+            f"{setting} is {folder}, which cannot be written ({cause(reason)}). {advice(reason)}"
+        ) from reason
+    finally:
+        if probe is not None:
+            shutil.rmtree(probe, ignore_errors=True)
 
 
 def checked_room(folder: Path, needed: int, what: str) -> None:
@@ -207,8 +225,7 @@ def checked_room(folder: Path, needed: int, what: str) -> None:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise SpaceError(
-            f"{what} cannot be written into {folder} ({error.strerror}). Look whether that "
-            "disk is there and may be written."
+            f"{what} cannot be written into {folder} ({cause(error)}). {advice(error)}"
         ) from error
     if free < needed:
         found = (

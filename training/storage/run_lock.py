@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from training.errors import BusyError, SpaceError
+from training.storage.disk_errors import advice, cause
 from training.storage.paths import read_regular
 
 NAME = "run.lock"
@@ -118,7 +119,7 @@ def _write(path: Path, handle: int) -> None:
         os.pwrite(handle, json.dumps(asdict(myself())).encode(), 0)
     except OSError as error:
         raise SpaceError(
-            f"{path} could not be written ({error.strerror}). Free space on that disk."
+            f"{path} could not be written ({cause(error)}). {advice(error)}"
         ) from error
 
 
@@ -129,8 +130,7 @@ def _taken(path: Path) -> int:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise SpaceError(
-                f"{path} could not be written ({error.strerror}). Choose a folder you may "
-                "write to, with space left."
+                f"{path} could not be written ({cause(error)}). {advice(error)}"
             ) from error
         if not _locked(handle) or _is_anothers(path):
             os.close(handle)

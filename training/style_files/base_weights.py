@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from training.errors import ModelError, SpaceError, StyleFileError
+from training.storage.disk_errors import advice, cause
 from training.storage.paths import fsync_folder, open_regular
 from training.style_files.checkpoint_keys import Piece, pieces
 from training.style_files.key_names import WORDS
@@ -161,10 +162,7 @@ def write_with_style(
             target.rename(out)
         fsync_folder(out.parent)
     except OSError as error:
-        raise SpaceError(
-            f"{out} could not be written ({error.strerror}). Free space on that disk or choose "
-            "another folder."
-        ) from error
+        raise SpaceError(f"{out} could not be written ({cause(error)}). {advice(error)}") from error
 
 
 def _going_along(base: BaseWeights) -> Iterator[Path]:
@@ -258,10 +256,7 @@ def write_single(
             path.rename(out)
         fsync_folder(out.parent)
     except OSError as error:
-        raise SpaceError(
-            f"{out} could not be written ({error.strerror}). Free space on that disk or choose "
-            "another folder."
-        ) from error
+        raise SpaceError(f"{out} could not be written ({cause(error)}). {advice(error)}") from error
 
 
 def _entries(

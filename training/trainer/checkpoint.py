@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from training.errors import SpaceError
+from training.storage.disk_errors import advice, cause
 from training.storage.paths import fsync_folder, make_folder, read_regular, write_whole
 
 FILES = ("state.safetensors", "state.json")
@@ -76,8 +77,8 @@ def write(
     except OSError as error:
         _remove(unfinished)
         raise SpaceError(
-            f"checkpoint {final} could not be written ({error.strerror}). Free space on that "
-            "disk; older ones are kept."
+            f"checkpoint {final} could not be written ({cause(error)}). {advice(error)} Older "
+            "checkpoints are kept."
         ) from error
     except ValueError as error:
         raise SpaceError(

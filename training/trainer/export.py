@@ -10,6 +10,7 @@ from training import __version__
 from training.adapters import lora_layers
 from training.errors import SpaceError, StyleFileError
 from training.models.textual_inversion import as_words
+from training.storage.disk_errors import advice, cause
 from training.storage.paths import fsync_folder, inside, write_whole
 from training.style_files import embeddings
 from training.style_files.key_names import canonical_name
@@ -67,7 +68,7 @@ def export(trainer: Trainer, file: str = "") -> Path:
         fsync_folder(path.parent)
     except OSError as error:
         raise SpaceError(
-            f"{path} could not be written ({error.strerror}). Choose a folder you may write to."
+            f"{path} could not be written ({cause(error)}). {advice(error)}"
         ) from error
     return path
 

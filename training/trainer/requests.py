@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from training.errors import SpaceError
+from training.storage.disk_errors import advice, cause
 
 RunRequest = Literal["draw", "save"]  # the previews; a checkpoint with its style
 FOLDER = "wishes"
@@ -20,9 +21,7 @@ def send_request(run: Path, what: RunRequest) -> None:
         (run / FOLDER).mkdir(exist_ok=True)
         (run / FOLDER / what).touch()
     except OSError as error:
-        raise SpaceError(
-            f"{run} could not be written ({error.strerror}). Free space on that disk."
-        ) from error
+        raise SpaceError(f"{run} could not be written ({cause(error)}). {advice(error)}") from error
 
 
 def taken(run: Path) -> list[RunRequest]:

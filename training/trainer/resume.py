@@ -14,6 +14,7 @@ from training.config.schema import RunConfig
 from training.config.settings import settings
 from training.data.dataset import Example
 from training.errors import SpaceError
+from training.storage.disk_errors import advice, cause
 from training.trainer import microbatching
 
 MOST = 5  # file names in one sentence
@@ -128,7 +129,6 @@ def put_aside(folder: Path, name: str) -> Path | None:
             path.rename(aside / path.name)
     except OSError as error:
         raise SpaceError(
-            f"the earlier work in {folder} cannot be put aside ({error.strerror}). Look "
-            "whether that disk may be written."
+            f"the earlier work in {folder} cannot be put aside ({cause(error)}). {advice(error)}"
         ) from error
     return aside

@@ -18,6 +18,7 @@ from typing import Any
 
 from training.config.schema import RunConfig
 from training.errors import SpaceError
+from training.storage.disk_errors import advice, cause
 from training.storage.paths import read_regular, write_whole
 from training.trainer import resume
 
@@ -90,8 +91,8 @@ def left(folder: Path) -> bool:
         return False
     except OSError as error:
         raise SpaceError(
-            f"{folder / FILE} cannot be deleted ({error.strerror}). Look whether that disk may "
-            "be written."
+            f"{folder / FILE} cannot be deleted ({cause(error)}). "
+            f"{advice(error, 'delete it by hand')}"
         ) from error
     return True
 

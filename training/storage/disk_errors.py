@@ -1,0 +1,50 @@
+"""What a disk's refusal means and what to do about it: one sentence for each kind of error."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+FORBIDDEN = (errno.EACCES, errno.EPERM)
+# Windows' own codes, which Python passes on as winerror: locked or opened by another program
+IN_USE = (32, 33)
+
+
+def system_error(error: BaseException) -> OSError:
+    """The system's own error, or the one that an error of ours was made of."""
+    found = error if isinstance(error, OSError) else error.__cause__
+    return found if isinstance(found, OSError) else OSError(str(error))
+
+
+def cause(error: OSError) -> str:
+    """What the system said, without the paths of it."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        reasons = [str(one[2]) for one in error.args[0] if len(one) == 3]
+        return reasons[0] if reasons else "some files could not be copied"
+    return error.strerror or str(error) or type(error).__name__
+
+
+def advice(error: OSError, otherwise: str = "choose another folder") -> str:
+    """What to do about a file or folder that could not be written.
+
+    otherwise: where else the work can go, as the end of a sentence.
+    """
+    code = error.errno
+    if code in FULL:
+        return f"Free space on that disk or {otherwise}."
+    if getattr(error, "winerror", None) in IN_USE:
+        return f"Another program has it open: close that program, or {otherwise}."
+    if code in FORBIDDEN:
+        return f"Look at its owner and permissions, or {otherwise}."
+    if code == errno.EROFS:
+        return f"That disk can only be read: {otherwise}."
+    if code == errno.EFBIG:
+        return f"That disk takes no file of this size: {otherwise}."
+    if code == errno.ENAMETOOLONG:
+        return f"Use shorter names, or {otherwise}."
+    if code in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        return f"A file and a folder are in each other's place there: {otherwise}."
+    if code == errno.ENOENT:
+        return f"Look whether that disk is there, or {otherwise}."
+    return f"Look whether that disk is sound and connected, or {otherwise}."
