@@ -25,7 +25,8 @@ from studio.processes.queue import Queue
 from studio.server import uploads
 from studio.system import storage
 from training import events
-from training.config.loading import PATHS, from_mapping, with_overrides
+from training.config.loading import from_mapping, with_overrides
+from training.config.places import PATHS
 from training.config.settings import settings
 from training.errors import ConfigError, DataError, StudioError
 from training.storage.paths import Workspace, checked_name

@@ -28,6 +28,7 @@ from studio.processes.event_tail import Tail as Tail
 from studio.processes.event_tail import end_of, last_events
 from training import events
 from training.config.loading import changes, from_mapping, read_toml, to_toml
+from training.config.places import PLACES
 from training.config.schema import RunConfig
 from training.errors import BusyError, ConfigError, SpaceError, StudioError
 from training.storage import run_lock
@@ -104,7 +105,9 @@ def check(config: RunConfig) -> None:
     ):
         return
     changed = [
-        f"  - {key} was {then!r}, now it is {now!r}" for key, then, now in changes(before, config)
+        f"  - {key} was {then!r}, now it is {now!r}"
+        for key, then, now in changes(before, config)
+        if not (key in PLACES and _is_gone(then))
     ]
     if changed:
         head = f"There is a run named “{run.name}” with other settings:"
@@ -118,6 +121,14 @@ def check(config: RunConfig) -> None:
                 ]
             )
         )
+
+
+def _is_gone(place: str) -> bool:
+    """Whether what lay in a place was moved or deleted: its content decides, which the trainer
+    compares.
+    """
+    path = Path(place)
+    return path.is_absolute() and not path.exists()
 
 
 def earlier(run: Path) -> RunConfig | None:

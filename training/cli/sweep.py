@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.config.loading import from_mapping, nearest
+from training.config.places import absolute
 from training.config.schema import RunConfig
 from training.config.settings import Setting, settings
 from training.errors import ConfigError
@@ -29,8 +30,11 @@ MOST = 64  # styles of one sweep
 COLUMNS = 12  # styles in the grid at most
 
 
-def styles_of(tables: Mapping[str, Any], source: str) -> list[RunConfig]:
-    """The configs that a sweep's tables stand for, each with a save.name of its own.
+def styles_of(
+    tables: Mapping[str, Any], source: str, folder: Path | None = None
+) -> list[RunConfig]:
+    """The configs that a sweep's tables stand for, each with a save.name of its own. folder: where
+    their file lies, None when their paths are absolute.
 
     Raises ConfigError with what is wrong.
     """
@@ -58,6 +62,7 @@ def styles_of(tables: Mapping[str, Any], source: str) -> list[RunConfig]:
         for chosen in itertools.product(*(values for _, values in axes)):
             values = [(s, value) for (s, _), value in zip(axes, chosen, strict=True)]
             given = _merged(_merged(shared, one), _nested(values))
+            given = absolute(given, folder) if folder else given
             named = one.get("save", {}) if isinstance(one.get("save", {}), Mapping) else {}
             stem = str(
                 named.get("name") or given.get("save", {}).get("name") or RunConfig().save.name

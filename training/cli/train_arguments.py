@@ -7,11 +7,11 @@ the command is run.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from training.config.loading import from_mapping, nearest, read_toml, with_overrides
+from training.config.places import absolute, absolute_flags
 from training.config.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
 from training.config.schema import RunConfig
 from training.config.settings import Setting, settings
@@ -110,18 +110,12 @@ def sweep_from(argv: list[str]) -> tuple[list[RunConfig], bool]:
             "--sweep takes a file, SWEEP.toml, flags of settings and --dry-run; no --preset or "
             "--report."
         )
-    folder = Path(found.file).resolve().parent
-    tables = _absolute(read_toml(Path(found.file)), folder)
-    styles = tables.get("styles")
-    tables |= (
-        {"styles": [_absolute(one, folder) if isinstance(one, dict) else one for one in styles]}
-        if isinstance(styles, list)
-        else {}
-    )
+    tables = read_toml(Path(found.file))
     flags = {
         key: parse_value(by_key[key], value) for key, value in vars(found).items() if key in by_key
     }
-    return styles_of(with_overrides(tables, _absolute_flags(flags)), found.file), found.dry_run
+    given = with_overrides(tables, absolute_flags(flags, Path.cwd()))
+    return styles_of(given, found.file, Path(found.file).resolve().parent), found.dry_run
 
 
 def config_from(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
@@ -147,11 +141,11 @@ def config_from(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
         key: parse_value(by_key[key], value) for key, value in vars(found).items() if key in by_key
     }
     tables = (
-        _absolute(read_toml(Path(found.file)), Path(found.file).resolve().parent)
+        absolute(read_toml(Path(found.file)), Path(found.file).resolve().parent)
         if found.file
         else {}
     )
-    given = with_overrides(tables, _absolute_flags(flags))
+    given = with_overrides(tables, absolute_flags(flags, Path.cwd()))
     if found.preset is None and (found.length, found.strength) != ("normal", "normal"):
         raise ConfigError(
             "--length and --strength are knobs of a preset: give --preset too, or set "
@@ -181,42 +175,3 @@ def parse_value(s: Setting, text: Any) -> Any:
         except ValueError:
             return text
     return text
-
-
-def _absolute(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Paths of a TOML file seen from its own folder, so that it works from anywhere."""
-    for section, name in (
-        ("data", "folder"),
-        ("prior", "folder"),
-        ("report", "held_out"),
-        ("base", "model"),
-    ):
-        values = tables.get(section)
-        if isinstance(values, dict) and isinstance(path := values.get(name), str):
-            values[name] = _seen_from(folder, path, is_model=section == "base")
-    return tables
-
-
-def _absolute_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Paths seen from where the command is run, so that the run.toml that is written works from
-    anywhere.
-    """
-    made = dict(flags)
-    for key in ("data.folder", "prior.folder", "report.held_out", "base.model"):
-        if key in made:
-            made[key] = _seen_from(Path.cwd(), made[key], is_model=key == "base.model")
-    return made
-
-
-def _seen_from(folder: Path, path: str, *, is_model: bool) -> str:
-    """The absolute path; what may be a built-in name or a hub id, and what no path can be, stays as
-    it is for the checks to judge.
-    """
-    if not path or "\0" in path or (is_model and path == "mini"):
-        return path
-    try:
-        absolute = (folder / Path(path).expanduser()).resolve()
-        stays = is_model and not path.startswith((".", "~")) and not absolute.exists()
-    except (RuntimeError, OSError):  # ~ of nobody, links in a circle, a name that is too long
-        return path
-    return path if stays else str(absolute)

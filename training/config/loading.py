@@ -14,21 +14,12 @@ import tomli_w
 from pydantic import ValidationError
 
 from training.config.input_sections import Data
+from training.config.places import PATHS
 from training.config.schema import RunConfig
 from training.config.settings import Setting, settings
 from training.data.captions import WORD, names_in
 from training.errors import ConfigError, StudioError, listed
 from training.storage.paths import checked_name, read_regular
-
-PATHS = (
-    "base.model",
-    "data.folder",
-    "prior.folder",
-    "adapter.start",
-    "report.held_out",
-    "save.folder",
-)
-
 
 LONGEST_SHOWN = 200  # characters of a wrong value in a complaint
 

@@ -5,6 +5,7 @@ Safetensors only, the cache before the network.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import math
@@ -140,8 +141,8 @@ def load(files: BaseFiles, place: DeviceSpec, *, waiting: bool = False) -> Parts
         tokenizers=tokenizers,
         scheduler=scheduler,
         title=files.title,
-        hash=_weights_hash(files, family.denoiser),
-        vae_hash=_weights_hash(files, "vae"),
+        hash=part_hash(files, family.denoiser),
+        vae_hash=part_hash(files, "vae"),
         size=size,
         folder=files.folder,
         latent_scale=vae.scaling_factor,
@@ -169,11 +170,19 @@ def weight_count(files: BaseFiles, parts: Iterable[str]) -> int:
     return count
 
 
-def _weights_hash(files: BaseFiles, part: str) -> str:
+def part_hash(files: BaseFiles, part: str) -> str:
+    """Of the weights of one network, hex."""
     found = hashlib.sha256()
     for path in weights_of(files.folder / part, files.title)[0]:
-        found.update(file_hash(path).encode())
+        stat = path.stat()
+        found.update(_hash_of_state(path, stat.st_size, stat.st_mtime_ns).encode())
     return found.hexdigest()
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_of_state(path: Path, size: int, changed: int) -> str:
+    """The hash of a file as it is: once a process, since large ones take seconds."""
+    return file_hash(path)
 
 
 def _scheduler(files: BaseFiles) -> Any:

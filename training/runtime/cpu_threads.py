@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 import torch
 
+from training.config.places import without_places
 from training.errors import SpaceError
 from training.storage.paths import read_regular, write_whole
 
@@ -200,8 +201,9 @@ def _read(folder: Path, settings: Mapping[str, Any]) -> dict[int, int]:
     """The record of a run with these settings; empty where there is none that can be read."""
     try:
         record = json.loads(read_regular(folder / FILE))
-        found = dict(record["threads"]) if record["settings"] == settings else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        same = without_places(record["settings"]) == without_places(settings)
+        found = dict(record["threads"]) if same else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
     return found if is_sound(found) else {}
 

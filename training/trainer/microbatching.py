@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from training.config.places import without_places
 from training.storage.paths import read_regular, write_whole
 
 FILE = "passes.json"  # in a run's folder; not there as long as everything fits as the settings say
@@ -125,10 +126,10 @@ def read(folder: Path, settings: Mapping[str, Any]) -> dict[int, MicrobatchPlan]
     """
     try:
         record = json.loads(read_regular(folder / FILE).decode("utf-8"))
-        if record["settings"] != json.loads(json.dumps(dict(settings))):
+        if without_places(record["settings"]) != without_places(json.loads(json.dumps(settings))):
             return {}
         found = {int(step): MicrobatchPlan(**passes) for step, passes in record["turns"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
     sound = all(
         type(p.splits) is int and p.splits > 0 and type(p.checkpointing) is bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from training.config.loading import read_toml
 from training.config.schema import RunConfig
@@ -62,7 +63,7 @@ def planned(config: RunConfig) -> Plan:
         Path(data.folder), trigger=data.trigger, template=data.template, background=data.background
     )
     given = class_images.given(config.prior)
-    check_same_run(config, dataset)
+    check_same_run(config, dataset, files)
     checked_writable(config.run_folder, "save.folder")
     return Plan(config, dataset, given, files, place, _finished(config), _start(config))
 
@@ -85,7 +86,16 @@ def _start(config: RunConfig) -> Style | None:
     return style
 
 
-def check_same_run(config: RunConfig, dataset: Dataset | None = None) -> None:
+def base_record(files: base_files.BaseFiles) -> dict[str, Any]:
+    """The content of a base, by which it is known again wherever it lies."""
+    family = files.family
+    parts = {part: loader.part_hash(files, part) for part in ("vae", *family.text_encoders)}
+    return {"base": loader.part_hash(files, family.denoiser), "base_parts": parts}
+
+
+def check_same_run(
+    config: RunConfig, dataset: Dataset | None = None, files: base_files.BaseFiles | None = None
+) -> None:
     """Refuse to go on with a run that was begun with other settings or pictures, naming each;
     save.resume may say otherwise.
     """
@@ -109,7 +119,10 @@ def check_same_run(config: RunConfig, dataset: Dataset | None = None) -> None:
         ) from None
     if found is None:
         return
-    changed = resume.changed_settings(found.state["settings"], resume.settings_record(config))
+    then, settings = found.state["settings"], resume.settings_record(config)
+    changed = resume.changed_settings(then, settings)
+    if files is not None and then.get("base.model") != settings["base.model"]:
+        changed += resume.changed_base(found.state, {"settings": settings, **base_record(files)})
     if changed:
         raise ConfigError(resume.refusal(config.run_folder, changed))
     if dataset is not None:

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from training.config.loading import FREE_TO_CHANGE
+from training.config.places import PLACES
 from training.config.schema import RunConfig
 from training.config.settings import settings
 from training.data.dataset import Example
@@ -50,14 +51,41 @@ def pictures_record(examples: Sequence[Example]) -> list[list[str]]:
 
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """A sentence for every setting that differs; one that an earlier version did not have counts as
-    its default.
+    its default, and of a place only whether there is one.
     """
     defaults = {s.key: s.default for s in settings()}
+    before = {key: then.get(key, defaults[key]) for key in now}
     return [
-        f"{key}: {then.get(key, defaults[key])!r} then, {value!r} now"
+        f"{key}: {before[key]!r} then, {value!r} now"
         for key, value in now.items()
-        if then.get(key, defaults[key]) != value
+        if before[key] != value and not (key in PLACES and before[key] and value)
     ]
+
+
+def changed_base(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of the base is another than the one this state was written with."""
+    before, after = then["settings"].get("base.model"), now["settings"]["base.model"]
+    if then["base"] != now["base"]:
+        return ["the weights of the base"]
+    if before == after:
+        return []
+    if "base_parts" not in then:  # written by an earlier version, which knew only the UNet
+        return [f"base.model: {before!r} then, {after!r} now"]
+    known = then["base_parts"]
+    differing = [part for part, found in now["base_parts"].items() if known.get(part) != found]
+    return [f"the weights of the base ({', '.join(differing)})"] if differing else []
+
+
+def changed_start(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Whether the style that the adapters began as is another one."""
+    before, after = (one["settings"].get("adapter.start", "") for one in (then, now))
+    if before == after or not before or not after:
+        return []
+    if "start" in then:
+        same = then["start"] == now["start"]
+    else:  # written by an earlier version, which looked for it from where it was run
+        same = PurePath(before).name == PurePath(after).name
+    return [] if same else [f"adapter.start: {before!r} then, {after!r} now"]
 
 
 def changed_pictures(

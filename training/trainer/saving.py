@@ -13,7 +13,7 @@ from training.runtime.device import device_record
 from training.storage.paths import STEPS, checked_room
 from training.trainer import checkpoint, export, microbatching, resume
 from training.trainer.divergence import Guard
-from training.trainer.plan import check_same_pictures
+from training.trainer.plan import base_record, check_same_pictures
 from training.trainer.previews import prompts_of
 from training.trainer.trainer import Trainer
 
@@ -92,7 +92,8 @@ def _record(trainer: Trainer) -> dict[str, Any]:
         "settings": resume.settings_record(trainer.config),
         "pictures": resume.pictures_record(trainer.data.examples),
         "class_pictures": resume.pictures_record(trainer.data.prior_examples),
-        "base": trainer.parts.hash,
+        **base_record(trainer.plan.files),
+        "start": trainer.plan.start.sha256 if trainer.plan.start else "",
         "place": device_record(trainer.place) | {"processes": trainer.world.size},
     }
 
@@ -104,7 +105,7 @@ def _changed(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     changed += resume.changed_pictures(
         then["class_pictures"], now["class_pictures"], "class picture"
     )
-    return changed + (["the weights of the base"] if then["base"] != now["base"] else [])
+    return changed + resume.changed_base(then, now) + resume.changed_start(then, now)
 
 
 def _same_microbatches(trainer: Trainer) -> Iterator[Noted]:

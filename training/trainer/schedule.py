@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.config.places import without_places
 from training.config.schema import RunConfig
 from training.errors import SpaceError
 from training.storage.disk_errors import advice, cause
@@ -67,7 +68,7 @@ def found(configs: Sequence[RunConfig], here: Sequence[int]) -> JointSchedule | 
         if (
             other is None
             or (other.began, other.settings) != (same.began, same.settings)
-            or _settings(configs[i]) != same.settings[i]
+            or same.settings[i] not in (_settings(configs[i]), _settings_with_places(configs[i]))
         ):
             return None
     return same  # the first member's: it is written first, so it knows most
@@ -98,7 +99,15 @@ def left(folder: Path) -> bool:
 
 
 def _settings(config: RunConfig) -> str:
-    record = {"name": config.save.name, **resume.settings_record(config)}
+    return _hash({"name": config.save.name, **without_places(resume.settings_record(config))})
+
+
+def _settings_with_places(config: RunConfig) -> str:
+    """As earlier versions wrote it."""
+    return _hash({"name": config.save.name, **resume.settings_record(config)})
+
+
+def _hash(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 

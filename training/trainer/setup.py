@@ -85,8 +85,10 @@ def _begin_folder(plan: Plan) -> Iterator[Noted]:
     folder, save = config.run_folder, config.save
     if save.resume == "anew" and (aside := resume.put_aside(folder, save.name)):
         yield Noted(f"the earlier work of {save.name} lies in {aside.name} now")
-    # Once: a run.toml that says "anew" would put this work aside at the next start
-    lasting = config.model_copy(update={"save": save.model_copy(update={"resume": "exact"})})
+    # Once: a run.toml that says "anew" would put this work aside at the next start. It lies where
+    # it was written, from wherever it is started again
+    lasting_save = {"resume": "exact", "folder": str(folder.parent)}
+    lasting = config.model_copy(update={"save": save.model_copy(update=lasting_save)})
     write_whole(folder / "run.toml", to_toml(lasting))
 
 
