@@ -23,6 +23,7 @@ HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensor
 # Folders of training, from the bottom up: each imports only itself, those before it, and the
 # modules that lie in training/ itself
 ORDER = (
+    "system",
     "storage",
     "data",
     "config",

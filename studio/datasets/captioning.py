@@ -92,7 +92,7 @@ def described(pictures: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     command = [sys.executable, "-m", "studio.datasets.caption_worker"]
     process = subprocess.Popen(
         command,
-        text=True,
+        encoding="utf-8",
         env=jobs.environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -26,6 +26,7 @@ from training.storage.paths import (
     read_regular,
     write_whole,
 )
+from training.system import file_system
 
 FOLDER = ".history"
 TURN = threading.RLock()  # two tabs of a browser, one journal
@@ -111,7 +112,7 @@ def undo(dataset: Path) -> Undone:
                     stayed.append(name)
             # First: what a crash leaves of the entry is no change that can be undone
             with _disk_errors(entry):
-                (entry / "change.json").replace(entry / "undone.json")
+                file_system.replace(entry / "change.json", entry / "undone.json")
                 fsync_folder(entry)
             if not stayed:  # else what was before stays on disk
                 shutil.rmtree(entry, ignore_errors=True)
@@ -155,7 +156,7 @@ def _content(dataset: Path, name: str) -> bytes | None:
 def _put(dataset: Path, name: str, content: bytes | None) -> None:
     if content is None:
         with _disk_errors(dataset / name):
-            inside(dataset, name).unlink(missing_ok=True)
+            file_system.remove(inside(dataset, name))
             fsync_folder(dataset)
     else:
         write_whole(inside(dataset, name), content)

@@ -26,7 +26,6 @@ from training.data.pictures import open_picture
 from training.errors import DataError, SpaceError
 from training.storage.disk_errors import advice, cause
 from training.storage.paths import (
-    WINDOWS_DEVICES,
     Workspace,
     checked_name,
     fsync_folder,
@@ -35,6 +34,7 @@ from training.storage.paths import (
     read_regular,
     write_whole,
 )
+from training.system import file_system
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def place_crop(dataset: Path, name: str, place: tuple[float, float]) -> None:
         tuple(round(min(1.0, max(0.0, share)), 3) for share in place),
     )
     if shares == CENTRE:
-        file.unlink(missing_ok=True)
+        file_system.remove(file)
     else:
         write_whole(file, json.dumps({"across": shares[0], "down": shares[1]}))
 
@@ -363,7 +363,7 @@ def thumbnail(source: Path, *, side: int, into: Path) -> Path:
         into.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=into, suffix=".tmp", delete=False) as half:
             small.save(half, "WEBP", quality=88, method=2)
-        Path(half.name).replace(made)
+        file_system.replace(Path(half.name), made)
     return made
 
 
@@ -374,7 +374,7 @@ def _free_name(dataset: Path, stem: str, suffix: str) -> str:
     """
     plain = unicodedata.normalize("NFC", stem)
     plain = re.sub(r"[^\w ()+-]+", "-", plain).strip(" .-_")[:60].strip(" .-_") or "picture"
-    plain = f"{plain}-1" if plain.lower() in WINDOWS_DEVICES else plain
+    plain = plain if file_system.is_portable(plain) else f"{plain}-1"
     taken = {unicodedata.normalize("NFC", f.stem).casefold() for f in dataset.iterdir()}
     free, count = plain, 2
     while free.casefold() in taken:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -24,8 +23,9 @@ from studio.processes import process
 from training import events
 from training.errors import BusyError, DataError, SpaceError, StudioError, StyleFileError
 from training.storage.disk_errors import advice, cause
-from training.storage.paths import WINDOWS_DEVICES, Workspace, inside, read_regular, write_whole
+from training.storage.paths import Workspace, inside, read_regular, write_whole
 from training.style_files.reading import MAX_FILE, style_from_bytes
+from training.system import file_system
 
 MOST_PICTURES = 12
 
@@ -123,7 +123,6 @@ def mixed(workspace: Workspace, parts: Sequence[tuple[str, float]]) -> str:
         command,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
         encoding="utf-8",
         env=process.environment(),
     )
@@ -155,7 +154,7 @@ def plain_stem(text: str) -> str:
         .strip(" .-_")
         or "style"
     )
-    return f"{plain}-1" if plain.lower() in WINDOWS_DEVICES else plain
+    return plain if file_system.is_portable(plain) else f"{plain}-1"
 
 
 def _free_stem(workspace: Workspace, wanted: str) -> str:
@@ -200,7 +199,7 @@ def take_away(workspace: Workspace, id: str) -> str:
             entry / "what.json", json.dumps(record, ensure_ascii=False)
         )  # before the first move: undo knows also half of it
         for path in leaving:
-            path.rename(entry / path.name)
+            file_system.rename(path, entry / path.name)
     except OSError as error:
         raise SpaceError(
             f"{style.name} could not be moved into {entry} ({cause(error)}). "
@@ -240,8 +239,8 @@ def bring_back(workspace: Workspace) -> str:
         for there, to in places:
             if there.exists():
                 to.parent.mkdir(parents=True, exist_ok=True)
-                there.rename(to)
-        shutil.rmtree(entry)
+                file_system.rename(there, to)
+        file_system.remove_tree(entry)
         return record["title"]
     raise DataError("The trash is empty: there is nothing to bring back.")
 

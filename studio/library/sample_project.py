@@ -18,6 +18,7 @@ from training.config.schema import RunConfig
 from training.errors import SpaceError
 from training.storage.disk_errors import advice, cause
 from training.storage.paths import Workspace, builtin_base, copied_tree
+from training.system import file_system
 
 NAME = "linocut"
 MARK = ".example"  # in the dataset's folder and the run's: this is not the user's own
@@ -59,7 +60,9 @@ def settle(workspace: Workspace, beginning: str = "pictures") -> None:
                 and not workspace.comparisons().exists()
             ):
                 _finished(workspace, Path(half))
-            made.parent.rename(workspace.datasets())  # last: with it the example is settled
+            file_system.rename(
+                made.parent, workspace.datasets()
+            )  # last: with it the example is settled
     except OSError as error:
         raise SpaceError(
             f"The example could not be copied into {workspace.root} ({cause(error)}). "
@@ -80,7 +83,7 @@ def _finished(workspace: Workspace, half: Path) -> None:
     with contextlib.suppress(OSError):  # not every drive lets a file be dated
         os.utime(run / "events.jsonl", (LONG_AGO, LONG_AGO))
     for place, target in ((comparison, workspace.comparisons()), (run, workspace.runs())):
-        place.parent.rename(target)
+        file_system.rename(place.parent, target)
 
 
 def is_example(workspace: Workspace, name: str | None) -> bool:

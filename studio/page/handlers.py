@@ -21,6 +21,7 @@ from studio.page.templates import render
 from training.errors import StudioError
 from training.storage.disk_errors import advice
 from training.storage.paths import read_regular, write_whole
+from training.system import file_system
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -112,7 +113,7 @@ def offered(file: Path) -> str:
     if not (folder / file.name).exists():
         folder.mkdir(parents=True, exist_ok=True)
         half = shutil.copyfile(file, folder / f"{file.name}.half")
-        half.replace(folder / file.name)
+        file_system.replace(half, folder / file.name)
     return str(folder / file.name)
 
 

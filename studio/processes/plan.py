@@ -32,7 +32,7 @@ def measured(config: RunConfig) -> dict[str, Any]:
             said = subprocess.run(
                 command,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 timeout=LONGEST,
                 env=process.environment(),
                 check=False,

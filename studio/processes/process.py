@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -33,6 +32,7 @@ from training.config.schema import RunConfig
 from training.errors import BusyError, ConfigError, SpaceError, StudioError
 from training.storage import run_lock
 from training.storage.paths import checked_writable, read_regular, write_whole
+from training.system import file_system, processes
 
 State = Literal[
     "new", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"
@@ -156,7 +156,7 @@ def start(folder: Path, command: Sequence[str]) -> Process:
                 stdout=log,
                 stderr=log,
                 env=environment(),
-                start_new_session=True,
+                **processes.own_session(),
                 close_fds=True,
             )
         begun = run_lock.process_of(child.pid)
@@ -183,10 +183,10 @@ def stop(folder: Path, *, at_once: bool = False) -> None:
     with contextlib.suppress(SpaceError):  # a full disk keeps nobody from stopping a job
         _write(folder, replace(process, stop_asked=process.stop_asked or time.time()))
     with contextlib.suppress(ProcessLookupError):
-        if at_once and hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)  # it leads its own group, see start_new_session
+        if at_once:
+            processes.end_session(process.pid)
         else:
-            os.kill(process.pid, signal.SIGTERM)
+            processes.ask_to_end(process.pid)
 
 
 def _stop_elsewhere(folder: Path, at_once: bool) -> None:
@@ -196,7 +196,10 @@ def _stop_elsewhere(folder: Path, at_once: bool) -> None:
     holder = run_lock.holder(folder)
     if holder is not None and holder.pid != os.getpid():
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(holder.pid, signal.SIGKILL if at_once else signal.SIGTERM)
+            if at_once:
+                processes.end(holder.pid)
+            else:
+                processes.ask_to_end(holder.pid)
 
 
 def read(folder: Path) -> Process | None:
@@ -293,7 +296,7 @@ def _starting(folder: Path) -> Iterator[None]:
     mark = folder / "process.starting"
     with contextlib.suppress(FileNotFoundError):
         if abs(time.time() - mark.stat().st_mtime) > STALE:  # the clock may have been put back
-            mark.unlink()
+            file_system.remove(mark)
     try:
         mark.touch(exist_ok=False)
     except FileExistsError:
@@ -302,7 +305,7 @@ def _starting(folder: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):  # a disk that takes nothing more: it is stale soon
-            mark.unlink(missing_ok=True)
+            file_system.remove(mark)
 
 
 @contextlib.contextmanager
@@ -326,7 +329,7 @@ def environment() -> dict[str, str]:
     """
     home = str(Path(training.__file__).resolve().parents[1])
     path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
-    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ours = len(processes.usable_cores())
     threads = os.environ.get("OMP_NUM_THREADS") or str(
         max(1, min(ours, psutil.cpu_count(logical=False) or ours) - 1)
     )
@@ -337,6 +340,7 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": "utf-8",
+        "PYTHONUTF8": "1",
         "OMP_NUM_THREADS": threads,
         **follow,
     }
@@ -355,7 +359,7 @@ def _see_end(folder: Path, child: subprocess.Popen[bytes], process: Process) -> 
     now = read(folder)
     if now is not None and (now.pid, now.started) == (process.pid, process.started):
         with contextlib.suppress(StudioError):
-            _write(folder, replace(now, exit_code=code))
+            _write(folder, replace(now, exit_code=processes.exit_code(code)))
 
 
 def _write(folder: Path, process: Process) -> None:

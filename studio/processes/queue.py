@@ -37,6 +37,7 @@ from training.config.schema import RunConfig
 from training.errors import StudioError
 from training.storage import run_lock
 from training.storage.paths import Workspace, inside
+from training.system import processes
 
 MOST_WAITING = 200  # jobs that wait, are interrupted or paused
 
@@ -224,7 +225,7 @@ class Queue:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     env=jobs.environment(),
-                    start_new_session=True,
+                    **processes.own_session(),
                     close_fds=True,
                 )
                 threading.Thread(target=child.wait, daemon=True).start()  # leaves no zombie

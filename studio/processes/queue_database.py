@@ -19,6 +19,7 @@ from training.errors import SpaceError, StudioError
 from training.storage import run_lock
 from training.storage.disk_errors import advice, cause
 from training.storage.paths import fsync_folder, make_folder, read_regular, write_whole
+from training.system import file_system
 
 NAME = "queue.sqlite"
 COPY = "jobs.json"  # who is in the line, for the day when the database is damaged
@@ -188,8 +189,8 @@ class QueueDatabase:
                 restored = self._make_new(rows)
                 aside.mkdir()
                 for file in self.folder.glob(f"{NAME}*"):
-                    file.replace(aside / file.name)
-                (self.folder / NEW).replace(self.folder / NAME)
+                    file_system.replace(file, aside / file.name)
+                file_system.replace(self.folder / NEW, self.folder / NAME)
                 fsync_folder(self.folder)
             except OSError as error:
                 raise SpaceError(

@@ -165,7 +165,7 @@ def asked_elsewhere(workspace: Workspace) -> list[Finding]:
         said = subprocess.run(
             asked,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=2 * storage.LONGEST_LOOK,
             env=process.environment(),
         ).stdout

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from training.storage.paths import (
     latents_folder,
     read_regular,
 )
+from training.system import file_system
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "gradio", "safetensors")
 LONGEST_LOOK = 120.0  # seconds; torch alone takes several to load
@@ -116,7 +116,7 @@ def unpacked() -> Path:
 def _clear(folder: Path) -> None:
     try:
         if folder.is_dir():
-            shutil.rmtree(folder)
+            file_system.remove_tree(folder)
     except OSError as error:
         raise SpaceError(
             f"{folder} could not be deleted ({cause(error)}). {advice(error, 'delete it by hand')}"
@@ -199,7 +199,7 @@ def device() -> dict[str, str]:
         said = subprocess.run(
             asked,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=LONGEST_LOOK,
             env=process.environment(),
             check=True,

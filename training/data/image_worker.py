@@ -30,6 +30,7 @@ from PIL import Image, ImageCms
 
 from training.data import image_decoding
 from training.errors import DataError
+from training.system import limits, processes
 
 MOST_WORKERS = max(2, min(4, os.cpu_count() or 1))  # a picture that takes long holds up no other
 SMALL_FILE = 2**20  # bytes; what is larger may cost more
@@ -102,11 +103,6 @@ class _Worker:
         threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         # -P: a folder of somebody's pictures may hold a file that is called like a module
         command = [sys.executable, "-P", "-m", "training.data.image_worker"]
-        alone: dict[str, Any] = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-            if sys.platform == "win32"
-            else {"start_new_session": True}
-        )
         try:
             self.process = subprocess.Popen(
                 command,
@@ -115,7 +111,7 @@ class _Worker:
                 stderr=subprocess.DEVNULL,
                 env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(paths)},
                 pipesize=2**20,
-                **alone,  # Ctrl-C in a terminal ends the training, which ends this
+                **processes.own_group(),  # Ctrl-C in a terminal ends the training, which ends this
             )
         except OSError as error:
             words = image_decoding.reason(error)
@@ -300,17 +296,18 @@ def main() -> None:
     """Answer requests until there are none."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     _warm_up()
-    _confine()
+    limits.confine()
     base = psutil.Process().memory_info().vms if sys.platform != "win32" else 0
-    _close_files()
+    limits.close_files()
     while line := requests.readline(LONGEST_LINE):
         request = json.loads(line)
-        _limit(request["seconds"], base + request["memory"])
+        seconds = request["seconds"]
+        limits.limit(seconds, seconds * WAITING, base + request["memory"])
         try:
             _answer(answers, request, requests.read(request["bytes"]))
         except MemoryError:
             _say(answers, {"error": str(_too_much_memory(request["memory"]))})
-        _limit(0, 0)
+        limits.limit(0, 0, 0)
 
 
 def _answer(answers: BinaryIO, request: dict[str, Any], content: bytes) -> None:
@@ -345,47 +342,6 @@ def _warm_up() -> None:
         importlib.import_module(f"PIL.{name}")
     Image.preinit()
     ImageCms.createProfile("sRGB")
-
-
-def _confine() -> None:
-    """Write no files, begin no processes, leave no cores, where the system can hold a process to
-    that.
-    """
-    if sys.platform == "win32":
-        return
-    import resource
-
-    for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_NPROC):
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(kind, (0, 0))
-
-
-def _close_files() -> None:
-    """Open no more files or connections: those of input, output and complaints are open already."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-
-
-def _limit(seconds: float, memory: int) -> None:
-    """Have the system end this process after so much processor time or 15 times that on the clock,
-    and give it no more memory. 0: no limit.
-    """
-    if sys.platform == "win32":
-        return
-    import resource
-
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    signal.setitimer(signal.ITIMER_REAL, seconds * WAITING)
-    with contextlib.suppress(ValueError, OSError):
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        soft = memory if memory else hard
-        resource.setrlimit(
-            resource.RLIMIT_AS, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
-        )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from training.errors import ModelError, SpaceError
 from training.models.files import AGAIN, file_hash, quiet, read_json, reason, unusable
 from training.storage.disk_errors import advice
 from training.storage.paths import cache_folder
+from training.system import file_system
 
 CONFIGS = Path(__file__).parent / "configs"
 # [channels, in_channels, 3, 3] in every checkpoint of 1.x, 2.x and XL
@@ -71,7 +72,7 @@ def unpacked(checkpoint: Path) -> Path:
             pipe = _opened(checkpoint, configs)
             pipe.save_pretrained(Path(scratch) / "base", safe_serialization=True)
             if not target.exists():
-                (Path(scratch) / "base").rename(target)
+                file_system.rename(Path(scratch) / "base", target)
     except (OSError, SafetensorError) as error:
         raise SpaceError(
             f"{target} could not be written ({reason(error)}). "

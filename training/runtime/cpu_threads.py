@@ -26,6 +26,7 @@ import torch
 from training.config.places import without_places
 from training.errors import SpaceError
 from training.storage.paths import read_regular, write_whole
+from training.system import processes
 
 FILE = "threads.json"  # in a run's folder; not there as long as the count never changed
 CHOICE = "STUDIO_THREADS"  # "follow" or "fixed"; unset: fixed where OMP_NUM_THREADS is set
@@ -57,11 +58,10 @@ class Free:
 
 def sample() -> Sample:
     """Look at the cores of this process now."""
-    per_core = psutil.cpu_times(percpu=True)
-    if hasattr(os, "sched_getaffinity"):
-        per_core = [per_core[i] for i in os.sched_getaffinity(0) if i < len(per_core)]
+    all_cores = psutil.cpu_times(percpu=True)
+    per_core = [all_cores[i] for i in processes.usable_cores() if i < len(all_cores)]
     own = psutil.Process()
-    is_nice = os.name == "posix" and own.nice() > 0
+    is_nice = processes.has_low_priority()
     kinds = ("user", "nice", "system", "irq", "softirq", "steal")
     busy = sum(getattr(core, kind, 0.0) for core in per_core for kind in kinds)
     nice = sum(getattr(core, "nice", 0.0) for core in per_core)

@@ -6,8 +6,6 @@ device, dtype, attention, memory. The first module that imports torch.
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from training.errors import ConfigError, OutOfMemory
 from training.runtime import cpu_threads
+from training.system import memory
 
 REPEATABLE = (
     ":4096:8",
@@ -184,8 +183,7 @@ def peak_memory(device: torch.device) -> float:
     """Largest memory so far in GiB: the device's for a GPU, the process's own for a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / GIB
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / GIB if sys.platform == "darwin" else peak * 1024 / GIB
+    return memory.peak() / GIB
 
 
 def memory_full(error: torch.OutOfMemoryError) -> OutOfMemory:

@@ -4,10 +4,8 @@ that would be too much. Knows no models.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import re
-import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ import torch
 from torch import nn
 
 from training.runtime.device import GIB
+from training.system import memory
 
 # seconds between two looks at a CPU's memory: what is gone sooner can hardly have been filled with
 # more than some 10 MB
@@ -52,7 +51,7 @@ def _available(system: Path) -> int:
             int(
                 re.search(
                     r"^MemAvailable:\s*(\d+) kB$",
-                    (system / "proc/meminfo").read_text(),
+                    _text(system / "proc/meminfo"),
                     re.MULTILINE,
                 )[1]
             )
@@ -67,7 +66,7 @@ def _left_in_groups(system: Path) -> Iterator[int]:
     own as the root.
     """
     try:
-        info = (system / "proc/self/cgroup").read_text().splitlines()
+        info = _text(system / "proc/self/cgroup").splitlines()
     except OSError:
         return
     for line in info:
@@ -79,13 +78,19 @@ def _left_in_groups(system: Path) -> Iterator[int]:
                 : len(group.parts) - len((system / root).parts) + 1
             ]:
                 try:
-                    limit, used = (int((folder / name).read_text()) for name in names)
+                    limit, used = (int(_text(folder / name)) for name in names)
                     found = re.search(
-                        rf"^{cache} (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE
+                        rf"^{cache} (\d+)$",
+                        _text(folder / "memory.stat"),
+                        re.MULTILINE,
                     )
                 except (OSError, ValueError):  # not there, or "max"
                     continue
                 yield limit - used + (int(found[1]) if found else 0)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def taken(device: torch.device) -> float:
@@ -110,7 +115,7 @@ def mapped(networks: Iterable[nn.Module]) -> float:
     free memory to the system, but read again at every update if it takes them back.
     """
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        lines = _text(Path("/proc/self/maps")).splitlines()
     except OSError:
         return 0.0
     places = [
@@ -132,10 +137,8 @@ def give_back(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    elif (
-        trim := getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    ):
-        trim(0)
+    else:
+        memory.trim()
 
 
 class Watch:

@@ -14,17 +14,10 @@ from typing import BinaryIO
 
 from training.errors import ConfigError, SpaceError
 from training.storage.disk_errors import advice, cause, system_error
+from training.system import file_system
+from training.system.file_system import fsync_folder
 
-WINDOWS_DEVICES = {
-    "con",
-    "prn",
-    "aux",
-    "nul",
-    *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)),
-}
 LONGEST_NAME = 200  # bytes of UTF-8; most systems end at 255, and files add their endings
-# What network file systems say that cannot do this for folders
-UNSYNCABLE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EBADF)
 STEPS = "steps"  # in a run's folder: the style files that were written along the way
 
 
@@ -52,11 +45,7 @@ def checked_name(name: str, setting: str = "name") -> str:
 
     Names never become paths unchecked.
     """
-    good = (
-        re.fullmatch(r"[\w][\w .()+-]{0,79}", name)
-        and not name.endswith((".", " "))
-        and name.split(".")[0].lower() not in WINDOWS_DEVICES
-    )
+    good = re.fullmatch(r"[\w][\w .()+-]{0,79}", name) and file_system.is_portable(name)
     if not good or len(name.encode()) > LONGEST_NAME:
         raise ConfigError(
             f"{setting} is {name!r}: a name has 1 to 80 letters, digits, spaces or ._-+() and "
@@ -71,7 +60,7 @@ def inside(root: Path, *parts: str) -> Path:
     """
     try:
         path = root.joinpath(*parts).resolve()
-        within = path.is_relative_to(root.resolve())
+        within = path.is_relative_to(root.resolve()) and file_system.takes_names(*parts)
     except (
         ValueError,
         RuntimeError,
@@ -98,7 +87,7 @@ def open_regular(path: Path) -> BinaryIO:
 
     Raises OSError.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    handle = file_system.open_descriptor(path, os.O_RDONLY)
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
         os.close(handle)
@@ -123,20 +112,6 @@ def read_bounded(file: BinaryIO, most: int | None = None) -> bytes:
     if most is None:
         return file.read()
     return file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make renames and new names in a folder last through a power cut (where the system can)."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in UNSYNCABLE:
-            raise
-    finally:
-        os.close(handle)
 
 
 def make_folder(folder: Path) -> None:
@@ -169,7 +144,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         with contextlib.suppress(OSError):  # drives of Windows and network shares may refuse it
             temporary.chmod(0o644)
-        temporary.replace(path)
+        file_system.replace(temporary, path)
         fsync_folder(path.parent)
     except OSError as error:
         raise SpaceError(
@@ -205,7 +180,10 @@ def checked_writable(folder: Path, setting: str) -> None:
         probe = Path(tempfile.mkdtemp(prefix=".probe-", dir=folder))
         for _ in range(2):  # the second one replaces a file
             write_whole(probe / "probe", b"\0" * 4096)
-        probe = probe.rename(probe.with_name(f"{probe.name}.done"))
+        done = probe.with_name(f"{probe.name}.done")
+        file_system.rename(probe, done)
+        probe = done
+        is_too_deep = file_system.is_too_deep(folder.resolve())
     except (OSError, SpaceError) as error:
         reason = system_error(error)
         raise SpaceError(
@@ -214,6 +192,11 @@ def checked_writable(folder: Path, setting: str) -> None:
     finally:
         if probe is not None:
             shutil.rmtree(probe, ignore_errors=True)
+    if is_too_deep:
+        raise SpaceError(
+            f"{setting} is {folder}, whose files would have longer paths than Windows takes. "
+            "Choose a folder with a shorter path, or turn on long paths in Windows."
+        )
 
 
 def checked_room(folder: Path, needed: int, what: str) -> None:

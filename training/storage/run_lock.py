@@ -9,8 +9,6 @@ makes no stranger of a process.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import functools
 import json
 import os
@@ -23,6 +21,7 @@ import psutil
 from training.errors import BusyError, SpaceError
 from training.storage.disk_errors import advice, cause
 from training.storage.paths import read_regular
+from training.system import locks
 
 NAME = "run.lock"
 # seconds: the clock may be set while a process runs, but a pid does not come back this soon
@@ -30,12 +29,6 @@ SAME_START = 5.0
 LARGEST = 4096  # bytes of run.lock
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 START_TICKS = 19  # place of the start in /proc/PID/stat, counted behind the command's name
-UNSUPPORTED = (
-    errno.ENOLCK,
-    errno.ENOTSUP,
-    errno.ENOSYS,
-    errno.EINVAL,
-)  # some network file systems have no locks
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ def start_of(pid: int) -> str:
 
 @functools.cache
 def _boot_id() -> str:
-    return BOOT_ID.read_text().strip()
+    return BOOT_ID.read_text(encoding="ascii").strip()
 
 
 def holder(folder: Path) -> Holder | None:
@@ -103,20 +96,17 @@ def held(folder: Path) -> Iterator[None]:
     path = folder / NAME
     handle = _taken(path)
     try:
-        _write(path, handle)
+        _write(path)
         yield
     finally:
-        with contextlib.suppress(
-            OSError
-        ):  # a disk that takes nothing more: the file names a process that is gone then
-            path.unlink(missing_ok=True)
-        os.close(handle)
+        # A disk that takes nothing more: the file names a process that is gone then
+        with contextlib.suppress(OSError):
+            locks.release(handle, path)
 
 
-def _write(path: Path, handle: int) -> None:
+def _write(path: Path) -> None:
     try:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(asdict(myself())).encode(), 0)
+        path.write_bytes(json.dumps(asdict(myself())).encode())
     except OSError as error:
         raise SpaceError(
             f"{path} could not be written ({cause(error)}). {advice(error)}"
@@ -127,7 +117,7 @@ def _taken(path: Path) -> int:
     """An open file that this process alone has locked."""
     while True:
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            handle = locks.open_lock_file(path)
         except OSError as error:
             raise SpaceError(
                 f"{path} could not be written ({cause(error)}). {advice(error)}"
@@ -136,20 +126,13 @@ def _taken(path: Path) -> int:
             os.close(handle)
             raise _busy(path)
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), path.stat()):
+            if locks.is_at(handle, path):
                 return handle
         os.close(handle)  # the one before took its file away between our two steps
 
 
 def _locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
-    return True
+    return locks.lock(handle)
 
 
 def _is_anothers(path: Path) -> bool:

@@ -34,6 +34,7 @@ from training.style_files.safetensors_io import (
     read_head,
     stored,
 )
+from training.system import file_system
 
 DTYPES: dict[str, Dtype] = {"F16": "float16", "F32": "float32", "BF16": "bfloat16"}
 COPIED = (".json", ".txt", ".md", ".model")  # what goes along into a new base; pickles do not
@@ -159,7 +160,7 @@ def write_with_style(
                     )
                 else:
                     shutil.copyfile(path, copy)
-            target.rename(out)
+            file_system.rename(target, out)
         fsync_folder(out.parent)
     except OSError as error:
         raise SpaceError(f"{out} could not be written ({cause(error)}). {advice(error)}") from error
@@ -253,7 +254,7 @@ def write_single(
                         file.write(_content_of(parts[piece.part][name], piece, name, changes))
                 file.flush()
                 os.fsync(file.fileno())
-            path.rename(out)
+            file_system.rename(path, out)
         fsync_folder(out.parent)
     except OSError as error:
         raise SpaceError(f"{out} could not be written ({cause(error)}). {advice(error)}") from error

@@ -8,9 +8,9 @@ read back, and only then are older ones deleted.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import Tensor
 from training.errors import SpaceError
 from training.storage.disk_errors import advice, cause
 from training.storage.paths import fsync_folder, make_folder, read_regular, write_whole
+from training.system import file_system
 
 FILES = ("state.safetensors", "state.json")
 DAMAGED = (
@@ -70,8 +71,8 @@ def write(
         write_whole(unfinished / "manifest.json", _manifest(step, content))
         fsync_folder(unfinished)
         if final.exists():  # never a moment without one of the two: see _finish_replacement
-            final.rename(replaced)
-        unfinished.rename(final)
+            file_system.rename(final, replaced)
+        file_system.rename(unfinished, final)
         fsync_folder(folder)
         read(final)
     except OSError as error:
@@ -164,7 +165,7 @@ def _finish_replacement(folder: Path) -> None:
         if _place(kept).exists():
             _remove(kept)
         else:
-            kept.rename(_place(kept))
+            file_system.rename(kept, _place(kept))
 
 
 def _place(path: Path) -> Path:
@@ -173,4 +174,5 @@ def _place(path: Path) -> Path:
 
 
 def _remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        file_system.remove_tree(path)

@@ -18,6 +18,7 @@ from training.style_files.matching import match
 from training.style_files.metadata import Made, metadata_for
 from training.style_files.reading import Lora, Style, read_style
 from training.style_files.writing import write_style
+from training.system import file_system
 from training.trainer.trainer import Trainer
 
 WORDS = "words"  # folder of learnt words, each in a file of its own
@@ -64,7 +65,7 @@ def export(trainer: Trainer, file: str = "") -> Path:
                 trainer.folder / WORDS / f"{word}.safetensors",
                 embeddings.embedding_bytes(word, vectors),
             )
-        unchecked.replace(path)
+        file_system.replace(unchecked, path)
         fsync_folder(path.parent)
     except OSError as error:
         raise SpaceError(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from training.errors import SpaceError
 from training.storage.paths import latents_folder, write_whole
+from training.system import file_system
 
 FORMAT = 1  # of what is kept; another one is another place
 
@@ -96,7 +97,7 @@ class LatentStore:
             if left <= self.most:
                 return
             try:
-                path.unlink(missing_ok=True)
+                file_system.remove(path)
             except OSError:  # a cache that cannot be written: nothing more goes into it either
                 return
             left -= stat.st_size

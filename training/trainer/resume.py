@@ -16,6 +16,7 @@ from training.config.settings import settings
 from training.data.dataset import Example
 from training.errors import SpaceError
 from training.storage.disk_errors import advice, cause
+from training.system import file_system
 from training.trainer import microbatching
 
 MOST = 5  # file names in one sentence
@@ -154,7 +155,7 @@ def put_aside(folder: Path, name: str) -> Path | None:
     try:
         aside.mkdir()
         for path in made:
-            path.rename(aside / path.name)
+            file_system.rename(path, aside / path.name)
     except OSError as error:
         raise SpaceError(
             f"the earlier work in {folder} cannot be put aside ({cause(error)}). {advice(error)}"

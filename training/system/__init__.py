@@ -1,0 +1,1 @@
+"""What operating systems do differently, in one place. Imports nothing of the project."""
