@@ -8,6 +8,8 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+from training.system import processes
+
 # As systems have them. SIGHUP: the terminal or the connection is gone; SIGBREAK: on Windows,
 # Ctrl-Break or the window's X
 INSISTENT = ("SIGINT", "SIGTERM", "SIGBREAK")
@@ -57,4 +59,5 @@ class Interrupts:
             os.write(2, message)
 
     def __call__(self) -> bool:
+        self.asked = self.asked or processes.is_asked_to_end()
         return self.asked

@@ -58,10 +58,13 @@ def ask_to_end(pid: int) -> None:
 
 
 def is_asked_to_end() -> bool:
-    """Whether a file asks this process to end; always False where signals do that."""
+    """Whether a file asks this process to end; it asks once. Always False where signals do that."""
     if sys.platform != "win32":
         return False
-    return any(file.exists() for file in _own_request_files())
+    found = [file for file in _own_request_files() if file.exists()]
+    for file in found:
+        file.unlink(missing_ok=True)
+    return bool(found)
 
 
 @cache
