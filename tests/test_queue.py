@@ -379,7 +379,7 @@ def test_a_damaged_line_is_made_again_and_costs_no_run(workspace: Workspace) -> 
     with pytest.raises(StudioError, match="damaged"):
         line.jobs()  # one that is open notices, and makes it again when it is next asked
     assert [(job.run, job.state, job.settings) for job in line.jobs()] == before
-    assert "was damaged and has been made again, with 3 runs" in Queue(workspace, None).shown()[1]
+    assert "was damaged and has been rebuilt, with 3 runs" in Queue(workspace, None).shown()[1]
     (aside,) = line.folder.glob("damaged-*")
     assert (aside / "queue.sqlite").read_bytes().startswith(b"no database")
     week = time.time() - 8 * 86_400
@@ -439,9 +439,9 @@ def test_a_locked_line_is_reported_and_is_there_again_afterwards(
     other = sqlite3.connect(workspace.root / "queue" / "queue.sqlite", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     line = Queue(workspace, None)  # opens all the same
-    with pytest.raises(SpaceError, match="held by another program"):
+    with pytest.raises(SpaceError, match="locked by another program"):
         line.jobs()
-    assert line.shown()[0] == [] and "held by another program" in line.shown()[1]
+    assert line.shown()[0] == [] and "locked by another program" in line.shown()[1]
     other.execute("ROLLBACK")
     other.close()
     assert states(line) == {"a": "waiting"}

@@ -170,6 +170,6 @@ def test_a_copy_that_cannot_be_read_now_is_waited_for(
     with monkeypatch.context() as patched:
         patched.setattr(queue_database, "read_regular", fails)
         again = Queue(workspace, None)
-        with pytest.raises(SpaceError, match="copy of the line"):
+        with pytest.raises(SpaceError, match="copy of the training queue"):
             again.jobs()
     assert len(again.jobs()) == len(RUNS)

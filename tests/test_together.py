@@ -380,7 +380,7 @@ def test_going_on_with_others_is_said(
         return [
             event.message
             for event in events
-            if isinstance(event, Warned) and "not to the bit" in event.message
+            if isinstance(event, Warned) and "differ slightly" in event.message
         ]
 
     stopped_after(3, configs[:2])

@@ -45,7 +45,7 @@ def recorded(stream: Iterable[events.Event], folder: Path) -> Iterator[events.Ev
             if not warned:
                 print(
                     f"{folder / 'events.jsonl'} cannot be written ({error.strerror}): the "
-                    "training goes on without it.",
+                    "training continues without it.",
                     file=sys.stderr,
                 )
             warned = True
@@ -87,8 +87,8 @@ def run(config: RunConfig, world: ProcessGroup) -> int:
         name = "crash.txt" if world.writes else f"crash-{world.rank}.txt"
         where = _kept(config.run_folder / name, traceback.format_exc())
         message = (
-            f"something went wrong that should not have: {sys.exc_info()[1]}. Details: "
-            f"{where}. Run the same command again to go on."
+            f"unexpected error: {sys.exc_info()[1]}. Details: "
+            f"{where}. Run the same command again to resume."
         )
         _fail(config, message, saved, begun, passing=True, writes=world.writes)
         return 1

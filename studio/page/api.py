@@ -87,7 +87,7 @@ class Verbs:
 
     @answering
     def train(self, dataset: str, settings: dict) -> dict:
-        """Put a training into the line.
+        """Put a training into the queue.
 
         settings: by dotted key, as in docs/settings.md, for instance {"save.name": "ink",
         "optim.steps": 300}.
@@ -110,7 +110,7 @@ class Verbs:
 
     @answering
     def stop(self, run: str) -> dict:
-        """Let a training save and end, or leave the line."""
+        """Let a training save and end, or leave the queue."""
         queue = Queue(self.workspace)
         job = queue.of_run(str(run))
         if job is not None and job.state in ("waiting", "interrupted", "running", "paused"):

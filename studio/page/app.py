@@ -228,7 +228,8 @@ def serve(
         prevent_thread_lock=True,
     )
     print(
-        f"Style Studio is open at {page.local_url}  (Ctrl+C closes it; trainings go on)", flush=True
+        f"Style Studio is open at {page.local_url}  (Ctrl+C closes it; trainings continue)",
+        flush=True,
     )
     while True:
         time.sleep(3600)

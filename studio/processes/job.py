@@ -1,4 +1,4 @@
-"""A training in the line, as its row in the database. Knows no database."""
+"""A training in the queue, as its row in the database. Knows no database."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def job_of(row: Any) -> Job:
     """The job of a row; one whose state a damaged disk made unreadable has failed."""
     found = dict(row)
     if found["state"] not in get_args(JobState):
-        found |= {"state": "failed", "message": "its place in the line was damaged on the disk."}
+        found |= {"state": "failed", "message": "its place in the queue was damaged on the disk."}
     return Job(
         **{field.name: found[name] for field, name in zip(fields(Job), COLUMNS, strict=True)}
     )

@@ -4,11 +4,11 @@ torch and no gradio.
 For the page and for scripts:
 
     queue = Queue(workspace)
-    id = queue.add(config)          # at the end of the line; starts a worker where there is none
-    queue.jobs()                    # every Job, those that train first, then in the line's order
+    id = queue.add(config)          # at the end of the queue; starts a worker where there is none
+    queue.jobs()                    # every Job, those that train first, then in the queue's order
     queue.move(id, 0)               # to the front of those that wait
     queue.pause(id)                 # a run that trains saves first
-    queue.go_on(id)                 # puts it back into the line
+    queue.go_on(id)                 # puts it back into the queue
     queue.cancel(id)                # a run that trains saves first and stays on disk
     queue.retry(id)                 # a failed or cancelled one waits again, and resumes
     queue.remove(id)                # out of the list; the run's folder stays
@@ -69,7 +69,7 @@ class Queue:
         return self.database.open()
 
     def shown(self) -> tuple[list[Job], str]:
-        """The jobs for a page that opens in any case, and what it says of the line: that it cannot
+        """The jobs for a page that opens in any case, and what it says of the queue: that it cannot
         be used, or was made again; "" if nothing.
         """
         try:
@@ -78,9 +78,9 @@ class Queue:
             return [], str(error)
 
     def add(self, config: RunConfig) -> int:
-        """Put a run at the end of the line; return its id.
+        """Put a run at the end of the queue; return its id.
 
-        Raises StudioError when that run is in it already or finished, or the line is full.
+        Raises StudioError when that run is in it already or finished, or the queue is full.
         """
         run = inside(self.workspace.runs(), config.save.name)
         if config.run_folder != run:
@@ -138,7 +138,7 @@ class Queue:
         return job_of(row) if row else None
 
     def move(self, id: int, place: int) -> None:
-        """Give a waiting job a place in the line, 0 the first."""
+        """Give a waiting job a place in the queue, 0 the first."""
         self.job(id)
         with self.transaction() as db:
             line = [
@@ -152,11 +152,11 @@ class Queue:
             db.executemany("UPDATE jobs SET place = ? WHERE id = ?", list(enumerate(line)))
 
     def pause(self, id: int) -> None:
-        """Take it out of the line until go_on; one that trains saves first."""
+        """Take it out of the queue until go_on; one that trains saves first."""
         self._end(id, "pause", "paused")
 
     def cancel(self, id: int) -> None:
-        """Take it out of the line; one that trains saves first."""
+        """Take it out of the queue; one that trains saves first."""
         self._end(id, "cancel", "cancelled")
 
     def _end(self, id: int, request: str, state: JobState) -> None:
@@ -174,7 +174,7 @@ class Queue:
             self.wake()
 
     def go_on(self, id: int) -> None:
-        """Put a paused job back where it was in the line."""
+        """Put a paused job back where it was in the queue."""
         self._again(id, ("paused",))
 
     def retry(self, id: int) -> None:

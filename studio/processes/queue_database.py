@@ -1,4 +1,4 @@
-"""The database of the line: one transaction at a time, written through, and made again from its
+"""The database of the queue: one transaction at a time, written through, and made again from its
 copy and the runs' folders when it is damaged. Knows no page and no worker.
 """
 
@@ -22,18 +22,18 @@ from training.storage.paths import fsync_folder, make_folder, read_regular, writ
 from training.system import file_system
 
 NAME = "queue.sqlite"
-COPY = "jobs.json"  # who is in the line, for the day when the database is damaged
+COPY = "jobs.json"  # who is in the queue, for the day when the database is damaged
 LARGEST_COPY = 64 * 2**20  # bytes
 ASIDE, NOTICE = "damaged-", "notice.txt"  # folders of damaged files, and what to say of them
 LARGEST_NOTICE = 1000  # bytes
-MARK = "making-again"  # there while it is made again: what stands beside it is not the line yet
+MARK = "making-again"  # there while it is made again: what stands beside it is not the queue yet
 NEW = "new.sqlite"  # the database that will take the damaged one's place
 TIMEOUT = 10.0  # seconds that a transaction waits for another one
 # seconds for which a database that was locked for TIMEOUT is only tried, and waited for how long:
 # a page that looks every other second must not have all its threads wait
 HURRIED, TRIED = 10.0, 0.1
 OPENING = 1.0  # seconds that a page waits for the database before it opens without it
-NOTICED = 7 * 86_400.0  # seconds for which the page says that the line was made again
+NOTICED = 7 * 86_400.0  # seconds for which the page says that the queue was made again
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -137,20 +137,20 @@ class QueueDatabase:
         """What to say of a database that cannot be used now, or not any more."""
         if not isinstance(error, sqlite3.OperationalError):
             return StudioError(
-                f"The line of trainings is damaged ({error}). What trains goes on. The line is "
-                "made again from its copy and the runs' folders: look again in a moment."
+                f"The training queue is damaged ({error}). What is training continues. The queue "
+                "is being rebuilt from its copy and the run folders: look again in a moment."
             )
         if "locked" in str(error):
             return SpaceError(
-                f"The line of trainings is held by another program ({error}), so it cannot be "
+                f"The training queue is locked by another program ({error}), so it cannot be "
                 f"shown or changed. End what has {self.folder.name}/{NAME} of the workspace open; "
-                "what trains goes on."
+                "what is training continues."
             )
         full = "full" in str(error)
         what = "Free space on the workspace's disk" if full else "Look at the workspace's disk"
         return SpaceError(
-            f"The line of trainings cannot be written ({error}). {what} and its permissions; "
-            "nothing in the line was changed, and what trains goes on."
+            f"The training queue cannot be written ({error}). {what} and its permissions; "
+            "nothing in the queue was changed, and what is training continues."
         )
 
     # --- damage ---
@@ -194,12 +194,12 @@ class QueueDatabase:
                 fsync_folder(self.folder)
             except OSError as error:
                 raise SpaceError(
-                    f"The line of trainings is damaged and cannot be put aside ({cause(error)}). "
+                    f"The training queue is damaged and cannot be set aside ({cause(error)}). "
                     f"{advice(error, 'choose another --workspace')}"
                 ) from error
             write_whole(
                 aside / NOTICE,
-                f"The line of trainings was damaged and has been made again, with {restored} "
+                f"The training queue was damaged and has been rebuilt, with {restored} "
                 "runs in it. Look whether all that should wait is there. What was damaged lies in "
                 f"{self.folder.name}/{aside.name} of the workspace.",
             )
@@ -211,11 +211,11 @@ class QueueDatabase:
             fsync_folder(self.folder)
         except OSError as error:
             raise SpaceError(
-                f"The line of trainings was made again, and {MARK} beside it cannot be taken away "
+                f"The training queue was rebuilt, and {MARK} beside it cannot be taken away "
                 f"({error.strerror}). Look whether the workspace may be written to."
             ) from error
         if self._is_damaged():
-            raise StudioError("The line of trainings cannot be made again on the workspace's disk.")
+            raise StudioError("The training queue cannot be rebuilt on the workspace's disk.")
 
     def _make_new(self, rows: list[dict[str, Any]]) -> int:
         """Put rows into a new database; return how many there are then."""
@@ -246,14 +246,14 @@ class QueueDatabase:
                 "settings": to_toml(config),
                 "state": "running" if goes else "paused",
                 "wish": "",
-                "message": "" if goes else "found in its folder after the line was damaged.",
+                "message": "" if goes else "found in its folder after the queue was damaged.",
                 "added": time.time(),
             }
             found.append(row)
         return found
 
     def _write_copy(self, db: sqlite3.Connection) -> None:
-        """Keep what is in the line beside the database, where it has changed."""
+        """Keep what is in the queue beside the database, where it has changed."""
         marks = ", ".join("?" for _ in IN_LINE)
         rows = db.execute(
             f"SELECT {', '.join(COPIED)} FROM jobs WHERE state IN ({marks}) ORDER BY id", IN_LINE
@@ -276,7 +276,7 @@ def _copied(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         if path.is_file():  # it may be read when the disk is better
             raise SpaceError(
-                f"The copy of the line of trainings cannot be read ({error.strerror}). Look at "
+                f"The copy of the training queue cannot be read ({error.strerror}). Look at "
                 "the workspace's disk."
             ) from error
         return []

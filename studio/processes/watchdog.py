@@ -15,7 +15,7 @@ import psutil
 from studio.processes import process
 from training.storage import run_lock
 
-SILENT = 1800.0  # seconds without an event, after which the line says so
+SILENT = 1800.0  # seconds without an event, after which the queue says so
 # seconds without an event and without work, after which a training is ended; one that waits for
 # room on a full disk gives up by itself before
 HUNG = 4 * 3600.0

@@ -37,7 +37,7 @@ SILENT = "its training has said nothing since {when}. Look at its log, wait, or 
 
 
 class Worker:
-    """One device's looks at the line."""
+    """One device's looks at the queue."""
 
     def __init__(self, line: Queue, device: str, watchdog: Watchdog | None = None) -> None:
         self.line, self.device = line, device
@@ -74,7 +74,7 @@ class Worker:
         return self.line.workspace.runs() / job.run
 
     def _is_occupied(self) -> bool:
-        """Whether a run that is not in the line trains on the device: one begun in a terminal,
+        """Whether a run that is not in the queue trains on the device: one begun in a terminal,
         say.
         """
         known = {job.run for job in self.line.jobs() if job.state == "running"}
@@ -93,7 +93,7 @@ class Worker:
         try:
             config = job.config
         except ConfigError as error:
-            self._set(job, "failed", message=f"its settings in the line are damaged ({error}).")
+            self._set(job, "failed", message=f"its settings in the queue are damaged ({error}).")
             return
         if config.save.resume == "exact" and jobs.state(run) == "finished":
             self._set(job, "finished")  # it ended while nobody could write it down

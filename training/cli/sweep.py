@@ -178,7 +178,7 @@ def run(configs: Sequence[RunConfig], stop: Stop, world: ProcessGroup) -> int:
             except OSError as error:
                 print(
                     f"{folder / 'events.jsonl'} cannot be written ({error.strerror}): the "
-                    "training goes on without it.",
+                    "training continues without it.",
                     file=sys.stderr,
                 )
             if isinstance(event, events.Failed):

@@ -219,5 +219,5 @@ def _together(act: Callable[[], Any]) -> None:
         raise OthersEndedError(
             f"process {rank} of {size}: another process of this training has ended "
             f"({str(error).splitlines()[0]}); its own message says why. "
-            "Run the same command again to go on."
+            "Run the same command again to resume."
         ) from None

@@ -39,8 +39,8 @@ def train(config: RunConfig, stop: Stop = never, world: ProcessGroup = ALONE) ->
     ):
         if world.writes and plan.finished < config.optim.steps and schedule.left(config.run_folder):
             yield Warned(
-                "it was trained together with others before: it goes on alone, but not to the "
-                "bit as if it were still with them."
+                "this style was trained jointly with others before: it resumes alone, so its "
+                "result will differ slightly from joint training."
             )
         shared_base = SharedBase(fsdp.loaded(plan.files, plan.place)) if world.shards else None
         training = Training(plan, world.agreed_stop(stop), shared_base, world)

@@ -128,13 +128,13 @@ def changed_place(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def refusal(folder: Path, differences: Sequence[str]) -> str:
     """The message to the user when a run may not go on."""
     lines = [
-        f"{folder} holds a run that was begun with other settings or pictures:",
+        f"{folder} holds a run that was started with other settings or pictures:",
         *(f"  - {line}" for line in differences),
     ]
     advice = (
-        "Put them back to go on with it, or choose another save.name for a new run. "
-        "--save.resume adapt goes on with things as they are now, "
-        "--save.resume anew puts the earlier work aside and begins again."
+        "Restore them to resume it, or choose another save.name for a new run. "
+        "--save.resume adapt resumes with things as they are now, "
+        "--save.resume anew sets the earlier work aside and starts over."
     )
     return "\n".join([*lines, advice])
 

@@ -73,7 +73,8 @@ def restore(trainer: Trainer) -> Iterator[Noted | Warned | Saved]:
         raise ConfigError(resume.refusal(folder, changed))
     for difference in resume.changed_place(then["place"], now["place"]):
         yield Warned(
-            f"{difference}: the run goes on, but not to the bit as if it had never stopped."
+            f"{difference}: the run resumes, but its result will differ slightly from a run "
+            "that was never stopped."
         )
     trainer.optimiser.restore(found.tensors)
     trainer.step, trainer.started = found.step, then["started"]

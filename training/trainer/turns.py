@@ -99,8 +99,8 @@ class Turns:
         if kept is None:
             if any(numbers.values()):
                 message = (
-                    "these styles were not trained together in this way before: they go on, "
-                    "but not to the bit as if they had never stopped."
+                    "these styles were not trained jointly in this combination before: they "
+                    "resume, but the result will differ slightly from training that never stopped."
                 )
                 yield self._active[0], Warned(message)
             kept = schedule.founded(self.configs, numbers)
@@ -240,8 +240,8 @@ class Turns:
             list(saving.go_on(trainer))
         except (StudioError, torch.OutOfMemoryError) as error:
             message = (
-                "it cannot go along, so the others go on, but not to the bit as if they "
-                f"had never stopped: {error}"
+                "it cannot join, so the others resume without it, and their result will "
+                f"differ slightly from training that never stopped: {error}"
             )
             yield i, Warned(message)
         else:

@@ -87,9 +87,9 @@ def screen_print(colour: Array, cover: Array, paper: Array, rng: Rng) -> Array:
         there = names == name
         plate = smooth(blur((there & (cover > 0.5)).astype(np.float32), 0.9), 0.35, 0.65)
         plate = np.roll(plate, tuple(rng.integers(-2, 3, 2)), (0, 1))
-        worn = 0.86 + 0.14 * smooth(grain(rng, len(cover), 2), 0.05, 0.3)
+        faded = 0.86 + 0.14 * smooth(grain(rng, len(cover), 2), 0.05, 0.3)
         vivid = np.clip((flat[there][0] - 0.5) * 1.15 + 0.52, 0, 1)
-        printed = mixed(printed, vivid, plate * worn)
+        printed = mixed(printed, vivid, plate * faded)
     return finished(printed)
 
 

@@ -277,9 +277,9 @@ def publish(model: Path, out: Path) -> None:
         out / "unet" / "config.json",
         out / "vae" / "config.json",
     ):  # where it was built is nobody's business
-        told = json.loads(config.read_text())
-        told.pop("_name_or_path", None)
-        config.write_text(json.dumps(told, indent=2) + "\n")
+        found = json.loads(config.read_text())
+        found.pop("_name_or_path", None)
+        config.write_text(json.dumps(found, indent=2) + "\n")
     full_precision(out / "text_encoder" / "config.json")
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file() and "recipe" not in f.parts)
     if size > 40e6:

@@ -35,7 +35,7 @@ def act(queue: Queue, action: object, id: object) -> None:
     Raises StudioError for what is not there, or not to be done with it.
     """
     if type(id) is not int or not isinstance(action, str):
-        raise StudioError("That is no job of the line.")
+        raise StudioError("That job is not in the queue.")
     job = queue.job(id)
     if action not in dict(queue_view.ACTS[job.state]):
         raise StudioError(f"“{job.run}” is by now: {queue_view.WORDS[job.state].lower()}.")
@@ -61,7 +61,7 @@ def resume(workspace: Workspace, queue: Queue, name: str | None) -> str:
 
 
 def _job_if_readable(queue: Queue, run: str) -> Job | None:
-    """The run's job, None also where the line cannot be used: its training can be ended without."""
+    """The run's job; None also where the queue cannot be used: a training ends without."""
     try:
         return queue.of_run(run)
     except StudioError:
