@@ -389,9 +389,9 @@ def agreement(tries: Sequence[dict], report: dict[str, Any]) -> dict[str, Any]:
     """
     from scipy.stats import spearmanr
 
-    told = {(t["step"], t["strength"]): t for t in report["tried"]}
+    judged = {(t["step"], t["strength"]): t for t in report["tried"]}
     both = [
-        (told[t["step"], t["strength"]], t) for t in tries if (t["step"], t["strength"]) in told
+        (judged[t["step"], t["strength"]], t) for t in tries if (t["step"], t["strength"]) in judged
     ]
     follows = {
         key: round(float(spearmanr([a[key] for a, _ in both], [b[key] for _, b in both])[0]), 2)
@@ -403,9 +403,9 @@ def agreement(tries: Sequence[dict], report: dict[str, Any]) -> dict[str, Any]:
         if (a["step"], a["strength"]) == (report["best"]["step"], report["best"]["strength"])
     )
     best = max((t for _, t in both), key=quality)
-    told = {"rank correlation": follows, "recommended": recommended, "best": best}
+    found = {"rank correlation": follows, "recommended": recommended, "best": best}
     return (
-        told
+        found
         | {"worth": round(worth([t for _, t in both], recommended), 3)}
         | {"of the largest": round(quality(recommended) / max(quality(best), 1e-9), 3)}
     )
