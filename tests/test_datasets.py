@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from studio.datasets import history, store
+from studio.datasets.thumbnails import thumbnail
 from training.data.dataset import read_dataset
 from training.errors import ConfigError, DataError
 from training.storage.paths import Workspace
@@ -248,9 +249,9 @@ def test_a_crop_is_kept_beside_its_picture_within_bounds(tmp_path: Path, ink: Pa
 
 def test_a_thumbnail_is_made_anew_when_its_picture_changes(tmp_path: Path) -> None:
     source = picture(tmp_path / "one.png")
-    first = store.thumbnail(source, side=16, into=tmp_path / "small")
-    assert store.thumbnail(source, side=16, into=tmp_path / "small") == first
+    first = thumbnail(source, side=16, into=tmp_path / "small")
+    assert thumbnail(source, side=16, into=tmp_path / "small") == first
     assert max(Image.open(first).size) == 16
     picture(source, "blue")
     os.utime(source, ns=(1, 1))
-    assert store.thumbnail(source, side=16, into=tmp_path / "small") != first
+    assert thumbnail(source, side=16, into=tmp_path / "small") != first

@@ -23,6 +23,7 @@ from studio.page import app, templates
 from studio.page.tabs import compare, pictures, settings, styles, train
 from studio.page.tabs.compare import form as compare_form
 from studio.page.tabs.compare.form import StyleValues
+from studio.page.tabs.pictures import rendering
 from studio.page.views import charts
 from studio.processes import process
 from studio.processes import queue as queue_module
@@ -95,6 +96,34 @@ def test_a_dataset_is_shown_picture_by_picture(workspace: Workspace, drawings: P
     again = handlers.next("ink", "ink/b.png", "mini")
     assert again[parts.picture.of] == "ink/a.png"
     assert again[parts.picture.caption].value == "a red <square>"
+
+
+def test_a_dataset_that_is_made_meanwhile_is_in_the_answer(
+    workspace: Workspace, drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is dropped on it is lost: the list of an older answer does not know its name."""
+    parts, handlers = tab(workspace, pictures)
+    reading = rendering.dataset
+
+    def slowly(*given: Any) -> rendering.Dataset:
+        found = reading(*given)
+        if "nested" not in store.names(workspace):
+            handlers.make_dataset("nested")
+        return found
+
+    monkeypatch.setattr(rendering, "dataset", slowly)
+    shown = handlers.show_dataset(None, "", "mini")
+    assert shown[parts.dataset].value == "nested"
+    assert [value for _, value in shown[parts.dataset].choices] == ["ink", "nested"]
+
+
+def test_a_dataset_is_known_by_its_folder_not_by_the_list_that_was_sent(
+    workspace: Workspace, drawings: Path
+) -> None:
+    parts, handlers = tab(workspace, pictures)
+    assert parts.dataset.preprocess("made-meanwhile") == "made-meanwhile"
+    with pytest.raises(gr.Error, match="There is no dataset named"):
+        handlers.upload("../ink", [], "mini")
 
 
 def test_a_caption_is_saved_with_its_picture_and_counted(

@@ -7,12 +7,23 @@ the folder they came from.
 
 from __future__ import annotations
 
+import re
+import struct
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from training.data.file_kinds import LARGEST_LIST, METADATA, SUFFIXES
+from studio.datasets.incoming import Incoming
+from training.data.file_kinds import (
+    LARGEST_LIST,
+    SUFFIXES,
+    is_caption,
+    is_clutter,
+    is_list,
+    is_picture,
+    why_not_taken,
+)
 from training.data.pictures import LARGEST_PICTURE_FILE
 from training.errors import DataError
 
@@ -22,18 +33,9 @@ LARGEST_IN_ALL = 4 * 2**30  # bytes, unpacked
 MOST_RATIO = 200  # unpacked / packed of a large member: pictures are packed already
 LARGE = 2**20  # bytes; smaller members may pack as well as they like
 PIECE = 2**20  # bytes read at a time
-
-
-@dataclass(frozen=True)
-class Incoming:
-    """A file on its way into a dataset.
-
-    name: as its owner calls it; folder: where it came from, so that captions find their pictures.
-    """
-
-    name: str
-    path: Path
-    folder: str = ""
+UTF8_MARK = 0x800  # flag of a member's name
+UNICODE_PATH = 0x7075  # kind of an extra field
+WESTERN = frozenset("ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜáíóúñÑß")  # of cp437
 
 
 def is_zip(file: Path) -> bool:
@@ -50,7 +52,7 @@ def unpacked(archive: Path, into: Path) -> tuple[list[Incoming], list[tuple[str,
     try:
         with zipfile.ZipFile(archive) as opened:
             members = [
-                m for m in opened.infolist() if not m.is_dir() and not _is_clutter(m.filename)
+                m for m in opened.infolist() if not m.is_dir() and not is_clutter(m.filename)
             ]
             if len(opened.infolist()) > MOST_NAMES or len(members) > MOST_MEMBERS:
                 raise DataError(
@@ -58,14 +60,16 @@ def unpacked(archive: Path, into: Path) -> tuple[list[Incoming], list[tuple[str,
                     "zips of it."
                 )
             for number, member in enumerate(members):
+                name, is_readable = _name_of(member)
                 try:
-                    path = _wanted(member, into / f"{number:05d}")
+                    path = _wanted(member, name, into / f"{number:05d}")
                     left -= _copied(opened, member, path, left)
                 except DataError as error:
-                    refused.append((_shown(member.filename), str(error)))
+                    refused.append((_shown(name), str(error)))
                     continue
-                inside = PurePosixPath(member.filename.replace("\\", "/"))
-                taken.append(Incoming(inside.name, path, f"{archive}/{inside.parent}"))
+                inside = PurePosixPath(name)
+                folder = str(inside.parent).removeprefix(".")
+                taken.append(Incoming(inside.name, path, folder, str(archive), is_readable))
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise DataError(
             f"cannot be opened as a zip ({type(error).__name__}). Pack it again."
@@ -73,29 +77,66 @@ def unpacked(archive: Path, into: Path) -> tuple[list[Incoming], list[tuple[str,
     return taken, refused
 
 
-def _is_clutter(name: str) -> bool:
-    """What systems put beside a user's files."""
-    parts = name.replace("\\", "/").split("/")
-    return (
-        "__MACOSX" in parts
-        or parts[-1].startswith(".")
-        or parts[-1].lower() in ("thumbs.db", "desktop.ini")
-    )
+def note_on_names(archive: str, members: Sequence[Incoming]) -> list[str]:
+    """Say that the names in a zip could not be read, where that is so."""
+    count = sum(not member.is_readable and is_picture(member.name) for member in members)
+    if not count:
+        return []
+    return [
+        f"{archive}: the names of {count} pictures cannot be read, since they are written in "
+        "another system's encoding. The pictures are called picture, picture-2 and so on, and the "
+        "names are not used as captions. Pack them with UTF-8 names to keep them."
+    ]
 
 
-def _wanted(member: zipfile.ZipInfo, stem: Path) -> Path:
+def _name_of(member: zipfile.ZipInfo) -> tuple[str, bool]:
+    """Return a member's path with / between its folders, and whether it can be read as words.
+
+    A name without the mark for UTF-8 may be in any encoding: UTF-8 all the same (of macOS), the
+    cp437 that the format names, or a system's own, which nothing tells.
+    """
+    name = member.filename
+    if not member.flag_bits & UTF8_MARK and not name.isascii():
+        raw = name.encode("cp437", errors="replace")
+        try:
+            name = _unicode_path(member, raw) or raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return name.replace("\\", "/"), _is_western(name)
+    return name.replace("\\", "/"), True
+
+
+def _unicode_path(member: zipfile.ZipInfo, raw: bytes) -> str | None:
+    """The UTF-8 name that some packers add beside a name in their system's encoding (PKWARE
+    APPNOTE 6.3.10, 4.6.9). Raises UnicodeDecodeError.
+    """
+    extra = member.extra
+    while len(extra) >= 4:
+        kind, size = struct.unpack("<HH", extra[:4])
+        data, extra = extra[4 : 4 + size], extra[4 + size :]
+        is_of_name = data[1:5] == zlib.crc32(raw).to_bytes(4, "little")
+        if kind == UNICODE_PATH and data[:1] == b"\1" and is_of_name:
+            return data[5:].replace(b"\0", b"").decode("utf-8")
+    return None
+
+
+def _is_western(name: str) -> bool:
+    """Whether a name is words in cp437: Latin letters, and most of them plain ones."""
+    words = [word for word in re.split(r"[^\w]+", name) if not word.isascii()]
+    letters = all(c.isascii() or c in WESTERN for c in name)
+    return letters and all(2 * sum(not c.isascii() for c in word) <= len(word) for word in words)
+
+
+def _wanted(member: zipfile.ZipInfo, name: str, stem: Path) -> Path:
     """Where a member may go.
 
     Raises DataError for one that is not wanted, by what the listing says of it.
     """
-    name = member.filename.replace("\\", "/")
     suffix = PurePosixPath(name).suffix.lower()
     if name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0]:
         raise DataError("has a path that leads out of the zip. Pack it again.")
-    if suffix not in (*SUFFIXES, ".txt") and PurePosixPath(name).name.lower() != METADATA:
-        raise DataError(
-            f"is no picture and no caption: {', '.join(SUFFIXES)}, .txt or {METADATA} was expected."
-        )
+    file = PurePosixPath(name).name
+    if not (is_picture(file) or is_caption(file) or is_list(file)):
+        raise DataError(why_not_taken(file))
     if member.flag_bits & 1:
         raise DataError("is encrypted. Pack it without a password.")
     return stem.with_suffix(suffix)

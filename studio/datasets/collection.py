@@ -14,7 +14,7 @@ import time
 import unicodedata
 from pathlib import Path
 
-from studio.datasets import history, store
+from studio.datasets import history, incoming, store
 from studio.processes import process
 from studio.processes.queue import Queue
 from training.errors import BusyError, ConfigError, DataError, SpaceError, StudioError
@@ -94,6 +94,8 @@ def duplicate(workspace: Workspace, name: str) -> Path:
         for file in sorted(dataset.iterdir()):
             if file.is_file() and file.name not in NOT_COPIED:
                 shutil.copy2(file, made / file.name)
+        if known := incoming.origins(dataset):
+            incoming.keep_origins(made, known)
     except OSError as error:
         shutil.rmtree(made, ignore_errors=True)
         raise SpaceError(

@@ -7,10 +7,8 @@ What a user removes goes into the dataset's history, from where undo brings it b
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
-import re
 import tempfile
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -18,10 +16,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studio.datasets import history
-from studio.datasets.archives import Incoming, is_zip, unpacked
+from studio.datasets.archives import is_zip, note_on_names, unpacked
+from studio.datasets.incoming import (
+    NO_MASKS,
+    Incoming,
+    Placed,
+    Refused,
+    assigned,
+    at_path,
+    captions_in,
+    free_name,
+    keep_origins,
+    masks_in,
+    origins,
+    origins_with,
+)
+from studio.datasets.incoming import in_utf8 as in_utf8
 from training.data.caption_files import LARGEST_CAPTION, caption_from_name, metadata_captions
 from training.data.crops import CENTRE, crop_file, read_place
-from training.data.file_kinds import METADATA, SUFFIXES
+from training.data.file_kinds import (
+    METADATA,
+    SUFFIXES,
+    is_caption,
+    is_clutter,
+    is_list,
+    is_picture,
+    why_not_taken,
+)
 from training.data.pictures import open_picture
 from training.errors import DataError, SpaceError
 from training.storage.disk_errors import advice, cause
@@ -36,17 +57,22 @@ from training.storage.paths import (
 )
 from training.system import file_system
 
+MOST_REFUSED = 200  # files that are named
+
 
 @dataclass(frozen=True)
 class Added:
-    """What became of uploaded files:
+    """What became of uploaded files.
 
-    names in the dataset, captions taken over, and what was refused with the reason.
+    kept: names in the dataset; captions: how many of them have one; refused: names and reasons;
+    captioned: pictures that were there before and have another caption now.
     """
 
     kept: tuple[str, ...]
     captions: int
     refused: tuple[tuple[str, str], ...]
+    captioned: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def names(workspace: Workspace) -> list[str]:
@@ -247,139 +273,118 @@ def place_of(dataset: Path, name: str) -> tuple[float, float]:
         return CENTRE
 
 
-def add(dataset: Path, files: Sequence[Path]) -> Added:
-    """Copy pictures into the dataset, loose or in zips, with captions from .txt of the same stem or
-    from a metadata.jsonl.
+def add(
+    dataset: Path, files: Sequence[Path], paths: Sequence[str] = (), left: Sequence[str] = ()
+) -> Added:
+    """Copy pictures into the dataset, loose or in zips, with their captions; captions may also
+    belong to pictures that are there already.
 
-    Each bad file is named with its reason, the others go on.
+    paths: of each file on its owner's disk, where known; left: of files that were not sent. Each
+    bad file is named with its reason, the others go on.
     """
+    refused: Refused = [
+        (path, why_not_taken(path)) for path in left[:MOST_REFUSED] if not is_clutter(path)
+    ]
+    notes: list[str] = []
     with tempfile.TemporaryDirectory() as unpacking:
-        incoming, refused = [], []
+        coming: list[Incoming] = []
         for number, file in enumerate(files):
+            sent = at_path(paths[number] if paths else file.name, file)
             if not is_zip(file):
-                incoming.append(Incoming(file.name, file))
+                coming.append(sent)
                 continue
             try:
                 members, bad = unpacked(file, Path(unpacking) / str(number))
             except DataError as error:
-                refused.append((file.name, str(error)))
+                refused.append((sent.origin, str(error)))
                 continue
-            incoming += members
-            refused += [(f"{file.name}: {name}", reason) for name, reason in bad]
-        return _taken(dataset, incoming, refused)
+            coming += members
+            refused += [(f"{sent.origin}: {name}", reason) for name, reason in bad]
+            notes += note_on_names(sent.origin, members)
+        return _taken(dataset, coming, refused, notes)
 
 
-Words = dict[
-    tuple[str, str], tuple[str, str]
-]  # (folder, stem or name of a picture) -> (the file that says it, the caption)
-
-
-def _taken(dataset: Path, incoming: Sequence[Incoming], refused: list[tuple[str, str]]) -> Added:
-    known = {_digest(dataset / name): name for name in pictures(dataset)}
-    beside, listed, files = _texts(incoming, refused)
-    alone, kept = dict(beside), []
-    for file in files:
-        stem = Path(file.name).stem
-        alone.pop((file.folder, stem), None)
-        try:
-            open_picture(file.path)
-        except DataError as error:
-            refused.append((file.name, str(error).removeprefix(f"{file.path} ")))
-            continue
-        digest = _digest(file.path)
-        text = beside.get((file.folder, stem)) or listed.get((file.folder, file.name))
-        if digest in known:
-            refused.append((file.name, f"is already there as {known[digest]}."))
-            if text and not sidecar(dataset / known[digest]).exists():  # a full disk kept it out
-                _caption_along(dataset, known[digest], text, refused)
-            continue
-        name = _free_name(dataset, stem, Path(file.name).suffix.lower())
-        write_whole(dataset / name, file.path.read_bytes())
-        known[digest] = name
-        kept.append(name)
-        if text:
-            _caption_along(dataset, name, text, refused)
-    refused += [
-        (source, "came without a picture of the same name.") for source, _ in alone.values()
-    ]
+def _taken(dataset: Path, coming: Sequence[Incoming], refused: Refused, notes: list[str]) -> Added:
+    known = origins(dataset)
+    there = [Placed(name, known.get(name, name)) for name in pictures(dataset)]
+    placed, kept = _pictures_taken(dataset, coming, refused)
+    captions = captions_in(coming, refused)
+    texts, overruled = assigned(captions, [*placed, *there], refused)
+    if (after := origins_with(known, placed)) != known:
+        keep_origins(dataset, after)
+    changed = _captioned(dataset, texts, refused)
     return Added(
-        tuple(kept), sum(sidecar(dataset / name).is_file() for name in kept), tuple(refused)
+        tuple(kept),
+        sum(sidecar(dataset / name).is_file() for name in kept),
+        tuple(refused[:MOST_REFUSED]),
+        tuple(name for name in changed if name not in kept),
+        (*notes, *overruled[:MOST_REFUSED], *_more(len(refused) - MOST_REFUSED)),
     )
 
 
-def _texts(
-    incoming: Sequence[Incoming], refused: list[tuple[str, str]]
-) -> tuple[Words, Words, list[Incoming]]:
-    """Captions from .txt by stem, from metadata.jsonl by name, and what is left: pictures."""
-    beside: Words = {}
-    listed: Words = {}
-    files = [
-        f for f in incoming if Path(f.name).suffix.lower() != ".txt" and f.name.lower() != METADATA
-    ]
-    for file in incoming:
-        if Path(file.name).suffix.lower() == ".txt":
-            beside[file.folder, Path(file.name).stem] = (
-                file.name,
-                in_utf8(file.path.read_bytes()[: 2 * LARGEST_CAPTION]),
+def _more(count: int) -> list[str]:
+    return [f"{count} more files were not taken."] if count > 0 else []
+
+
+def _pictures_taken(
+    dataset: Path, coming: Sequence[Incoming], refused: Refused
+) -> tuple[list[Placed], list[str]]:
+    """Copy the pictures; return where each of them is now, and the names of those that are new."""
+    by_content = {_digest(dataset / name): name for name in pictures(dataset)}
+    placed: list[Placed] = []
+    kept: list[str] = []
+    masks = masks_in(coming, pictures(dataset))
+    for file in coming:
+        if is_caption(file.name) or is_list(file.name):
+            continue
+        if file in masks:
+            refused.append((file.origin, NO_MASKS))
+            continue
+        try:
+            open_picture(file.path)
+        except DataError as error:
+            reason = str(error).removeprefix(f"{file.path} ")
+            said = reason if is_picture(file.name) else why_not_taken(file.name)
+            refused.append((file.origin, said))
+            continue
+        digest = _digest(file.path)
+        if digest in by_content:
+            refused.append((file.origin, f"is already there as {by_content[digest]}."))
+        else:
+            stem = Path(file.name).stem if file.is_readable else ""
+            name = free_name(
+                (f.stem for f in dataset.iterdir()), stem, Path(file.name).suffix.lower()
             )
-        elif file.name.lower() == METADATA:
-            found, bad = metadata_captions(
-                file.path, [f.name for f in files if f.folder == file.folder]
-            )
-            listed |= {(file.folder, name): (file.name, text) for name, text in found.items()}
-            refused += [(file.name, words.removeprefix(f"{file.path.name} ")) for words in bad]
-    return beside, listed, files
+            write_whole(dataset / name, file.path.read_bytes())
+            by_content[digest] = name
+            kept.append(name)
+        placed.append(Placed(by_content[digest], file.origin, file.source))
+    return placed, kept
 
 
-def _caption_along(
-    dataset: Path, name: str, text: tuple[str, str], refused: list[tuple[str, str]]
-) -> None:
-    try:
-        write_caption(dataset, name, text[1])
-    except DataError as error:
-        refused.append((text[0], str(error)))
-
-
-def in_utf8(content: bytes) -> str:
-    """Text of whatever encoding editors write: UTF-8, UTF-16 with its mark, else Windows-1252."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", errors="replace").replace("\0", "")
-    try:
-        return content.decode("utf-8-sig").replace("\0", "")
-    except UnicodeDecodeError:
-        return content.decode("cp1252", errors="replace").replace("\0", "")
-
-
-def thumbnail(source: Path, *, side: int, into: Path) -> Path:
-    """A copy re-encoded for the page, at most side px wide and high, as the trainer sees it; made
-    once for every state of the source.
+def _captioned(dataset: Path, texts: Mapping[str, str], refused: Refused) -> list[str]:
+    """Write captions that came with an upload, those of pictures that had another one so that it
+    can be undone; return whose captions changed.
     """
-    stat = source.stat()
-    state = f"{source}|{stat.st_mtime_ns}|{stat.st_size}|{side}"
-    made = into / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.webp"
-    if not made.exists():
-        small = open_picture(source)
-        small.thumbnail((side, side))
-        into.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=into, suffix=".tmp", delete=False) as half:
-            small.save(half, "WEBP", quality=88, method=2)
-        file_system.replace(Path(half.name), made)
-    return made
-
-
-def _free_name(dataset: Path, stem: str, suffix: str) -> str:
-    """A safe name nobody has:
-
-    captions go by stem, so stems differ too, also where case does not count.
-    """
-    plain = unicodedata.normalize("NFC", stem)
-    plain = re.sub(r"[^\w ()+-]+", "-", plain).strip(" .-_")[:60].strip(" .-_") or "picture"
-    plain = plain if file_system.is_portable(plain) else f"{plain}-1"
-    taken = {unicodedata.normalize("NFC", f.stem).casefold() for f in dataset.iterdir()}
-    free, count = plain, 2
-    while free.casefold() in taken:
-        free, count = f"{plain}-{count}", count + 1
-    return free + (suffix if suffix in SUFFIXES else ".png")
+    before = captions(dataset)
+    changed: dict[str, str] = {}
+    for name, text in texts.items():
+        if text.strip() == before.get(name):
+            continue
+        try:
+            as_caption(name, text)
+        except DataError as error:
+            refused.append((sidecar(dataset / name).name, str(error)))
+            continue
+        if before.get(name):
+            changed[name] = text
+        elif text.strip():
+            write_caption(dataset, name, text)
+            changed.setdefault(name, text)
+    others = {name: text for name, text in changed.items() if before.get(name)}
+    if others:
+        rewrite(dataset, f"{len(others)} captions that were brought", others)
+    return list(changed)
 
 
 def _digest(file: Path) -> str:

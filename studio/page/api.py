@@ -67,22 +67,33 @@ class Verbs:
         self.workspace = workspace
 
     @answering
-    def upload(self, dataset: str, files: list[dict]) -> dict:
-        """Put pictures, captions (.txt, metadata.jsonl) or zips into a dataset, which is made when
-        there is none of that name.
+    def upload(self, dataset: str, files: list[dict], paths: list | None = None) -> dict:
+        """Put pictures, captions (.txt, .caption, metadata.jsonl, metadata.csv) or zips into a
+        dataset, which is made when there is none of that name.
+
+        paths: of each file in its folder, for instance "10_cat/1.png", so that files of one name
+        can be told apart.
         """
         if not isinstance(files, list) or len(files) > MOST_FILES:
             raise DataError(f"files: a list of at most {MOST_FILES} uploaded files was expected.")
+        if paths is not None and (
+            not isinstance(paths, list)
+            or len(paths) != len(files)
+            or not all(isinstance(path, str) and path for path in paths)
+        ):
+            raise DataError("paths: a list with the path of each file was expected, or none.")
         found = [_uploaded(file) for file in files]
         name = checked_name(str(dataset), "dataset")
         known = name in store.names(self.workspace)
         folder = (store.folder if known else store.make)(self.workspace, name)
-        added = store.add(folder, found)
+        added = store.add(folder, found, paths or ())
         uploads.used(found)
         return {
             "dataset": folder.name,
             "kept": list(added.kept),
+            "captioned": list(added.captioned),
             "refused": [list(one) for one in added.refused],
+            "notes": list(added.notes),
         }
 
     @answering

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from studio.datasets.store import thumbnail
+from studio.datasets.thumbnails import thumbnail
 from studio.page.forms import in_words
 from studio.page.scripts import script
 from studio.page.templates import render

@@ -81,11 +81,11 @@ def written_captions(
 
 
 def _sidecars(listing: Listing, picture: str) -> list[str]:
-    """Caption files of a picture, `a.png.txt` before `a.txt`; of names that differ in their case
-    only the last counts.
+    """Caption files of a picture, `a.txt` before `a.png.txt`; of names that differ in their case
+    the last counts.
     """
     whole, stem = name_key(picture), name_key(Path(picture).stem)
-    return [*listing.texts.get(whole, ())[::-1], *listing.texts.get(stem, ())[::-1]]
+    return [*listing.texts.get(stem, ())[::-1], *listing.texts.get(whole, ())[::-1]]
 
 
 def read_captions(
@@ -139,7 +139,7 @@ def _notes_on_choice(listing: Listing, used: Mapping[str, list[Source]]) -> list
     ]
     notes += [
         f"{shown_name(file)} is the caption of several pictures: {len(names)} ({some_of(names)}). "
-        f"Write {shown_name(names[0])}.txt for one of them."
+        "Rename one of them if it shows something else."
         for file, names in shared.items()
         if len(names) > 1
     ]

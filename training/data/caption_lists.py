@@ -16,7 +16,7 @@ from typing import Any
 
 from training.data.complaints import shown_name, shown_value
 from training.data.file_content import decode_text, read_content
-from training.data.file_kinds import LARGEST_LIST, METADATA_CSV
+from training.data.file_kinds import LARGEST_LIST, suffix_of
 from training.errors import DataError
 
 LARGEST_CAPTION = 10_000  # bytes of UTF-8
@@ -39,7 +39,7 @@ def read_list(file: Path) -> Iterator[Entry | DataError]:
     name = shown_name(file.name)
     try:
         text = decode_text(read_content(file, LARGEST_LIST))
-        found = _from_csv(text) if file.name.lower() == METADATA_CSV else _from_json(text)
+        found = _from_csv(text) if suffix_of(file.name) == ".csv" else _from_json(text)
     except DataError as error:
         yield DataError(f"{name} {error}")
         return

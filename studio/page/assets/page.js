@@ -36,30 +36,51 @@
         by.click();
     });
 
-    // A folder that is dropped among the pictures: the pictures, captions and zips in it, as if they had been chosen one by one.
-    const within = async entry => {
-        if (entry.isFile) return [await new Promise((found, lost) => entry.file(found, lost))];
-        const reader = entry.createReader(), all = [];
-        for (;;) {
-            const some = await new Promise((found, lost) => reader.readEntries(found, lost));  // a hundred at a time
-            if (!some.length) return (await Promise.all(all.map(within))).flat();
-            all.push(...some);
+    // A folder that is dropped among the pictures: what is taken is sent as if it had been chosen file by file, with a file that
+    // tells where each lay, and the names of those that are not taken. A file that cannot be read does not stop the others.
+    const taken = /\.(png|jpe?g|jpe|jfif|webp|txt|caption|jsonl|csv|zip)$/i;
+    const clutter = /(^|\/)(\.[^/]+|__MACOSX|thumbs\.db|ehthumbs\.db|desktop\.ini)(\/|$)/i;
+    const within = async (entry, found) => {
+        const path = entry.fullPath.replace(/^\//, '');
+        if (clutter.test(path)) return;
+        try {
+            if (entry.isFile) {
+                if (!taken.test(path)) found.left.push(path);
+                else found.files.push([path, await new Promise((good, bad) => entry.file(good, bad))]);
+                return;
+            }
+            const reader = entry.createReader();
+            for (;;) {
+                const some = await new Promise((good, bad) => reader.readEntries(good, bad));  // a hundred at a time
+                if (!some.length) return;
+                for (const inner of some) await within(inner, found);
+            }
+        } catch {
+            found.left.push(path);
         }
     };
+    const field = () => document.querySelector('#upload input[type=file]');
+    const said = text => {
+        const report = document.querySelector('#upload-report .html-container > div');
+        if (report) report.replaceChildren(Object.assign(document.createElement('p'), {textContent: text}));
+    };
     document.addEventListener('drop', async event => {
-        const input = event.target.closest('#upload') && document.querySelector('#upload input[type=file]');
-        const entries = input ? [...event.dataTransfer.items].map(item => item.webkitGetAsEntry()).filter(Boolean) : [];
+        const entries = event.target.closest('#upload') ? [...event.dataTransfer.items].map(item => item.webkitGetAsEntry()).filter(Boolean) : [];
         if (!entries.some(entry => entry.isDirectory)) return;
         event.preventDefault();
         event.stopPropagation();
         event.target.dispatchEvent(new DragEvent('dragleave', {bubbles: true}));
-        const chosen = new DataTransfer();
-        for (const file of (await Promise.all(entries.map(within))).flat()) {
-            if (/^[^.].*\.(png|jpe?g|webp|txt|jsonl|zip)$/i.test(file.name)) chosen.items.add(file);
-        }
+        const found = {files: [], left: []}, chosen = new DataTransfer();
+        for (const entry of entries) await within(entry, found);
+        if (!found.files.length && !found.left.length) return said('There is no file in that folder.');
+        const folders = {files: found.files.map(([path]) => path), left: found.left.slice(0, 5000)};
+        for (const [, file] of found.files) chosen.items.add(file);
+        chosen.items.add(new File([JSON.stringify(folders)], 'style-studio-folders.json', {type: 'application/json'}));
+        // Looked for only now: an answer of the server may have put another one in its place meanwhile
+        const input = field();
+        if (!input) return said('The upload before is not done yet. Drop the folder again when it is.');
         input.files = chosen.files;
-        if (chosen.files.length) input.dispatchEvent(new Event('change', {bubbles: true}));
-        else document.querySelector('#upload-report .html-container > div').innerHTML = '<p>There is no picture in that folder.</p>';
+        input.dispatchEvent(new Event('change', {bubbles: true}));
     }, true);
 
     // How a training stands, in the window's title; a word when it ends and nobody looks, if somebody asked for it.

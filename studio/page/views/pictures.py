@@ -102,7 +102,12 @@ def summary(count: int, without: int, complaints: Sequence[str] = ()) -> str:
 def report(added: Added) -> str:
     """What became of an upload."""
     return render(
-        "pictures_report", kept=len(added.kept), captions=added.captions, refused=added.refused
+        "pictures_report",
+        kept=len(added.kept),
+        captions=added.captions,
+        captioned=added.captioned,
+        notes=added.notes,
+        refused=added.refused,
     )
 
 

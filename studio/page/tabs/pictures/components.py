@@ -126,7 +126,7 @@ def components() -> Parts:
         with gr.Column(scale=3, min_width=360):
             # of any kind: what is none of ours is refused by name, and the others are taken
             drop = gr.File(
-                label="Pictures, a folder or a zip of them, with .txt or metadata.jsonl captions",
+                label="Pictures, captions (.txt, metadata.jsonl), a folder or a zip of them",
                 file_count="multiple",
                 height=150,
                 elem_id="upload",
@@ -174,6 +174,9 @@ def _choosing() -> tuple[gr.Dropdown, gr.Textbox]:
         elem_id="dataset",
         scale=3,
         interactive=True,
+        # Handlers look the name up. Gradio would look in the list of the latest answer, which may
+        # be older than the dataset, and lose what was sent
+        allow_custom_value=True,
     )
     new = gr.Textbox(
         "",

@@ -12,7 +12,7 @@ from uuid import uuid4
 import gradio as gr
 from gradio.blocks import Block
 
-from studio.datasets import caption_edits, captioning, collection, fixes, history, store
+from studio.datasets import caption_edits, captioning, collection, fixes, history, incoming, store
 from studio.datasets.collection import choices
 from studio.library import library, sample_project
 from studio.page.handlers import shows_errors, shows_errors_while_streaming
@@ -46,13 +46,17 @@ class Handlers:
 
     @shows_errors
     def show_dataset(self, dataset: str | None, of: str, model: str) -> Answer:
-        """The list of datasets and the chosen one, the newest where it is not there any more."""
-        listing = store.names(self.workspace)
-        name = dataset if dataset in listing else store.newest(self.workspace)
-        return {
-            self.parts.dataset: gr.Dropdown(choices=choices(self.workspace), value=name),
-            **self._dataset(name, model, _name_in(of)),
-        }
+        """The list of datasets and the chosen one, the newest where it is not there any more.
+
+        Thumbnails may take seconds. A dataset that was made meanwhile must not disappear from the
+        list and the field by this answer.
+        """
+        listing: list[str] | None = None
+        while listing != (listing := store.names(self.workspace)):
+            name = dataset if dataset in listing else store.newest(self.workspace)
+            shown = self._dataset(name, model, _name_in(of))
+        found = gr.Dropdown(choices=choices(self.workspace), value=name)
+        return {self.parts.dataset: found, **shown}
 
     @shows_errors
     def open_dataset(self, dataset: str | None, model: str) -> Answer:
@@ -107,7 +111,8 @@ class Handlers:
         if not name or sample_project.is_example(self.workspace, name):
             known = store.names(self.workspace)
             name = FIRST if FIRST in known else store.make(self.workspace, FIRST).name
-        added = store.add(store.folder(self.workspace, name), [Path(f) for f in files or []])
+        sent, paths, left = incoming.with_paths([Path(f) for f in files or []])
+        added = store.add(store.folder(self.workspace, name), sent, paths, left)
         uploads.used(files or [])
         listing = gr.Dropdown(choices=choices(self.workspace), value=name)
         return {
@@ -115,7 +120,7 @@ class Handlers:
             self.parts.report: views.report(added),
             self.parts.dataset: listing,
             self.parts.in_view: name,
-            **self._dataset(name, model, added.kept[0] if added.kept else ""),
+            **self._dataset(name, model, next(iter((*added.kept, *added.captioned)), "")),
         }
 
     @shows_errors
