@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StudioError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    return _open(workspace, given.host, given.port, password, public_name)
+    return _open(workspace, given.host, given.port, password, public_name, given.browser)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         default="",
         help="name browsers use behind a TLS proxy on this machine; needs a password",
+    )
+    parser.add_argument(
+        "--browser", action="store_true", help="show the page in the browser once it is open"
     )
     parser.add_argument(
         "--json", action="store_true", help="the doctor's findings as one JSON object"
@@ -140,7 +143,12 @@ def _leave(kind: int, frame: object) -> None:
 
 
 def _open(
-    workspace: Workspace, host: str, port: int, password: str | None, public_name: str
+    workspace: Workspace,
+    host: str,
+    port: int,
+    password: str | None,
+    public_name: str,
+    browser: bool,
 ) -> int:
     listen(_leave)
     with tempfile.TemporaryDirectory(prefix="style-studio-", ignore_cleanup_errors=True) as copies:
@@ -166,6 +174,7 @@ def _open(
                 port=port,
                 password=password,
                 public_name=public_name,
+                browser=browser,
             )
         except KeyboardInterrupt:
             return 0

@@ -191,7 +191,13 @@ def middleware(page: gr.Blocks, *, host: str, public_name: str = "") -> list[Mid
 
 
 def serve(
-    page: gr.Blocks, *, host: str, port: int, password: str | None = None, public_name: str = ""
+    page: gr.Blocks,
+    *,
+    host: str,
+    port: int,
+    password: str | None = None,
+    public_name: str = "",
+    browser: bool = False,
 ) -> None:
     """Serve the page until the process is asked to end.
 
@@ -211,6 +217,7 @@ def serve(
         auth=auth.Lock(password) if password else None,
         auth_message=f"The name is “{auth.USER}”.",
         share=False,
+        inbrowser=browser,
         quiet=True,
         strict_cors=True,
         max_file_size=LARGEST_UPLOAD,

@@ -1,0 +1,3 @@
+#!/bin/sh
+# What a double click in the Finder opens
+exec "$(dirname -- "$0")/start.sh"
