@@ -17,6 +17,7 @@ from pathlib import Path
 from studio.library import sample_project
 from studio.server import auth
 from studio.system import doctor
+from training.cli.for_programs import add_completion
 from training.cli.interrupts import listen
 from training.cli.output import lasting_output
 from training.errors import ConfigError, StudioError
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--browser", action="store_true", help="show the page in the browser once it is open"
     )
+    add_completion(parser)
     parser.add_argument(
         "--json", action="store_true", help="the doctor's findings as one JSON object"
     )

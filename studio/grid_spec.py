@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from training.cli.for_programs import add_completion
 from training.data.captions import TEMPLATE, captioned
 from training.errors import ConfigError, DataError
 from training.samplers import OWN, SAMPLERS, named
@@ -159,6 +160,7 @@ def parser() -> Parser:
         "labelled picture.",
         allow_abbrev=False,
     )
+    add_completion(made)
     add = made.add_argument
     several: dict[str, Any] = {"nargs": "+", "action": "extend"}
     add(

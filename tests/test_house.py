@@ -57,6 +57,7 @@ KNOWS_DIFFUSERS = (
     "studio/datasets/caption_worker.py",
 )
 SPEAKS = (
+    "training/cli/for_programs.py",
     "training/cli/sweep.py",
     "training/train_style.py",
     "training/cli/style_editing.py",

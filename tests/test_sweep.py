@@ -138,7 +138,7 @@ def test_the_ranking_follows_the_reports(base_folder: Path, tmp_path: Path) -> N
         (config.run_folder / "report" / "report.json").write_text(json.dumps({"best": best}))
     (configs[3].run_folder / "report").mkdir(parents=True)
     (configs[3].run_folder / "report" / "report.json").write_text("[]")
-    output = ranking(configs).splitlines()
+    output = ranking(configs)
     assert (
         output[0].startswith("1. strong: 90%")
         and output[1].startswith("2. weak")

@@ -19,6 +19,7 @@ if __package__ in (None, ""):  # run as a file: the clone's root is not on the p
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from training import events
+from training.cli.for_programs import print_events
 from training.cli.interrupts import Interrupts
 from training.cli.output import lasting_output
 from training.cli.train_arguments import config_from, sweep_from
@@ -52,7 +53,7 @@ def recorded(stream: Iterable[events.Event], folder: Path) -> Iterator[events.Ev
         yield event
 
 
-def run(config: RunConfig, world: ProcessGroup) -> int:
+def run(config: RunConfig, world: ProcessGroup, *, as_json: bool = False) -> int:
     """Train, show and record; of several processes the first one does the latter two.
 
     Returns the exit code.
@@ -73,7 +74,8 @@ def run(config: RunConfig, world: ProcessGroup) -> int:
 
     try:
         if world.writes:
-            show(recorded(watched(), config.run_folder), config.run_folder)
+            stream = recorded(watched(), config.run_folder)
+            print_events(stream) if as_json else show(stream, config.run_folder)
         else:
             collections.deque(watched(), maxlen=0)
     except BusyError as error:  # the run's events are another process's
@@ -95,7 +97,7 @@ def run(config: RunConfig, world: ProcessGroup) -> int:
     return 0
 
 
-def report(config: RunConfig) -> int:
+def report(config: RunConfig, *, as_json: bool = False) -> int:
     """Judge the style files of a run that was trained before. Returns the exit code."""
     from training.trainer.lifecycle import reported
     from training.trainer.plan import planned
@@ -107,7 +109,10 @@ def report(config: RunConfig) -> int:
         )
     code = 0
     for event in reported(planned(config), Interrupts(), minutes=math.inf):
-        print(without_controls(event.message), flush=True)
+        if as_json:
+            print_events([event])
+        else:
+            print(without_controls(event.message), flush=True)
         code = 1 if isinstance(event, events.Warned) else code
     return code
 
@@ -156,27 +161,27 @@ def main(argv: list[str] | None = None) -> int:
         if "--sweep" in argv:
             from training.cli import sweep
 
-            configs, only_plan = sweep_from(argv)
-            if only_plan:
+            configs, wanted = sweep_from(argv)
+            if wanted.dry_run:
                 from training.cli.dry_run import print_sweep
 
                 if not RANK:  # the first process does it alone
-                    print_sweep(configs, began)
+                    print_sweep(configs, began, as_json=wanted.json)
                 return 0
             with _joined(configs[0].base.device) as world:
-                return sweep.run(configs, Interrupts(), world)
+                return sweep.run(configs, Interrupts(), world, as_json=wanted.json)
         config, wanted = config_from(argv)
         if (wanted.report or wanted.dry_run) and RANK:
             return 0  # the first process does these alone
         if wanted.report:
-            return report(config)
+            return report(config, as_json=wanted.json)
         if wanted.dry_run:
             from training.cli.dry_run import print_plan
 
-            print_plan(config, began)
+            print_plan(config, began, as_json=wanted.json)
             return 0
         with _joined(config.base.device) as world:
-            return run(config, world)
+            return run(config, world, as_json=wanted.json)
     except StudioError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from training.adapters import lora_layers
+from training.cli.for_programs import print_line
 from training.cli.terminal import clock, escaping_console
 from training.config.schema import RunConfig
 from training.errors import without_controls
@@ -32,12 +33,15 @@ from training.trainer.trainer import Trainer
 PROBES = 2  # updates measured; the first one also pays for setting things up
 
 
-def print_plan(config: RunConfig, began: float) -> None:
+def print_plan(config: RunConfig, began: float, *, as_json: bool = False) -> None:
     """Print pictures, buckets, updates, share of weights, memory and time expected.
 
     Raises StudioError as the run itself would.
     """
     rows, notes = measured(config, began)
+    if as_json:
+        print_line({"style": config.save.name, "plan": rows, "notes": list(notes)})
+        return
     table = Table(show_header=False, title=f"plan of {config.save.name}")
     table.add_column()
     table.add_column(overflow="fold")  # long paths are shown whole
@@ -49,7 +53,7 @@ def print_plan(config: RunConfig, began: float) -> None:
         console.print(f"- {without_controls(note)}", markup=False, soft_wrap=True)
 
 
-def print_sweep(configs: Sequence[RunConfig], began: float) -> None:
+def print_sweep(configs: Sequence[RunConfig], began: float, *, as_json: bool = False) -> None:
     """Print what a sweep stands for, every style of it checked, and the plan of the first one.
 
     Raises StudioError as the sweep itself would.
@@ -57,6 +61,12 @@ def print_sweep(configs: Sequence[RunConfig], began: float) -> None:
     plans = checked(configs)
     for config in configs:
         check_same_run(config)
+    if as_json:
+        for plan in plans:
+            folder, count = str(plan.config.run_folder), len(plan.dataset.examples)
+            print_line({"style": plan.config.save.name, "folder": folder, "pictures": count})
+        print_plan(configs[0], began, as_json=True)
+        return
     table = Table(
         "style",
         "pictures",

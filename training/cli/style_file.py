@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.cli import style_editing, style_inspection
+from training.cli.for_programs import add_completion
 from training.cli.output import lasting_output
 from training.errors import StudioError
 from training.style_files.family_spec import SPECS
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="style-file",
         description="Look into style files, check them, rewrite them and share them.",
     )
+    add_completion(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     made = _reading_commands(commands) | _report_command(commands)
     made |= _changing_commands(commands) | _sharing_commands(commands)

@@ -151,7 +151,9 @@ def _word(value: Any) -> str:
     )
 
 
-def run(configs: Sequence[RunConfig], stop: Stop, world: ProcessGroup) -> int:
+def run(
+    configs: Sequence[RunConfig], stop: Stop, world: ProcessGroup, *, as_json: bool = False
+) -> int:
     """Train them together, show and record; then the grid of all beside the base and the table.
     Returns the exit code.
 
@@ -159,6 +161,7 @@ def run(configs: Sequence[RunConfig], stop: Stop, world: ProcessGroup) -> int:
     is the first one's.
     """
     from training import events
+    from training.cli.for_programs import print_events_of_many
     from training.cli.terminal import show_many
     from training.trainer.joint import together
 
@@ -190,49 +193,46 @@ def run(configs: Sequence[RunConfig], stop: Stop, world: ProcessGroup) -> int:
     drawn = True
     failed: list[RunConfig] = []
     done: list[RunConfig] = []
-    if own:
-        show_many(
-            recorded(), [config.save.name for config in own], [config.run_folder for config in own]
-        )
+    names = [config.save.name for config in own]
+    if own and as_json:
+        print_events_of_many(recorded(), names)
+    elif own:
+        show_many(recorded(), names, [config.run_folder for config in own])
     failed, done = (
         [config for part in world.gathered(some) for config in part] for some in (failed, done)
     )
     done.sort(key=configs.index)
     if world.writes and len(done) > 1 and not stop():
-        print(ranking(done), flush=True)
-        drawn = _grid(done)
+        lines = ranking(done)
+        print(json.dumps({"ranking": lines}) if as_json else "\n".join(lines), flush=True)
+        drawn = _grid(done, as_json=as_json)
     return 1 if failed or not drawn else 0
 
 
-def ranking(configs: Sequence[RunConfig]) -> str:
+def ranking(configs: Sequence[RunConfig]) -> list[str]:
     """The styles by what their reports say of them, the best first; those without a report last."""
     rows = []
     for config in configs:
+        file = config.run_folder / "report" / "report.json"
         try:
-            best = json.loads(
-                (config.run_folder / "report" / "report.json").read_text(encoding="utf-8")
-            )["best"]
-            style, content, file, strength = (
-                float(best["style"]),
-                float(best["content"]),
-                str(best["file"]),
-                float(best["strength"]),
-            )
-            rows.append(
-                (
-                    -(style**2 * content),
-                    f"{config.save.name}: {style:.0%} style, {content:.0%} content ({file} at "
-                    f"{strength:g})",
-                )
-            )
+            rows.append(_ranked(config.save.name, json.loads(file.read_text(encoding="utf-8"))))
         except (OSError, ValueError, KeyError, TypeError):
             rows.append(
                 (1.0, f"{config.save.name}: no report (report.minutes = {config.report.minutes:g})")
             )
-    return "\n".join(f"{place}. {text}" for place, (_, text) in enumerate(sorted(rows), 1))
+    return [f"{place}. {text}" for place, (_, text) in enumerate(sorted(rows), 1)]
 
 
-def _grid(configs: Sequence[RunConfig]) -> bool:
+def _ranked(name: str, record: dict[str, Any]) -> tuple[float, str]:
+    """What to sort a style by, the least first, and its line."""
+    best = record["best"]
+    style, content, strength = (float(best[key]) for key in ("style", "content", "strength"))
+    said = "content not reliable here" if record.get("content_unsure") else f"{content:.0%} content"
+    line = f"{name}: {style:.0%} style, {said} ({best['file']} at {strength:g})"
+    return -(style**2 * content), line
+
+
+def _grid(configs: Sequence[RunConfig], *, as_json: bool) -> bool:
     """Have the base and every style drawn side by side on the first style's prompts, by a process
     of its own; whether it could be.
     """
@@ -253,4 +253,7 @@ def _grid(configs: Sequence[RunConfig]) -> bool:
         ("--style", [config.run_folder / f"{config.save.name}.safetensors" for config in shown]),
     ):
         command += [key, *map(str, values)]
-    return subprocess.run(command, check=False).returncode == 0
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    for path in done.stdout.splitlines():
+        print(json.dumps({"grid": path}) if as_json else path, flush=True)
+    return done.returncode == 0

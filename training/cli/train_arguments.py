@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn
 
+from training.cli.for_programs import EXIT_CODES, Schema, add_completion
 from training.config.loading import from_mapping, nearest, read_toml, with_overrides
 from training.config.places import absolute, absolute_flags
 from training.config.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
@@ -32,6 +33,7 @@ def parser() -> Parser:
         prog="train_style.py",
         description="Train a style: a LoRA for Stable Diffusion, from a folder of pictures.",
         allow_abbrev=False,
+        epilog=EXIT_CODES,
     )
     made.add_argument(
         "file", nargs="?", metavar="RUN.toml", help="settings; a flag overrides what stands in it"
@@ -51,6 +53,19 @@ def parser() -> Parser:
         action="store_true",
         help="train all that [[styles]] or [grid] of the file stand for, compare and rank them",
     )
+    made.add_argument(
+        "--json",
+        action="store_true",
+        help="print events as lines of JSON instead of a bar and a plan as JSON",
+    )
+    made.add_argument("--schema", action=Schema, help="print the JSON schema of RUN.toml, and stop")
+    add_completion(made)
+    _add_presets(made)
+    _add_settings(made)
+    return made
+
+
+def _add_presets(made: Parser) -> None:
     purposes = "; ".join(f"{name}: {preset.purpose}" for name, preset in PRESETS.items())
     made.add_argument(
         "--preset",
@@ -69,6 +84,9 @@ def parser() -> Parser:
         default="normal",
         help=f"of a preset: {', '.join(STRENGTHS)} (default: normal)",
     )
+
+
+def _add_settings(made: Parser) -> None:
     sections: dict[str, Any] = {}
     for s in settings():
         group = sections.setdefault(
@@ -86,7 +104,6 @@ def parser() -> Parser:
             help=text,
             default=argparse.SUPPRESS,
         )
-    return made
 
 
 def _metavar(s: Setting) -> str:
@@ -95,9 +112,9 @@ def _metavar(s: Setting) -> str:
     return {str: "TEXT", int: "N", float: "X", bool: "{on,off}", list: "ITEM"}[s.kind]
 
 
-def sweep_from(argv: list[str]) -> tuple[list[RunConfig], bool]:
-    """The configs of a sweep's file, and whether only its plan is wanted; flags win over what all
-    of them share. Raises ConfigError.
+def sweep_from(argv: list[str]) -> tuple[list[RunConfig], argparse.Namespace]:
+    """The configs of a sweep's file, and what to do with them (dry_run, json); flags win over what
+    all of them share. Raises ConfigError.
     """
     from training.cli.sweep import styles_of
 
@@ -115,11 +132,11 @@ def sweep_from(argv: list[str]) -> tuple[list[RunConfig], bool]:
         key: parse_value(by_key[key], value) for key, value in vars(found).items() if key in by_key
     }
     given = with_overrides(tables, absolute_flags(flags, Path.cwd()))
-    return styles_of(given, found.file, Path(found.file).resolve().parent), found.dry_run
+    return styles_of(given, found.file, Path(found.file).resolve().parent), found
 
 
 def config_from(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
-    """Return the config, and what to do with it (dry_run, report).
+    """Return the config, and what to do with it (dry_run, report, json).
 
     Raises ConfigError with everything that is wrong.
     """

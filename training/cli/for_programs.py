@@ -1,0 +1,86 @@
+"""What a command says to another program: events as JSON lines, the settings' schema, completion
+for shells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from training import events
+from training.config.schema import RunConfig
+
+SHELLS = ("bash", "zsh", "tcsh")  # that shtab writes completion for
+EXIT_CODES = (
+    "exit codes: 0 done; 1 begun and failed, or done with a warning where a report was asked for; "
+    "2 refused before anything was begun; 130 interrupted before there was anything to save"
+)
+
+
+class Completion(argparse.Action):
+    """`--completion SHELL`: print the script that completes the command, and end."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        import shtab
+
+        print(shtab.complete(parser, str(values)))
+        parser.exit(0)
+
+
+def add_completion(parser: argparse.ArgumentParser) -> None:
+    """Give a command its `--completion`, and its exit codes in --help."""
+    parser.add_argument(
+        "--completion",
+        action=Completion,
+        choices=SHELLS,
+        metavar="SHELL",
+        help=f"print the script that completes this command in {', '.join(SHELLS)}, and stop",
+    )
+
+
+class Schema(argparse.Action):
+    """`--schema`: print the JSON schema of run.toml, and end."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **given: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **given)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        print(schema())
+        parser.exit(0)
+
+
+def schema() -> str:
+    """The JSON schema (draft 2020-12) of a run's settings, as editors of TOML take it."""
+    made = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(made | RunConfig.model_json_schema(), indent=1)
+
+
+def print_line(values: dict[str, Any]) -> None:
+    """Print one line of JSON."""
+    print(json.dumps(values, allow_nan=False), flush=True)
+
+
+def print_events(stream: Iterable[events.Event]) -> None:
+    """Print each event as one line of JSON, as in events.jsonl."""
+    for event in stream:
+        print(events.to_line(event), flush=True)
+
+
+def print_events_of_many(stream: Iterable[tuple[int, events.Event]], names: Sequence[str]) -> None:
+    """The same, with the style each is of as `style`."""
+    for number, event in stream:
+        print_line({"style": names[number]} | json.loads(events.to_line(event)))
