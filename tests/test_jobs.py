@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from studio.processes import process as jobs
+from studio.processes import starting
 from training import events
 from training.config.loading import from_mapping, read_toml
 from training.config.schema import RunConfig
@@ -310,9 +311,10 @@ def test_a_mark_that_cannot_be_taken_away_stops_no_start(
         patched.setattr(Path, "unlink", no_space)
         jobs.start_run(config(run), trainer(run))
     until(lambda: jobs.state(run) == "running")
+    (run / starting.NAME).unlink()
 
 
-@pytest.mark.parametrize("age", [0.0, jobs.STALE + 1, -jobs.STALE - 1])
+@pytest.mark.parametrize("age", [0.0, starting.STALE + 1, -starting.STALE - 1])
 def test_the_mark_of_a_start_that_was_killed_is_forgotten(run: Path, age: float) -> None:
     """Also when the clock was put back since."""
     run.mkdir(parents=True)
@@ -322,8 +324,29 @@ def test_the_mark_of_a_start_that_was_killed_is_forgotten(run: Path, age: float)
     if age == 0.0:
         with pytest.raises(BusyError, match="being started already"):
             jobs.start(run, trainer(run))
+        mark.unlink()
     else:
         jobs.start(run, trainer(run))
+
+
+def test_a_process_whose_starter_was_killed_is_found(run: Path) -> None:
+    """Killed before it could write down whom it had started."""
+    run.mkdir(parents=True)
+    command = trainer(run)
+    mark = {"command": command, "pid": 2**22 + 1, "started": 1.0, "start": ""}
+    (run / starting.NAME).write_text(json.dumps(mark))
+    assert not jobs.is_alive(run)
+    child = subprocess.Popen(command)
+    try:
+        until(lambda: jobs.is_alive(run))
+        assert jobs.state(run) in ("starting", "running")
+        with pytest.raises(BusyError, match="being started already"):
+            jobs.start(run, command)
+    finally:
+        child.kill()
+        child.wait()
+    assert not jobs.is_alive(run)
+    jobs.start(run, command)
 
 
 def test_a_full_disk_keeps_nobody_from_stopping_a_job(

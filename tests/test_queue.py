@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from studio.page.tabs.train import queue_actions
-from studio.processes import process, queue_database, watchdog, worker
+from studio.processes import process, queue_database, starting, watchdog, worker
 from studio.processes.queue import Queue
 from studio.processes.worker import Worker
 from tests.test_jobs import TRAINER, until
@@ -625,7 +625,11 @@ def test_a_start_that_was_killed_fails_no_job(workspace: Workspace) -> None:
     run = workspace.runs() / "a"
     run.mkdir(parents=True)
     (run / "process.starting").touch()
-    Worker(line, "cpu").look()
+    for _ in range(2):
+        Worker(line, "cpu").look()
+        assert line.job(id).state == "running"
+    old = time.time() - starting.STALE
+    os.utime(run / "process.starting", (old, old))
     Worker(line, "cpu").settle(line.job(id))
     assert line.job(id).state == "interrupted"
 

@@ -23,6 +23,7 @@ from typing import Literal
 import psutil
 
 import training
+from studio.processes import starting
 from studio.processes.event_tail import Tail as Tail
 from studio.processes.event_tail import end_of, last_events
 from training import events
@@ -32,16 +33,14 @@ from training.config.schema import RunConfig
 from training.errors import BusyError, ConfigError, SpaceError, StudioError
 from training.storage import run_lock
 from training.storage.paths import checked_writable, read_regular, write_whole
-from training.system import file_system, processes
+from training.system import processes
 
 State = Literal[
     "new", "starting", "running", "stopping", "finished", "stopped", "failed", "interrupted"
 ]
 GOING: tuple[State, ...] = ("starting", "running", "stopping")
 RESUMABLE: tuple[State, ...] = ("stopped", "failed", "interrupted")
-# seconds after which a start that never came to be is forgotten, or a silent run begun elsewhere
-# counts as gone
-STALE = 60.0
+STALE = 60.0  # seconds after which a silent run begun elsewhere counts as gone
 LARGEST_RECORD = 2**20  # bytes of process.json
 
 
@@ -144,8 +143,8 @@ def start(folder: Path, command: Sequence[str]) -> Process:
 
     Raises StudioError when one is already going.
     """
-    with _disk_errors(folder), _starting(folder):
-        if is_alive(folder):
+    with _disk_errors(folder), _starting(folder, command):
+        if _is_there(folder):
             raise BusyError(f"“{folder.name}” is already going. Wait for it, or stop it first.")
         said = folder / "events.jsonl"
         since = said.stat().st_size if said.exists() else 0
@@ -224,9 +223,13 @@ def _is_sound(process: Process) -> bool:
 
 
 def is_alive(folder: Path) -> bool:
-    """Whether the process that was started here still runs, or another one that holds the run's
-    lock.
+    """Whether the process that was started here still runs, or is being started, or another one
+    holds the run's lock.
     """
+    return _is_there(folder) or starting.is_under_way(folder)
+
+
+def _is_there(folder: Path) -> bool:
     process = read(folder)
     return (process is not None and _runs(process)) or run_lock.holder(folder) is not None
 
@@ -290,22 +293,10 @@ def log_tail(folder: Path, lines: int = 20) -> str:
 
 
 @contextlib.contextmanager
-def _starting(folder: Path) -> Iterator[None]:
-    """Only one start at a time in a folder, also from two pages."""
+def _starting(folder: Path, command: Sequence[str]) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / "process.starting"
-    with contextlib.suppress(FileNotFoundError):
-        if abs(time.time() - mark.stat().st_mtime) > STALE:  # the clock may have been put back
-            file_system.remove(mark)
-    try:
-        mark.touch(exist_ok=False)
-    except FileExistsError:
-        raise BusyError(f"“{folder.name}” is being started already.") from None
-    try:
+    with starting.marked(folder, command):
         yield
-    finally:
-        with contextlib.suppress(OSError):  # a disk that takes nothing more: it is stale soon
-            file_system.remove(mark)
 
 
 @contextlib.contextmanager
