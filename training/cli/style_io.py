@@ -13,12 +13,19 @@ import numpy as np
 from training.errors import StyleFileError, without_controls
 from training.storage.paths import write_whole
 from training.style_files.base_weights import BaseWeights
-from training.style_files.embeddings import Words, alike
+from training.style_files.embeddings import Words, alike, writable
 from training.style_files.family_spec import SPECS
 from training.style_files.key_names import counted
 from training.style_files.merge import Changes, Result
 from training.style_files.metadata import rewritten, without
-from training.style_files.reading import Lora, Style, bases, read_style, style_from_bytes
+from training.style_files.reading import (
+    Lora,
+    Style,
+    bases,
+    printable,
+    read_style,
+    style_from_bytes,
+)
 from training.style_files.writing import EMPTY, named, placed, style_bytes
 
 ULP = {
@@ -78,7 +85,16 @@ def style_content(
     dialect: Any = "kohya",
     words: Words = EMPTY,
 ) -> tuple[bytes, dict[str, Lora]]:
-    """The bytes of a new style file, read back and compared, and its layers by name."""
+    """The bytes of a new style file, read back and compared, and its layers by name. Words that can
+    be no tensor's name everywhere are left out, and named.
+    """
+    words, odd = writable(words)
+    if odd:
+        print(
+            f"left out: {', '.join(repr(printable(word, 60)) for word in odd)}. A word that is "
+            "written has letters, digits, _ and - only.",
+            file=sys.stderr,
+        )
     modules = named(changes, dialect, family)
     metadata = rewritten(
         metadata,

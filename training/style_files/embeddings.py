@@ -9,6 +9,7 @@ file is called as the word
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
@@ -16,12 +17,18 @@ import numpy as np
 from training.data.captions import WORD
 from training.errors import StyleFileError
 from training.style_files.family_spec import SPECS
-from training.style_files.safetensors_io import Dtype, Entry, header_bytes, printable, stored
+from training.style_files.safetensors_io import (
+    BUNDLED,
+    Dtype,
+    Entry,
+    header_bytes,
+    printable,
+    stored,
+)
 
 Vectors = Mapping[str, np.ndarray]  # text encoder part -> [n, width], float32
 Words = Mapping[str, Vectors]
 
-BUNDLED = "bundle_emb."
 ENDINGS = {
     "string_to_param.*": "text_encoder",
     "clip_l": "text_encoder",
@@ -34,6 +41,16 @@ MOST = 64  # vectors of a word; a caption has room for 75
 def is_alone(names: Collection[str]) -> bool:
     """Whether a file of these tensors is a word in a file of its own."""
     return set(names) in ({"emb_params"}, {"clip_l"}, {"clip_l", "clip_g"})
+
+
+def word_of(name: str) -> tuple[str, str]:
+    """The word that a bundled tensor belongs to, and what the tensor is of it. A word is what its
+    owner typed: spaces, dots and signs of all scripts.
+    """
+    rest = name.removeprefix(BUNDLED)
+    ending = next((end for end in ENDINGS if rest.endswith(f".{end}")), "")
+    word = rest.removesuffix(f".{ending}") if ending else rest.rpartition(".")[0] or rest
+    return unicodedata.normalize("NFC", word), ending
 
 
 def places(names: Iterable[str], stem: str) -> dict[str, dict[str, str]]:
@@ -51,8 +68,8 @@ def places(names: Iterable[str], stem: str) -> dict[str, dict[str, str]]:
     for name in names:
         if not name.startswith(BUNDLED):
             continue
-        word, _, ending = name.removeprefix(BUNDLED).partition(".")
-        if ending in ENDINGS and ENDINGS[ending] not in found.get(word, ()):
+        word, ending = word_of(name)
+        if word.strip() and ending and ENDINGS[ending] not in found.get(word, ()):
             found.setdefault(word, {})[ENDINGS[ending]] = name
         else:
             strange.add(word)
@@ -79,12 +96,12 @@ def _checked(label: str, word: str, values: np.ndarray) -> np.ndarray:
     if values.ndim != 2 or not 1 <= len(values) <= MOST or not 1 <= values.shape[1] <= 8192:
         raise StyleFileError(
             f"{label} holds the word {printable(word, 60)!r} as {size} numbers, expected 1 to "
-            f"{MOST} vectors. Do not use it."
+            f"{MOST} vectors. Export it again, or use another file."
         )
     if not np.isfinite(values).all():
         raise StyleFileError(
             f"{label} holds the word {printable(word, 60)!r} with values that are not finite. "
-            "Do not use it."
+            "Export it again, or use another file."
         )
     return values
 
@@ -180,6 +197,12 @@ def _check_name(label: str, word: str) -> None:
             f"{label} was not written: the word {printable(word, 60)!r} is none of letters, "
             "digits, _ and - only. Leave it out."
         )
+
+
+def writable(words: Words) -> tuple[dict[str, Vectors], list[str]]:
+    """The words that a file can be written with, and the others' names."""
+    kept = {word: vectors for word, vectors in words.items() if re.fullmatch(WORD, word)}
+    return kept, [word for word in words if word not in kept]
 
 
 def alike(found: Words, wanted: Words) -> bool:

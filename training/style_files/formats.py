@@ -16,9 +16,10 @@ from pathlib import PurePath
 from typing import Literal, NamedTuple
 
 from training.errors import StyleFileError
-from training.style_files.embeddings import BUNDLED, is_alone
-from training.style_files.key_names import dotted_name
+from training.style_files.embeddings import is_alone, word_of
+from training.style_files.key_names import dotted_name, is_kohya
 from training.style_files.layers import HADAMARD, KRONECKER, MAX_RANK
+from training.style_files.safetensors_io import BUNDLED
 
 Dialect = Literal["kohya", "diffusers"]
 
@@ -50,6 +51,8 @@ LEAVES = {
     ".lora_magnitude_vector.weight": "magnitude",
     **{f".{leaf}": leaf for leaf in (*HADAMARD, *KRONECKER)},
 }
+# What LyCORIS trains beside layers: differences of the weights and biases of norms
+NORMS = re.compile(r"\.[wb]_norm$")
 UNREADABLE = {  # pattern in a tensor's name -> what it belongs to
     r"oft_(blocks|diag)|oft_R|boft_": "OFT",
     r"on_input": "IA3",
@@ -60,23 +63,32 @@ UNREADABLE = {  # pattern in a tensor's name -> what it belongs to
 }
 
 
-def sorted_out(
-    label: str, names: Collection[str], part: str = ""
-) -> tuple[Dialect, dict[str, dict[str, str]], list[str]]:
-    """Return the dialect, layer -> role -> tensor's name, and words that are brought along. Raises
-    StyleFileError for what is none of these.
+class Content(NamedTuple):
+    """What the tensors of a style file are."""
+
+    dialect: Dialect
+    layers: dict[str, dict[str, str]]  # layer -> role -> tensor's name
+    words: list[str]  # that are brought along
+    norms: list[str]  # tensors that change norms, which are left out
+
+
+def sorted_out(label: str, names: Collection[str], part: str = "") -> Content:
+    """Return what each tensor is. Raises StyleFileError for what is nothing that is known.
 
     label: what a person calls the file; part: where dotted names without one belong.
     """
     layers: dict[str, dict[str, str]] = {}
     dialects: set[Dialect] = set()
-    strange, words = [], set()
+    strange, words, norms = [], set(), []
     alone = is_alone(names)
     for name in sorted(names):
         if alone or name.startswith(BUNDLED):
-            words.add(name.split(".")[1] if name.startswith(BUNDLED) else PurePath(label).stem)
+            words.add(word_of(name)[0] if name.startswith(BUNDLED) else PurePath(label).stem)
             continue
         dialect, layer, role = _role(name, part)
+        if NORMS.search(name):
+            norms.append(name)
+            continue
         if not role:
             strange.append(name)
             continue
@@ -86,14 +98,18 @@ def sorted_out(
                 f"{label} holds {layer} twice, in two spellings. Export it again with one of them."
             )
         layers[layer][role] = name
-    if strange:
-        raise _unsupported(label, strange, bool(layers))
+    if strange or (norms and not layers):
+        raise _unsupported(label, strange or norms, bool(layers))
+    of_norms = {NORMS.sub("", name) for name in norms}
+    for layer in [name for name, roles in layers.items() if set(roles) == {"alpha"}]:
+        if layer in of_norms:
+            del layers[layer]
     if len(dialects) > 1:
         raise StyleFileError(
             f"{label} mixes kohya and diffusers names, expected one of them. Export it again "
             "in one format."
         )
-    return dialects.pop() if dialects else "kohya", layers, sorted(words)
+    return Content(dialects.pop() if dialects else "kohya", layers, sorted(words), norms)
 
 
 def _role(name: str, part: str) -> tuple[Dialect, str, str]:
@@ -102,6 +118,8 @@ def _role(name: str, part: str) -> tuple[Dialect, str, str]:
     if not suffix:
         return "kohya", name, ""
     layer = name.removesuffix(suffix) + ("_lora" if suffix.startswith("_") else "")
+    if "." in layer and is_kohya(layer):  # half converted: the last names still have their dots
+        layer = layer.replace(".", "_")
     return (
         ("diffusers", dotted_name(layer, part), LEAVES[suffix])
         if "." in layer
@@ -136,7 +154,7 @@ def layer_limit(label: str, layers: Mapping[str, Mapping[str, tuple[int, ...]]])
     if any(size.rows * size.columns > MAX_LAYER for size in sizes):
         raise StyleFileError(
             f"{label} has a layer of more than {MAX_LAYER} weights, larger than any base has. "
-            "Do not use it."
+            "Use another file."
         )
     for limit in LIMITS:
         if (
@@ -148,7 +166,8 @@ def layer_limit(label: str, layers: Mapping[str, Mapping[str, tuple[int, ...]]])
         ):
             return limit
     raise StyleFileError(
-        f"{label} unfolds to more than {MAX_WEIGHTS} weights, larger than any style. Do not use it."
+        f"{label} unfolds to more than {MAX_WEIGHTS} weights, larger than any style. Use another "
+        "file."
     )
 
 

@@ -190,6 +190,12 @@ def standard_places(family: str) -> dict[str, tuple[str, str]]:
     return places
 
 
+def is_kohya(name: str) -> bool:
+    """Whether a name begins as kohya's do, whatever its rest looks like."""
+    prefixes = {prefix for spec in SPECS.values() for prefix in spec.prefixes.values()}
+    return name.startswith((*prefixes, *(prefix for also in ALSO.values() for prefix in also)))
+
+
 def part_of(name: str) -> str:
     """Return the part that a name of either dialect belongs to, "" when it is none of ours."""
     of_families = [spec.prefixes for spec in SPECS.values()]

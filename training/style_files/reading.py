@@ -21,7 +21,7 @@ import numpy as np
 
 from training.errors import StyleFileError
 from training.storage.paths import mode_of, open_regular, read_regular
-from training.style_files import embeddings
+from training.style_files import embeddings, remarks
 from training.style_files.base_family import bases as bases
 from training.style_files.base_family import family_in as family_in
 from training.style_files.base_family import family_of_shapes
@@ -141,7 +141,7 @@ def style_from_bytes(
     own; part: where dotted names without one belong.
     """
     head = read_head(label, io.BytesIO(content), len(content))
-    dialect, layers, brought = sorted_out(label, head.tensors, part)
+    dialect, layers, brought, norms = sorted_out(label, head.tensors, part)
     _check_dtypes(label, head)
     shapes = {
         name: {role: head.tensors[key].shape for role, key in keys.items()}
@@ -171,6 +171,9 @@ def style_from_bytes(
             f"{label} holds words ({unread_words}) in a form that cannot be read, and no style."
         )
     warnings = _warnings(modules, head.metadata, {layer.kind for layer in read.values()})
+    warnings += remarks.of_long_metadata(head.left_out) + remarks.of_norms(
+        [array(name) for name in norms]
+    )
     if unread:
         warnings += (
             f"It brings words of its own ({unread_words}), which are not read: prompts with them "
@@ -361,4 +364,4 @@ def _warnings(
             f"Its metadata says {bases()[by_words]}, its weights are those of "
             f"{bases()[by_weights]}: the weights count."
         )
-    return tuple(found)
+    return tuple(found) + remarks.of_clip_skip(metadata, (by_weights, by_words))

@@ -13,16 +13,22 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
 from training.errors import StyleFileError
 from training.storage.paths import mode_of
+from training.style_files.long_headers import shortened
 
 Dtype = Literal["float16", "float32", "bfloat16"]
 
-MAX_HEADER = 8 * 2**20  # bytes
+MAX_HEADER = 8 * 2**20  # bytes that are parsed
+# bytes, as in the library; of a longer header than MAX_HEADER the long metadata is left out
+LONGEST_HEADER = 100_000_000
+NAME = r"[A-Za-z0-9_.*-]{1,256}"
+BUNDLED = "bundle_emb."  # a word that its owner chose follows: any signs that can be shown
 MAX_TENSORS = 8192
 MAX_TEXT = 64 * 2**10  # characters of one metadata value that are read as JSON or shown
 STORED: dict[Dtype, str] = {"float16": "F16", "float32": "F32", "bfloat16": "BF16"}
@@ -45,6 +51,7 @@ class Head(NamedTuple):
     metadata: dict[str, str]
     tensors: dict[str, Entry]
     start: int  # of the tensor area, bytes from the start of the file
+    left_out: Mapping[str, int] = MappingProxyType({})  # metadata too long to read -> its bytes
 
 
 def checked_place(path: Path) -> None:
@@ -78,15 +85,18 @@ def read_head(label: str, file: BinaryIO, size: int) -> Head:
         raise StyleFileError(
             f"{label} is {_disguised(first)}. Get the style as .safetensors and check the download."
         )
-    if length > MAX_HEADER:
+    if length > LONGEST_HEADER:
         raise StyleFileError(
-            f"{label} claims a header of {length} bytes, at most {MAX_HEADER} are read. It is "
-            "damaged or hostile: get another."
+            f"{label} claims a header of {length} bytes, at most {LONGEST_HEADER} are read. "
+            "Download or export it again."
         )
+    if length > size - 8:
+        raise damaged(label, f"it ends after {size} bytes, inside its header")
     file.seek(8)
     raw = file.read(length)
-    if len(raw) < length:
-        raise damaged(label, f"it ends after {size} bytes, inside its header")
+    left_out: dict[str, int] = {}
+    if length > MAX_HEADER:
+        raw, left_out = _without_long_metadata(label, raw)
     metadata, tensors = _parsed(label, raw)
     end = 0
     for name, entry in sorted(tensors.items(), key=lambda item: item[1].begin):
@@ -101,7 +111,7 @@ def read_head(label: str, file: BinaryIO, size: int) -> Head:
         end = entry.end
     if end != size - 8 - length:
         raise damaged(label, f"it has {size} bytes, its header promises {end + 8 + length}")
-    return Head(metadata, tensors, 8 + length)
+    return Head(metadata, tensors, 8 + length, left_out)
 
 
 def _disguised(first: bytes) -> str:
@@ -123,6 +133,20 @@ def _disguised(first: bytes) -> str:
 
 def damaged(label: str, what: str) -> StyleFileError:
     return StyleFileError(f"{label} is damaged: {what}. Download or export it again.")
+
+
+def _without_long_metadata(label: str, raw: bytes) -> tuple[bytes, dict[str, int]]:
+    """What there is to parse of a long header, and the metadata that was left out."""
+    try:
+        short, left_out = shortened(raw, MAX_TEXT, MAX_TENSORS + 1)
+    except ValueError as error:
+        raise damaged(label, printable(str(error), 120)) from None
+    if len(short) > MAX_HEADER:
+        raise StyleFileError(
+            f"{label} has a header of {len(raw)} bytes, {len(short)} of them no long metadata; at "
+            f"most {MAX_HEADER} are read. Use another file."
+        )
+    return short, {printable(name, 60): size for name, size in left_out.items()}
 
 
 def _parsed(label: str, raw: bytes) -> tuple[dict[str, str], dict[str, Entry]]:
@@ -159,15 +183,21 @@ def is_text(value: object) -> bool:
 
 
 def _entry(label: str, name: str, found: Any) -> Entry:
-    if not re.fullmatch(r"[A-Za-z0-9_.*-]{1,256}", name):
+    if not _is_name(name):
         raise StyleFileError(
-            f"{label} holds a tensor named {printable(name, 60)!r}, which no style has. Do not "
-            "use it."
+            f"{label} holds a tensor named {printable(name, 60)!r}, which no style has. Export it "
+            "again, or use another file."
         )
     numbers = [*found["shape"], *found["data_offsets"]] if _is_described(found) else [-1]
     if any(type(n) is not int or n < 0 for n in numbers):
         raise damaged(label, f"its header does not describe {name} properly")
     return Entry(found["dtype"], tuple(found["shape"]), *found["data_offsets"])
+
+
+def _is_name(name: str) -> bool:
+    if name.startswith(BUNDLED):
+        return len(name) <= 256 and name.isprintable()
+    return bool(re.fullmatch(NAME, name))
 
 
 def _is_described(found: Any) -> bool:
