@@ -19,10 +19,9 @@ def test_a_style_is_trained_and_drawn_in_float16(
     checkpointing: str, base_folder: Path, tmp_path: Path
 ) -> None:
     crashes.pictures(tmp_path)
-    base = {"model": str(base_folder), "dtype": "float16", "device": "cpu"}
     optim = {"steps": 2, "batch_size": 2, "checkpointing": checkpointing}
-    made = crashes.run_toml(tmp_path, base_folder, "half", base=base, optim=optim)
-    config, _ = config_from([str(made)])
+    made = crashes.run_toml(tmp_path, base_folder, "half", optim=optim)
+    config, _ = config_from([str(made), "--base.dtype", "float16"])
     events = list(train(config))
     losses = [event.loss for event in events if isinstance(event, Stepped)]
     assert len(losses) == 2 and all(map(math.isfinite, losses))
