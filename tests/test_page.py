@@ -568,6 +568,21 @@ def test_a_folder_is_dropped_and_what_is_no_picture_is_named(
     expect(tab.locator("#upload-report")).to_contain_text("notes.pdf")
     expect(tab.locator("#pictures .thumb")).to_have_count(4)
 
+    # While the server does not answer, a banner says so, buttons do nothing, and what is typed is
+    # kept and saved afterwards
+    tab.locator('#pictures [data-at="blue thing.jpg"]').click()
+    caption = tab.locator("#caption textarea")
+    expect(caption).to_have_value("a blue thing")
+    tab.context.set_offline(True)
+    caption.fill("a blue thing, typed meanwhile")
+    expect(tab.locator("#server-gone")).to_be_visible()
+    tab.locator("#next-picture").click(force=True)
+    tab.context.set_offline(False)
+    expect(tab.locator("#server-gone")).to_be_hidden()
+    until(lambda: (dataset / "blue thing.txt").read_text() == "a blue thing, typed meanwhile\n")
+    expect(caption).to_have_value("a blue thing, typed meanwhile")
+    tab.complaints.clear()  # of requests that failed
+
 
 def zipped(folder: Path) -> str:
     """Five pictures, two of them alike, one wide; captions; and something else."""

@@ -130,10 +130,61 @@ def test_a_caption_is_saved_with_its_picture_and_counted(
     workspace: Workspace, drawings: Path
 ) -> None:
     parts, handlers = tab(workspace, pictures)
-    answer = handlers.save_caption("ink/b.png", "a blue square", "mini")
-    assert set(answer) == {parts.summary, parts.picture.tokens}
+    answer = handlers.captions.save("ink/b.png", "a blue square", "mini")
+    picture = parts.picture
+    saved = {parts.summary, picture.tokens, picture.before, picture.kept, *picture.conflict.shown}
+    assert set(answer) == saved and not answer[picture.conflict.row].visible
     assert "each with a caption" in answer[parts.summary]
     assert store.caption(drawings, "b.png") == "a blue square"
+
+
+def test_two_windows_do_not_overwrite_each_others_caption(
+    workspace: Workspace, drawings: Path
+) -> None:
+    """The second one is asked; letters that follow each other quickly are one window's own."""
+    parts, handlers = tab(workspace, pictures)
+    picture, of = parts.picture, "ink/b.png"
+    here, there = (gr.Request(session_hash=window) for window in ("here", "there"))
+    before = handlers.next("ink", "ink/a.png", "mini")[picture.before]
+    for text in ("a", "a b", "a bl"):  # sent before the first answer came
+        answer = handlers.captions.save(of, text, "mini", before, here)
+        assert answer[picture.before] == text
+    asked = handlers.captions.save(of, "something else", "mini", before, there)
+    assert asked[picture.conflict.row].visible and "“a bl”" in asked[picture.conflict.words]
+    assert store.caption(drawings, "b.png") == "a bl"
+    theirs = handlers.take_theirs(of, "mini")
+    assert theirs[picture.caption].value == "a bl" and not theirs[picture.conflict.row].visible
+    mine = handlers.captions.save_mine(of, "something else", "mini", there)
+    assert store.caption(drawings, "b.png") == "something else"
+    assert not mine[picture.conflict.row].visible
+    again = handlers.captions.save(of, "a blue", "mini", "a bl", here)
+    assert again[picture.conflict.row].visible
+
+
+def test_what_was_typed_while_the_server_was_gone_is_saved(
+    workspace: Workspace, drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda words, **_: warned.append(words))
+    parts, handlers = tab(workspace, pictures)
+    picture = parts.picture
+
+    def kept(of: str, text: str, before: str) -> dict[Any, Any]:
+        event = gr.EventData(None, {"of": of, "text": text, "before": before})
+        return handlers.captions.save_kept("ink/b.png", event)
+
+    answer = kept("ink/b.png", "a blue square", "")
+    assert store.caption(drawings, "b.png") == "a blue square"
+    assert (
+        answer[picture.caption] == "a blue square" and 'data-of="ink/b.png"' in answer[picture.kept]
+    )
+    kept("ink/a.png", "a square", "a red <square>")
+    assert store.caption(drawings, "a.png") == "a square" and warned == []
+    late = kept("ink/a.png", "typed <late>", "a red <square>")
+    assert store.caption(drawings, "a.png") == "a square" and picture.caption not in late
+    assert "typed &lt;late&gt;" in warned[0] and 'data-of="ink/a.png"' in late[picture.kept]
+    for of in ("ink/gone.png", "gone/a.png", "../x/a.png", ""):
+        assert set(kept(of, "x", "")) == {picture.kept}
 
 
 def test_a_picture_that_was_taken_out_comes_back(workspace: Workspace, drawings: Path) -> None:

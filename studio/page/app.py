@@ -51,8 +51,9 @@ HEADERS = [
 ]
 # Gradio 6.31 counts the time that a part of the page waits sixty times a second, and never ends
 # with that of its first "Loading...": a twentieth of a core for every page that is seen. Four times
-# a second do. It takes the browser's function as it starts, so this has to stand before it.
-CLOCKS = f"<script>{script('clocks')}</script>".encode()
+# a second do. It takes the browser's function as it starts, so this has to stand before it, as does
+# what sees its requests fail.
+CLOCKS = f"<script>{script('clocks')}{script('connection')}</script>".encode()
 LOOKS, KEYS = (Path(__file__).parent / "assets" / f"page.{kind}" for kind in ("css", "js"))
 
 

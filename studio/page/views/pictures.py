@@ -4,8 +4,10 @@ findings. Knows no files and no gradio.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from studio.datasets.base_info import Tokens
 from studio.datasets.checks import Finding
@@ -42,6 +44,7 @@ OF_ALL = {
 PICK = script("pictures_pick")
 FIX = script("pictures_fix")
 MOVE = script("pictures_crop")
+KEEP = script("pictures_keep")
 
 
 def thumbnails(items: Sequence[tuple[str, str, bool]]) -> str:
@@ -77,6 +80,14 @@ def desk(
         axis="across" if wide - bucket.width > high - bucket.height else "down",
         movable=(wide, high) != (bucket.width, bucket.height),
     )
+
+
+def kept(root: Path | None = None, of: str = "", text: str | None = None) -> str:
+    """What tells the browser that it need not keep a caption any more. root: of the workspace; of:
+    dataset/name; text: as it was saved, None for any.
+    """
+    mark = hashlib.sha256(str(root).encode()).hexdigest()[:16]
+    return render("pictures_kept", workspace=mark, of=of, text=text)
 
 
 def nothing_chosen() -> str:

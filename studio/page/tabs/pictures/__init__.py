@@ -12,6 +12,6 @@ from training.storage.paths import Workspace
 
 def layout(workspace: Workspace, page: gr.Blocks, tab: gr.Tab) -> Parts:
     """Fill the tab."""
-    parts = components()
+    parts = components(workspace.root)
     connect(parts, Handlers(workspace, parts), page, tab)
     return parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -11,6 +12,7 @@ from gradio.components import Component
 
 from studio.datasets import caption_edits
 from studio.page.handlers import PLAIN
+from studio.page.tabs.asking import Asking, asking
 from studio.page.tabs.snackbar import Snackbar, snackbar
 from studio.page.views import pictures as views
 
@@ -20,11 +22,16 @@ SMALL: dict[str, Any] = {"size": "sm", "min_width": 80}
 @dataclass(frozen=True)
 class Picture:
     """One picture beside its caption. of: dataset/name, which the browser sends along, so that an
-    edit is kept with the picture it belongs to, however quickly another one is chosen.
+    edit is kept with the picture it belongs to, however quickly another one is chosen; before: the
+    caption that was shown or saved last; kept: what the server has of what the browser keeps;
+    conflict: asks which caption stays when another window has saved one.
     """
 
     desk: gr.HTML
     of: gr.Textbox
+    before: gr.Textbox
+    kept: gr.HTML
+    conflict: Asking
     caption: gr.Textbox
     tokens: gr.HTML
     previous: gr.Button
@@ -32,8 +39,9 @@ class Picture:
     remove: gr.Button
 
     @property
-    def shown(self) -> list[Component]:
-        return [self.desk, self.of, self.caption, self.tokens]
+    def shown(self) -> list[Block]:
+        shown = [self.desk, self.of, self.before, self.caption, self.tokens]
+        return [*shown, *self.conflict.shown]
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ class Parts:
     snackbar: Snackbar
 
     @property
-    def everything(self) -> list[Component]:
+    def everything(self) -> list[Block]:
         """What shows a dataset."""
         return [self.summary, self.thumbnails, self.undo, *self.picture.shown]
 
@@ -107,8 +115,11 @@ class Parts:
         return [self.dataset, self.picture.of, self.base]
 
 
-def components() -> Parts:
-    """Lay the tab out: the pictures on the left, the chosen one on the right, the rest below."""
+def components(root: Path | None = None) -> Parts:
+    """Lay the tab out: the pictures on the left, the chosen one on the right, the rest below.
+
+    root: of the workspace, by which the browser tells what it keeps for which.
+    """
     with gr.Row(visible=False, elem_id="example", equal_height=True) as example:
         gr.HTML(views.example(), **PLAIN)
         train_example = gr.Button(
@@ -139,7 +150,7 @@ def components() -> Parts:
                 )
             thumbnails = gr.HTML(elem_id="pictures", apply_default_css=False, js_on_load=views.PICK)
         with gr.Column(scale=2, min_width=340, elem_classes="beside"):
-            picture = _picture()
+            picture = _picture(root)
     with gr.Accordion("Change all captions at once", open=False, elem_id="bulk"):
         bulk = _bulk()
     with gr.Accordion("Before training: what to look at", open=True, elem_id="checks"):
@@ -204,11 +215,12 @@ def _managing() -> Managing:
     return Managing(rename, duplicate, delete, row, name, save, cancel)
 
 
-def _picture() -> Picture:
+def _picture(root: Path | None) -> Picture:
     desk = gr.HTML(
         views.nothing_chosen(), elem_id="picture", apply_default_css=False, js_on_load=views.MOVE
     )
     of = gr.Textbox("", visible="hidden", elem_id="picture-of")
+    before = gr.Textbox("", visible="hidden", elem_id="caption-before")
     caption = gr.Textbox(
         "",
         label="Caption",
@@ -219,11 +231,19 @@ def _picture() -> Picture:
         interactive=False,
     )
     tokens = gr.HTML(elem_id="tokens", **PLAIN)
+    conflict = asking("caption", yes="Save mine", no="Take theirs")
+    kept = gr.HTML(
+        views.kept(root),
+        elem_id="kept-captions",
+        elem_classes="follower",
+        apply_default_css=False,
+        js_on_load=views.KEEP,
+    )
     with gr.Row():
-        before = gr.Button("← Previous", elem_id="previous-picture", **SMALL)
+        earlier = gr.Button("← Previous", elem_id="previous-picture", **SMALL)
         after = gr.Button("Next →", elem_id="next-picture", **SMALL)
         remove = gr.Button("Remove", elem_id="remove-picture", **SMALL)
-    return Picture(desk, of, caption, tokens, before, after, remove)
+    return Picture(desk, of, before, kept, conflict, caption, tokens, earlier, after, remove)
 
 
 def _bulk() -> Bulk:

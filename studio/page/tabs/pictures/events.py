@@ -106,16 +106,31 @@ def _picture(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
     )
     # change, not input: gradio 6.31 calls only key presses input, not pasting, deleting or an input
     # method. One at a time and none left out, so that the last edit stays.
+    saved = [parts.summary, picture.tokens, picture.before, picture.kept, *picture.conflict.shown]
     saving: dict[str, Any] = {
-        "fn": handlers.save_caption,
-        "inputs": [picture.of, picture.caption, parts.base],
-        "outputs": [parts.summary, picture.tokens],
+        "fn": handlers.captions.save,
+        "inputs": [picture.of, picture.caption, parts.base, picture.before],
+        "outputs": saved,
         "trigger_mode": "multiple",
         "concurrency_limit": 1,
         **QUIET,
     }
     picture.caption.change(**saving)
     picture.caption.blur(**saving).then(**check)
+    picture.conflict.yes.click(
+        handlers.captions.save_mine, [picture.of, picture.caption, parts.base], saved, **QUIET
+    ).then(**check)
+    picture.conflict.no.click(
+        handlers.take_theirs, [picture.of, parts.base], [picture.kept, *picture.shown], **QUIET
+    )
+    picture.kept.submit(
+        handlers.captions.save_kept,
+        picture.of,
+        [picture.kept, picture.caption, picture.before],
+        concurrency_limit=1,
+        trigger_mode="multiple",
+        **QUIET,
+    )
     picture.previous.click(handlers.previous, parts.where, picture.shown, **QUIET)
     picture.next.click(handlers.next, parts.where, picture.shown, **QUIET)
     picture.desk.input(handlers.move_crop, None, None, **QUIET)

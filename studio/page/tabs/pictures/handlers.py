@@ -17,6 +17,7 @@ from studio.datasets.collection import choices
 from studio.library import library, sample_project
 from studio.page.handlers import shows_errors, shows_errors_while_streaming
 from studio.page.tabs.pictures import rendering
+from studio.page.tabs.pictures.captions import Captions
 from studio.page.tabs.pictures.components import Parts
 from studio.page.views import pictures as views
 from studio.processes.queue import Queue
@@ -36,6 +37,7 @@ class Handlers:
     def __init__(self, workspace: Workspace, parts: Parts) -> None:
         self.workspace = workspace
         self.parts = parts
+        self.captions = Captions(workspace, parts)
 
     # datasets
 
@@ -156,18 +158,10 @@ class Handlers:
         return self._picture(dataset, found, model)
 
     @shows_errors
-    def save_caption(self, of: str, text: str, model: str) -> Answer:
+    def take_theirs(self, of: str, model: str) -> Answer:
         name, _, at = (of or "").partition("/")
-        if not at:
-            return gr.skip()
-        folder, text = store.folder(self.workspace, name), text or ""
-        # choosing another picture changes the text as well
-        if text.strip() != store.caption(folder, at):
-            store.write_caption(folder, at, text)
-        return {
-            self.parts.summary: rendering.summary(folder),
-            self.parts.picture.tokens: views.meter(rendering.base_of(model)[0].tokens(text)),
-        }
+        mark = views.kept(self.workspace.root, of, None)
+        return {self.parts.picture.kept: mark, **self._picture(name, at, model)}
 
     @shows_errors
     def move_crop(self, event: gr.EventData) -> None:
@@ -315,6 +309,8 @@ class Handlers:
         return {
             parts.desk: picture.desk,
             parts.of: picture.of,
+            parts.before: picture.caption,
+            **parts.conflict.asks(),
             parts.caption: gr.Textbox(
                 picture.caption,
                 placeholder=picture.placeholder,

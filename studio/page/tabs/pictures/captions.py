@@ -1,0 +1,110 @@
+"""Captions as they are typed in the Pictures tab: none overwrites what another window wrote, and
+none is lost with the server.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import Block
+
+from studio.datasets import store
+from studio.page.handlers import in_html, shows_errors
+from studio.page.tabs.pictures import rendering
+from studio.page.tabs.pictures.components import Parts
+from studio.page.views import pictures as views
+from training.storage.paths import Workspace
+
+MOST_WRITERS = 1000  # captions whose last window is remembered
+Answer = dict[Block, Any]
+
+
+class Captions:
+    """Handlers of one page. of: dataset/name of a picture; model: the base to count tokens for."""
+
+    def __init__(self, workspace: Workspace, parts: Parts) -> None:
+        self.workspace = workspace
+        self.parts = parts
+        # of: the window that wrote its caption last, and what it wrote
+        self.writers: dict[str, tuple[str | None, str]] = {}
+
+    @shows_errors
+    def save(
+        self,
+        of: str,
+        text: str,
+        model: str,
+        before: str = "",
+        request: gr.Request | None = None,
+    ) -> Answer:
+        """Save what was typed, unless another window has saved something else meanwhile.
+
+        before: the caption that this window was shown, or saved, last.
+        """
+        name, _, at = (of or "").partition("/")
+        if not at:
+            return gr.skip()
+        folder, text = store.folder(self.workspace, name), text or ""
+        theirs, window = store.caption(folder, at), _window(request)
+        if theirs in (before, text.strip()) or self.writers.get(of) == (window, theirs):
+            return self._saved(of, text, model, window)
+        shown = f"“{theirs}”" if theirs else "nothing"
+        return self.parts.picture.conflict.asks(
+            f"Another window changed this caption to {shown}. Which one stays?"
+        )
+
+    @shows_errors
+    def save_mine(
+        self, of: str, text: str, model: str, request: gr.Request | None = None
+    ) -> Answer:
+        """Save this window's caption over another one's."""
+        return self._saved(of, text or "", model, _window(request))
+
+    @shows_errors
+    def save_kept(self, shown: str, event: gr.EventData) -> Answer:
+        """Save what the browser kept while the server was gone; what somebody else wrote meanwhile
+        stays. shown: the picture whose caption the page shows.
+        """
+        of, text, before = (str(event._data.get(key, "")) for key in ("of", "text", "before"))
+        name, _, at = of.partition("/")
+        parts = self.parts.picture
+        answer: Answer = {parts.kept: views.kept(self.workspace.root, of, None)}
+        folder = self.workspace.datasets() / name
+        if name not in store.names(self.workspace) or at not in store.pictures(folder):
+            return answer
+        theirs = store.caption(folder, at)
+        if theirs not in (before, text.strip()):
+            words = f"The caption of {at} was changed elsewhere meanwhile. You typed: “{text}”"
+            gr.Warning(in_html(words), duration=None, title="Not saved")
+            return answer
+        if text.strip() != theirs:
+            store.write_caption(folder, at, text)
+        if of == shown:
+            answer |= {parts.caption: text, parts.before: store.caption(folder, at)}
+        return answer
+
+    def _saved(self, of: str, text: str, model: str, window: str | None) -> Answer:
+        """Save a caption, and say so to the browser, which need not keep it any more."""
+        name, _, at = of.partition("/")
+        folder, parts = store.folder(self.workspace, name), self.parts.picture
+        # choosing another picture changes the text as well
+        if text.strip() != store.caption(folder, at):
+            store.write_caption(folder, at, text)
+        now = store.caption(folder, at)
+        self.writers.pop(of, None)
+        self.writers[of] = (window, now)
+        while len(self.writers) > MOST_WRITERS:
+            del self.writers[next(iter(self.writers))]
+        return {
+            self.parts.summary: rendering.summary(folder),
+            parts.tokens: views.meter(rendering.base_of(model)[0].tokens(text)),
+            parts.before: now,
+            parts.kept: views.kept(self.workspace.root, of, text),
+            **parts.conflict.asks(),
+        }
+
+
+def _window(request: gr.Request | None) -> str | None:
+    """Which window of which browser asks."""
+    return request.session_hash if request else None
