@@ -151,3 +151,20 @@ def test_a_free_name_counts_on(workspace: Workspace) -> None:
     assert library.free_run_name(workspace, "ink") == "ink-3"
     assert library.free_run_name(workspace, "ink-2") == "ink-3"
     assert library.free_run_name(workspace, "oil-7") == "oil-2"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "template", "left"),
+    [
+        ("a cat, zorp style", "{caption}, {trigger} style", "a cat"),
+        ("zorp, a cat", "{trigger}, {caption}", "a cat"),
+        ("a Zorp cat on a mat", "{caption}, {trigger} style", "a cat on a mat"),
+        ("zorp", "{caption}, {trigger} style", "zorp"),
+        ("a zorpish cat", "{caption}, {trigger} style", "a zorpish cat"),
+    ],
+)
+def test_a_prompt_without_the_words_that_call_the_style(
+    prompt: str, template: str, left: str
+) -> None:
+    assert library.without_trigger(prompt, "zorp", template) == left
+    assert library.without_trigger(prompt, "", template) == prompt

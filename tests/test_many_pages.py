@@ -176,6 +176,8 @@ def test_two_people_share_what_is_done_and_not_what_is_half_typed(
     assert ben.locator("#data-trigger input, #data-trigger textarea").input_value() == ""
     assert caption.input_value() == "anchor"
 
+    ben.locator("#data-trigger input, #data-trigger textarea").fill("bennish")
+
     # The same run twice: one of them begins it, the other is told, and both see it
     ann.locator("#start").click(no_wait_after=True)
     ben.locator("#start").click(no_wait_after=True)

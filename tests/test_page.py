@@ -737,9 +737,10 @@ def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(
         expect(page.locator("#status .finished")).to_contain_text("2 of 2", timeout=5 * MINUTE)
         click(page.get_by_role("tab", name="Compare"))
         expect(page.locator("#style-1 input")).to_have_value("my-style · say “ballish” · rank 16")
-        expect(page.locator("#compare-prompts textarea")).to_have_value(
-            re.compile("ballish")
-        )  # its own, no more the example's
+        # its own, no more the example's, and without the trigger word, which the base must not get
+        prompts = page.locator("#compare-prompts textarea")
+        expect(prompts).to_have_value(re.compile(" ball"))
+        expect(prompts).not_to_have_value(re.compile("ballish"))
         expect(guidance).to_have_value("5")  # and this one's base is not the built-in one
         click(page.locator("#draw"))
         expect(page.locator("#grid .comparison .open img").first).to_be_visible(timeout=5 * MINUTE)

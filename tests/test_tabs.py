@@ -29,7 +29,7 @@ from studio.processes import process
 from studio.processes import queue as queue_module
 from studio.processes.queue import Queue
 from tests.test_jobs import until
-from tests.test_library import finished_run
+from tests.test_library import finished_run, style_file
 from training import events
 from training.config.loading import from_mapping, to_toml
 from training.errors import ConfigError
@@ -324,7 +324,7 @@ def test_train_takes_the_dataset_that_is_in_view(workspace: Workspace, drawings:
 def library_run(workspace: Workspace, dataset: str) -> Path:
     """A run of another dataset."""
     run = finished_run(workspace, "ink")
-    data = {"folder": str(workspace.datasets() / dataset)}
+    data = {"folder": str(workspace.datasets() / dataset), "trigger": "zorp"}
     save = {"folder": str(workspace.runs()), "name": "ink"}
     (run / "run.toml").write_text(to_toml(from_mapping({"data": data, "save": save})))
     return run
@@ -400,6 +400,76 @@ def test_after_the_last_step_a_run_says_what_it_does() -> None:
     reporting = charts.status("ink", "running", charts.progress(seen))
     assert "Time left" not in reporting and "Making the report" in reporting
     assert "Finished" in charts.status("ink", "finished", charts.progress(seen))
+
+
+@pytest.fixture
+def judged(workspace: Workspace) -> Path:
+    """A finished run of 9 steps whose report recommends step 5."""
+    run = library_run(workspace, "ink")
+    style_file(run / "steps" / "ink-000005.safetensors", best="yes")
+    (run / "report").mkdir()
+    best = {"step": 5, "strength": 0.85, "file": "ink-000005.safetensors"}
+    (run / "report" / "report.json").write_text(json.dumps({"best": best}))
+    said = [events.Started(0, 9, 1, 1, 1, "cpu", "float32"), events.Stepped(9, 1, 1, 1, 1, 0)]
+    said += [events.Previewed(9, ("p.png",), ("a cat, zorp style",))]
+    (run / "events.jsonl").unlink()
+    for event in (*said, events.Finished(9, "ink.safetensors", False, 1.0)):
+        events.append(run / "events.jsonl", event)
+    return run
+
+
+def test_the_recommended_checkpoint_is_downloaded_and_used(
+    workspace: Workspace, judged: Path
+) -> None:
+    """And the last one can be had, and used again."""
+    parts, handlers = tab(workspace, train)
+    view, style = parts.view, judged / "ink.safetensors"
+    last, best = style.read_bytes(), (judged / "steps" / "ink-000005.safetensors").read_bytes()
+
+    def offers() -> tuple[bytes, bytes, str]:
+        shown = handlers.look("ink", {})
+        assert "step 5 (recommended)" in shown[view.style]["label"]
+        assert "step 9" in shown[view.last]["label"] and shown[view.compare]["visible"]
+        files = [Path(shown[part]["value"]).read_bytes() for part in (view.style, view.last)]
+        return files[0], files[1], shown[view.use]["value"]
+
+    assert offers() == (best, last, "Use step 5 in Styles and Compare")
+    handlers.use_recommended("ink")
+    assert style.read_bytes() == best
+    assert offers() == (best, last, "Use step 9 again in Styles and Compare")
+    handlers.use_recommended("ink")
+    assert style.read_bytes() == last
+
+
+@pytest.mark.parametrize("report", ["", "[]", '{"best": {}}', '{"best": {"step": 5}}', "outside"])
+def test_without_a_report_the_last_one_is_downloaded(
+    workspace: Workspace, judged: Path, report: str
+) -> None:
+    if report == "outside":
+        report = '{"best": {"step": 5, "strength": 1, "file": "../ink.safetensors"}}'
+    (judged / "report" / "report.json").write_text(report)
+    parts, handlers = tab(workspace, train)
+    shown = handlers.look("ink", {})
+    assert Path(shown[parts.view.style]["value"]).name == "ink.safetensors"
+    assert not shown[parts.view.use]["visible"] and not shown[parts.view.last]["visible"]
+    with pytest.raises(gr.Error, match="no report"):
+        handlers.use_recommended("ink")
+
+
+def test_a_finished_run_is_compared_as_it_is_recommended(
+    workspace: Workspace, judged: Path
+) -> None:
+    """The base is not drawn with the trigger word."""
+    tab(workspace, train)[1].compare("ink")
+    parts, handlers = tab(workspace, compare)
+    first = parts.form.styles[0]
+    answer = handlers.open_tab("run:ink", "run:ink", *[None] * 5)
+    assert answer[first.picker].value == "step:ink:5" and answer[first.strengths] == "0.85"
+    assert answer[parts.offered] == ""
+    suggested = json.loads(handlers.suggest("step:ink:5", "mini"))
+    assert suggested["prompts"] == "a cat" and suggested["base"] == "mini"
+    again = handlers.open_tab("", "step:ink:5", *[None] * 5)
+    assert again[first.strengths] == gr.skip() and again[first.picker].value == "step:ink:5"
 
 
 def test_a_look_sends_what_the_page_does_not_have(workspace: Workspace) -> None:

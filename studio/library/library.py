@@ -16,6 +16,7 @@ from studio.library import preferences
 from studio.library.cards import card
 from studio.processes import process
 from training import events
+from training.data.captions import TEMPLATE
 from training.errors import StudioError, StyleFileError
 from training.storage.paths import STEPS, Workspace, inside
 from training.style_files.reading import read_metadata, recipe_of
@@ -124,8 +125,15 @@ def checkpoints(workspace: Workspace, id: str) -> list[Style]:
         for f in (workspace.runs() / name / STEPS).glob("*.safetensors")
         if (number := f.stem.rpartition("-")[2]).isdecimal()
     }
+    config = process.earlier(workspace.runs() / name)
+    base = config.base.model if config else ""
     return [
-        Style(f"step:{name}:{updates}", f"{name} after {updates} updates", by_updates[updates])
+        Style(
+            f"step:{name}:{updates}",
+            f"{name} after {updates} updates",
+            by_updates[updates],
+            base=base,
+        )
         for updates in sorted(by_updates)
     ]
 
@@ -136,7 +144,8 @@ def prompts(workspace: Workspace, id: str) -> tuple[str, ...]:
     good first prompts to compare with. () when it drew none or the style is no run's.
     """
     kind, _, name = id.partition(":")
-    if kind != "run" or name not in runs(workspace):
+    name = name.rpartition(":")[0] if kind == "step" else name
+    if kind not in ("run", "step") or name not in runs(workspace):
         return ()
     drawn = [
         e.prompts
@@ -144,6 +153,31 @@ def prompts(workspace: Workspace, id: str) -> tuple[str, ...]:
         if isinstance(e, events.Previewed)
     ]
     return drawn[-1] if drawn else ()
+
+
+def plain_prompts(workspace: Workspace, id: str) -> tuple[str, ...]:
+    """The same without the words that call the style."""
+    found = prompts(workspace, id)
+    config = process.earlier(workspace.runs() / id.split(":")[1]) if found else None
+    if config is None:
+        return found
+    data = config.data
+    return tuple(without_trigger(text, data.trigger, data.template) for text in found)
+
+
+def without_trigger(prompt: str, trigger: str, template: str = TEMPLATE) -> str:
+    """A prompt without the words that call a style, which a comparison adds where the style is
+    drawn: the base shall not be drawn with them.
+    """
+    before, _, after = template.replace("{trigger}", trigger).partition("{caption}")
+    if not trigger:
+        return prompt
+    if prompt.startswith(before) and prompt.endswith(after) and len(before + after) < len(prompt):
+        return prompt[len(before) : len(prompt) - len(after)]
+    word = rf"(?<!\w){re.escape(trigger)}(?!\w)"
+    left = re.sub(rf"{word}(\s+style)?", "", prompt, flags=re.IGNORECASE)
+    parts = (" ".join(part.split()) for part in left.split(","))
+    return ", ".join(part for part in parts if part) or prompt
 
 
 def guidance(style: Style) -> float | None:

@@ -34,6 +34,26 @@ def take_start(workspace: Workspace) -> str | None:
     return found
 
 
+def compare_with(workspace: Workspace, style: str, strength: float) -> None:
+    """Let the comparison be filled with this style (its id) when it is opened next. Raises
+    SpaceError.
+    """
+    _keep(workspace, _kept(workspace) | {"compare_with": f"{strength:g} {style}"})
+
+
+def take_comparison(workspace: Workspace) -> tuple[str, float] | None:
+    """The id and the strength that compare_with left, once. Raises SpaceError."""
+    kept = _kept(workspace)
+    if (found := kept.pop("compare_with", None)) is None:
+        return None
+    _keep(workspace, kept)
+    strength, _, style = found.partition(" ")
+    try:
+        return style, float(strength)
+    except ValueError:
+        return None
+
+
 def _kept(workspace: Workspace) -> dict[str, str]:
     try:
         found = json.loads(read_regular(workspace.root / "settings.json").decode("utf-8"))

@@ -45,7 +45,7 @@ def _fill(parts: Parts, form: Form, handlers: Handlers, page: gr.Blocks, tab: gr
         [page.load, tab.select],
         handlers.open_tab,
         [parts.offered, *form.pickers],
-        [parts.offered, form.base, *form.pickers],
+        [parts.offered, form.base, form.styles[0].strengths, *form.pickers],
         **QUIET,
     )
     for event in (opened.then, first.input):

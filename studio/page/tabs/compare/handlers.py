@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
-from studio.library import comparisons, import_export, library, reload_grid
+from studio.library import comparisons, import_export, library, preferences, reload_grid
 from studio.library.comparisons import ComparisonSpec
 from studio.page.handlers import in_html, shows_errors
 from studio.page.tabs.compare import form, rendering
@@ -48,10 +48,15 @@ class Handlers:
         known = [id for _, id in choices]
         by_itself = bool(known) and chosen[0] in (None, offered)
         first = known[0] if by_itself else chosen[0]
+        asked = preferences.take_comparison(self.workspace)
+        strengths: Any = gr.skip()
+        if asked is not None and asked[0] in known:  # of the run that was just trained
+            by_itself, first, strengths = False, asked[0], f"{asked[1]:g}"
         picked = zip(self.parts.form.pickers, (first, *chosen[1:]), strict=True)
         return {
             self.parts.offered: first if by_itself else "",
             self.parts.form.base: gr.Dropdown(choices=library.bases(self.workspace)),
+            self.parts.form.styles[0].strengths: strengths,
             **{
                 picker: gr.Dropdown(choices, value=id if id in known else None)
                 for picker, id in picked
@@ -62,7 +67,7 @@ class Handlers:
     def suggest(self, id: str | None, base: str | None) -> str:
         """Base, prompts and guidance that go with a style, as JSON for the browser."""
         style = library.style(self.workspace, id) if id else None
-        prompts = "\n".join(library.prompts(self.workspace, id)) if id else ""
+        prompts = "\n".join(library.plain_prompts(self.workspace, id)) if id else ""
         guidance = (style and library.guidance(style)) or form.GUIDANCE
         return json.dumps(
             {

@@ -63,6 +63,9 @@ class RunView:
     stop: gr.Button
     resume: gr.Button
     style: gr.DownloadButton
+    last: gr.DownloadButton
+    use: gr.Button
+    compare: gr.Button
     reuse: gr.Button
     loss: gr.HTML
     previews: gr.HTML
@@ -180,8 +183,13 @@ def _run_view() -> RunView:
             "style": gr.DownloadButton(
                 "Download the style", variant="primary", elem_id="download-style", **HIDDEN
             ),
+            "compare": gr.Button("Compare", elem_id="compare-run", min_width=90, **HIDDEN),
             "reuse": gr.Button("Use its settings", elem_id="reuse", **HIDDEN),
         }
+    with gr.Row():
+        small: dict[str, Any] = {"visible": False, "size": "sm"}
+        buttons["use"] = gr.Button("Use the recommended one", elem_id="use-recommended", **small)
+        buttons["last"] = gr.DownloadButton("Download", elem_id="download-last", **small)
     ending = asking("end", yes="End it now", no="Let it save", variant="stop")
     loss = gr.HTML(elem_id="loss", padding=False)
     previews = gr.HTML(elem_id="previews", padding=False, js_on_load=previews_view.LOOK)

@@ -54,6 +54,10 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
     view.save.click(handlers.save_now, view.run, None, **QUIET)
     view.queue.click(handlers.act_on_job, view.run, view.run, **QUIET).success(**look)
     view.queue.select(handlers.choose_run, None, view.run, **QUIET).success(**look)
+    view.use.click(handlers.use_recommended, view.run, None, **QUIET).success(**look)
+    view.compare.click(handlers.compare, view.run, None, **QUIET).success(
+        None, None, None, js=script("open_compare")
+    )
     view.reuse.click(handlers.from_a_run, view.run, form.outputs, **QUIET)
 
 

@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from studio.datasets import collection, store
-from studio.library import continue_from, library, preferences, sample_project
+from studio.library import continue_from, library, preferences, recommended, sample_project
 from studio.page import polling
 from studio.page.handlers import shows_errors
 from studio.page.tabs.train import form, preflight, queue_actions, rendering
@@ -164,6 +164,29 @@ class Handlers:
     def end_now(self, run: str | None) -> Answer:
         queue_actions.stop(self.workspace, self.queue, run)
         return self.parts.view.ending.asks()
+
+    @shows_errors
+    def use_recommended(self, run: str | None) -> None:
+        """Let the recommended checkpoint, or the last one again, stand for the run."""
+        folder = library.run(self.workspace, run)
+        last = charts.progress(self._tail(folder).read_on()).step
+        found = recommended.recommended(folder)
+        if found is not None and found.in_use:
+            recommended.use_last(folder, last)
+            gr.Info(f"“{run}” in Styles and Compare is step {last} again.")
+        else:
+            step = recommended.use(folder, last).step
+            gr.Info(f"“{run}” in Styles and Compare is step {step} from now on.")
+
+    @shows_errors
+    def compare(self, run: str | None) -> None:
+        """Let the comparison be filled with what this run recommends."""
+        folder = library.run(self.workspace, run)
+        found = recommended.recommended(folder)
+        id, strength = f"run:{folder.name}", found.strength if found else 1.0
+        if found is not None and not found.in_use:
+            id = f"step:{folder.name}:{found.step}"
+        preferences.compare_with(self.workspace, library.style(self.workspace, id).id, strength)
 
     @shows_errors
     def act_on_job(self, run: str | None, event: gr.EventData) -> Any:

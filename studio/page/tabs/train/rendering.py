@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.library import recommended
 from studio.page import forms
 from studio.page.handlers import address, framed, offered
 from studio.page.polling import Late
@@ -22,7 +23,9 @@ from training import events
 from training.errors import ConfigError
 
 SMALL, LARGE = 160, 1024  # px of a preview's longer side, in the strip and opened
-BUTTONS = ("draw", "save", "pause", "stop", "resume", "style", "reuse")
+BUTTONS = (
+    "draw", "save", "pause", "stop", "resume", "style", "last", "use", "compare", "reuse"
+)  # fmt: skip
 NOTHING_YET = empty(
     "Nothing has been trained here yet. Choose a dataset, give the style a name and start."
 )
@@ -68,16 +71,47 @@ def _buttons(
     run: Path, state: process.State, waits: bool, so_far: charts.Progress
 ) -> dict[str, Any]:
     """What can be done with a run as it stands."""
-    file = run / so_far.style if so_far.style else None
-    done = file is not None and state in ("finished", "stopped") and file.is_file()
     stop = "Stop at once, without saving" if state == "stopping" else "Stop and save"
     return {
         **dict.fromkeys(("draw", "save", "pause"), gr.update(visible=state == "running")),
         "stop": gr.update(value=stop, visible=state in process.GOING),
         "resume": gr.update(visible=state in process.RESUMABLE and not waits),
-        "style": gr.update(value=offered(file) if done else None, visible=done),
+        **_files(run, state, so_far),
         "reuse": gr.update(visible=state not in process.GOING),
     }
+
+
+def _files(run: Path, state: process.State, so_far: charts.Progress) -> dict[str, Any]:
+    """The style to download, the recommended one first, and what else is done with it."""
+    file = run / so_far.style if so_far.style else None
+    if file is None or state not in ("finished", "stopped") or not file.is_file():
+        return {
+            **dict.fromkeys(("style", "last"), gr.update(value=None, visible=False)),
+            **dict.fromkeys(("use", "compare"), gr.update(visible=False)),
+        }
+    found = recommended.recommended(run) if state == "finished" else None
+    offers: dict[str, Any] = {
+        "style": gr.update(value=offered(file), label="Download the style", visible=True),
+        "last": gr.update(value=None, visible=False),
+        "use": gr.update(visible=False),
+        "compare": gr.update(visible=True),
+    }
+    if found is None or not found.step or found.step == so_far.step:
+        return offers
+    kept = recommended.checkpoint_of(run, so_far.step)
+    last = kept if found.in_use and kept.is_file() else file
+    offers["style"] = gr.update(
+        value=offered(found.path),
+        label=f"Download step {found.step} (recommended)",
+        visible=True,
+    )
+    if not found.in_use or last != file:
+        offers["last"] = gr.update(
+            value=offered(last), label=f"Download step {so_far.step} (the last)", visible=True
+        )
+        used = f"Use step {so_far.step} again" if found.in_use else f"Use step {found.step}"
+        offers["use"] = gr.update(value=f"{used} in Styles and Compare", visible=True)
+    return offers
 
 
 def _messages(run: Path, state: process.State, so_far: charts.Progress) -> str:
