@@ -51,6 +51,10 @@ ENDING = (
 )
 
 
+class NoModelError(StudioError):
+    """No captioning model is on this machine."""
+
+
 def present(cache: Path | None = None) -> str | None:
     """The best captioning model that lies in the cache, the hub's own unless given."""
     from huggingface_hub import try_to_load_from_cache
@@ -88,7 +92,7 @@ def described(pictures: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     iterator. Raises StudioError when none can say.
     """
     if present() is None:
-        raise StudioError(f"{NONE}.")
+        raise NoModelError(f"{NONE}.")
     command = [sys.executable, "-m", "studio.datasets.caption_worker"]
     process = subprocess.Popen(
         command,

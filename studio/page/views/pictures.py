@@ -178,6 +178,11 @@ def edited(count: int) -> str:
     return render("pictures_done", text=text)
 
 
+def no_captioning_model(models: Sequence[str]) -> str:
+    """What is needed before a model can describe pictures."""
+    return render("pictures_no_model", models=models)
+
+
 def described(count: int, of: int, *, done: bool = False) -> str:
     """How far a model has come with captions."""
     if not of:

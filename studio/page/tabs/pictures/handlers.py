@@ -242,11 +242,18 @@ class Handlers:
         bare = [at for at, text in store.captions(folder).items() if not text]
         count = 0
         pictures = [store.picture(folder, at) for at in bare]
-        for path, text in captioning.described(pictures) if bare else ():
-            if store.captions(folder).get(path.name) == "":  # what was typed meanwhile stays
-                store.rewrite(folder, "captions by a model", {path.name: text}, act=act)
-            count += 1
-            yield self._described(count, len(bare))
+        try:
+            for path, text in captioning.described(pictures) if bare else ():
+                if store.captions(folder).get(path.name) == "":  # what was typed meanwhile stays
+                    store.rewrite(folder, "captions by a model", {path.name: text}, act=act)
+                count += 1
+                yield self._described(count, len(bare))
+        except captioning.NoModelError:
+            yield {
+                self.parts.bulk.described: views.no_captioning_model(captioning.MODELS),
+                self.parts.bulk.stop: gr.Button(visible=False),
+            }
+            return
         yield self._described(count, len(bare), done=True)
 
     def _described(self, count: int, of: int, *, done: bool = False) -> Answer:
