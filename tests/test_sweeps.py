@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from studio.datasets import store
-from studio.library import library, sweeps
+from studio.library import comparisons, library, sweeps
 from studio.processes import process
 from tests.test_jobs import until
 from tests.test_page import drawn_pictures
@@ -117,6 +117,13 @@ def test_they_are_trained_and_drawn_and_found(workspace: Workspace, config: RunC
         process.log_tail(folder)
     )
     assert (workspace.runs() / "together.png").is_file()
+    for _ in range(2):  # kept among the comparisons, once
+        sweeps.keep_grid(workspace, folder)
+    [name] = comparisons.names(workspace)
+    kept = comparisons.folder(workspace, name)
+    assert kept is not None and (kept / "grid.png").is_file()
+    spec = comparisons.read_spec(kept)
+    assert spec is not None and len(spec.styles) == len(sweeps.runs_of(folder))
     again, _ = sweeps.planned(
         workspace, config, ["balls", "more balls"], {}
     )  # the same once more gets names of its own

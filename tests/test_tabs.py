@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -469,7 +470,7 @@ def test_a_finished_run_is_compared_as_it_is_recommended(
     suggested = json.loads(handlers.suggest("step:ink:5", "mini"))
     assert suggested["prompts"] == "a cat" and suggested["base"] == "mini"
     again = handlers.open_tab("", "step:ink:5", *[None] * 5)
-    assert again[first.strengths] == gr.skip() and again[first.picker].value == "step:ink:5"
+    assert first.strengths not in again and again[first.picker].value == "step:ink:5"
 
 
 def test_a_look_sends_what_the_page_does_not_have(workspace: Workspace) -> None:
@@ -641,6 +642,63 @@ def test_a_row_is_added_until_all_are_shown(workspace: Workspace) -> None:
     assert [answer[row.columns[1]].visible for row in parts.form.styles[:3]] == [True, True, False]
     last = handlers.add_row(len(parts.form.styles))
     assert last[parts.form.count] == len(parts.form.styles) and not last[parts.more].visible
+
+
+def test_a_row_is_removed_and_those_below_move_up(workspace: Workspace) -> None:
+    parts, handlers = tab(workspace, compare)
+    form = parts.form
+    found = [("run:a", "1", 0.0), ("run:b", "0.5", 0.3), ("run:c", "2", 0.7)]
+    found += [(None, "1", 0.0)] * (len(form.styles) - len(found))
+    flat = [value for row in found for value in row]
+    answer = handlers.remove_row(1, 3, *flat)
+    assert set(answer) == {parts.more, *form.rows, *form.shown_rows}
+    first, second, third, *_ = form.styles
+    assert [answer[row.picker].value for row in (first, second, third)] == ["run:a", "run:c", None]
+    assert (answer[second.strengths], answer[second.weight]) == ("2", 0.7)
+    assert answer[form.count] == 2 and not answer[third.columns[0]].visible
+    assert answer[first.remove].visible and not answer[third.remove].visible
+    alone = handlers.remove_row(0, 2, *[value for row in found[1:] for value in row], None, "1", 0)
+    assert alone[form.count] == 1 and not alone[first.remove].visible
+
+
+def test_the_weights_of_a_mix_are_named_as_their_styles(workspace: Workspace) -> None:
+    finished_run(workspace, "ink")
+    parts, handlers = tab(workspace, compare)
+    named = handlers.name_weights("run:ink", None, *[None] * 4)
+    labels = [named[row.weight].label for row in parts.form.styles[:2]]
+    assert labels == ["ink", "Style 2"]
+
+
+def test_on_the_first_visit_the_form_is_that_of_the_shown_grid(
+    workspace: Workspace, compared: Path
+) -> None:
+    """Where it shows the style that stands first; another style comes with what is its own."""
+    spec = replace(SPEC, styles=(("run:ink", 1.0), ("run:ink", 0.5)))
+    (compared / "wish.json").write_text(json.dumps(asdict(spec)))
+    parts, handlers = tab(workspace, compare)
+    form, none = parts.form, [None] * 6
+    shown = handlers.open_tab("", *none)
+    assert (shown[form.seeds], shown[form.steps], shown[form.size]) == ("1, 2", 9, 0)
+    assert shown[form.styles[0].strengths] == "1, 0.5"
+    suggested = json.loads(handlers.suggest("run:ink", "mini"))
+    assert (suggested["prompts"], suggested["guidance"]) == ("a <cat>", 4.0)
+    again = handlers.open_tab("run:ink", "run:ink", *none[1:])
+    assert form.seeds not in again  # what was typed since stays
+    os.utime(finished_run(workspace, "oil") / "events.jsonl", (2**31, 2**31))  # the newest
+    other = handlers.open_tab("run:ink", "run:ink", *none[1:])
+    assert other[form.pickers[0]].value == "run:oil" and form.seeds not in other
+    assert other[form.styles[0].strengths] == "1"
+
+
+def test_a_grid_is_downloaded_under_the_name_of_what_it_shows(
+    workspace: Workspace, compared: Path
+) -> None:
+    parts, handlers = tab(workspace, compare)
+    Image.new("RGB", (32, 32)).save(compared / "grid.png")
+    shown = handlers.look("one", "")
+    file = Path(shown[parts.view.download]["value"])
+    assert file.name.startswith("ink") and file.suffix == ".png"
+    assert file.read_bytes() == (compared / "grid.png").read_bytes()
 
 
 def test_a_blind_look_is_kept(workspace: Workspace, compared: Path) -> None:

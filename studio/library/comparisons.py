@@ -98,6 +98,15 @@ def begin(workspace: Workspace, spec: ComparisonSpec) -> Path:
     return made
 
 
+def keep(workspace: Workspace, spec: ComparisonSpec, grid: Path) -> Path:
+    """Keep a grid that was drawn elsewhere as a comparison; return its folder."""
+    made = _free_folder(workspace)
+    write_whole(made / "grid.png", grid.read_bytes())
+    write_whole(made / "wish.json", json.dumps(asdict(spec), ensure_ascii=False))
+    process.write_ended(made)
+    return made
+
+
 def command(workspace: Workspace, spec: ComparisonSpec, folder: Path) -> list[str]:
     """The argument list that draws a comparison into folder/grid.png.
 

@@ -80,7 +80,7 @@ def bring(workspace: Workspace, files: Sequence[Path]) -> Brought:
             content = file.read_bytes()
             style = style_from_bytes(content, file.name)
             if there := _same(workspace, style.sha256):
-                raise StyleFileError(f"is on the shelf already, as {there.name}.")
+                raise StyleFileError(f"is here already, as {there.name}.")
             path = workspace.styles() / f"{_free_stem(workspace, file.stem)}.safetensors"
             write_whole(path, content)
         except (StyleFileError, SpaceError) as error:

@@ -17,7 +17,7 @@ from typing import Any
 import tomli_w
 
 from studio.datasets import store
-from studio.library import library
+from studio.library import comparisons, library, reload_grid
 from studio.processes import process
 from training.cli.sweep import styles_of
 from training.config.schema import RunConfig
@@ -135,6 +135,26 @@ def runs_of(folder: Path) -> list[str]:
         ]
     except (OSError, ValueError, ConfigError):
         return []
+
+
+def grid_of(workspace: Workspace, folder: Path) -> Path | None:
+    """The picture of all styles of a sweep; None where it drew none."""
+    picture, plan = workspace.runs() / "together.png", folder / "sweep.toml"
+    if not picture.is_file() or picture.stat().st_mtime < plan.stat().st_mtime:
+        return None
+    return picture
+
+
+def keep_grid(workspace: Workspace, folder: Path) -> None:
+    """Keep the picture of a sweep that has ended among the comparisons, once."""
+    grid, mark = grid_of(workspace, folder), folder / "comparison"
+    if grid is None or mark.exists():
+        return
+    try:
+        spec, _ = reload_grid.spec_of(workspace, grid)
+    except DataError:  # not as this version draws them
+        return
+    write_whole(mark, comparisons.keep(workspace, spec, grid).name)
 
 
 def _style(workspace: Workspace, config: RunConfig, name: str) -> dict[str, Any]:

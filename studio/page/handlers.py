@@ -100,21 +100,21 @@ def address(picture: Path, side: int) -> str:
     return f"gradio_api/file={quote(shown(picture, side))}"
 
 
-def offered(file: Path) -> str:
-    """Where the page may fetch a file of the workspace as it is, for a download: a copy, made once
-    for every state of the file.
+def offered(file: Path, name: str = "") -> str:
+    """Where the page may fetch a file of the workspace as it is, for a download, under this name or
+    its own: a copy, made once for every state of the file.
     """
-    stat = file.stat()
+    stat, name = file.stat(), name or file.name
     folder = (
         Path(get_upload_folder())
         / "offered"
         / hashlib.sha256(f"{file}|{stat.st_mtime_ns}|{stat.st_size}".encode()).hexdigest()[:32]
     )
-    if not (folder / file.name).exists():
+    if not (folder / name).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        half = shutil.copyfile(file, folder / f"{file.name}.half")
-        file_system.replace(half, folder / file.name)
-    return str(folder / file.name)
+        half = shutil.copyfile(file, folder / f"{name}.half")
+        file_system.replace(half, folder / name)
+    return str(folder / name)
 
 
 def made(name: str, content: bytes) -> str:

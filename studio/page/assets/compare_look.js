@@ -13,11 +13,12 @@ const show = () => {
 const first = cells => cells.findIndex(cell => cell.dataset.column === '0');
 const move = (down, across) => {
     const all = rows(), wide = $$(all[0], 'td').length;
-    at = [(at[0] + down + all.length) % all.length, (at[1] + across + wide) % wide];
+    do at = [(at[0] + down + all.length) % all.length, (at[1] + across + wide) % wide];
+    while (across && !$$(all[at[0]], 'td')[at[1]].offsetParent);  // the base, while it is left out of a blind look
     flipped = false; show();
 };
 const scale = by => { zoom = Math.min(8, Math.max(1, zoom * by)); show(); };
-const flip = on => { flipped = on; show(); };
+const flip = on => { flipped = on && !$('.comparison').classList.contains('blind'); show(); };
 element.addEventListener('click', event => {
     const cell = event.target.closest('.comparison td .open'), act = event.target.closest('[data-act]');
     if (cell) {
@@ -36,7 +37,9 @@ element.addEventListener('keydown', event => {
 const acts = {
     close: () => large().close(), larger: () => scale(1.5), smaller: () => scale(1 / 1.5), flip: () => flip(!flipped),
     blind: () => {
+        const several = $$(rows()[0], 'td').length > 2;  // of styles: the base would be known at once
         $('.comparison').classList.add('blind');
+        $('.comparison').classList.toggle('without-base', several);
         for (const row of rows()) {
             const cells = $$(row, 'td');
             for (let i = cells.length - 1; i > 0; i--) {
@@ -48,8 +51,12 @@ const acts = {
                 cell.removeAttribute('data-picked');
                 cell.querySelector('.pick').setAttribute('aria-pressed', 'false');
             }
+            cells.filter(cell => !several || cell.dataset.column !== '0').forEach((cell, i) => {
+                cell.querySelector('.pick').textContent = `${String.fromCharCode(65 + i)} is better`;
+                cell.querySelector('img').alt = `${String.fromCharCode(65 + i)}: ${row.dataset.title}`;
+            });
         }
-        $('.verdict').textContent = 'Pick the better picture of each row, then reveal.';
+        $('.verdict').textContent = 'Choose the better picture of each row, then reveal.';
     },
     pick: button => {
         for (const cell of $$(button.closest('tr'), 'td')) {

@@ -24,14 +24,17 @@ def grid(
     rows: Sequence[tuple[str, int]],
     cells: Sequence[Sequence[str]],
     picks: Sequence[int | None],
+    title: str = "",
 ) -> str:
-    """The pictures as a table. name: the comparison's; rows: prompt and seed; cells: addresses,
-    [rows][columns]; picks: what a blind look preferred in each row, [] for none.
+    """The pictures as a table. name: the comparison's, which begins with its day; rows: prompt and
+    seed; cells: addresses, [rows][columns]; picks: what a blind look preferred in each row, [] for
+    none; title: what is compared.
     """
     return render(
         "compare_grid",
         name=name,
         columns=columns,
+        title=title,
         rows=list(zip(rows, cells, picks or [None] * len(rows), strict=True)),
         verdict=verdict(columns, picks),
     )

@@ -15,7 +15,7 @@ MOST_ENDED = 6  # of those that neither train nor wait
 WORDS: dict[JobState, str] = {
     "running": "Training",
     "waiting": "Waiting",
-    "interrupted": "Goes on when its turn comes",
+    "interrupted": "Resumes when its turn comes",
     "paused": "Paused",
     "finished": "Finished",
     "failed": "Failed",
@@ -23,18 +23,18 @@ WORDS: dict[JobState, str] = {
 }
 ACTS: dict[JobState, tuple[tuple[str, str], ...]] = {
     "running": (("pause", "Pause"), ("cancel", "Stop")),
-    "waiting": (("up", "↑"), ("down", "↓"), ("pause", "Pause"), ("cancel", "Take out")),
-    "interrupted": (("pause", "Pause"), ("cancel", "Take out")),
-    "paused": (("go_on", "Go on"), ("cancel", "Take out")),
+    "waiting": (("up", "↑"), ("down", "↓"), ("pause", "Pause"), ("cancel", "Remove")),
+    "interrupted": (("pause", "Pause"), ("cancel", "Remove")),
+    "paused": (("go_on", "Resume"), ("cancel", "Remove")),
     "finished": (("remove", "Remove"),),
     "failed": (("retry", "Try again"), ("remove", "Remove")),
-    "cancelled": (("retry", "Go on"), ("remove", "Remove")),
+    "cancelled": (("retry", "Resume"), ("remove", "Remove")),
 }
 # What an arrow means to who cannot see it
 ALOUD = {"up": "earlier", "down": "later"}
 STOPPING = {
-    "pause": "Pausing: saving what is learnt",
-    "cancel": "Stopping: saving what is learnt",
+    "pause": "Pausing: saving",
+    "cancel": "Stopping: saving",
 }
 
 DO = script("queue_act")

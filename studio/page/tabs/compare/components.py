@@ -16,7 +16,7 @@ from studio.page.templates import note
 from studio.page.views import compare as views
 
 ABOUT_STRENGTHS = "Strength 1 is as trained, 0 the base; several with commas, each a column."
-ABOUT_MIX = "Styles with a weight above 0 are worn together, in one more column."
+ABOUT_MIX = "Styles with a weight above 0 are drawn together, in one more column."
 SMALL: dict[str, Any] = {"size": "sm", "min_width": 120}
 
 
@@ -26,6 +26,7 @@ class StyleRow:
 
     picker: gr.Dropdown
     strengths: gr.Textbox
+    remove: gr.Button
     weight: gr.Slider
     columns: tuple[gr.Column, gr.Column]
 
@@ -46,10 +47,8 @@ class Form:
     @property
     def inputs(self) -> list[Component]:
         """In the order that form.values_from takes."""
-        parts = [self.base, self.prompts, self.seeds, self.steps, self.guidance, self.size]
-        for row in self.styles:
-            parts += [row.picker, row.strengths, row.weight]
-        return parts
+        numbers = [self.seeds, self.steps, self.guidance, self.size]
+        return [self.base, self.prompts, *numbers, *self.rows]
 
     @property
     def outputs(self) -> list[Block]:
@@ -64,7 +63,15 @@ class Form:
         """What says which rows are shown."""
         parts: list[Block] = [self.count]
         for row in self.styles:
-            parts += row.columns
+            parts += [*row.columns, row.remove]
+        return parts
+
+    @property
+    def rows(self) -> list[Component]:
+        """Picker, strengths and weight of every row, in turn."""
+        parts: list[Component] = []
+        for row in self.styles:
+            parts += [row.picker, row.strengths, row.weight]
         return parts
 
     @property
@@ -181,15 +188,15 @@ def _styles() -> tuple[tuple[StyleRow, ...], gr.Button, gr.Button, gr.Button]:
     with gr.Accordion("Mix them", open=False, elem_id="mix"):
         gr.HTML(note(ABOUT_MIX))
         weights = [_weight(number) for number in range(1, MOST_STYLES + 1)]
-        keep_mix = gr.Button("Keep this mix as a style", size="sm", elem_id="keep-mix")
+        keep_mix = gr.Button("Save this mix as a style", size="sm", elem_id="keep-mix")
     styles = tuple(
-        StyleRow(picker, strengths, weight, (column, of_mix))
-        for (picker, strengths, column), (weight, of_mix) in zip(rows, weights, strict=True)
+        StyleRow(picker, strengths, remove, weight, (column, of_mix))
+        for (picker, strengths, remove, column), (weight, of_mix) in zip(rows, weights, strict=True)
     )
     return styles, more, checkpoints, keep_mix
 
 
-def _style(number: int) -> tuple[gr.Dropdown, gr.Textbox, gr.Column]:
+def _style(number: int) -> tuple[gr.Dropdown, gr.Textbox, gr.Button, gr.Column]:
     with gr.Column(visible=number == 1, min_width=320) as column, gr.Row():
         picker = gr.Dropdown(
             [],
@@ -209,7 +216,16 @@ def _style(number: int) -> tuple[gr.Dropdown, gr.Textbox, gr.Column]:
             min_width=110,
             elem_id=f"strength-{number}",
         )
-    return picker, strengths, column
+        remove = gr.Button(
+            "Remove",
+            visible=False,
+            size="sm",
+            scale=0,
+            min_width=76,
+            elem_id=f"remove-style-{number}",
+            elem_classes="remove-row",
+        )
+    return picker, strengths, remove, column
 
 
 def _weight(number: int) -> tuple[gr.Slider, gr.Column]:

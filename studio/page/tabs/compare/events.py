@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -45,7 +46,7 @@ def _fill(parts: Parts, form: Form, handlers: Handlers, page: gr.Blocks, tab: gr
         [page.load, tab.select],
         handlers.open_tab,
         [parts.offered, *form.pickers],
-        [parts.offered, form.base, form.styles[0].strengths, *form.pickers],
+        [parts.offered, form.base, *handlers.numbers, form.styles[0].strengths, *form.pickers],
         **QUIET,
     )
     for event in (opened.then, first.input):
@@ -58,6 +59,21 @@ def _fill(parts: Parts, form: Form, handlers: Handlers, page: gr.Blocks, tab: gr
         )
     first.input(handlers.forget_offered, None, parts.offered, **QUIET)
     parts.more.click(handlers.add_row, form.count, [parts.more, *form.shown_rows], **QUIET)
+    for number, row in enumerate(form.styles):
+        row.remove.click(
+            partial(handlers.remove_row, number),
+            [form.count, *form.rows],
+            [parts.more, *form.rows, *form.shown_rows],
+            **QUIET,
+        )
+    gr.on(
+        [picker.change for picker in form.pickers],
+        handlers.name_weights,
+        form.pickers,
+        [row.weight for row in form.styles],
+        trigger_mode="always_last",
+        **QUIET,
+    )
     parts.checkpoints.click(
         handlers.spread_checkpoints, first, [*form.pickers, *form.shown_rows], **QUIET
     )

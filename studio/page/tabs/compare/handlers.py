@@ -48,20 +48,49 @@ class Handlers:
         known = [id for _, id in choices]
         by_itself = bool(known) and chosen[0] in (None, offered)
         first = known[0] if by_itself else chosen[0]
+        strengths = self.parts.form.styles[0].strengths
+        filled: Answer = {}
+        if by_itself and first != offered:
+            filled = {strengths: "1", **self._as_shown(first)}
         asked = preferences.take_comparison(self.workspace)
-        strengths: Any = gr.skip()
         if asked is not None and asked[0] in known:  # of the run that was just trained
-            by_itself, first, strengths = False, asked[0], f"{asked[1]:g}"
+            by_itself, first, filled = False, asked[0], {strengths: f"{asked[1]:g}"}
         picked = zip(self.parts.form.pickers, (first, *chosen[1:]), strict=True)
         return {
             self.parts.offered: first if by_itself else "",
             self.parts.form.base: gr.Dropdown(choices=library.bases(self.workspace)),
-            self.parts.form.styles[0].strengths: strengths,
+            **filled,
             **{
                 picker: gr.Dropdown(choices, value=id if id in known else None)
                 for picker, id in picked
             },
         }
+
+    @property
+    def numbers(self) -> list[Block]:
+        """Seeds, steps and size: what is filled in besides a style, its prompts and guidance."""
+        form = self.parts.form
+        return [form.seeds, form.steps, form.size]
+
+    def _as_shown(self, id: str) -> Answer:
+        """What the shown comparison was drawn with, where it shows this style and no other."""
+        spec = self._shown_of(id)
+        if spec is None:
+            return {}
+        parts = self.parts.form
+        values = form.values_of(spec, {id})
+        return {
+            parts.seeds: values.seeds,
+            parts.steps: values.steps,
+            parts.size: values.size,
+            parts.styles[0].strengths: values.styles[0].strengths,
+        }
+
+    def _shown_of(self, id: str | None) -> ComparisonSpec | None:
+        folder = comparisons.folder(self.workspace, self.newest())
+        spec = comparisons.read_spec(folder) if folder is not None else None
+        alone = spec is not None and not spec.mix and {one for one, _ in spec.styles} == {id}
+        return spec if alone else None
 
     @shows_errors
     def suggest(self, id: str | None, base: str | None) -> str:
@@ -69,6 +98,8 @@ class Handlers:
         style = library.style(self.workspace, id) if id else None
         prompts = "\n".join(library.plain_prompts(self.workspace, id)) if id else ""
         guidance = (style and library.guidance(style)) or form.GUIDANCE
+        if (shown := self._shown_of(id)) is not None:  # form and grid say the same
+            prompts, guidance = "\n".join(shown.prompts), shown.guidance
         return json.dumps(
             {
                 "for": base,
@@ -90,6 +121,34 @@ class Handlers:
         }
 
     @shows_errors
+    def remove_row(self, number: int, count: int, *found: Any) -> Answer:
+        """Take a style out of the form; those below it move up. found: picker, strengths and weight
+        of every row, in turn.
+        """
+        rows = [StyleValues(*row) for row in zip(found[::3], found[1::3], found[2::3], strict=True)]
+        left = [row for at, row in enumerate(rows) if at != number] + [StyleValues()]
+        count = max(1, count - 1)
+        of_rows = list(zip(self.parts.form.styles, left, strict=True))
+        return {
+            self.parts.more: gr.Button(visible=True),
+            **self._picked([row.id for row in left]),
+            **{part.strengths: row.strengths for part, row in of_rows},
+            **{part.weight: row.weight for part, row in of_rows},
+            **self._rows(count),
+        }
+
+    @shows_errors
+    def name_weights(self, *chosen: str | None) -> Answer:
+        """Call each weight of the mix as its style."""
+        titles = {id: title for title, id in rendering.choices(self.workspace)}
+        names = [
+            titles.get(id or "", f"Style {number}").partition(" · ")[0]
+            for number, id in enumerate(chosen, 1)
+        ]
+        of_rows = zip(self.parts.form.styles, names, strict=True)
+        return {row.weight: gr.Slider(label=name) for row, name in of_rows}
+
+    @shows_errors
     def spread_checkpoints(self, id: str | None) -> Answer:
         """Choose a style and its checkpoints, each a row."""
         steps = [style.id for style in library.checkpoints(self.workspace, id or "")]
@@ -109,7 +168,7 @@ class Handlers:
             raise StudioError("Give two styles a weight above 0 first.")
         id = import_export.mixed(self.workspace, mix)
         name = library.style(self.workspace, id).name
-        gr.Info(in_html(f"“{name}” is on the shelf."), title="Kept")
+        gr.Info(in_html(f"“{name}” is in Styles now."), title="Saved")
         choices = rendering.choices(self.workspace)
         return {picker: gr.Dropdown(choices) for picker in self.parts.form.pickers}
 
@@ -229,4 +288,5 @@ class Handlers:
         for number, row in enumerate(self.parts.form.styles):
             for column in row.columns:
                 answer[column] = gr.Column(visible=number == 0 or number < count)
+            answer[row.remove] = gr.Button(visible=1 < count and number < count)
         return answer

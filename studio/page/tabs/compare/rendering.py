@@ -12,6 +12,7 @@ import gradio as gr
 from studio import grid_events
 from studio.library import comparisons, library
 from studio.library.comparisons import ComparisonSpec
+from studio.library.import_export import plain_stem
 from studio.page import polling
 from studio.page.handlers import address, offered, offered_address
 from studio.page.views import compare as views
@@ -56,7 +57,7 @@ def view(workspace: Workspace, folder: Path | None, searched: str = "") -> dict[
     return {
         "status": "" if drawn else _why_not(folder),
         "grid": _grid(folder) if drawn else "",
-        "download": gr.update(value=offered(file), visible=True) if drawn else HIDDEN,
+        "download": gr.update(value=_download(folder), visible=True) if drawn else HIDDEN,
         "reuse": gr.update(visible=comparisons.has_spec(folder)),
         **_ended(workspace, folder, searched),
     }
@@ -94,9 +95,18 @@ def _grid(folder: Path) -> str:
     places = _places(folder, spec) if spec else []
     if spec and all(place.is_file() for row in places for place in row):
         cells = [[offered_address(place) for place in row] for row in places]
-        return views.grid(folder.name, spec.columns, spec.rows, cells, comparisons.picks(folder))
+        picks = comparisons.picks(folder)
+        return views.grid(folder.name, spec.columns, spec.rows, cells, picks, spec.title)
     title = spec.title if spec else folder.name
     return views.whole(offered_address(folder / "grid.png"), title)
+
+
+def _download(folder: Path) -> str:
+    """The grid under a name that says what it shows."""
+    spec = comparisons.read_spec(folder)
+    shown = ", ".join(spec.columns[1:]) or "base" if spec else ""
+    name = plain_stem(f"{shown} - {spec.prompts[0]}") if spec and spec.prompts else folder.name
+    return offered(folder / "grid.png", f"{name}.png")
 
 
 def _places(folder: Path, spec: ComparisonSpec) -> list[list[Path]]:

@@ -15,6 +15,7 @@ from studio.library import library, sweeps
 from studio.page import forms, polling
 from studio.page.handlers import PRIVATE, QUIET, address, shows_errors
 from studio.page.templates import render
+from studio.page.views import charts
 from studio.processes import process
 from training.config.schema import RunConfig
 from training.config.settings import settings
@@ -22,6 +23,7 @@ from training.storage.paths import Workspace
 
 TRIES = 2  # settings that can vary at once
 PICTURE = 1024  # px
+WAITING = "Waits for its turn"
 LOOK = 2.0  # seconds between two looks, while somebody is at the page
 EXPLAINED = (
     "Over one base in one pass, each exactly as it would be trained alone; then all of "
@@ -117,6 +119,8 @@ class Handlers:
     def look(self, sent: dict[str, str]) -> dict[Component, Any]:
         folder = sweeps.newest(self.workspace)
         going = folder is not None and process.is_alive(folder)
+        if folder is not None and not going:
+            sweeps.keep_grid(self.workspace, folder)
         found = {
             "status": status_html(self.workspace, folder, going) if folder else "",
             "follower": polling.following(LOOK) if going else "",
@@ -148,21 +152,23 @@ def connect(
 def status_html(workspace: Workspace, folder: Path, going: bool) -> str:
     """The sweep's runs, how each stands, what the process reported, and the picture of all."""
     known = library.runs(workspace)
-    runs = [
-        (name, process.state(workspace.runs() / name) if name in known else "–")
+    states = {
+        name: process.state(workspace.runs() / name) if name in known else None
         for name in sweeps.runs_of(folder)
-    ]
+    }
+    runs = [(name, charts.WORDS[state] if state else WAITING) for name, state in states.items()]
+    done = sum(state == "finished" for state in states.values())
+    grid = None if going else sweeps.grid_of(workspace, folder)
+    failed = not going and done < len(states)
     return render(
         "several_status",
         runs=runs,
-        log="" if going else process.log_tail(folder, 8),
-        picture="" if going else _picture(workspace, folder),
+        words=f"{done} of {len(runs)} styles are finished.",
+        log=_without_folders(process.log_tail(folder, 8), workspace) if failed else "",
+        picture=address(grid, PICTURE) if grid else "",
     )
 
 
-def _picture(workspace: Workspace, folder: Path) -> str:
-    """The address of the picture of all styles; "" where this sweep drew none."""
-    picture, plan = workspace.runs() / "together.png", folder / "sweep.toml"
-    if not picture.is_file() or picture.stat().st_mtime < plan.stat().st_mtime:
-        return ""
-    return address(picture, PICTURE)
+def _without_folders(log: str, workspace: Workspace) -> str:
+    """The end of a log without the places of this machine."""
+    return log.replace(f"{workspace.root}/", "")
