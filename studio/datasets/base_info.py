@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.data.captions import TEMPLATE, captioned
+from training.data.checks import Reader, kept, trained_caption
 from training.errors import ModelError
 from training.storage.paths import builtin_base, read_regular
 
@@ -42,15 +44,16 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Base:
-    """side: px, of the square it was made for; multiple:
-
-    px, of a bucket's sides; tokenizer: None where it could not be found.
+    """side: px, of the square it was made for; multiple: px, of a bucket's sides; tokenizer: None
+    where it could not be found; trigger, template: what captions are trained with, where known.
     """
 
     side: int = USUAL_SIDE
     multiple: int = USUAL_MULTIPLE
     most: int = USUAL_TOKENS - MARKS
     tokenizer: Any = None
+    trigger: str = ""
+    template: str = TEMPLATE
 
     def tokens(self, caption: str) -> Tokens | None:
         """None without a tokenizer."""
@@ -61,6 +64,26 @@ class Base:
             return Tokens(len(encoded.ids), self.most, caption, "")
         end = encoded.offsets[self.most - 1][1]
         return Tokens(len(encoded.ids), self.most, caption[:end], caption[end:])
+
+
+def trained_tokens(base: Base, caption: str) -> Tokens | None:
+    """How a base reads a caption as it is trained, with the trigger; None without a tokenizer."""
+    whole = captioned(caption, base.trigger, base.template)
+    tokens, reader = base.tokens(whole), reader_of(base)
+    if tokens is None or reader is None or not tokens.cut:
+        return tokens
+    if trained_caption(caption, base.trigger, base.template, reader) == whole:
+        return tokens
+    read = kept(caption, base.trigger, base.template, reader)
+    return Tokens(tokens.count, tokens.most, read, " ".join(caption.split())[len(read) :])
+
+
+def reader_of(base: Base) -> Reader | None:
+    """How a base reads captions, None without a tokenizer."""
+    empty = base.tokens("")
+    if empty is None:
+        return None
+    return Reader(lambda text: getattr(base.tokens(text), "count", 0), empty.most)
 
 
 def known(model: str) -> Base:

@@ -17,11 +17,11 @@ from pathlib import Path
 import imagehash
 
 from studio.datasets import store
-from studio.datasets.base_info import Base
+from studio.datasets.base_info import Base, reader_of
 from studio.datasets.caption_edits import tidied
+from training.data import checks
 from training.data.buckets import Bucket, buckets, nearest
 from training.data.caption_files import caption_from_name
-from training.data.captions import TEMPLATE, captioned
 from training.data.pictures import open_picture
 from training.errors import DataError
 from training.storage.paths import read_regular
@@ -29,7 +29,7 @@ from training.storage.paths import read_regular
 KEPT = ".kept.json"  # findings that the owner has looked at and wants to leave as they are
 NEAR_SHAPE = 1.1  # times that the aspect ratios of two copies may differ: the hashes do not see it
 NEAR_BITS = 6  # of 64 in which the hashes of two copies may differ, both of them
-ENLARGED = 1.25  # times; a picture that must be enlarged more teaches blur
+BATCH_SIZE = 4  # pictures, where it is not known: the setting's default
 SAME_CAPTION = 3  # pictures
 MOST_COMPARED = 3000  # pictures; every pair is looked at
 
@@ -72,7 +72,9 @@ class Seen:
 
 
 def findings(
-    dataset: Path, base: Base, trigger: str = "", template: str = TEMPLATE
+    dataset: Path,
+    base: Base,
+    batch_size: int = BATCH_SIZE,
 ) -> list[Finding]:
     """Everything found, but what its owner wants to leave; the worst first.
 
@@ -94,15 +96,14 @@ def findings(
             )
     captions = store.captions(dataset)
     found += _alike(seen, captions)
-    found += _small(seen, base)
-    found += _lonely(seen, base)
+    shapes = {name: bucket_of(of, base) for name, of in seen.items()}
+    found += _small(seen, shapes)
+    found += _lonely(shapes, batch_size)
     left = kept(dataset)
     found += _wordless(dataset, captions, left)
     found += _odd(dataset, captions)
     found += _repeated(captions)
-    found += _too_long(
-        {name: captioned(text, trigger, template) for name, text in captions.items()}, base
-    )
+    found += _too_long(captions, base)
     return [f for f in found if f.key not in left]
 
 
@@ -178,39 +179,20 @@ def _is_near(one: Seen, other: Seen) -> bool:
     return 1 / NEAR_SHAPE <= ratio <= NEAR_SHAPE
 
 
-def _small(seen: Mapping[str, Seen], base: Base) -> Iterator[Finding]:
-    for name, of in seen.items():
-        bucket = bucket_of(of, base)
-        times = max(bucket.width / of.width, bucket.height / of.height)
-        if times > ENLARGED:
-            words = (
-                f"{name} has {of.width} × {of.height} px and is enlarged {times:.1f} times "
-                f"to {bucket.width} × {bucket.height}: it teaches blur."
-            )
-            yield Finding(
-                "small", (name,), words, (("take_out", "Remove it"), ("leave", "Leave it"))
-            )
+def _small(seen: Mapping[str, Seen], shapes: Mapping[str, Bucket]) -> Iterator[Finding]:
+    sizes = {name: (of.width, of.height) for name, of in seen.items()}
+    for remark in checks.small(sizes, shapes):
+        fixes = (("take_out", "Remove it"), ("leave", "Leave it"))
+        yield Finding("small", (remark.picture,), remark.words, fixes)
 
 
-def _lonely(seen: Mapping[str, Seen], base: Base) -> Iterator[Finding]:
-    shapes = {name: bucket_of(of, base) for name, of in seen.items()}
+def _lonely(shapes: Mapping[str, Bucket], batch_size: int) -> Iterator[Finding]:
     count = Counter(shapes.values())
-    shared = [bucket for bucket, n in count.items() if n > 1]
-    for name, bucket in shapes.items():
-        if count[bucket] > 1 or not shared:
-            continue
-        to = nearest(bucket.width, bucket.height, shared)
-        words = (
-            f"{name} is the only picture of its shape ({bucket.width} × {bucket.height}): it "
-            "fills whole batches alone and is seen more often "
-            f"than the others. The nearest shape that others have is {to.width} × {to.height}."
-        )
-        yield Finding(
-            "lonely",
-            (name,),
-            words,
-            (("crop", "Crop it to that shape"), ("take_out", "Remove it"), ("leave", "Leave it")),
-        )
+    for remark in checks.lonely(shapes, batch_size):
+        fixes = (("take_out", "Remove it"), ("leave", "Leave it"))
+        if count[shapes[remark.picture]] == 1:
+            fixes = (("crop", "Crop it to that shape"), *fixes)
+        yield Finding("lonely", (remark.picture,), remark.words, fixes)
 
 
 def _wordless(
@@ -302,15 +284,7 @@ def _repeated(captions: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _too_long(captions: Mapping[str, str], base: Base) -> Iterator[Finding]:
-    for name, text in captions.items():
-        if (tokens := base.tokens(text)) and tokens.cut:
-            words = (
-                f"{name}: {tokens.count} tokens, {tokens.most} are read. Not read: "
-                f"“{tokens.cut.strip(' ,')[:160]}”."
-            )
-            yield Finding(
-                "long",
-                (name,),
-                words,
-                (("shorten", "Shorten it to what is read"), ("leave", "Leave it")),
-            )
+    reader, trigger, template = reader_of(base), base.trigger, base.template
+    fixes = (("shorten", "Shorten it to what is read"), ("leave", "Leave it"))
+    for remark in checks.too_long(captions, trigger, template, reader) if reader else ():
+        yield Finding("long", (remark.picture,), remark.words, fixes)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
@@ -14,10 +13,12 @@ from uuid import uuid4
 from PIL import Image
 
 from studio.datasets import checks, history, store
-from studio.datasets.base_info import Base
+from studio.datasets.base_info import Base, reader_of
 from studio.datasets.caption_edits import tidied
 from training.data.buckets import fit, nearest
 from training.data.caption_files import caption_from_name
+from training.data.captions import captioned
+from training.data.checks import kept
 from training.data.pictures import open_picture
 from training.errors import DataError
 
@@ -82,17 +83,16 @@ def _apply(dataset: Path, finding: checks.Finding, fix: str, base: Base, act: st
 
 
 def shortened(caption: str, base: Base) -> str:
-    """The part of a caption that a base reads, without a word or tag that was cut in two."""
-    tokens = base.tokens(caption)
-    if tokens is None or not tokens.cut:
+    """The part of a caption that a base reads together with the trigger, without a word or tag that
+    was cut in two.
+    """
+    reader, plain = reader_of(base), " ".join(caption.split())
+    if reader is None or reader.reads(captioned(plain, base.trigger, base.template)):
         return caption
-    whole = tokens.read if re.match(r"\W", tokens.cut) else re.sub(r"\w+$", "", tokens.read)
-    tag = (
-        whole.rpartition(",")[0]
-        if "," in whole and not tokens.cut.lstrip().startswith(",")
-        else whole
-    )
-    return tag.strip(" ,") or whole.strip(" ,") or tokens.read
+    read = kept(plain, base.trigger, base.template, reader)
+    cut = plain[len(read) :]
+    tag = read.rpartition(",")[0] if "," in read and not cut.startswith(",") else read
+    return tag.strip(" ,") or read.strip(" ,")
 
 
 def _crop(dataset: Path, name: str, base: Base, act: str) -> None:

@@ -210,6 +210,15 @@ def bases(workspace: Workspace) -> list[str]:
     )
 
 
+def trained_with(workspace: Workspace, dataset: Path) -> tuple[str, str]:
+    """Trigger and template of the latest run on a dataset; no trigger where there is none."""
+    for name in runs(workspace)[:10]:
+        config = process.earlier(workspace.runs() / name)
+        if config and Path(config.data.folder) == dataset:
+            return config.data.trigger, config.data.template
+    return "", TEMPLATE
+
+
 def _described(id: str, name: str, path: Path) -> Style | None:
     """What the file says of itself; for a run, what its settings say where the file is silent."""
     try:

@@ -78,6 +78,19 @@ def read_ids(
     ]
 
 
+def count_ids(tokenizer: Any, text: str, word: str = "", vectors: int = 0) -> int:
+    """Ids of a text, however many, without its beginning and end. vectors: of a learnt word, 0
+    where the word is none.
+    """
+    pieces = re.split(_pattern([word]), text, flags=re.IGNORECASE) if word and vectors else [text]
+    ids = [
+        len(tokenizer(piece, add_special_tokens=False, verbose=False).input_ids)
+        for piece in pieces
+        if piece.strip()
+    ]
+    return sum(ids) + (len(pieces) - 1) * vectors
+
+
 def _pattern(words: Sequence[str]) -> str:
     longest_first = sorted(words, key=len, reverse=True)
     return rf"(?<!\w)(?:{'|'.join(re.escape(word) for word in longest_first)})(?!\w)"

@@ -56,15 +56,21 @@ class Batch:
 class EncodedData:
     """The pictures of a run as latents, in their buckets.
 
-    bucket_of: of every example; prior_of: the class pictures that each bucket's passes take, by
-    their places in prior_examples.
+    captions: of every example, as it is trained; bucket_of: of every example; prior_of: the class
+    pictures that each bucket's passes take, by their places in prior_examples.
     """
 
     examples: list[Example]
+    captions: list[str]
     prior_examples: list[Example]
     bucket_of: list[Bucket]
     prior_of: dict[Bucket, list[int]]
     latents: Latents
+
+    @property
+    def are_shortened(self) -> bool:
+        """Whether a caption is another one than in its file, so that the trigger has room."""
+        return self.captions != [e.caption for e in self.examples]
 
     @property
     def groups(self) -> list[list[int]]:
@@ -93,7 +99,7 @@ class BatchMaker:
         optim, data = self.config.optim, self.data
         rows = self.order.rows(number)
         bucket = data.bucket_of[rows[0]]
-        picked = [(data.examples[i], data.examples[i].caption, 1.0) for i in rows]
+        picked = [(data.examples[i], data.captions[i], 1.0) for i in rows]
         picked += self._class_pictures(number, bucket, len(rows))
         style = self.world.share(len(rows))
         prior = (len(rows) + j for j in self.world.share(len(picked) - len(rows)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 
+from training.data import checks
 from training.data.buckets import Bucket, buckets, nearest
 from training.data.dataset import Example
 from training.data.pictures import open_picture, pixels
@@ -14,6 +15,7 @@ from training.models.family import Parts
 from training.runtime.device import device_record
 from training.runtime.distributed import ProcessGroup
 from training.trainer.batches import EncodedData
+from training.trainer.caption_reader import caption_reader
 from training.trainer.latent_cache import LatentStore
 from training.trainer.latents import Latents
 from training.trainer.plan import Plan
@@ -26,19 +28,27 @@ def chosen_buckets(plan: Plan, parts: Parts) -> list[Bucket]:
     return buckets(side, parts.multiple) if data.buckets else [Bucket(side, side)]
 
 
-def small_pictures(plan: Plan, choices: Sequence[Bucket]) -> Iterator[Warned]:
-    """Say which pictures are smaller than their bucket: they will be enlarged."""
-    examples = plan.dataset.examples
-    fitted = [(e, nearest(e.width, e.height, choices)) for e in examples]
-    small = [
-        e.path.name for e, b in fitted if min(e.width, e.height) < min(b.width, b.height) / 1.5
+def remarks(plan: Plan, parts: Parts, choices: Sequence[Bucket]) -> Iterator[Warned]:
+    """Say what is worth a look in the pictures and captions, as the page does."""
+    examples, data = plan.dataset.examples, plan.config.data
+    shapes = {e.path.name: nearest(e.width, e.height, choices) for e in examples}
+    found = list(checks.small({e.path.name: (e.width, e.height) for e in examples}, shapes))
+    found += checks.lonely(shapes, plan.config.optim.batch_size)
+    if reader := caption_reader(parts, plan.config):
+        captions = {e.path.name: e.plain for e in examples}
+        found += checks.too_long(captions, data.trigger, data.template, reader)
+    yield from (Warned(text) for text in checks.summarised(found))
+
+
+def trained_captions(plan: Plan, parts: Parts) -> list[str]:
+    """The caption of every picture as it is trained, with room for the trigger."""
+    data, reader = plan.config.data, caption_reader(parts, plan.config)
+    if reader is None:
+        return [e.caption for e in plan.dataset.examples]
+    return [
+        checks.trained_caption(e.plain, data.trigger, data.template, reader)
+        for e in plan.dataset.examples
     ]
-    if small:
-        some = ", ".join(small[:3]) + (" and others" if len(small) > 3 else "")
-        yield Warned(
-            f"{len(small)} pictures are much smaller than what is trained ({some}) and "
-            "will be enlarged: larger ones learn finer."
-        )
 
 
 def encode(
@@ -58,7 +68,8 @@ def encode(
     prior_of: dict[Bucket, list[int]] = {bucket: [] for bucket in used}
     for i in range(max(len(prior_examples), len(used)) if prior_examples else 0):
         prior_of[used[i % len(used)]].append(i % len(prior_examples))
-    data = EncodedData(examples, prior_examples, bucket_of, prior_of, Latents(store))
+    captions = trained_captions(plan, parts)
+    data = EncodedData(examples, captions, prior_examples, bucket_of, prior_of, Latents(store))
     wanted = list(zip(examples, bucket_of, strict=True))
     wanted += [(prior_examples[i], b) for b, found in prior_of.items() for i in found]
     for i in world.share(len(wanted)):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from training.config.schema import RunConfig
 from training.data.captions import captioned
-from training.data.dataset import Example
 from training.diffusion.sampling import draw
 from training.events import Previewed
 from training.prompt import Prompt
@@ -14,13 +13,13 @@ from training.storage.paths import inside, write_whole
 from training.trainer.trainer import Trainer
 
 
-def prompts_of(config: RunConfig, examples: Sequence[Example]) -> list[Prompt]:
+def prompts_of(config: RunConfig, captions: Sequence[str]) -> list[Prompt]:
     """What previews draw: the user's prompts, or three captions, with the trigger put in."""
     p, data = config.preview, config.data
     texts: Sequence[str] = [captioned(text, data.trigger, data.template) for text in p.prompts]
     if not texts:
-        every = max(1, len(examples) // 3)
-        texts = [e.caption for e in examples[::every][:3]]
+        every = max(1, len(captions) // 3)
+        texts = captions[::every][:3]
     return [
         Prompt(text, p.negative, p.steps, p.guidance, p.seed + i, sampler=p.sampler)
         for i, text in enumerate(texts)
@@ -29,7 +28,7 @@ def prompts_of(config: RunConfig, examples: Sequence[Example]) -> list[Prompt]:
 
 def preview(trainer: Trainer) -> Previewed:
     """Draw the previews as they are now; training is not touched. Raises SpaceError."""
-    prompts, paths = prompts_of(trainer.config, trainer.data.examples), _paths(trainer)
+    prompts, paths = prompts_of(trainer.config, trainer.data.captions), _paths(trainer)
     event = Previewed(trainer.step, paths, tuple(p.text for p in prompts))
     if not (trainer.world.writes or trainer.world.shards):
         return event
@@ -52,5 +51,5 @@ def is_there(trainer: Trainer) -> bool:
 
 
 def _paths(trainer: Trainer) -> tuple[str, ...]:
-    count = len(prompts_of(trainer.config, trainer.data.examples))
+    count = len(prompts_of(trainer.config, trainer.data.captions))
     return tuple(f"previews/step-{trainer.step:07d}-{i}.png" for i in range(count))

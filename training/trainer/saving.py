@@ -19,6 +19,8 @@ from training.trainer.trainer import Trainer
 
 PREVIEW_BYTES = 3  # a pixel of a PNG at worst
 HALF = 2  # bytes of a weight in a style file
+# What is read of captions that are too long: see training.data.checks.trained_caption
+WHOLE, SHORTENED = "as they are", "with room for the trigger"
 MARGIN = 2**20  # bytes for run.toml, events and what the file system itself takes
 
 
@@ -76,6 +78,9 @@ def restore(trainer: Trainer) -> Iterator[Noted | Warned | Saved]:
             f"{difference}: the run resumes, but its result will differ slightly from a run "
             "that was never stopped."
         )
+    if then.get("captions", WHOLE) == WHOLE and trainer.data.are_shortened:
+        trainer.use_whole_captions()
+        yield Noted("captions are not shortened for the trigger, since this run began without that")
     trainer.optimiser.restore(found.tensors)
     trainer.step, trainer.started = found.step, then["started"]
     trainer.guard = Guard(**then["guard"])
@@ -92,6 +97,7 @@ def _record(trainer: Trainer) -> dict[str, Any]:
     return {
         "settings": resume.settings_record(trainer.config),
         "pictures": resume.pictures_record(trainer.data.examples),
+        "captions": SHORTENED if trainer.data.are_shortened else WHOLE,
         "class_pictures": resume.pictures_record(trainer.data.prior_examples),
         **base_record(trainer.plan.files),
         "start": trainer.plan.start.sha256 if trainer.plan.start else "",
@@ -129,7 +135,7 @@ def _check_room(trainer: Trainer) -> None:
     styles = 1 + (left // save.every if save.every and save.styles else 0)
     pixels = 0
     if preview.every:
-        count = (left // preview.every + 1) * len(prompts_of(config, trainer.data.examples))
+        count = (left // preview.every + 1) * len(prompts_of(config, trainer.data.captions))
         pixels = count * trainer.parts.size**2
     needed = one * max(1, save.keep + 1 - there)
     needed += styles * trainer.attached.count * HALF + pixels * PREVIEW_BYTES + MARGIN

@@ -17,7 +17,7 @@ from training.storage.paths import write_whole
 from training.style_files.key_names import accepted_names
 from training.trainer import attach, resume
 from training.trainer.batches import EncodedData
-from training.trainer.encoding import chosen_buckets, encode, small_pictures
+from training.trainer.encoding import chosen_buckets, encode, remarks
 from training.trainer.latents import Words
 from training.trainer.memory_watch import MemoryWatch
 from training.trainer.microbatching import MicrobatchPlans
@@ -50,7 +50,7 @@ def set_up(
     networks = _networks(plan, shared_base, watch)
     parts = networks.parts
     choices = chosen_buckets(plan, parts)
-    yield from small_pictures(plan, choices)
+    yield from remarks(plan, parts, choices)
     prior_examples: list[Example] = []
     if config.prior.images and config.prior.weight:
         with networks.at_hand(*parts.networks):
@@ -145,11 +145,12 @@ def drop_unneeded(plan: Plan, data: EncodedData, networks: Networks, words: Word
 def _captions(plan: Plan, data: EncodedData) -> set[str]:
     """Every text that will be asked for."""
     config = plan.config
-    texts = {e.caption for e in data.examples} | {"", config.prior.prompt}
+    texts = {*data.captions, "", config.prior.prompt}
+    texts |= {e.caption for e in data.examples}  # a run that began with these goes on with them
     if config.prior.frozen_weight:
         texts |= {e.plain for e in data.examples}
     if config.preview.every:
-        prompts = prompts_of(config, data.examples)
+        prompts = prompts_of(config, data.captions)
         texts |= {text for p in prompts for text in (p.text, p.negative)}
     return texts
 

@@ -137,6 +137,11 @@ class Trainer:
             if not p.requires_grad
         )
 
+    def use_whole_captions(self) -> None:
+        """Train on the captions as they are in their files, whatever is read of them."""
+        self.data = replace(self.data, captions=[e.caption for e in self.data.examples])
+        self.maker = BatchMaker(self.config, self.data, self.parts, self.world)
+
     # --- one update ---
 
     @property

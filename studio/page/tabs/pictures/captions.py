@@ -98,7 +98,7 @@ class Captions:
             del self.writers[next(iter(self.writers))]
         return {
             self.parts.summary: rendering.summary(folder),
-            parts.tokens: views.meter(rendering.base_of(model)[0].tokens(text)),
+            parts.tokens: rendering.meter(rendering.base_for(self.workspace, name, model)[0], text),
             parts.before: now,
             parts.kept: views.kept(self.workspace.root, of, text),
             **parts.conflict.asks(),

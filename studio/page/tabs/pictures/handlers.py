@@ -277,7 +277,7 @@ class Handlers:
         """Fix one finding, or all of a kind."""
         on, folder = event._data.get("on"), store.folder(self.workspace, dataset or "")
         kind, fix = _event_text(event, "kind"), _event_text(event, "fix")
-        base = rendering.base_of(model)[0]
+        base, _ = rendering.base_for(self.workspace, folder.name, model)
         if on is None:
             fixes.apply_to_all(folder, kind, fix, base)
         else:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from studio.datasets import base_info, checks, history, store
+from studio.library import library
 from studio.page.handlers import address
 from studio.page.views import pictures as views
 from training.data.caption_files import caption_from_name
@@ -50,6 +51,13 @@ def base_of(model: str | None) -> tuple[base_info.Base, str]:
     )
 
 
+def base_for(workspace: Workspace, name: str, model: str | None) -> tuple[base_info.Base, str]:
+    """The same, with the trigger and the template that this dataset was trained with last."""
+    known, note = base_of(model)
+    trigger, template = library.trained_with(workspace, store.folder(workspace, name))
+    return replace(known, trigger=trigger, template=template), note
+
+
 def dataset(workspace: Workspace, name: str | None, model: str, at: str = "") -> Dataset:
     """A dataset and its picture named at, the first one where that is not there."""
     if not name:
@@ -75,7 +83,8 @@ def picture(workspace: Workspace, name: str | None, at: str, model: str) -> Pict
     if not (name and at):
         return Picture(views.nothing_chosen())
     folder = store.folder(workspace, name)
-    path, listing, (base, _) = store.picture(folder, at), store.pictures(folder), base_of(model)
+    path, listing = store.picture(folder, at), store.pictures(folder)
+    base, _ = base_for(workspace, name, model)
     seen, text = checks.look(path), store.caption(folder, at)
     desk = views.desk(
         address(path, LARGE),
@@ -86,7 +95,12 @@ def picture(workspace: Workspace, name: str | None, at: str, model: str) -> Pict
         store.place_of(folder, at),
         (listing.index(at) + 1, len(listing)),
     )
-    return Picture(desk, f"{name}/{at}", text, _placeholder(path), views.meter(base.tokens(text)))
+    return Picture(desk, f"{name}/{at}", text, _placeholder(path), meter(base, text))
+
+
+def meter(base: base_info.Base, text: str) -> str:
+    """How much of what a base reads a caption takes, as it is trained."""
+    return views.meter(base_info.trained_tokens(base, text))
 
 
 def _placeholder(path: Path) -> str:
@@ -107,7 +121,7 @@ def findings(workspace: Workspace, name: str | None, model: str) -> str:
     """What to look at before training; "" without pictures."""
     if name not in store.names(workspace) or not store.pictures(workspace.datasets() / name):
         return ""
-    folder, (base, note) = store.folder(workspace, name), base_of(model)
+    folder, (base, note) = store.folder(workspace, name), base_for(workspace, name, model)
     found = checks.findings(folder, base)
     addresses = {}
     shown = [at for f in found[: views.MOST_FINDINGS] for at in _side_by_side(f)]

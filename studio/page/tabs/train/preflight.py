@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from studio.datasets import checks, collection, store
@@ -53,7 +53,7 @@ def remarks(
     if not (trigger or "").strip():
         found.append(Remark(NO_TRIGGER, "Start without a trigger word?", "Add one", "data-trigger"))
     if dataset in store.names(workspace):
-        found += _of_pictures(store.folder(workspace, dataset), model or "mini")
+        found += _of_pictures(store.folder(workspace, dataset), model or "mini", trigger or "")
     return tuple(found)
 
 
@@ -67,12 +67,12 @@ def questions(found: Sequence[Remark]) -> list[str]:
     return [remark.question for remark in found if remark.question]
 
 
-def _of_pictures(folder: Path, model: str) -> list[Remark]:
+def _of_pictures(folder: Path, model: str, trigger: str) -> list[Remark]:
     try:
         base = known(model)
     except ModelError:
         base = Base()
-    found = _findings(folder, base, _state(folder))
+    found = _findings(folder, replace(base, trigger=trigger), _state(folder))
     if not found:
         return []
     words = f"To look at in “{collection.title(folder)}”: {', '.join(_counted(found))}."
