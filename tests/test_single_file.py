@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +267,78 @@ def test_a_missing_vocabulary_is_named_with_its_places(
     assert f"{own}: vocab.json and merges.txt missing" in str(caught.value)
     with_vocabulary(own, folder)
     assert base_files.find(str(checkpoint)).folder.is_dir()
+
+
+def renamed(path: Path, change: Callable[[str], str]) -> Path:
+    weights = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    safetensors.torch.save_file({change(name): t for name, t in weights.items()}, path, metadata)
+    return path
+
+
+def without_text_model(name: str) -> str:
+    """As NovelAI named SD 1.x, and with it Anything, Counterfeit and most anime merges."""
+    return name.replace(".transformer.text_model.", ".transformer.")
+
+
+def as_sgm_names_sd2(name: str) -> str:
+    return name.replace("cond_stage_model.model.", "conditioner.embedders.0.model.")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_text_model,
+        as_sgm_names_sd2,
+        lambda name: f"module.{name}",
+        lambda name: f"state_dict.{without_text_model(name)}",
+    ],
+    ids=["novelai", "sgm", "module", "state_dict"],
+)
+def test_old_and_odd_names_open_the_same_base(
+    change: Callable[[str], str], checkpoint: Path, family: str, tmp_path: Path
+) -> None:
+    usual = base_files.find(str(checkpoint))
+    other = tmp_path / "given" / "other.safetensors"
+    shutil.copyfile(checkpoint, other)
+    found = base_files.find(str(renamed(other, change)))
+    assert found.family.name == usual.family.name and found.title == "other"
+    for part in PARTS[family]:
+        (a,), (b,) = ((f.folder / part).glob("*.safetensors") for f in (usual, found))
+        first, second = (safetensors.torch.load_file(file) for file in (a, b))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_stray_name_makes_no_style_of_a_checkpoint(checkpoint: Path) -> None:
+    """Trainers leave such tensors behind, and merges carry them on."""
+    stray = {"lora_unet_mid.alpha": torch.ones(1), "cond_stage_model.lora_scale": torch.ones(1)}
+    stray |= {"lora_unet_mid.lora_up.weight": torch.ones(2, 2)}
+    metadata = {"modelspec.prediction_type": "epsilon"}
+    assert base_files.find(str(rewritten(checkpoint, add=stray, metadata=metadata))).folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    "leaf", ["lora_down.weight", "lora_A.weight", "hada_w1_a", "lokr_w1", "lora.up.weight"]
+)
+def test_a_style_is_named_as_one_in_every_dialect(leaf: str, tmp_path: Path) -> None:
+    path = tmp_path / "style.safetensors"
+    safetensors.torch.save_file({f"unet.mid_block.{leaf}": torch.ones(2, 2)}, path)
+    with pytest.raises(ModelError, match="is a style"):
+        base_files.find(str(path))
+
+
+def test_a_refiner_is_no_sd2(checkpoint: Path) -> None:
+    """Its second kind of text encoder stands where Stability's later code puts that of 2.x."""
+    weights = {
+        "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3),
+        "conditioner.embedders.0.model.token_embedding.weight": torch.zeros(4, 1280),
+        "first_stage_model.decoder.conv_in.weight": torch.zeros(1),
+    }
+    safetensors.torch.save_file(weights, checkpoint)
+    with pytest.raises(ModelError, match="refiner"):
+        base_files.find(str(checkpoint))
 
 
 def rewritten(

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from safetensors import SafetensorError, safe_open
 from training.errors import ModelError, SpaceError
 from training.models.files import AGAIN, file_hash, quiet, read_json, reason, unusable
 from training.storage.disk_errors import advice
-from training.storage.paths import cache_folder
+from training.storage.paths import cache_folder, open_regular
+from training.style_files.checkpoint_keys import FIRST, usual_names
+from training.style_files.formats import is_style_layer
 from training.system import file_system
 
 CONFIGS = Path(__file__).parent / "configs"
 # [channels, in_channels, 3, 3] in every checkpoint of 1.x, 2.x and XL
-UNET = "model.diffusion_model.input_blocks.0.0.weight"
+UNET = FIRST
 VAE = "first_stage_model.decoder.conv_in.weight"
 # A text encoder's tensor -> whose it is, the one to ask first
 ENCODERS = {
@@ -53,6 +55,8 @@ class CheckpointInfo:
     family: str
     prediction: str  # epsilon or v_prediction
     zero_snr: bool  # the noise schedule ends in noise alone (Lin et al. 2023)
+    # Tensor -> its name in checkpoints of today, of those that are called otherwise
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 def unpacked(checkpoint: Path) -> Path:
@@ -69,8 +73,13 @@ def unpacked(checkpoint: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=target.parent) as scratch:
             configs = _configs(info, vocabulary, Path(scratch) / "configs")
-            pipe = _opened(checkpoint, configs)
-            pipe.save_pretrained(Path(scratch) / "base", safe_serialization=True)
+            given = checkpoint
+            if info.renamed:
+                given = Path(scratch) / checkpoint.name
+                _copy_renamed(checkpoint, info.renamed, given)
+            pipe = _opened(given, configs, checkpoint)
+            with quiet():
+                pipe.save_pretrained(Path(scratch) / "base", safe_serialization=True)
             if not target.exists():
                 file_system.rename(Path(scratch) / "base", target)
     except (OSError, SafetensorError) as error:
@@ -96,11 +105,15 @@ def examined(checkpoint: Path) -> CheckpointInfo:
     """
     try:
         with safe_open(checkpoint, framework="pt") as file:
-            names, metadata = set(file.keys()), file.metadata() or {}
-            channels = file.get_slice(UNET).get_shape()[1] if UNET in names else 0
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{checkpoint} is damaged or cut off ({reason(error)}). {AGAIN}") from None
-    if any("lora_" in name for name in names):
+    usual = usual_names(shapes)
+    names = set(usual.values())
+    first = next((shapes[name] for name, called in usual.items() if called == UNET), ())
+    channels = first[1] if len(first) == 4 else 0
+    if not channels and any(map(is_style_layer, names)):
         raise ModelError(
             f"{checkpoint} is a style (LoRA), not a base. Set base.model to the model that it "
             "was made for."
@@ -130,9 +143,19 @@ def examined(checkpoint: Path) -> CheckpointInfo:
             f"{checkpoint} holds a UNet but no {' and no '.join(lacking)}. Choose a whole "
             "checkpoint."
         )
-    return CheckpointInfo(
-        family, _prediction(checkpoint, family, names, metadata), "ztsnr" in names
-    )
+    prediction = _prediction(checkpoint, family, names, metadata)
+    renamed = {name: called for name, called in usual.items() if name != called}
+    return CheckpointInfo(family, prediction, "ztsnr" in names, renamed)
+
+
+def _copy_renamed(checkpoint: Path, names: Mapping[str, str], copy: Path) -> None:
+    """The same checkpoint under other names, its numbers byte for byte. Raises OSError."""
+    with open_regular(checkpoint) as source, copy.open("wb") as target:
+        header = json.loads(source.read(int.from_bytes(source.read(8), "little")))
+        text = json.dumps({names.get(name, name): entry for name, entry in header.items()}).encode()
+        text += b" " * (-len(text) % 8)
+        target.write(len(text).to_bytes(8, "little") + text)
+        shutil.copyfileobj(source, target, 2**20)
 
 
 def _prediction(checkpoint: Path, family: str, names: set[str], metadata: Mapping[str, str]) -> str:
@@ -260,8 +283,8 @@ def _configs(info: CheckpointInfo, vocabulary: Path, folder: Path) -> Path:
     return folder
 
 
-def _opened(checkpoint: Path, configs: Path) -> Any:
-    """The stock pipeline, from the checkpoint and configs alone."""
+def _opened(given: Path, configs: Path, checkpoint: Path) -> Any:
+    """The stock pipeline, from a checkpoint and configs alone. checkpoint: as messages name it."""
     with quiet():
         import diffusers
 
@@ -271,7 +294,7 @@ def _opened(checkpoint: Path, configs: Path) -> Any:
         extra = {} if kind is diffusers.StableDiffusionXLPipeline else {"safety_checker": None}
         try:
             pipe = kind.from_single_file(
-                str(checkpoint),
+                str(given),
                 config=str(configs),
                 local_files_only=True,
                 dtype=torch.float16,

@@ -94,6 +94,47 @@ def pieces(family: str, parts: Mapping[str, Shapes]) -> list[Piece]:
     return found
 
 
+# Where a checkpoint's first convolution and its text encoders are found, whatever stands before
+FIRST = "model.diffusion_model.input_blocks.0.0.weight"
+CLIP_PARTS = ("embeddings.", "encoder.layers.", "final_layer_norm.")
+SGM_OPEN_CLIP = "conditioner.embedders.0.model."  # of SD 2.x as Stability's later code saves it
+OPEN_CLIP_WIDTH = 1024  # of the text encoder of 2.x; an SDXL refiner's there is 1280 wide
+
+
+def usual_names(shapes: Shapes) -> dict[str, str]:
+    """Name in a checkpoint -> what the tensor is called in those of today; names that are no
+    checkpoint's stay.
+
+    Told by where names stand: `module.` and the like before all of them; NovelAI's of SD 1.x, and
+    of all that was merged from it, which have no `text_model.`; SD 2.x saved with the names of XL.
+    """
+    before = next((name.removesuffix(FIRST) for name in shapes if name.endswith(f".{FIRST}")), "")
+    names = {name: name.removeprefix(before) for name in shapes}
+    bare = [
+        (begins.removesuffix("text_model."), begins)
+        for spec in SPECS.values()
+        for begins, library in spec.checkpoint_encoders.values()
+        if library == "transformers"
+    ]
+    embedding = f"{SGM_OPEN_CLIP}token_embedding.weight"
+    widths = [shape[-1] for name, shape in shapes.items() if names[name] == embedding and shape]
+    return {
+        name: _usual(usual, bare, is_sd2=widths == [OPEN_CLIP_WIDTH])
+        for name, usual in names.items()
+    }
+
+
+def _usual(name: str, bare: Sequence[tuple[str, str]], *, is_sd2: bool) -> str:
+    for short, begins in bare:
+        if name.startswith(tuple(short + part for part in CLIP_PARTS)):
+            return begins + name.removeprefix(short)
+    if is_sd2 and name.startswith(SGM_OPEN_CLIP):
+        return SPECS["sd2"].checkpoint_encoders["text_encoder"][0] + name.removeprefix(
+            SGM_OPEN_CLIP
+        )
+    return name
+
+
 def _stem(name: str) -> tuple[str, str]:
     """`conv_in.weight` -> `conv_in`, `weight`."""
     stem, _, kind = name.rpartition(".")

@@ -112,6 +112,11 @@ def sorted_out(label: str, names: Collection[str], part: str = "") -> Content:
     return Content(dialects.pop() if dialects else "kohya", layers, sorted(words), norms)
 
 
+def is_style_layer(name: str) -> bool:
+    """Whether a tensor's name ends as one of a layer's matrices does."""
+    return name.endswith(tuple(leaf for leaf in LEAVES if leaf != ".alpha"))
+
+
 def _role(name: str, part: str) -> tuple[Dialect, str, str]:
     """(dialect, layer, role) of a tensor's name; role is "" for an unknown one."""
     suffix = max((leaf for leaf in LEAVES if name.endswith(leaf)), key=len, default="")
