@@ -39,12 +39,11 @@ class Describer:
             "trust_remote_code": False,
         }
         self.device = choose("auto", "float32").device
-        self.processor = AutoProcessor.from_pretrained(name, **where)
-        self.model = (
-            AutoModelForImageTextToText.from_pretrained(name, use_safetensors=True, **where)
-            .eval()
-            .to(self.device)
+        self.processor: Any = AutoProcessor.from_pretrained(name, **where)
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            name, use_safetensors=True, **where
         )
+        self.model = model.eval().to(self.device)
 
     @torch.no_grad()
     def __call__(self, path: Path) -> str:
@@ -72,8 +71,10 @@ def main(cache: Path | None = None) -> int:
             }
         )
         return 0
+    if describer is None:
+        return 0
     with cpu_threads.following():
-        for path in paths if describer else ():
+        for path in paths:
             cpu_threads.follow()
             try:
                 _say({"picture": str(path), "caption": describer(path)})

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO, cast
 
 from studio.processes import process as jobs
 from training.errors import StudioError
@@ -102,10 +103,11 @@ def described(pictures: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
+    given, said = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
     try:
-        process.stdin.write(json.dumps([str(path) for path in pictures]))
-        process.stdin.close()
-        for line in process.stdout:
+        given.write(json.dumps([str(path) for path in pictures]))
+        given.close()
+        for line in said:
             answer = json.loads(line)
             if "error" in answer:
                 raise StudioError(answer["error"])
@@ -115,4 +117,4 @@ def described(pictures: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()
+        said.close()

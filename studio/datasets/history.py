@@ -53,9 +53,11 @@ def change(dataset: Path, what: str, files: Mapping[str, bytes | None], *, act: 
             return 0
         latest = max([0, *_numbers(dataset)])
         earlier = _recorded_act(dataset, latest) if act else None
+        record: dict[str, Any] = {"what": what, "act": act, "files": {}}
         grows = earlier is not None and earlier.get("act") == act
+        if earlier is not None and grows:
+            record = earlier
         entry = dataset / FOLDER / f"{latest + (not grows):06d}"
-        record: dict[str, Any] = earlier if grows else {"what": what, "act": act, "files": {}}
         try:
             make_folder(entry / "before")
             for name, new in differing.items():
@@ -138,14 +140,11 @@ def _recorded_act(dataset: Path, number: int) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     files = record.get("files") if isinstance(record, dict) else None
-    names_only = isinstance(files, dict) and all(Path(name).name == name for name in files)
-    return (
-        record
-        if names_only
-        and isinstance(record.get("what"), str)
-        and all(isinstance(f, dict) and {"had", "after"} <= set(f) for f in files.values())
-        else None
-    )
+    if not isinstance(files, dict) or not isinstance(record.get("what"), str):
+        return None
+    names_only = all(Path(name).name == name for name in files)
+    are_whole = all(isinstance(f, dict) and {"had", "after"} <= set(f) for f in files.values())
+    return record if names_only and are_whole else None
 
 
 def _content(dataset: Path, name: str) -> bytes | None:

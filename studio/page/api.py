@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
+from gradio.events import api
 from gradio.utils import get_upload_folder
 
 from studio.datasets import store
@@ -57,7 +58,7 @@ def offer(workspace: Workspace) -> None:
     """Add the verbs to the page that is being built."""
     verbs = Verbs(workspace)
     for name in VERBS:
-        gr.api(getattr(verbs, name), api_name=name)
+        api(getattr(verbs, name), api_name=name)
 
 
 class Verbs:
@@ -178,7 +179,7 @@ def _run_status(run: Path) -> dict[str, Any]:
     last = so_far.curve[-1] if so_far.curve else None
     file = run / so_far.style if so_far.style else None
     has_style = file is not None and file.is_file()
-    offers_style = has_style and state in ("finished", "stopped")
+    offered = file if has_style and state in ("finished", "stopped") else None
     return {
         "run": run.name,
         "state": state,
@@ -188,7 +189,7 @@ def _run_status(run: Path) -> dict[str, Any]:
         "seconds_left": last.left if last and state == "running" else None,
         "messages": [message.message for message in so_far.messages],
         "id": f"run:{run.name}" if has_style else None,
-        "style": _offered(file) if offers_style else None,
+        "style": _offered(offered) if offered else None,
     }
 
 

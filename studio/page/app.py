@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.data_classes import BlocksConfigDict
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -140,8 +141,10 @@ class Page(gr.Blocks):
     remembered for closed pages is bounded by MOST_SESSIONS instead.
     """
 
-    def get_config_file(self) -> dict[str, Any]:
-        return {**super().get_config_file(), "connect_heartbeat": False}
+    def get_config_file(self) -> BlocksConfigDict:
+        config = super().get_config_file()
+        config["connect_heartbeat"] = False
+        return config
 
 
 def build(workspace: Workspace) -> gr.Blocks:

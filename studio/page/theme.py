@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import gradio as gr
+from gradio import themes
 
 # From the lightest shade to the darkest
 SEAL = "#fdf3ef #f9e2d9 #f3c6b6 #eba48c #ef8260 #cf5535 #b3391f #942e1a #792819 #652519 #37100a"
 PAPER = "#fbf9f5 #f3efe7 #e5dfd3 #cfc7b8 #a1998a #756e61 #5a5449 #433e36 #2b2823 #1e1b18 #141210"
 
 
-def theme() -> gr.themes.Base:
+def theme() -> themes.Base:
     """Return gradio's base theme in the page's colours."""
-    seal = gr.themes.Color(*SEAL.split(), name="seal")
-    paper = gr.themes.Color(*PAPER.split(), name="paper")
-    made = gr.themes.Base(
+    seal = themes.Color(*SEAL.split(), name="seal")
+    paper = themes.Color(*PAPER.split(), name="paper")
+    made = themes.Base(
         primary_hue=seal,
         secondary_hue=seal,
         neutral_hue=paper,
-        radius_size=gr.themes.sizes.radius_md,
+        radius_size=themes.sizes.radius_md,
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "Consolas", "monospace"],
     )

@@ -217,7 +217,9 @@ class Queue:
                     "'interrupted', 'running')"
                 )
             ]
-        for device in devices if self.worker else []:
+        if self.worker is None:
+            return
+        for device in devices:
             if run_lock.holder(self.place_of(device)) is None:
                 child = subprocess.Popen(
                     [*self.worker(self.workspace.root, device)],

@@ -16,13 +16,21 @@ import gradio as gr
 import h11
 import orjson
 import uvicorn
-from gradio import http_server, processing_utils, route_utils, routes, utils
+from gradio import http_server as gradio_server
+from gradio import processing_utils as gradio_processing
+from gradio import route_utils, utils
+from gradio import routes as gradio_routes
 from gradio_client import utils as client_utils
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from studio.server.errors import FetchRefused
 from studio.server.rate_limit import without_half_characters
+
+# Modules whose own imports are changed here, which is no business of a type checker
+http_server: Any = gradio_server
+processing_utils: Any = gradio_processing
+routes: Any = gradio_routes
 
 # Functions that fetch an address a client names. `{"path": "http://..."}` in an event,
 # `file=http://...` in a request and a file object's `url` all end in one of them. The page has no
@@ -109,8 +117,9 @@ def pass_forgotten_choices() -> None:
     what they are given.
     """
     for kind in (gr.Dropdown, gr.CheckboxGroup):
-        if not hasattr(kind.preprocess, "__wrapped__"):
-            kind.preprocess = _passing_forgotten(kind.preprocess)
+        changed: Any = kind
+        if not hasattr(changed.preprocess, "__wrapped__"):
+            changed.preprocess = _passing_forgotten(changed.preprocess)
 
 
 def _passing_forgotten(check: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -93,11 +93,10 @@ class Limits:
             await self.app(scope, _counted(receive, most), send)
             return
         body = await self._read(receive, most)
-        complaint = (
-            body
-            if isinstance(body, PlainTextResponse)
-            else self._complaint(path, body, _host(scope))
-        )
+        if isinstance(body, PlainTextResponse):
+            await body(scope, receive, send)
+            return
+        complaint = self._complaint(path, body, _host(scope))
         if complaint is not None:
             await complaint(scope, receive, send)
             return

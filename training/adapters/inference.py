@@ -83,7 +83,7 @@ def apply_styles(
                         if (part, name) in active.modules
                     ]
                     if own:
-                        layer.adapters[index] = _joined(layer.module.weight, own)
+                        layer.adapters[index] = _joined(layer.base.weight, own)
         yield
     finally:
         for layer in reversed(layers):

@@ -9,19 +9,21 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.adapters.low_rank import for_all_rows, for_each_row
+from training.adapters.low_rank import Adaptable, for_all_rows, for_each_row
+from training.models.family import Network
 from training.modules.torch_patches import replace_forward
 from training.runtime.device import sent
 from training.runtime.rng import FIRST_WEIGHTS, seeded_generator
 from training.style_files.reading import Lora
 
 TRANSFORMER = "Transformer2DModel"  # diffusers' stack of transformer blocks at one place of a UNet
+ROUTER = "lora_router"  # the attribute of a network that `attach` gave adapters
 NAME = "style"  # of the adapter in training, among PEFT's
 
 
@@ -37,6 +39,13 @@ def chosen_modules(
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d) and f".{name}".endswith(endings)
     ]
+
+
+def adaptable(module: nn.Module) -> Adaptable:
+    """Return a module as one that may have adapters. Raises TypeError for another one."""
+    if not isinstance(module, nn.Linear | nn.Conv2d):
+        raise TypeError(f"{type(module).__name__} is no linear or convolution")
+    return module
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,7 @@ class LoraLayer:
         self.module, self.router = module, router
         self.adapters: dict[int, Adapter | PeftAdapter] = {}
         self._stacks: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
-        self.base: nn.Module = getattr(module, "base_layer", module)  # PEFT wraps its layers
+        self.base = adaptable(getattr(module, "base_layer", module))  # PEFT wraps its layers
         self.frozen = frozen or module.forward
         # Give the module the forward back that it had before
         self.restore = replace_forward(module, self)
@@ -189,19 +198,21 @@ def attach(
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners import lora as peft_lora
 
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=list(modules), lora_dropout=0.0, bias="none"
-    )
+    # lora_alpha: PEFT computes with any number, whatever its annotation says
+    matrices: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "lora_dropout": 0.0}
+    config = LoraConfig(target_modules=list(modules), bias="none", **matrices)
     inject_adapter_in_model(config, network, adapter_name=NAME)
-    router = network.lora_router = Router(0)
+    router = Router(0)
+    vars(network)[ROUTER] = router
     found: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
     for name, module in network.named_modules():
         if not isinstance(module, peft_lora.LoraLayer):
             continue
-        down, up = module.lora_A[NAME], module.lora_B[NAME]
-        LoraLayer(module, router, frozen=module.base_layer).adapters[0] = PeftAdapter(module)
+        layer: Any = module
+        down, up = layer.lora_A[NAME], layer.lora_B[NAME]
+        LoraLayer(layer, router, frozen=layer.base_layer).adapters[0] = PeftAdapter(layer)
         down.weight, up.weight = found[name] = first_weights(
-            module.base_layer, down.weight.shape, up.weight.shape, seed, len(found)
+            layer.base_layer, down.weight.shape, up.weight.shape, seed, len(found)
         )
     missing = set(modules) - set(found)
     if missing:
@@ -210,7 +221,7 @@ def attach(
 
 
 def first_weights(
-    base: nn.Module, down: Sequence[int], up: Sequence[int], seed: int, place: int
+    base: Adaptable, down: Sequence[int], up: Sequence[int], seed: int, place: int
 ) -> tuple[nn.Parameter, nn.Parameter]:
     """Masters of a new adapter, of these shapes, on the base layer's device.
 
@@ -222,13 +233,14 @@ def first_weights(
         - bound
     )
     exact = torch.promote_types(base.weight.dtype, torch.float32)
-    return tuple(
-        nn.Parameter(value.to(base.weight.device, exact))
-        for value in (first, torch.zeros(tuple(up)))
-    )
+
+    def on_device(value: Tensor) -> nn.Parameter:
+        return nn.Parameter(value.to(base.weight.device, exact))
+
+    return on_device(first), on_device(torch.zeros(tuple(up)))
 
 
-def set_gradient_checkpointing(network: nn.Module, on: bool) -> None:
+def set_gradient_checkpointing(network: Network, on: bool) -> None:
     """Have a UNet's transformer blocks computed again in the backward pass, or all that they
     compute kept. On a CPU the gradients are the same to the bit.
 
@@ -248,7 +260,7 @@ def set_gradient_checkpointing(network: nn.Module, on: bool) -> None:
             and hasattr(module, "gradient_checkpointing")
             and type(module) is not type(transformer)
         ):
-            module.gradient_checkpointing = False
+            vars(module)["gradient_checkpointing"] = False
 
 
 def recomputed(network: nn.Module) -> list[nn.Module]:
@@ -257,7 +269,7 @@ def recomputed(network: nn.Module) -> list[nn.Module]:
         block
         for m in network.modules()
         if type(m).__name__ == TRANSFORMER
-        for block in m.transformer_blocks
+        for block in cast(nn.ModuleList, m.transformer_blocks)
     ] or [network]
 
 
@@ -268,7 +280,7 @@ def adapters_disabled(networks: Iterable[nn.Module]) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for network in networks:
-            router = getattr(network, "lora_router", None)
+            router = getattr(network, ROUTER, None)
             if router is not None:
                 stack.enter_context(router.routed(None))
         yield

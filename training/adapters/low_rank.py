@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Adaptable = nn.Linear | nn.Conv2d  # layers that may have adapters
+
 
 class LowRank(torch.autograd.Function):
     """y = x W^T + b + s (x A^T) B^T. x: [..., in]; W: [out, in] frozen; A: [r, in], B: [out, r]
@@ -41,7 +43,8 @@ class LowRank(torch.autograd.Function):
         return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
         rows, weight, a, b, h = ctx.saved_tensors
         g = grad.reshape(-1, grad.shape[-1])
         to_h = g @ b
@@ -57,16 +60,16 @@ class LowRank(torch.autograd.Function):
         )
 
 
-def is_pointwise(base: nn.Module) -> bool:
+def is_pointwise(base: Adaptable) -> bool:
     """Tell whether a layer is a linear over the last dimension or over the pixels. As a
     convolution the latter is three times slower in bfloat16.
     """
-    return isinstance(base, nn.Linear) or (
-        base.kernel_size == (1, 1) and base.stride == (1, 1) and base.groups == 1
-    )
+    if isinstance(base, nn.Linear):
+        return True
+    return base.kernel_size == (1, 1) and base.stride == (1, 1) and base.groups == 1
 
 
-def for_all_rows(base: nn.Module, x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+def for_all_rows(base: Adaptable, x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
     """Return what a layer answers when every row goes through the same adapter."""
     if isinstance(base, nn.Linear):
         return LowRank.apply(x, base.weight, base.bias, down, up, scale)
@@ -81,7 +84,7 @@ def for_all_rows(base: nn.Module, x: Tensor, down: Tensor, up: Tensor, scale: fl
 
 
 def for_each_row(
-    base: nn.Module, y: Tensor, x: Tensor, down: Tensor, up: Tensor, order: Tensor | None
+    base: Adaptable, y: Tensor, x: Tensor, down: Tensor, up: Tensor, order: Tensor | None
 ) -> Tensor:
     """Return the frozen answer y with the change of every row.
 

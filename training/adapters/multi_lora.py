@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from training.adapters.lora_layers import Adapter, LoraLayer, Router, first_weights
+from training.adapters.lora_layers import Adapter, LoraLayer, Router, adaptable, first_weights
 from training.models.family import Parts
 
 Pair = tuple[nn.Parameter, nn.Parameter]  # down, up
@@ -52,7 +52,7 @@ class SharedBase:
         """
         found: dict[str, Pair] = {}
         for name in modules:
-            base = network.get_submodule(name)
+            base = adaptable(network.get_submodule(name))
             if base not in self._layers:
                 self._layers[base] = LoraLayer(base, self._router)
             shape = base.weight.shape

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from training.config.section import Section, setting
 from training.samplers import SAMPLERS
 
+if TYPE_CHECKING:
+    SamplerName = str
+else:  # made of a table, which no type checker reads
+    SamplerName = Literal["base", *SAMPLERS]
 # Groups of metadata, as training.style_files.metadata sorts them
 Group = Literal["words", "author", "dates", "base", "program", "recipe", "training"]
 
@@ -43,7 +47,7 @@ class Preview(Section):
         le=30,
         why="follows the prompt and keeps backgrounds clean",
     )
-    sampler: Literal["base", *SAMPLERS] = setting(
+    sampler: SamplerName = setting(
         "base",
         "sampler; base = the base's own",
         why="the one the base was made for",

@@ -137,7 +137,7 @@ def _step_arguments(scheduler: Any, prompts: Sequence[Prompt]) -> Mapping[str, A
 @torch.no_grad()
 def decoded(parts: Parts, latents: Tensor) -> list[Image.Image]:
     """Latents [B, C, h, w] -> pictures, a few at a time."""
-    vae = parts.networks["vae"]
+    vae = parts.vae
     pictures = []
     for some in latents.split(DECODE_AT_ONCE):
         z = (some / parts.latent_scale + parts.latent_shift).to(

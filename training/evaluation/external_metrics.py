@@ -85,7 +85,8 @@ def _clip(name: str, file: Path, where: dict[str, Any]) -> ExternalMetric:
         CLIPModel.from_pretrained(name, use_safetensors=True, **where).eval().requires_grad_(False)
     )
     tokenizer = CLIPTokenizer.from_pretrained(name, **where)
-    side = model.config.vision_config.image_size
+    vision: Any = model.config.vision_config
+    side: int = vision.image_size
 
     def seen(x: Tensor) -> Tensor:
         pooled = model.vision_model(pixel_values=fitted(x, side, CLIP_COLOURS)).pooler_output
@@ -116,7 +117,8 @@ def _dino(name: str, file: Path, where: dict[str, Any]) -> ExternalMetric:
         .eval()
         .requires_grad_(False)
     )
-    side = DINO_SIDE - DINO_SIDE % model.config.patch_size
+    config: Any = model.config
+    side = DINO_SIDE - DINO_SIDE % config.patch_size
 
     def seen(x: Tensor) -> Tensor:
         tokens = model(pixel_values=fitted(x, side, DINO_COLOURS)).last_hidden_state

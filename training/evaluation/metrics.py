@@ -71,7 +71,7 @@ def style_features(parts: Parts, x: Tensor) -> Tensor:
     Of every level of the VAE's encoder the channels' means and deviations, and of the first ones
     the products of channels (the Gram matrix of Gatys et al. 2016, section 2.2, without its mean).
     """
-    vae = parts.networks["vae"]
+    vae = parts.vae
     layers = [vae.encoder.conv_in, *vae.encoder.down_blocks]
     found = []
     for some in x.split(AT_ONCE):
@@ -98,7 +98,7 @@ def _statistics(h: Tensor) -> Tensor:
 @torch.no_grad()
 def encoded(parts: Parts, x: Tensor) -> Tensor:
     """[N, 3, H, W] -> latents [N, C, h, w] as the denoiser takes them, float32, on the CPU."""
-    vae = parts.networks["vae"]
+    vae = parts.vae
     found = []
     for some in x.split(AT_ONCE):
         mean = vae.encode(

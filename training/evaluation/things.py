@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from training.errors import ConfigError
+from training.modules.torch_patches import in_memory_format
 
 FILE = "judge/model.safetensors"  # in a base's folder
 SIDE = 64  # px
@@ -135,4 +136,4 @@ def _read(file: Path) -> ThingJudge:
     known = {str(word): str(name) for word, name in synonyms.items()}
     judge = ThingJudge([str(name) for name in names], known, widths)
     judge.load_state_dict(tensors)
-    return judge.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return in_memory_format(judge.eval().requires_grad_(False), torch.channels_last)

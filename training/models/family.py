@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,30 @@ from training.style_files.family_spec import CLIP_GROUPS as CLIP_GROUPS
 from training.style_files.family_spec import UNET_GROUPS as UNET_GROUPS
 from training.style_files.family_spec import FamilySpec
 
+Prediction = Literal["epsilon", "v_prediction"]
 Conditioning = Any  # what encode_text returns and predict takes; opaque to the loop
+
+
+class Network(nn.Module):
+    """The type of a base's networks: what those of diffusers and transformers have beside torch's
+    own. Nothing is made of it.
+    """
+
+    config: Any
+    device: torch.device
+    dtype: torch.dtype
+    enable_gradient_checkpointing: Callable[[], None]
+    disable_gradient_checkpointing: Callable[[], None]
+
+
+class TextEncoder(Network):
+    get_input_embeddings: Callable[[], nn.Embedding]
+
+
+class Autoencoder(Network):
+    encoder: Any
+    encode: Callable[..., Any]
+    decode: Callable[..., Any]
 
 
 @dataclass
@@ -25,7 +48,7 @@ class Parts:
     """
 
     family: Family
-    networks: dict[str, nn.Module]
+    networks: dict[str, Network]
     tokenizers: dict[str, Any]
     scheduler: (
         Any  # the base's own sampler; its config holds the noise schedule and the prediction type
@@ -42,11 +65,19 @@ class Parts:
     alphas_cumprod: Tensor = field(default_factory=lambda: torch.empty(0))  # [timesteps], float32
 
     @property
-    def denoiser(self) -> nn.Module:
+    def denoiser(self) -> Network:
         return self.networks[self.family.denoiser]
 
     @property
-    def prediction_type(self) -> str:
+    def vae(self) -> Autoencoder:
+        return cast(Autoencoder, self.networks["vae"])
+
+    def text_encoder(self, part: str) -> TextEncoder:
+        """part: one of family.text_encoders."""
+        return cast(TextEncoder, self.networks[part])
+
+    @property
+    def prediction_type(self) -> Prediction:
         return self.scheduler.config.prediction_type
 
 

@@ -39,6 +39,13 @@ CHOOSES_CODE = (
 AGAIN = "Download it again, or choose another base.model."
 
 
+def library() -> Any:
+    """diffusers: its names are made when they are asked for, so that no type checker sees them."""
+    import diffusers
+
+    return diffusers
+
+
 def read_json(path: Path, model: str) -> dict[str, Any]:
     try:
         found = json.loads(read_regular(path).decode("utf-8"))

@@ -14,6 +14,7 @@ from torch import nn
 
 from training.models import base_files, loader
 from training.models.family import Parts
+from training.modules.torch_patches import in_memory_format
 from training.runtime.device import DeviceSpec
 
 # weights of a block that is divided by itself, where accelerate's configuration does not say
@@ -33,7 +34,7 @@ def loaded(files: base_files.BaseFiles, place: DeviceSpec) -> Parts:
     # No device has room for the whole
     parts = loader.load(files, DeviceSpec(torch.device("cpu"), place.dtype))
     # The only layout FSDP2 divides
-    denoiser = parts.denoiser.to(memory_format=torch.contiguous_format)
+    denoiser = in_memory_format(parts.denoiser, torch.contiguous_format)
     divide = partial(
         fully_shard,
         mesh=init_device_mesh(place.device.type, (torch.distributed.get_world_size(),)),

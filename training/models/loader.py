@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors
 import torch
@@ -19,11 +19,12 @@ from torch import nn
 
 from training.errors import ModelError
 from training.models.base_files import KINDS, BaseFiles, find
-from training.models.family import Parts
+from training.models.family import Network, Parts, TextEncoder
 from training.models.files import (
     AGAIN,
     check_config,
     file_hash,
+    library,
     quiet,
     read_json,
     reason,
@@ -38,9 +39,7 @@ from training.runtime.device import DeviceSpec
 PREDICTIONS = ("epsilon", "v_prediction")
 
 
-def load_part(
-    files: BaseFiles, part: str, place: DeviceSpec, *, waiting: bool = False
-) -> nn.Module:
+def load_part(files: BaseFiles, part: str, place: DeviceSpec, *, waiting: bool = False) -> Network:
     """One network, frozen, in eval mode, channels_last where it has convolutions; read straight
     into its precision. Raises ModelError.
 
@@ -118,8 +117,6 @@ def _levels(config: dict[str, Any], usual: tuple[int, ...], folder: Path) -> int
 
 def load(files: BaseFiles, place: DeviceSpec, *, waiting: bool = False) -> Parts:
     """The whole base, frozen, on a device, or waiting beside it. Raises ModelError."""
-    import diffusers
-
     size, multiple = sides(files)
     family = files.family
     scheduler, tokenizers = (
@@ -128,13 +125,14 @@ def load(files: BaseFiles, place: DeviceSpec, *, waiting: bool = False) -> Parts
     )
     networks = {part: load_part(files, part, place, waiting=waiting) for part in family.classes}
     for tokenizer, part in zip(tokenizers.values(), family.text_encoders, strict=True):
-        known = networks[part].get_input_embeddings().num_embeddings
+        known = cast(TextEncoder, networks[part]).get_input_embeddings().num_embeddings
         if len(tokenizer) > known:
             raise ModelError(
                 f"the tokenizer of {files.title} has {len(tokenizer)} words, its text encoder "
                 f"knows {known}. Download the base again."
             )
     vae = networks["vae"].config
+    ddpm: Any = library().DDPMScheduler
     return Parts(
         family=family,
         networks=networks,
@@ -149,7 +147,7 @@ def load(files: BaseFiles, place: DeviceSpec, *, waiting: bool = False) -> Parts
         latent_shift=vae.shift_factor or 0.0,
         pixel_step=2 ** (len(vae.block_out_channels) - 1),
         multiple=multiple,
-        alphas_cumprod=diffusers.DDPMScheduler.from_config(scheduler.config).alphas_cumprod.float(),
+        alphas_cumprod=ddpm.from_config(scheduler.config).alphas_cumprod.float(),
     )
 
 
@@ -191,8 +189,7 @@ def _scheduler(files: BaseFiles) -> Any:
     Its class is named by a file, so nothing but a scheduler of diffusers is accepted.
     """
     with quiet():
-        import diffusers
-
+        diffusers = library()
         named = read_json(files.folder / "model_index.json", files.title).get("scheduler")
         name = (
             named[1]

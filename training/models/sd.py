@@ -20,7 +20,7 @@ def encode_text(parts: Parts, captions: Sequence[str], tokens: Sequence[Row] = (
     """Return the text encoder's last states [B, tokens, width], layer norm included, as the stock
     pipeline does.
     """
-    encoder = parts.networks["text_encoder"]
+    encoder = parts.text_encoder("text_encoder")
     with spoken(encoder, "text_encoder", parts.tokenizers["tokenizer"], captions, tokens) as ids:
         return encoder(ids)[0]
 
@@ -29,6 +29,10 @@ def predict(parts: Parts, noisy: Tensor, timesteps: Tensor, conditioning: Tensor
     return parts.denoiser(noisy, timesteps, conditioning, return_dict=False)[0]
 
 
-SD1 = Family(family_spec.SD1, encode_text=encode_text, predict=predict, gather=torch.cat)
+def gather(conditionings: Sequence[Tensor]) -> Tensor:
+    return torch.cat([*conditionings])
+
+
+SD1 = Family(family_spec.SD1, encode_text=encode_text, predict=predict, gather=gather)
 SD2 = replace(SD1, spec=family_spec.SD2)
 MINI = replace(SD1, spec=family_spec.MINI)

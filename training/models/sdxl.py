@@ -29,12 +29,14 @@ def encode_text(parts: Parts, captions: Sequence[str], tokens: Sequence[Row] = (
     No caption is zeroed: an empty one is encoded as the empty text, in training and in drawing.
     """
     states: list[Tensor] = []
+    pooled = torch.empty(0)
     for name, tokenizer in zip(parts.family.text_encoders, parts.tokenizers.values(), strict=True):
-        encoder = parts.networks[name]
+        encoder = parts.text_encoder(name)
         with spoken(encoder, name, tokenizer, captions, tokens) as ids:
             found = encoder(ids, output_hidden_states=True)
         states.append(found.hidden_states[-2])
-    return Said(torch.cat(states, -1), found.text_embeds)
+        pooled = getattr(found, "text_embeds", pooled)  # the second one's
+    return Said(torch.cat(states, -1), pooled)
 
 
 def predict(parts: Parts, noisy: Tensor, timesteps: Tensor, conditioning: Said) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from training.errors import ModelError, SpaceError
-from training.models.files import AGAIN, file_hash, quiet, read_json, reason, unusable
+from training.models.files import AGAIN, file_hash, library, quiet, read_json, reason, unusable
 from training.storage.disk_errors import advice
 from training.storage.paths import cache_folder, open_regular
 from training.style_files.checkpoint_keys import FIRST, usual_names
@@ -286,8 +286,7 @@ def _configs(info: CheckpointInfo, vocabulary: Path, folder: Path) -> Path:
 def _opened(given: Path, configs: Path, checkpoint: Path) -> Any:
     """The stock pipeline, from a checkpoint and configs alone. checkpoint: as messages name it."""
     with quiet():
-        import diffusers
-
+        diffusers = library()
         kind = getattr(
             diffusers, read_json(configs / "model_index.json", str(checkpoint))["_class_name"]
         )

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from training.errors import ConfigError
+from training.models.family import TextEncoder
 from training.runtime.device import sent
 from training.runtime.rng import FIRST_TOKENS, seeded_generator
 from training.style_files.embeddings import Vectors, Words
@@ -98,7 +99,7 @@ def _pattern(words: Sequence[str]) -> str:
 
 @contextmanager
 def spoken(
-    encoder: nn.Module, part: str, tokenizer: Any, captions: Sequence[str], tokens: Sequence[Row]
+    encoder: TextEncoder, part: str, tokenizer: Any, captions: Sequence[str], tokens: Sequence[Row]
 ) -> Iterator[Tensor]:
     """Yield the ids [B, length] to give to a text encoder; while inside, the words of each
     caption's row have their vectors.
@@ -158,7 +159,7 @@ def first_token(parts: Parts, word: str, count: int, start: str, seed: int) -> T
                 f"adapter.token_start is {start!r}, which {parts.title} reads as nothing. Give "
                 "one or more plain words, for instance style."
             )
-        table = parts.networks[part].get_input_embeddings().weight.detach().float()
+        table = parts.text_encoder(part).get_input_embeddings().weight.detach().float()
         first = table[[ids[k % len(ids)] for k in range(count)]].clone()
         noise = (
             torch.randn(first.shape, generator=seeded_generator(seed, FIRST_TOKENS, place)).to(

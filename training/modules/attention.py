@@ -9,10 +9,11 @@ keys in blocks. On a GPU every kernel that is there is timed when a shape is fir
 
 from __future__ import annotations
 
+import importlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,8 @@ class _Attention(torch.autograd.Function):
         return mixed
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        (grad,) = grads
         q, k, v = ctx.saved_tensors
         to_q, to_k, to_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         for some in _slices(q, k):
@@ -82,9 +84,9 @@ class _LongAttention(torch.autograd.Function):
         return mixed
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, ...]:
+        grad = given[0].contiguous()
         q, k, v, mixed, logs = ctx.saved_tensors
-        grad = grad.contiguous()
         at_once = max(1, SCORES_IN_A_BLOCK // q.shape[1])
         room = [q.new_empty(q.shape[1] * min(at_once, k.shape[1])) for _ in range(2)]
         sums = (grad.to(logs.dtype) * mixed.to(logs.dtype)).sum(-1)
@@ -138,13 +140,14 @@ def kernels() -> dict[str, Kernel]:
     }
     found["cudnn"] = of_torch(SDPBackend.CUDNN_ATTENTION)
     try:
-        from xformers.ops import memory_efficient_attention
+        # Not installed where types are checked
+        attention = importlib.import_module("xformers.ops").memory_efficient_attention
     except (ImportError, OSError):  # not there, or built for another torch
         return found
 
     def of_xformers(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         positions_first = (x.transpose(1, 2) for x in (q, k, v))  # then heads
-        return memory_efficient_attention(*positions_first).transpose(1, 2)
+        return attention(*positions_first).transpose(1, 2)
 
     found["xformers"] = of_xformers
     return found
@@ -218,6 +221,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, table: Table | None = None) -> Tenso
     return table.best(q, k, v)(q, k, v)
 
 
+class Projections(Protocol):
+    """What a processor asks of diffusers' Attention."""
+
+    heads: int
+    to_q: Callable[[Tensor], Tensor]
+    to_k: Callable[[Tensor], Tensor]
+    to_v: Callable[[Tensor], Tensor]
+    to_out: Sequence[Callable[[Tensor], Tensor]]
+
+
 class ShapedAttention:
     """A diffusers attention processor for the transformer blocks of UNets.
 
@@ -229,7 +242,7 @@ class ShapedAttention:
 
     def __call__(
         self,
-        attn: nn.Module,
+        attn: Projections,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         **_: object,
@@ -247,12 +260,9 @@ def choose_attention(unet: nn.Module) -> None:
 
     table = Table(kernels()) if next(unet.parameters()).device.type == "cuda" else None
     for part in unet.modules():
-        simple = (
-            isinstance(part, Attention)
-            and part.group_norm is None
-            and part.spatial_norm is None
-            and not part.norm_cross
-        )
+        if not isinstance(part, Attention):
+            continue
+        simple = part.group_norm is None and part.spatial_norm is None and not part.norm_cross
         if (
             simple
             and part.norm_q is None
@@ -260,4 +270,4 @@ def choose_attention(unet: nn.Module) -> None:
             and part.added_kv_proj_dim is None
             and not part.upcast_softmax
         ):
-            part.set_processor(ShapedAttention(table))
+            part.set_processor(cast(Any, ShapedAttention(table)))

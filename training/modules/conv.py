@@ -31,15 +31,16 @@ class _Convolution(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
     ) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.shape, ctx.stride, ctx.padding = x.shape, stride, padding
         return convolved(x, weight, bias, stride, padding)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
         return (
             input_gradient(grad, ctx.saved_tensors[0], ctx.shape, ctx.stride, ctx.padding),
             None,
@@ -53,8 +54,8 @@ def convolved(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
 ) -> Tensor:
     """What F.conv2d gives, [B, out, h', w']."""
     height, width = (
@@ -75,8 +76,8 @@ def input_gradient(
     grad: Tensor,
     weight: Tensor,
     shape: torch.Size,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
 ) -> Tensor:
     """The gradient [B, in, h, w] = shape of the input, from the output's [B, out, h', w']."""
     b, channels, h, w = shape
@@ -108,8 +109,8 @@ def _by_product(x: Tensor, weight: Tensor, pixels: int) -> bool:
 def _patches(
     x: Tensor,
     kernel: tuple[int, ...],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
     out: tuple[int, int],
 ) -> Tensor:
     """x: [B, h, w, in] -> [B h' w', kh kw in], the order of a channels_last weight."""
@@ -124,12 +125,14 @@ def _patches(
 class FrozenConv2d(nn.Conv2d):
     """`nn.Conv2d` with frozen weights, without dilation, groups or padding by name."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.weight.requires_grad or x.dtype != self.weight.dtype or x.dim() != 4:
-            return super().forward(x)
-        if not x.requires_grad or not torch.is_grad_enabled():
-            return convolved(x, self.weight, self.bias, self.stride, self.padding)
-        return _Convolution.apply(x, self.weight, self.bias, self.stride, self.padding)
+    def forward(self, input: Tensor) -> Tensor:
+        weight, padding = self.weight, self.padding
+        is_usual = input.dtype == weight.dtype and input.dim() == 4
+        if weight.requires_grad or not is_usual or isinstance(padding, str):
+            return super().forward(input)
+        if not input.requires_grad or not torch.is_grad_enabled():
+            return convolved(input, weight, self.bias, self.stride, padding)
+        return _Convolution.apply(input, weight, self.bias, self.stride, padding)
 
 
 def freeze_convolutions(module: nn.Module) -> None:

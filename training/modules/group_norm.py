@@ -22,19 +22,18 @@ class _GroupNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
     ) -> Tensor:
-        _, c, h, w = x.shape
+        b, c, h, w = x.shape
         x = x.as_strided(
             x.shape, (c * h * w, 1, w * c, c)
         )  # a side of 1 may have any stride, and the library then sees another layout
-        y, mean, rstd = torch.native_group_norm(
-            x, weight, bias, *x.shape[:2], x.shape[2] * x.shape[3], groups, eps
-        )
+        y, mean, rstd = torch.native_group_norm(x, weight, bias, b, c, h * w, groups, eps)
         exact = torch.float64 if x.dtype == torch.float64 else torch.float32
         ctx.save_for_backward(x, weight, mean.to(exact), rstd.to(exact))
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
         x, weight, mean, rstd = ctx.saved_tensors
         b, c, h, w = x.shape
         groups, per_group = mean.shape[1], c // mean.shape[1]
@@ -74,21 +73,21 @@ class FastGroupNorm(nn.GroupNorm):
     a 4-D channels_last input on a CPU.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if (
-            x.device.type != "cpu"
-            or x.dim() != 4
-            or not x.requires_grad
-            or not x.is_contiguous(memory_format=torch.channels_last)
+            input.device.type != "cpu"
+            or input.dim() != 4
+            or not input.requires_grad
+            or not input.is_contiguous(memory_format=torch.channels_last)
         ):
-            return super().forward(x)
+            return super().forward(input)
         dtype = (
-            x.dtype
-            if x.dtype == self.weight.dtype or x.dtype == torch.bfloat16
+            input.dtype
+            if input.dtype == self.weight.dtype or input.dtype == torch.bfloat16
             else self.weight.dtype
         )
         return _GroupNorm.apply(
-            x.to(dtype), self.weight.to(dtype), self.bias.to(dtype), self.num_groups, self.eps
+            input.to(dtype), self.weight.to(dtype), self.bias.to(dtype), self.num_groups, self.eps
         )
 
 

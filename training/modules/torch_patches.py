@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def softmax_backward(grad: Tensor, p: Tensor) -> Tensor:
@@ -17,7 +20,8 @@ def softmax_backward(grad: Tensor, p: Tensor) -> Tensor:
 
     The public way, p * (grad - (grad * p).sum(-1)), walks three times over the scores.
     """
-    return torch._softmax_backward_data(grad, p, -1, p.dtype)
+    # The operator of torch.ops does the same and takes longer to be called
+    return cast(Any, torch)._softmax_backward_data(grad, p, -1, p.dtype)
 
 
 def attention_with_sums(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,8 +40,8 @@ def convolution_input_gradient(
     grad: Tensor,
     weight: Tensor,
     shape: Sequence[int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
+    stride: Sequence[int],
+    padding: Sequence[int],
 ) -> Tensor:
     """The gradient of a convolution's input, [B, in, h, w] = shape.
 
@@ -50,6 +54,15 @@ def convolution_input_gradient(
     return torch.ops.aten.convolution_backward(
         grad, unread, weight, None, *constant, [True, False, False]
     )[0]
+
+
+def in_memory_format(module: M, memory_format: torch.memory_format) -> M:
+    """Put the weights of a module into a memory format, in place; return it.
+
+    Module.to takes a format, which its annotations leave out.
+    """
+    to: Callable[..., M] = module.to
+    return to(memory_format=memory_format)
 
 
 def change_class(module: nn.Module, kind: type[nn.Module]) -> None:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,7 +129,8 @@ def repeatable(wanted: bool, device: torch.device) -> Iterator[None]:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = REPEATABLE[
             0
         ]  # read at the first product on the device
-    cudnn, cuda, kept = torch.backends.cudnn, torch.backends.cuda, torch.utils.deterministic
+    cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
+    kept: Any = torch.utils.deterministic  # a module that takes its attribute by a class of its own
     before = (
         torch.are_deterministic_algorithms_enabled(),
         cudnn.deterministic,

@@ -105,9 +105,10 @@ class ProcessGroup:
         """
         if self.size == 1:
             return make()
-        made, reason = None, None
+        made: list[T] = []
+        reason: StudioError | None = None
         try:
-            made = make()
+            made.append(make())
         except StudioError as error:
             reason = error
         reasons = self.gathered("" if reason is None else str(reason))
@@ -115,7 +116,7 @@ class ProcessGroup:
             raise reason
         if any(reasons):
             raise OthersEndedError(f"process {self.rank} of {self.size} ends too.")
-        return made
+        return made[0]
 
 
 ALONE = ProcessGroup()

@@ -47,18 +47,11 @@ def free(device: torch.device, system: Path = Path("/")) -> float:
 
 def _available(system: Path) -> int:
     try:
-        return (
-            int(
-                re.search(
-                    r"^MemAvailable:\s*(\d+) kB$",
-                    _text(system / "proc/meminfo"),
-                    re.MULTILINE,
-                )[1]
-            )
-            * 1024
-        )
-    except (OSError, TypeError):  # no Linux
-        return psutil.virtual_memory().available
+        meminfo = _text(system / "proc/meminfo")
+    except OSError:  # no Linux
+        meminfo = ""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", meminfo, re.MULTILINE)
+    return int(found[1]) * 1024 if found else psutil.virtual_memory().available
 
 
 def _left_in_groups(system: Path) -> Iterator[int]:

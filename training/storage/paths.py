@@ -58,6 +58,7 @@ def inside(root: Path, *parts: str) -> Path:
     """Return root/parts, resolved; raise ConfigError when that leads out of root (.., absolute
     parts, symbolic links).
     """
+    path = root
     try:
         path = root.joinpath(*parts).resolve()
         within = path.is_relative_to(root.resolve()) and file_system.takes_names(*parts)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from training.errors import StyleFileError
 from training.models.family import Parts
 from training.models.textual_inversion import Token, first_token
 from training.modules.compile import compile_passes
+from training.style_files.key_names import Place
 from training.style_files.matching import match
 from training.style_files.reading import Style, printable
 from training.trainer.optimizer import Group, Optimiser
@@ -31,7 +34,7 @@ class Attached:
     those of a shared base.
     """
 
-    names: Mapping[str, tuple[str, str]]
+    names: Mapping[str, Place]
     adapters: Adapters
     tokens: tuple[Token, ...]
     optimiser: Optimiser
@@ -47,7 +50,7 @@ class Attached:
 def attach(
     config: RunConfig,
     parts: Parts,
-    names: Mapping[str, tuple[str, str]],
+    names: Mapping[str, Place],
     shared_base: SharedBase | None,
     start: Style | None,
 ) -> Attached:
@@ -64,12 +67,9 @@ def attach(
         if lr == 0:
             continue
         network, modules = parts.networks[part], _modules(config, parts, part)
-        own = dict(rank=config.adapter.rank, alpha=config.adapter.alpha, seed=optim.seed)
-        found = (
-            shared_base.attach(adapter_index, network, modules, **own)
-            if shared_base
-            else lora_layers.attach(network, modules, **own)
-        )
+        put_on = partial(shared_base.attach, adapter_index) if shared_base else lora_layers.attach
+        adapter = config.adapter
+        found = put_on(network, modules, rank=adapter.rank, alpha=adapter.alpha, seed=optim.seed)
         adapters |= {(part, module): pair for module, pair in found.items()}
         groups[part] = Group([p for pair in found.values() for p in pair], lr)
     compile_passes(parts.denoiser, optim.compile)
@@ -79,7 +79,7 @@ def attach(
     if config.adapter.tokens:
         tokens = (_first_token(config, parts, start),)
         vectors = [p for token in tokens for p in token.vectors.values()]
-        groups["tokens"] = Group(vectors, optim.token_lr)
+        groups["tokens"] = Group(cast(list[nn.Parameter], vectors), optim.token_lr)
     optimiser = Optimiser(groups, weight_decay=optim.weight_decay, clip=optim.clip, ema=optim.ema)
     return Attached(names, adapters, tokens, optimiser, adapter_index)
 
@@ -113,7 +113,7 @@ def _first_token(config: RunConfig, parts: Parts, start: Style | None) -> Token:
 
 
 def _begin_as(
-    style: Style, config: RunConfig, names: Mapping[str, tuple[str, str]], adapters: Adapters
+    style: Style, config: RunConfig, names: Mapping[str, Place], adapters: Adapters
 ) -> None:
     """Let the adapters be that style's, exactly.
 

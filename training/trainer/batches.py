@@ -123,8 +123,11 @@ class BatchMaker:
         captions = [
             "" if d.wordless else caption for (_, caption, _), d in zip(picked, draws, strict=True)
         ]
-        there = (sent(tensor, place.device) for tensor in (noisy, wanted, t, weights))
-        return Batch(*there, captions, len(rows)), [data.examples[rows[j]].plain for j in style]
+        noisy, wanted, t, weights = (
+            sent(tensor, place.device) for tensor in (noisy, wanted, t, weights)
+        )
+        batch = Batch(noisy, wanted, t, weights, captions, len(rows))
+        return batch, [data.examples[rows[j]].plain for j in style]
 
     def _class_pictures(
         self, number: int, bucket: Bucket, count: int

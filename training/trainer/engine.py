@@ -46,18 +46,20 @@ class Engine:
 
     def _joint(self, group: Sequence[Microbatch]) -> list[Tensor]:
         """One forward and backward for the rows of several styles."""
-        first = group[0].trainer
+        first, shared_base = group[0].trainer, self.shared_base
+        if shared_base is None:
+            raise ValueError("several styles at once need a shared base")
         each = [(one.trainer, batch) for one in group for batch in one.batches]
         # Those whose captions are encoded anew stand first
         each.sort(key=lambda one: not one[0].plan.trains_text)
         noisy = torch.cat([batch.noisy for _, batch in each])
         t = torch.cat([batch.t for _, batch in each])
-        conditioning = self._conditioning(each)
+        conditioning = _conditioning(each, shared_base)
         checkpointing = any(trainer.microbatches.current.checkpointing for trainer, _ in each)
         lora_layers.set_gradient_checkpointing(first.parts.denoiser, checkpointing)
         with (
             first.watch.watched(first.parts.networks.values()),
-            self.shared_base.routed(_rows(each)),
+            shared_base.routed(_rows(each)),
         ):
             predicted = first.parts.family.predict(first.parts, noisy, t, conditioning)
             parts = predicted.split([len(batch.t) for _, batch in each])
@@ -73,19 +75,20 @@ class Engine:
             of_each[id(trainer)].append(loss.detach())
         return [torch.stack(of_each[id(one.trainer)]).sum() for one in group]
 
-    def _conditioning(self, each: Sequence[tuple[Trainer, Batch]]) -> object:
-        """The captions' states, in the order of the rows; with gradients for those that are
-        trained.
-        """
-        fresh = [(trainer, batch) for trainer, batch in each if trainer.plan.trains_text]
-        kept = [trainer.words(batch.captions) for trainer, batch in each[len(fresh) :]]
-        first = each[0][0].parts
-        if fresh:
-            captions = [caption for _, batch in fresh for caption in batch.captions]
-            tokens = [trainer.tokens for trainer, batch in fresh for _ in batch.t]
-            with self.shared_base.routed(_rows(fresh)):
-                kept.insert(0, first.family.encode_text(first, captions, tokens))
-        return first.family.gather(kept)
+
+def _conditioning(each: Sequence[tuple[Trainer, Batch]], shared_base: SharedBase) -> object:
+    """The captions' states, in the order of the rows; with gradients for those that are
+    trained.
+    """
+    fresh = [(trainer, batch) for trainer, batch in each if trainer.plan.trains_text]
+    kept = [trainer.words(batch.captions) for trainer, batch in each[len(fresh) :]]
+    first = each[0][0].parts
+    if fresh:
+        captions = [caption for _, batch in fresh for caption in batch.captions]
+        tokens = [trainer.tokens for trainer, batch in fresh for _ in batch.t]
+        with shared_base.routed(_rows(fresh)):
+            kept.insert(0, first.family.encode_text(first, captions, tokens))
+    return first.family.gather(kept)
 
 
 def _rows(each: Sequence[tuple[Trainer, Batch]]) -> list[int]:

@@ -58,7 +58,7 @@ def posterior(parts: Parts, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
     """Mean and deviation [C, h, w] in the denoiser's scale, float32, on the CPU, of uint8 [H, W,
     3].
     """
-    vae = parts.networks["vae"]
+    vae = parts.vae
     x = (
         torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).to(vae.device).to(vae.dtype) / 127.5
         - 1

@@ -238,7 +238,9 @@ def _until_stopped(
             return None
 
 
-def reported(plan: Plan, stop: Stop = never, *, minutes: float | None = None) -> Iterator[Event]:
+def reported(
+    plan: Plan, stop: Stop = never, *, minutes: float | None = None
+) -> Iterator[Noted | Warned]:
     """Make the style report of a run.
 
     What goes wrong here becomes a warning and loses nothing: the style is written already.

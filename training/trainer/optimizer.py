@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,11 @@ def course(schedule: str, step: int, steps: int, warmup: float) -> float:
     ]
 
 
+def gradient_of(flat: nn.Parameter) -> Tensor:
+    """The gradient of a group's flat buffer, which is there from the start."""
+    return cast(Tensor, flat.grad)
+
+
 class Optimiser:
     """AdamW (Loshchilov and Hutter 2019) in float32; moments 0.9 and 0.999."""
 
@@ -56,7 +62,7 @@ class Optimiser:
 
     def gradients(self) -> list[Tensor]:
         """One flat gradient a group, to be changed in place."""
-        return [flat.grad for flat in self.flats.values()]
+        return [gradient_of(flat) for flat in self.flats.values()]
 
     def norm(self) -> Tensor:
         """Norm of all gradients together, float32 scalar on the device."""
@@ -71,7 +77,7 @@ class Optimiser:
         """
         if self.clip:
             for flat in self.flats.values():
-                flat.grad.mul_((self.clip / (norm + 1e-6)).clamp(max=1.0))
+                gradient_of(flat).mul_((self.clip / (norm + 1e-6)).clamp(max=1.0))
         for group, name in zip(self.adamw.param_groups, self.names, strict=True):
             group["lr"] = self.lrs[name] * share
         self.adamw.step()
@@ -81,7 +87,7 @@ class Optimiser:
 
     def clear(self) -> None:
         for flat in self.flats.values():
-            flat.grad.zero_()
+            gradient_of(flat).zero_()
 
     @contextmanager
     @torch.no_grad()
@@ -169,10 +175,11 @@ class Optimiser:
 def _flattened(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
     """One parameter whose memory the given ones (and their gradients) are views of."""
     flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
-    flat.grad = torch.zeros_like(flat)
+    gradient = torch.zeros_like(flat)
+    flat.grad = gradient
     at = 0
     for p in parameters:
         part = slice(at, at + p.numel())
-        p.data, p.grad = flat.data[part].view(p.shape), flat.grad[part].view(p.shape)
+        p.data, p.grad = flat.data[part].view(p.shape), gradient[part].view(p.shape)
         at += p.numel()
     return flat

@@ -159,5 +159,6 @@ def _finished(config: RunConfig) -> int:
     last = None
     for event in read(config.run_folder / "events.jsonl"):
         last = event if isinstance(event, Finished) else last
-    done = last is not None and not last.stopped and (config.run_folder / last.path).exists()
-    return last.step if done else 0
+    if last is None or last.stopped or not (config.run_folder / last.path).exists():
+        return 0
+    return last.step

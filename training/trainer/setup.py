@@ -123,8 +123,17 @@ def _class_pictures(
         return found
     folder = class_images.own_folder(plan.config.run_folder)
     yield Noted(f"drawing {missing} class pictures of {prior.prompt!r}")
-    chance = dict(seed=plan.config.optim.seed, steps=preview.steps, guidance=preview.guidance)
-    for count in class_images.drawn(parts, prior, folder, missing, world=world, **chance):
+    drawn = class_images.drawn(
+        parts,
+        prior,
+        folder,
+        missing,
+        world=world,
+        seed=plan.config.optim.seed,
+        steps=preview.steps,
+        guidance=preview.guidance,
+    )
+    for count in drawn:
         yield Noted(f"{count} of {missing} class pictures are drawn")
     return [*found, *read_dataset(folder).examples[:missing]]
 

@@ -215,8 +215,8 @@ class Trainer:
             return self._narrow()
         self.watch.made_update()
         if self.scale_loss != 1:
-            for flat in self.optimiser.flats.values():
-                flat.grad.div_(self.scale_loss)
+            for gradient in self.optimiser.gradients():
+                gradient.div_(self.scale_loss)
         norm = self.optimiser.norm()
         value, size = torch.stack([whole.to(norm.device), norm]).tolist()
         if not (math.isfinite(value) and math.isfinite(size)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 
@@ -41,7 +41,7 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
 
 def _fill(parts: Parts, form: Form, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> None:
     """What fills the form."""
-    first = form.pickers[0]
+    first = cast(gr.Dropdown, form.pickers[0])
     opened = gr.on(
         [page.load, tab.select],
         handlers.open_tab,

@@ -73,7 +73,8 @@ def values_from(found: Sequence[Any]) -> FormValues:
     """
     numbers, rows = found[:6], found[6:]
     styles = [StyleValues(*row) for row in zip(rows[::3], rows[1::3], rows[2::3], strict=True)]
-    return FormValues(*numbers, tuple(styles))
+    base, prompts, seeds, steps, guidance, size = numbers
+    return FormValues(base, prompts, seeds, steps, guidance, size, tuple(styles))
 
 
 def spec_from(values: FormValues) -> ComparisonSpec:
@@ -86,9 +87,10 @@ def spec_from(values: FormValues) -> ComparisonSpec:
         parsed.styles,
         parsed.prompts,
         tuple(int(seed) for seed in parsed.seeds),
-        values.steps,
-        values.guidance,
-        values.size,
+        # None of them is empty: that is one of the complaints
+        values.steps or 0,
+        values.guidance or 0.0,
+        values.size or 0,
         parsed.mix,
     )
 

@@ -204,8 +204,9 @@ class Handlers:
 
     @shows_errors
     def name_fields(self, kind: str | None) -> Answer:
-        known = isinstance(kind, str) and kind in caption_edits.EDITS
-        _, first, second = caption_edits.EDITS[kind if known else next(iter(caption_edits.EDITS))]
+        edits = caption_edits.EDITS
+        chosen = kind if isinstance(kind, str) and kind in edits else next(iter(edits))
+        _, first, second = edits[chosen]
         return {
             self.parts.bulk.words: gr.Textbox(label=first),
             self.parts.bulk.other: gr.Textbox(label=second or "Replace with", visible=bool(second)),

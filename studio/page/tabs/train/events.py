@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 
@@ -36,7 +36,8 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
     parts.start.click(handlers.start, form.inputs, asked, **QUIET).success(**look)
     parts.asking.yes.click(handlers.start_anyway, form.inputs, asked, **QUIET).success(**look)
     parts.measure.click(handlers.measure, form.inputs, [parts.plan, parts.wrong], **PRIVATE)
-    trigger, model = form.fields["data.trigger"], form.fields["base.model"]
+    trigger = cast(gr.Textbox, form.fields["data.trigger"])
+    model = cast(gr.Textbox, form.fields["base.model"])
     gr.on(
         [tab.select, form.dataset.change, trigger.change, model.blur],
         handlers.check,
@@ -68,7 +69,7 @@ def follow(parts: Parts, handlers: Handlers, in_view: gr.Textbox) -> None:
 
 def _fill(form: Form, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> None:
     """What fills the form."""
-    model = form.fields["base.model"]
+    model = cast(gr.Textbox, form.fields["base.model"])
     page.load(handlers.first_values, None, form.outputs, **QUIET)
     tab.select(handlers.from_a_style, None, form.outputs, **QUIET)
     gr.on(

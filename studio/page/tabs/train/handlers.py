@@ -202,7 +202,9 @@ class Handlers:
         """What shows the run, as far as the page does not have it yet."""
         view = self.parts.view
         news, marks = polling.unsent(self._followed(run), sent)
-        return {view.followed[name]: value for name, value in news.items()} | {view.sent: marks}
+        answer: Answer = {view.followed[name]: value for name, value in news.items()}
+        answer[view.sent] = marks
+        return answer
 
     def _followed(self, name: str | None) -> dict[str, Any]:
         jobs, notice = self.queue.shown()

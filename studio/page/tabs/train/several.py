@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 
 from studio.datasets import collection, store
@@ -20,6 +21,8 @@ from studio.processes import process
 from training.config.schema import RunConfig
 from training.config.settings import settings
 from training.storage.paths import Workspace
+
+Answer = dict[Block, Any]
 
 TRIES = 2  # settings that can vary at once
 PICTURE = 1024  # px
@@ -36,7 +39,7 @@ class Parts:
     """The part's components. tries: setting and values, by turns; sent: what the page was sent."""
 
     datasets: gr.Dropdown
-    tries: list[Component]
+    tries: Sequence[Component]
     start: gr.Button
     status: gr.HTML
     follower: gr.HTML
@@ -116,7 +119,7 @@ class Handlers:
             title="Training has begun",
         )
 
-    def look(self, sent: dict[str, str]) -> dict[Component, Any]:
+    def look(self, sent: dict[str, str]) -> Answer:
         folder = sweeps.newest(self.workspace)
         going = folder is not None and process.is_alive(folder)
         if folder is not None and not going:
@@ -126,9 +129,9 @@ class Handlers:
             "follower": polling.following(LOOK) if going else "",
         }
         news, marks = polling.unsent(found, sent)
-        return {getattr(self.parts, name): value for name, value in news.items()} | {
-            self.parts.sent: marks
-        }
+        answer: Answer = {getattr(self.parts, name): value for name, value in news.items()}
+        answer[self.parts.sent] = marks
+        return answer
 
 
 def connect(
