@@ -53,10 +53,12 @@ class Handlers:
         Thumbnails may take seconds. A dataset that was made meanwhile must not disappear from the
         list and the field by this answer.
         """
-        listing: list[str] | None = None
-        while listing != (listing := store.names(self.workspace)):
+        while True:
+            listing = store.names(self.workspace)
             name = dataset if dataset in listing else store.newest(self.workspace)
             shown = self._dataset(name, model, _name_in(of))
+            if store.names(self.workspace) == listing:
+                break
         found = gr.Dropdown(choices=choices(self.workspace), value=name)
         return {self.parts.dataset: found, **shown}
 
