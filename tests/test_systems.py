@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from studio.datasets import store
+from studio.datasets import incoming
 from studio.library.import_export import plain_stem
 from tests.test_page import free_port
 from training.errors import ConfigError, SpaceError
@@ -346,14 +346,13 @@ def test_what_becomes_a_name_is_one_on_windows_too(text: str) -> None:
 
 
 @pytest.mark.parametrize("stem", ["con", "Aux", "a:b", "x.", "..", "\\\\host\\share", "C:evil", ""])
-def test_a_picture_gets_a_name_that_windows_takes(tmp_path: Path, stem: str) -> None:
-    for name in (store._free_name(tmp_path, stem, ".png"), plain_stem(stem) + ".png"):
+def test_a_picture_gets_a_name_that_windows_takes(stem: str) -> None:
+    for name in (incoming.free_name([], stem, ".png"), plain_stem(stem) + ".png"):
         assert not leads_elsewhere(name)
 
 
-def test_names_that_differ_in_case_only_are_one(tmp_path: Path) -> None:
-    (tmp_path / "Boat.png").touch()
-    assert store._free_name(tmp_path, "boat", ".png") == "boat-2.png"
+def test_names_that_differ_in_case_only_are_one() -> None:
+    assert incoming.free_name(["Boat"], "boat", ".png") == "boat-2.png"
 
 
 def test_other_streams_and_devices_are_not_inside(tmp_path: Path, on_windows: None) -> None:

@@ -253,7 +253,7 @@ def _grid(configs: Sequence[RunConfig], *, as_json: bool) -> bool:
         ("--style", [config.run_folder / f"{config.save.name}.safetensors" for config in shown]),
     ):
         command += [key, *map(str, values)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=False)
     for path in done.stdout.splitlines():
         print(json.dumps({"grid": path}) if as_json else path, flush=True)
     return done.returncode == 0

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from gradio.blocks import Block
+from gradio.blocks import Block, BlockContext
+from gradio.components import Component
 
 from studio.page.handlers import PLAIN, QUIET
 from studio.page.templates import render
@@ -22,7 +23,7 @@ class Asking:
     no: gr.Button
 
     @property
-    def shown(self) -> list[Block]:
+    def shown(self) -> list[Component | BlockContext]:
         return [self.row, self.words]
 
     def asks(self, *lines: str) -> dict[Block, Any]:

@@ -67,7 +67,7 @@ def _fill(parts: Parts, form: Form, handlers: Handlers, page: gr.Blocks, tab: gr
             **QUIET,
         )
     gr.on(
-        [picker.change for picker in form.pickers],
+        [cast(gr.Dropdown, picker).change for picker in form.pickers],
         handlers.name_weights,
         form.pickers,
         [row.weight for row in form.styles],

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.blocks import Block
+from gradio.blocks import Block, BlockContext
+from gradio.components import Component
 
 from studio.library import comparisons, import_export, library, preferences, reload_grid
 from studio.library.comparisons import ComparisonSpec
@@ -50,11 +51,12 @@ class Handlers:
         first = known[0] if by_itself else chosen[0]
         strengths = self.parts.form.styles[0].strengths
         filled: Answer = {}
-        if by_itself and first != offered:
+        if by_itself and first is not None and first != offered:
             filled = {strengths: "1", **self._as_shown(first)}
         asked = preferences.take_comparison(self.workspace)
         if asked is not None and asked[0] in known:  # of the run that was just trained
-            by_itself, first, filled = False, asked[0], {strengths: f"{asked[1]:g}"}
+            by_itself, first = False, asked[0]
+            filled = {strengths: f"{asked[1]:g}"}
         picked = zip(self.parts.form.pickers, (first, *chosen[1:]), strict=True)
         return {
             self.parts.offered: first if by_itself else "",
@@ -67,7 +69,7 @@ class Handlers:
         }
 
     @property
-    def numbers(self) -> list[Block]:
+    def numbers(self) -> list[Component | BlockContext]:
         """Seeds, steps and size: what is filled in besides a style, its prompts and guidance."""
         form = self.parts.form
         return [form.seeds, form.steps, form.size]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.blocks import Block
+from gradio.blocks import Block, BlockContext
 from gradio.components import Component
 
 from studio.datasets import caption_edits
@@ -39,7 +39,7 @@ class Picture:
     remove: gr.Button
 
     @property
-    def shown(self) -> list[Block]:
+    def shown(self) -> list[Component | BlockContext]:
         shown = [self.desk, self.of, self.before, self.caption, self.tokens]
         return [*shown, *self.conflict.shown]
 

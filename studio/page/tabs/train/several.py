@@ -155,7 +155,7 @@ def connect(
 def status_html(workspace: Workspace, folder: Path, going: bool) -> str:
     """The sweep's runs, how each stands, what the process reported, and the picture of all."""
     known = library.runs(workspace)
-    states = {
+    states: dict[str, process.State | None] = {
         name: process.state(workspace.runs() / name) if name in known else None
         for name in sweeps.runs_of(folder)
     }
