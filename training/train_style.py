@@ -22,6 +22,7 @@ from training import events
 from training.cli.for_programs import print_events
 from training.cli.interrupts import Interrupts
 from training.cli.output import lasting_output
+from training.cli.trackers import check, tracked
 from training.cli.train_arguments import config_from, sweep_from
 from training.config.schema import RunConfig
 from training.errors import BusyError, ConfigError, StudioError, without_controls
@@ -74,7 +75,7 @@ def run(config: RunConfig, world: ProcessGroup, *, as_json: bool = False) -> int
 
     try:
         if world.writes:
-            stream = recorded(watched(), config.run_folder)
+            stream = recorded(tracked(watched(), config), config.run_folder)
             print_events(stream) if as_json else show(stream, config.run_folder)
         else:
             collections.deque(watched(), maxlen=0)
@@ -171,6 +172,7 @@ def main(argv: list[str] | None = None) -> int:
             with _joined(configs[0].base.device) as world:
                 return sweep.run(configs, Interrupts(), world, as_json=wanted.json)
         config, wanted = config_from(argv)
+        check(config.save.track)
         if (wanted.report or wanted.dry_run) and RANK:
             return 0  # the first process does these alone
         if wanted.report:

@@ -163,6 +163,7 @@ def run(
     from training import events
     from training.cli.for_programs import print_events_of_many
     from training.cli.terminal import show_many
+    from training.cli.trackers import check, tracked_many
     from training.trainer.joint import together
 
     if world.shards:
@@ -170,10 +171,11 @@ def run(
             "a sweep gives each process styles of its own over a whole base: turn FSDP off in "
             "accelerate's configuration."
         )
+    check(name for config in configs for name in config.save.track)
     own = configs[world.rank :: world.size]
 
     def recorded() -> Any:
-        for number, event in together(own, stop):
+        for number, event in tracked_many(together(own, stop), own):
             folder = own[number].run_folder
             try:
                 folder.mkdir(parents=True, exist_ok=True)

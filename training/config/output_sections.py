@@ -12,6 +12,17 @@ if TYPE_CHECKING:
 else:  # made of a table, which no type checker reads
     SamplerName = Literal["base", *SAMPLERS]
 # Groups of metadata, as training.style_files.metadata sorts them
+Tracker = Literal[
+    "tensorboard",
+    "wandb",
+    "trackio",
+    "mlflow",
+    "comet_ml",
+    "aim",
+    "clearml",
+    "dvclive",
+    "swanlab",
+]
 Group = Literal["words", "author", "dates", "base", "program", "recipe", "training"]
 
 
@@ -145,6 +156,12 @@ class Save(Section):
         "if a run of this name has other settings or pictures: exact refuses and lists them, "
         "adapt resumes with the new ones, anew moves the earlier work aside and starts again",
         why="no run resumes with other pictures or settings unnoticed",
+    )
+    track: list[Tracker] = setting(
+        [],
+        "experiment trackers that are sent the loss, the learning rate, the previews and the "
+        "report's scores; each needs its own package",
+        why="events.jsonl has all of it without any",
     )
     author: str = setting("", "written into the style file if given", max_length=200)
     licence: str = setting("", "written into the style file if given", max_length=200)
