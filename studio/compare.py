@@ -23,6 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 from studio import grid_events
 from studio.grid import _footer, grid_of, headings
 from studio.grid_spec import GridSpec, Taken, grid_spec_from
+from studio.lettering import readable, unreadable
 from training import __version__
 from training.cli.output import lasting_output
 from training.errors import DataError, StudioError
@@ -99,6 +100,12 @@ def compare(spec: GridSpec) -> Path:
             ]
     made = dataclasses.replace(spec, size=size)
     settings = described(made, files.title, parts.hash, generator.place.precision)
+    if missing := unreadable([*made.prompts, *(c.title for c in made.columns)]):
+        _note(
+            spec,
+            f"no font here has {missing[:20]}: in the picture they are written out, as "
+            f"{readable(missing[0])}. Install a font for them, for instance Noto Sans.",
+        )
     labels = [(prompt, f"seed {seed}") for prompt, seed in made.rows]
     grid = grid_of(headings(made, files.title), labels, pictures, footer=_footer(settings))
     if spec.cells:

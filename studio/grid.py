@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from studio.grid_spec import GridSpec
+from studio.lettering import Lettering, readable
 from training.samplers import OWN
 from training.style_files.reading import printable
 
@@ -102,10 +102,6 @@ def grid_of(
     return sheet
 
 
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size=size)
-
-
 def _height(lines: Sequence[str], size: int) -> int:
     return round(len(lines) * size * 1.3)
 
@@ -115,7 +111,7 @@ def _write(
 ) -> int:
     """Draw lines from (x, y) down; return where the next one would begin."""
     for i, line in enumerate(lines):
-        pen.text((x, y + round(i * size * 1.3)), line, fill=colour, font=_font(size))
+        Lettering(size).draw(pen, (x, y + round(i * size * 1.3)), line, colour)
     return y + _height(lines, size)
 
 
@@ -124,19 +120,19 @@ def _lines(text: str, width: int, size: int, most: int) -> list[str]:
 
     Words too long for a line are broken.
     """
-    font = _font(size)
-    words, lines = _in_known_letters(" ".join(printable(text, 2000).split()), font).split(), [""]
+    font = Lettering(size)
+    words, lines = readable(" ".join(printable(text, 2000).split())).split(), [""]
     while words:
         word = words.pop(0)
         longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
+        if font.length(longer) <= width:
             lines[-1] = longer
         elif lines[-1]:
             lines.append("")
             words.insert(0, word)
         else:
             fits = next(
-                (n for n in range(len(word) - 1, 0, -1) if font.getlength(word[:n]) <= width), 1
+                (n for n in range(len(word) - 1, 0, -1) if font.length(word[:n]) <= width), 1
             )
             lines[-1] = word[:fits]
             words[:0] = [word[fits:]] if word[fits:] else []
@@ -146,27 +142,6 @@ def _lines(text: str, width: int, size: int, most: int) -> list[str]:
     if len(lines) <= most:
         return [line for line in lines if line]
     last = lines[most - 1]
-    while last and font.getlength(last + "…") > width:
+    while last and font.length(last + "…") > width:
         last = last[:-1]
     return [*lines[: most - 1], last.rstrip() + "…"]
-
-
-def _in_known_letters(text: str, font: Any) -> str:
-    """Letters that the built-in font lacks without their accents, where that helps.
-
-    It knows little more than ASCII.
-    """
-    if text.isascii():
-        return text
-    unknown = bytes(font.getmask("\uffff"))
-
-    def readable(letter: str) -> str:
-        known = letter.isascii() or bytes(font.getmask(letter)) != unknown
-        return letter if known else _without_accents(letter)
-
-    return "".join(map(readable, text))
-
-
-def _without_accents(letter: str) -> str:
-    parts = unicodedata.normalize("NFKD", letter)
-    return "".join(part for part in parts if not unicodedata.combining(part))
