@@ -642,3 +642,20 @@ def test_a_run_that_ended_unseen_is_finished_when_its_turn_comes(workspace: Work
     events.append(run / "events.jsonl", events.Finished(2, "a.safetensors", False, 1.0))
     Worker(line, "cpu").look()
     assert line.job(id).state == "finished"
+
+
+@pytest.mark.parametrize("exit_code", [None, 0])  # None: nobody saw the training end
+def test_a_worker_that_dies_before_it_begins_leaves_no_earlier_end_to_the_job(
+    workspace: Workspace, exit_code: int | None
+) -> None:
+    """A training that was stopped is resumed; the word of its first half is not the second's."""
+    line = Queue(workspace, None)
+    id = line.add(config(workspace, "a"))
+    run = workspace.runs() / "a"
+    run.mkdir(parents=True)
+    events.append(run / "events.jsonl", events.Finished(1, "", True, 1.0))
+    record = {"pid": 2**22 + 1, "started": time.time() - 60, "command": [], "exit_code": exit_code}
+    (run / "process.json").write_text(json.dumps(record))
+    assert Worker(line, "cpu").claim() is not None
+    Worker(line, "cpu").settle(line.job(id))
+    assert line.job(id).state == "interrupted"

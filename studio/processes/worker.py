@@ -151,10 +151,13 @@ class Worker:
             message = SILENT.format(when=when)
         elif message.startswith(SILENT.partition("{")[0]):
             message = ""
+        record = jobs.read(run)
+        known = (record.pid, record.started) if record else (job.pid, job.started)
         with self.line.transaction() as db:
             db.execute(
-                "UPDATE jobs SET heartbeat = ?, message = ? WHERE id = ? AND state = 'running'",
-                (time.time(), message, job.id),
+                "UPDATE jobs SET heartbeat = ?, message = ?, pid = ?, started = ? "
+                "WHERE id = ? AND state = 'running'",
+                (time.time(), message, *known, job.id),
             )
 
     def _interrupted(self, job: Job, run: Path, what: str) -> None:
@@ -206,9 +209,9 @@ def _ended_before(job: Job, run: Path) -> bool:
     worker went before it could begin.
     """
     record = jobs.read(run)
-    if record is None or record.exit_code is None:
+    if record is None:
         return False
-    is_jobs_own = (record.pid, record.started) == (job.pid, job.started)
+    is_jobs_own = record.pid == job.pid and abs(record.started - job.started) < run_lock.SAME_START
     return not is_jobs_own and record.started < job.heartbeat - 1.0
 
 
