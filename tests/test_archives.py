@@ -96,3 +96,30 @@ def test_what_is_no_zip_is_reported(tmp_path: Path, content: bytes) -> None:
     ink = store.make(Workspace(tmp_path / "w"), "ink")
     [(name, reason)] = store.add(ink, [tmp_path / "in.zip"]).refused
     assert name == "in.zip" and "cannot be opened as a zip" in reason
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_is_named_however_it_is_packed(tmp_path: Path, method: int) -> None:
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w", method) as opened:
+        opened.writestr("a.txt", "a fox " * 50)
+    content = bytearray(archive.read_bytes())
+    start = content.index(b"a.txt") + len(b"a.txt")
+    for place in range(start + 4, start + 24):
+        content[place] ^= 0xFF
+    archive.write_bytes(content)
+    try:
+        taken, refused = archives.unpacked(archive, tmp_path / "into")
+    except DataError:
+        return
+    assert not taken and [name for name, _ in refused] == ["a.txt"]
+
+
+def test_a_member_without_a_name_is_left_out(tmp_path: Path) -> None:
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("@", "nothing")
+        opened.writestr("a.txt", "a fox")
+    archive.write_bytes(archive.read_bytes().replace(b"@", b"\0"))  # a name ends at its first zero
+    taken, refused = archives.unpacked(archive, tmp_path / "into")
+    assert [member.name for member in taken] == ["a.txt"] and refused == []

@@ -85,6 +85,25 @@ def test_what_is_no_event_is_none(line: str) -> None:
     assert from_line(line) is None
 
 
+OF_OTHER_KINDS = {
+    "int": ["null", "1.5", '"3"', "true", "[]", "1e999", "9" * 400],
+    "float": ["null", '"3"', "{}", "true", "1e999", "-1e999", "NaN", "9" * 400],
+    "str": ["null", "3", "[]"],
+    "bool": ["null", "1", '"yes"'],
+    "tuple[str, ...]": ["null", '"x"', "[1]", "[null]", "{}"],
+}
+
+
+@pytest.mark.parametrize("event", EACH, ids=lambda e: type(e).__name__)
+def test_values_of_other_kinds_make_no_event(event: Event) -> None:
+    """Who reads events calculates with them: one damaged line must not keep a run from view."""
+    found = json.loads(to_line(event))
+    for field in dataclasses.fields(event):
+        for bad in OF_OTHER_KINDS[str(field.type)]:
+            line = json.dumps(found | {field.name: "@"}).replace('"@"', bad)
+            assert from_line(line) is None, (field.name, bad)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
     "figure", [f.name for f in dataclasses.fields(Stepped) if f.name != "step"]

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import gradio as gr
+import pytest
 from PIL import Image
 
 from studio.page import polling
@@ -158,3 +159,12 @@ def test_an_answer_is_not_kept_longer_than_it_may_be_old() -> None:
 
 def test_what_is_followed_cannot_break_out_of_its_mark() -> None:
     assert '"><script' not in polling.following(1.5, speak='x"><script>')
+
+
+@pytest.mark.parametrize(
+    "values", [[5e-324, 1e-323], [-1e100, 1e100], [1e99, 1.0000000000000002e99], [0.0, 0.0]]
+)
+def test_a_curve_of_any_numbers_is_drawn(values: list[float]) -> None:
+    """As a damaged line may hold them: neither nothing nor infinity is divided by."""
+    curve = [events.Stepped(i, value, value, 1.0, 0.1, 1.0) for i, value in enumerate(values, 1)]
+    assert "<svg" in charts.loss_curve(curve) and "<svg" in charts.rate_curve(curve)

@@ -11,11 +11,13 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.storage.paths import open_regular
+
+LARGEST = 1e100  # of a figure; those of a training are float32's, which end at 3.4e38
 
 
 @dataclass(frozen=True)
@@ -146,21 +148,43 @@ def append(path: Path, event: Event) -> None:
 
 
 def from_line(line: str) -> Event | None:
-    """Return the event, or None for a line that is not one (cut off by a crash, or written by a
-    later version).
+    """Return the event, or None for a line that is not one (cut off by a crash, written by a later
+    version, or with values of other kinds: who reads events calculates with them).
     """
     try:
         found = json.loads(line)
         kind = KINDS[found.pop("event")]
         found.pop("time", None)
-        return kind(
+        event = kind(
             **{
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in found.items()
             }
         )
+        return event if _is_sound(event) else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _is_sound(event: Event) -> bool:
+    return all(FITS[str(one.type)](getattr(event, one.name)) for one in dataclasses.fields(event))
+
+
+def _is_number(value: object) -> bool:
+    """Finite, and of a size that can be calculated with."""
+    return type(value) in (int, float) and -LARGEST <= value <= LARGEST  # type: ignore[operator]
+
+
+# Whether a value is of the kind that a field is declared with
+FITS: dict[str, Callable[[object], bool]] = {
+    "int": lambda value: type(value) is int and _is_number(value),
+    "float": _is_number,
+    "bool": lambda value: type(value) is bool,
+    "str": lambda value: isinstance(value, str),
+    "tuple[str, ...]": lambda value: (
+        isinstance(value, tuple) and all(isinstance(one, str) for one in value)
+    ),
+}
 
 
 def read(path: Path) -> Iterator[Event]:

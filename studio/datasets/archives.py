@@ -14,6 +14,11 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python without lzma refuses such members by a RuntimeError
+    LZMAError = zlib.error  # type: ignore[misc, assignment]
+
 from studio.datasets.incoming import Incoming
 from training.data.file_kinds import (
     LARGEST_LIST,
@@ -52,7 +57,9 @@ def unpacked(archive: Path, into: Path) -> tuple[list[Incoming], list[tuple[str,
     try:
         with zipfile.ZipFile(archive) as opened:
             members = [
-                m for m in opened.infolist() if not m.is_dir() and not is_clutter(m.filename)
+                m
+                for m in opened.infolist()
+                if m.filename and not m.is_dir() and not is_clutter(m.filename)
             ]
             if len(opened.infolist()) > MOST_NAMES or len(members) > MOST_MEMBERS:
                 raise DataError(
@@ -169,6 +176,7 @@ def _copied(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, left: 
         except (
             zipfile.BadZipFile,
             zlib.error,
+            LZMAError,
             EOFError,
             RuntimeError,
         ) as error:  # RuntimeError: also an unknown way of packing

@@ -8,6 +8,7 @@ light and dark both fit.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from training import events
 
 WIDTH, HEIGHT = 640, 190  # of a curve, in px before scaling to the column
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 26  # px around the curve, for its numbers
+SMALLEST_STEP = 5 * sys.float_info.min  # between two numbers beside a curve
 REDRAWN = 32  # a growing curve is drawn anew when it grew by about one part in so many
 POINTS = 400  # most points drawn: more than the screen has columns helps nobody
 WORDS: dict[State, str] = {
@@ -264,7 +266,8 @@ def duration(seconds: float) -> str:
 def _ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Round numbers from below low to above high, about most of them."""
     high = high if high > low else low + (abs(low) or 1.0)
-    raw = (high - low) / most
+    # Neither nothing nor more than a float holds, however close or far apart they are
+    raw = max(high / most - low / most, SMALLEST_STEP)
     step = 10 ** math.floor(math.log10(raw))
     step *= next(m for m in (1, 2, 5, 10) if m * step >= raw)
     start = math.floor(low / step)
