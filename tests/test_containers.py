@@ -1,0 +1,84 @@
+"""The container, its compose file, the devcontainer and the notebook: linted, and true to what the
+program asks for. None of them is built or started here.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from studio.server import auth
+
+ROOT = Path(__file__).parents[1]
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+NOTEBOOK = nbformat.read(ROOT / "notebooks" / "style_studio.ipynb", as_version=4)
+CODE = [cell.source for cell in NOTEBOOK.cells if cell.cell_type == "code"]
+
+
+def linted(text: str) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).parent / "hadolint", "--no-color", "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+
+def test_the_dockerfile_is_linted() -> None:
+    found = linted((ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    assert (found.returncode, found.stdout) == (0, "")
+    assert linted("FROM python\nRUN cd /tmp\n").returncode  # so the line above can fail
+
+
+def test_what_is_copied_is_there_and_not_kept_from_the_build() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    copied = {name for line in re.findall(r"^COPY (.+)$", text, re.M) for name in line.split()[:-1]}
+    let_in = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    assert all((ROOT / name).exists() and f"!{name}" in let_in for name in copied)
+    assert {"training", "studio", "sample_data", "pyproject.toml", "LICENSE"} <= copied
+
+
+def test_the_page_is_open_to_this_machine_alone_and_asks_for_a_password() -> None:
+    for service in COMPOSE["services"].values():
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert ":?" in service["environment"][auth.VARIABLE]
+    assert "USER 1000" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+
+def test_work_and_fetched_bases_outlive_the_container() -> None:
+    for service in COMPOSE["services"].values():
+        named = {mount.split(":")[0] for mount in service["volumes"]}
+        assert named == set(COMPOSE["volumes"])
+
+
+def test_the_devcontainer_is_json_and_uses_the_makefile() -> None:
+    made = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    target = made["postCreateCommand"].split()[1]
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+
+
+def test_the_notebook_is_valid_and_holds_no_output() -> None:
+    nbformat.validate(NOTEBOOK)
+    assert all(not cell.outputs for cell in NOTEBOOK.cells if cell.cell_type == "code")
+    for source in CODE:
+        ast.parse(source)
+
+
+@pytest.mark.parametrize("command", ["train-style", "compare-styles", "style-studio"])
+def test_the_notebook_uses_flags_that_there_are(command: str) -> None:
+    from studio.__main__ import _parser as studio_parser
+    from studio.grid_spec import parser as compare_parser
+    from training.cli.train_arguments import parser as train_parser
+
+    made = {
+        "train-style": train_parser,
+        "compare-styles": compare_parser,
+        "style-studio": studio_parser,
+    }[command]()
+    known = {flag for action in made._actions for flag in action.option_strings}
+    (source,) = (s for s in CODE if "command = [" in s and f'"{command}",' in s)
+    assert set(re.findall(r'"(--[\w.-]+)"', source)) - {"--dry-run"} <= known
