@@ -7,6 +7,7 @@ from pathlib import Path
 
 from training.data.image_decoding import reason
 from training.errors import DataError
+from training.storage.disk_errors import FORBIDDEN
 from training.storage.paths import read_regular
 
 AS_UTF8 = "Save it again as UTF-8 (in an editor: Save as, encoding UTF-8)."
@@ -34,14 +35,18 @@ def read_content(path: Path, largest: int) -> bytes:
     """
     try:
         if not path.is_file():
+            if not path.exists() and not path.is_symlink():
+                raise DataError(
+                    "is gone, and no ordinary file is there. Put it back, or leave it out."
+                )
             raise DataError(
                 "is a link to nowhere or no ordinary file. Put the file itself there, or remove it."
             )
         content = read_regular(path, largest)
     except OSError as error:
-        raise DataError(
-            f"cannot be read ({reason(error)}). Allow reading it, or remove it."
-        ) from None
+        forbidden = error.errno in FORBIDDEN
+        what = "Allow reading it" if forbidden else "Look whether its disk is sound and connected"
+        raise DataError(f"cannot be read ({reason(error)}). {what}, or remove it.") from None
     if len(content) > largest:
         raise DataError(f"has more than {largest:,} bytes. Make it smaller, or remove it.")
     return content

@@ -142,6 +142,8 @@ def _loaded(content: bytes) -> tuple[Image.Image, list[str]]:
         except UnidentifiedImageError:
             raise DataError(_disguised(content)) from None
         except DAMAGED as error:
+            if image_headers.unusual_jpeg(content):
+                raise DataError(_disguised(content)) from None
             raise DataError(
                 f"is damaged or cut off ({reason(error)}). Export or download it again, "
                 "or remove it."
@@ -211,26 +213,16 @@ def _key_colour(picture: Image.Image, depth: int) -> int | tuple[int, ...] | byt
 
 def _disguised(content: bytes) -> str:
     """Say what a file is that is no picture of ours."""
+    if unusual := image_headers.unusual_jpeg(content):
+        return f"is {unusual}, which is not read. Save it as PNG, or remove it."
     is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
     if content.startswith((b"\x89PNG", b"\xff\xd8")) or is_webp:
         return (
             "is damaged or cut off (its header cannot be read). Export or download it "
             "again, or remove it."
         )
-    kinds = {
-        b"GIF8": "GIF",
-        b"BM": "BMP",
-        b"II*\0": "TIFF",
-        b"MM\0*": "TIFF",
-        b"%PDF": "PDF",
-        b"8BPS": "Photoshop",
-    }
-    kind = next(
-        (kind for magic, kind in kinds.items() if content.startswith(magic)),
-        "HEIC or AVIF" if content[4:8] == b"ftyp" else "",
-    )
-    if kind:
-        return f"is a {kind} file in spite of its name. Save it as PNG, or remove it."
+    if kind := _other_kind(content):
+        return f"is {kind} in spite of its name. Save it as PNG, or remove it."
     try:
         is_text = b"\0" not in content[:1024] and bool(
             codecs.getincrementaldecoder("utf-8")().decode(content[:1024])
@@ -243,6 +235,31 @@ def _disguised(content: bytes) -> str:
             "Download the picture itself, or remove it."
         )
     return "is not a PNG, JPEG or WEBP picture. Save it as PNG, or remove it."
+
+
+def _other_kind(content: bytes) -> str:
+    """What a file is by its beginning, "" when that is not known."""
+    if content[4:8] == b"ftyp":  # ISO base media: the brand says of what
+        brand = content[8:12]
+        if brand.startswith((b"he", b"mif", b"msf")):
+            return "a HEIC file"
+        return "an AVIF file" if brand.startswith(b"avi") else "a video"
+    if b"<svg" in content[:1024].lower():
+        return "an SVG file"
+    kinds = {
+        b"GIF8": "a GIF file",
+        b"BM": "a BMP file",
+        b"II*\0": "a TIFF file",
+        b"MM\0*": "a TIFF file",
+        b"%PDF": "a PDF file",
+        b"8BPS": "a Photoshop file",
+        b"\xff\x0a": "a JPEG XL file",
+        b"\0\0\0\x0cJXL ": "a JPEG XL file",
+        b"PK\3\4": "a zip file",
+        b"RIFF": "a sound or a video",
+        b"\x1aE\xdf\xa3": "a video",
+    }
+    return next((kind for magic, kind in kinds.items() if content.startswith(magic)), "")
 
 
 def _upright(picture: Image.Image) -> Image.Image:

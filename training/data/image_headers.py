@@ -43,6 +43,7 @@ SAVE_AGAIN = "Export it again with another program, or remove it."
 MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 SOI, EOI, SOS, APP0, APP1, APP2, APP14, COM = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15
+LOSSLESS = frozenset((0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF))
 WITHOUT_LENGTH = frozenset((0x01, SOI))
 
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
@@ -73,6 +74,21 @@ def reduced(content: bytes) -> tuple[bytes, list[str]]:
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return _reduced_webp(content)
     return content, []
+
+
+def unusual_jpeg(content: bytes) -> str:
+    """What a sound JPEG is that decoders do not read, "" for any other file."""
+    if not content.startswith(JPEG):
+        return ""
+    try:
+        for marker, data, _ in _jpeg_segments(content):
+            if marker in FRAMES:
+                if marker in LOSSLESS:
+                    return "a lossless or hierarchical JPEG"
+                return f"a JPEG of {data[0]} bits" if data[:1] not in (b"", b"\x08") else ""
+    except DataError:
+        pass  # then it is damaged, which is said elsewhere
+    return ""
 
 
 def png_text(content: bytes, keyword: str) -> str | None:

@@ -219,6 +219,12 @@ class _Worker:
                 f"takes more than {self.seconds:.0f} seconds to decode, as no ordinary "
                 f"picture of its size does. {ADVICE}"
             )
+        if -code == getattr(signal, "SIGKILL", None):  # not ours: a system short of memory kills
+            return DataError(
+                "ends the decoder, or the system ended that because memory was full. Close other "
+                "programs and try again. If it is always this picture, export it again with "
+                "another program, or remove it."
+            )
         return DataError(
             f"ends the decoder (exit code {code}): it is damaged, or made to do so. {ADVICE}"
         )

@@ -16,6 +16,7 @@ from training.errors import DataError
 from training.storage.paths import read_regular
 
 MOST_SNIFFED = 200  # files of no known kind whose beginning is looked at
+ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz")
 BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 
 
@@ -53,6 +54,11 @@ def list_folder(folder: Path) -> Listing:
             "the folder is not there. Set data.folder to the folder with your pictures."
         ) from None
     except NotADirectoryError:
+        if folder.suffix.lower() in ARCHIVES:
+            raise DataError(
+                "this is an archive, a folder with pictures was expected. Unpack it and set "
+                "data.folder to the folder that comes out."
+            ) from None
         raise DataError(
             "this is a file, a folder with pictures was expected. Set data.folder to the "
             "folder it lies in."
