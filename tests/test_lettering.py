@@ -67,9 +67,7 @@ def test_letters_of_the_font_that_comes_along_are_drawn_everywhere(
 
 
 @pytest.mark.parametrize("text", FOREIGN)
-def test_letters_of_no_font_are_written_out_and_told_apart(
-    text: str, no_system_fonts: Path
-) -> None:
+def test_letters_of_no_font_are_written_out_and_differ(text: str, no_system_fonts: Path) -> None:
     shown = readable(text)
     assert not has_box(shown) and "\\" in shown
     assert set(unreadable([text, "red"])) <= set(text) and unreadable([text])
