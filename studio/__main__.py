@@ -20,7 +20,7 @@ from studio.system import doctor
 from training.cli.for_programs import add_completion
 from training.cli.interrupts import listen
 from training.cli.output import lasting_output
-from training.errors import ConfigError, StudioError
+from training.errors import ConfigError, SpaceError, StudioError
 from training.storage.paths import Workspace, checked_writable
 
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         _check_place(given.host, given.port)
         workspace = Workspace(given.workspace)
-        checked_writable(workspace.root, "--workspace")
+        _check(workspace)
         sample_project.settle(workspace, given.begin_with)
     except StudioError as error:
         print(error, file=sys.stderr)
@@ -129,6 +129,18 @@ def _check_place(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         raise _no_port(host, port, error) from None
+
+
+def _check(workspace: Workspace) -> None:
+    """Raise SpaceError for a workspace that can be neither written nor read; one that is there is
+    opened also on a full disk, since the page is where room is made on it.
+    """
+    try:
+        checked_writable(workspace.root, "--workspace")
+    except SpaceError as error:
+        if not workspace.datasets().is_dir() and not workspace.runs().is_dir():
+            raise
+        print(error, file=sys.stderr)
 
 
 def _no_port(host: str, port: int, error: OSError) -> ConfigError:

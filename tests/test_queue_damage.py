@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from studio.datasets import store
 from studio.processes import queue_database
 from studio.processes.queue import Queue
 from tests.test_door import Asked
@@ -117,6 +119,28 @@ def test_the_page_opens_without_its_queue_and_says_so(tmp_path: Path) -> None:
         number, inputs = dependency(asked, "run", "input", "run")
         found = answer(asked, number, [None] * len(inputs), "opens")
         assert found["success"] and "folder queue cannot be made" in str(found["output"])
+
+
+def test_the_page_opens_on_a_full_disk_and_says_so(small_disk: Path) -> None:
+    """A workspace that is there: the page is where room is made."""
+    if not small_disk.is_mount():
+        pytest.skip("needs to mount a small disk")
+    workspace, port = small_disk / "w", free_port()
+    store.make(Workspace(workspace), "drawings")
+    with contextlib.suppress(OSError), (small_disk / "filling").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(512))
+    with page_process("--port", str(port), "--workspace", str(workspace)) as page:
+        lines = [page.stdout.readline()]
+        while "open at" not in lines[-1]:
+            lines.append(page.stdout.readline())
+            assert lines[-1], lines
+        assert not [line for line in lines if "Traceback" in line]
+        assert [line for line in lines if "cannot be written (No space left" in line]
+        asked = Asked(port)
+        assert asked("GET", "/")[0] == 200
+        number, inputs = dependency(asked, "run", "input", "run")
+        assert answer(asked, number, [None] * len(inputs), "opens")["success"]
 
 
 @pytest.mark.parametrize("failing", ["connect", "replace", "write_whole", "unlink"])

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 try:
     from lzma import LZMAError
 except ImportError:  # a Python without lzma refuses such members by a RuntimeError
-    LZMAError = zlib.error  # type: ignore[misc, assignment]
+    LZMAError = zlib.error
 
 from studio.datasets.incoming import Incoming
 from training.data.file_kinds import (
