@@ -1,6 +1,9 @@
 """`python -m benchmarks.soak --minutes 10`: the page under eight clients that upload, write
 captions, train, stop and compare, killed and begun again three times on the way.
 
+`--minutes 120 --clients 20 --kill-every 60` is the long soak: every minute a training, a worker or
+the page is killed, the page each fourth time.
+
 Every client works as a browser and a program do: captions go through the page's own event,
 everything else through its verbs (docs/api.md).
 Counted: answers that are no answer of ours, captions that were said to be saved and are not on
@@ -62,6 +65,7 @@ class Page:
         self.memory: list[
             list[tuple[float, float]]
         ] = []  # of each life: seconds since its start, MiB
+        self.threads = 0  # at most
 
     @property
     def url(self) -> str:
@@ -104,7 +108,9 @@ class Page:
 
     def measure(self) -> None:
         try:
-            size = psutil.Process(self.process.pid).memory_info().rss / 2**20
+            process = psutil.Process(self.process.pid)
+            size = process.memory_info().rss / 2**20
+            self.threads = max(self.threads, process.num_threads())
         except psutil.Error:
             return
         self.memory[-1].append((time.monotonic() - self.started, size))
@@ -223,10 +229,10 @@ class Client(threading.Thread):
         """
         picture = self.rng.choice(self.names)
         text = " ".join(self.rng.choices(WORDS, k=6)) + f" {self.rng.random():.6f}"
-        session = f"c{self.number}-{self.dice.getrandbits(48):x}"
+        session = f"c{self.number}-{self.rng.getrandbits(48):x}"
         self.asked.setdefault(picture, set()).add(text)
         event = {
-            "data": [f"{self.dataset}/{picture}", text, "mini"],
+            "data": [f"{self.dataset}/{picture}", text, "mini", self._shown(picture)],
             "fn_index": self.writing["id"],
             "session_hash": session,
         }
@@ -250,6 +256,11 @@ class Client(threading.Thread):
                     self.tally.took("caption", time.monotonic() - began)
                     return
         raise RuntimeError("a caption was never answered")
+
+    def _shown(self, picture: str) -> str:
+        """The caption that a page which was just opened shows, and sends along with a new one."""
+        path = self.page.workspace / "datasets" / self.dataset / Path(picture).with_suffix(".txt")
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
     def train(self) -> None:
         if sum(self._state(run) in ("running", "waiting") for run in self.runs[-2:]):
@@ -327,8 +338,26 @@ def drawn_pictures(folder: Path) -> Path:
     return folder
 
 
-def soaked(minutes: float, count: int, scratch: Path) -> dict[str, Any]:
+def killed_beside(scratch: Path, dice: random.Random) -> str:
+    """Kill a worker or a training of the workspace, if there is one; return which."""
+    kinds = ("training.train_style", "studio.processes.worker")
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or ()
+        kind = next((kind for kind in kinds if kind in words), "")
+        if kind and any(str(scratch) in word for word in words):
+            found.append((kind, process))
+    if not found:
+        return "nothing"
+    kind, process = dice.choice(found)
+    with contextlib.suppress(psutil.Error):
+        process.kill()
+    return kind.rpartition(".")[2]
+
+
+def soaked(minutes: float, count: int, scratch: Path, kill_every: float = 0.0) -> dict[str, Any]:
     """Everything that was seen."""
+    dice, killed = random.Random(count), Counter[str]()
     page, tally = Page(scratch / "workspace", scratch / "page.log"), Tally()
     page.log.touch()
     starts = [page.start()]
@@ -337,12 +366,20 @@ def soaked(minutes: float, count: int, scratch: Path) -> dict[str, Any]:
     for client in clients:
         client.start()
     kills = [time.monotonic() + minutes * 60 * (k + 1) / (KILLS + 1) for k in range(KILLS)]
+    if kill_every:
+        kills = [
+            time.monotonic() + kill_every * (k + 1) for k in range(int(minutes * 60 / kill_every))
+        ]
     while time.monotonic() < end:
         page.measure()
         if kills and time.monotonic() >= kills[0]:
             kills.pop(0)
-            page.kill()
-            starts.append(page.start())
+            if kill_every and (killed.total() + 1) % 4:
+                killed[killed_beside(scratch, dice)] += 1
+            else:
+                killed["page"] += 1
+                page.kill()
+                starts.append(page.start())
         time.sleep(0.5)
     for client in clients:
         client.join(PATIENCE)
@@ -358,6 +395,9 @@ def soaked(minutes: float, count: int, scratch: Path) -> dict[str, Any]:
     log = page.log.read_text(errors="replace")
     return {
         "starts": starts,
+        "killed": dict(killed),
+        "threads": page.threads,
+        "p99": {what: quantile(all_of) for what, all_of in tally.waited.items()},
         "done": dict(tally.done),
         "refused": dict(tally.refused),
         "wrong": tally.wrong,
@@ -374,6 +414,11 @@ def soaked(minutes: float, count: int, scratch: Path) -> dict[str, Any]:
     }
 
 
+def quantile(times: list[float], share: float = 0.99) -> float:
+    """The time within which that share of the answers came."""
+    return sorted(times)[min(len(times) - 1, int(share * len(times)))]
+
+
 def _ended(run: Path) -> str:
     events = run / "events.jsonl"
     last = events.read_text(encoding="utf-8").splitlines()[-1:] if events.is_file() else []
@@ -387,12 +432,20 @@ def growth(life: list[tuple[float, float]]) -> float:
     return statistics.median(sizes[-third:]) / statistics.median(sizes[:third]) if third else 1.0
 
 
+def grown_by(life: list[tuple[float, float]]) -> float:
+    """The same as a difference, MiB."""
+    sizes = [size for seconds, size in life if seconds > SETTLED]
+    third = len(sizes) // 3
+    return statistics.median(sizes[-third:]) - statistics.median(sizes[:third]) if third else 0.0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--kill-every", type=float, default=0.0, help="seconds")
     parser.add_argument("--json", type=Path, help="also write everything that was seen there")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -401,19 +454,20 @@ def main() -> int:
         with contextlib.redirect_stderr(
             io.StringIO()
         ):  # gradio_client prints a traceback whenever the page goes from under it
-            seen = soaked(given.minutes, given.clients, Path(scratch))
+            seen = soaked(given.minutes, given.clients, Path(scratch), given.kill_every)
     from training.runtime.device import choose
 
     print(json.dumps(machine(choose("cpu", "auto"))) + "\n")
     starts = ", ".join(f"{seconds:.1f}" for seconds in seen["starts"])
     print(
-        f"{given.clients} clients, {given.minutes:g} minutes, killed {KILLS} times; answering "
-        f"after {starts} s\n"
+        f"{given.clients} clients, {given.minutes:g} minutes, killed {seen['killed']}; answering "
+        f"after {starts} s; at most {seen['threads']} threads\n"
     )
-    print("| asked | answered | median s | longest s |\n|---|---|---|---|")
+    print("| asked | answered | median s | 99 % within s | longest s |\n|---|---|---|---|---|")
     for what, times in sorted(seen["done"].items()):
         print(
-            f"| {what} | {times} | {seen['waited'][what][0]:.2f} | {seen['waited'][what][1]:.1f} |"
+            f"| {what} | {times} | {seen['waited'][what][0]:.2f} | {seen['p99'][what]:.2f} | "
+            f"{seen['waited'][what][1]:.1f} |"
         )
     grown = [growth(life) for life in seen["memory"]]
     most = [max((size for _, size in life), default=0) for life in seen["memory"]]
@@ -426,9 +480,8 @@ def main() -> int:
         f"captions on disk as they were said to be saved: {seen['saved'] - len(seen['lost'])} "
         f"of {seen['saved']}"
     )
-    sizes = [
-        f"{size:.0f} MiB at most, grown {g:.2f} times" for size, g in zip(most, grown, strict=True)
-    ]
+    lives = zip(most, grown, map(grown_by, seen["memory"]), strict=True)
+    sizes = [f"{size:.0f} MiB at most, grown {g:.2f} times ({by:.0f} MiB)" for size, g, by in lives]
     print(f"memory of each life: {', '.join(sizes)}")
     print(
         f"wrong answers: {len(seen['wrong'])}, tracebacks: {len(seen['tracebacks'])}, clients "
