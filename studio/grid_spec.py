@@ -232,7 +232,7 @@ def _add_output_arguments(made: Parser) -> None:
         "--device",
         default="auto",
         metavar="NAME",
-        help="auto, cpu, cuda, cuda:N or mps (default: auto)",
+        help="auto, cpu, cuda, cuda:N, xpu, xpu:N or mps (default: auto)",
     )
     add(
         "--every",
@@ -260,9 +260,10 @@ def grid_spec_from(argv: Sequence[str]) -> GridSpec:
             "--no-base without a --style leaves nothing to draw. Give a style file, or leave "
             "out --no-base."
         )
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", given.device):
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", given.device):
         raise ConfigError(
-            f"--device is {given.device!r}: auto, cpu, cuda, cuda:N or mps was expected."
+            f"--device is {given.device!r}: auto, cpu, cuda, cuda:N, xpu, xpu:N or mps was "
+            "expected."
         )
     numbers = {
         "seeds": tuple(_whole("--seed", s, 0, 2**63 - 1) for s in given.seed or ["0"]),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import tomllib
 from dataclasses import dataclass, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,6 +17,8 @@ from training.errors import ConfigError
 
 JobState = Literal["waiting", "interrupted", "running", "paused", "finished", "failed", "cancelled"]
 CLAIMABLE = ("waiting", "interrupted")
+# Where the driver's program is looked for, WSL's own folder included
+SEARCHED = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/lib/wsl/lib"])
 IN_LINE = ("waiting", "interrupted", "running", "paused")  # states that a job may leave
 
 
@@ -67,15 +72,26 @@ def job_of(row: Any) -> Job:
 def device_of(config: RunConfig) -> str:
     """The device a run will train on, as far as that can be told without torch:
 
-    cpu, cuda:N or mps.
+    cpu, cuda:N, xpu:N or mps.
     """
-    asked = config.base.device
-    if asked == "auto":
-        asked = (
-            "cuda"
-            if Path("/dev/nvidia0").exists()
-            else "mps"
-            if sys.platform == "darwin"
-            else "cpu"
-        )
-    return "cuda:0" if asked == "cuda" else asked
+    asked = config.base.device if config.base.device != "auto" else usual_device()
+    return f"{asked}:0" if asked in ("cuda", "xpu") else asked
+
+
+def usual_device() -> str:
+    """What `auto` is here: what the installed torch was made for, which its version says, and for
+    CUDA whether there is a driver, of Linux, Windows or WSL.
+    """
+    if sys.platform == "darwin":
+        return "mps"
+    try:
+        build = metadata.version("torch").partition("+")[2]
+    except metadata.PackageNotFoundError:
+        return "cpu"
+    if build.startswith("xpu"):
+        return "xpu"
+    is_for_cuda = build.startswith("cu") or (not build and sys.platform == "linux")
+    has_driver = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi", path=SEARCHED)
+    if build.startswith("rocm") or (is_for_cuda and has_driver):
+        return "cuda"
+    return "cpu"

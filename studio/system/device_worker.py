@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import psutil
 
-from training.runtime.device import GIB, DeviceSpec, choose, device_record
+from training.runtime.device import GIB, DeviceSpec, choose, device_record, library_of
 
 
 def _multiplied(place: DeviceSpec) -> str:
@@ -27,8 +27,16 @@ def _multiplied(place: DeviceSpec) -> str:
         return f"fails: {str(error).splitlines()[0]}"
 
 
-def main() -> int:
+def _build() -> str:
+    """What this torch was made for."""
     import torch
+
+    names = {"cuda": "CUDA", "hip": "ROCm", "xpu": "XPU"}
+    found = {name: getattr(torch.version, key, None) for key, name in names.items()}
+    return ", ".join(f"{name} {version}" for name, version in found.items() if version) or "CPU"
+
+
+def main() -> int:
 
     place = choose()
     facts = {key: str(value) for key, value in device_record(place).items()}
@@ -38,8 +46,9 @@ def main() -> int:
         ", xformers" if find_spec("xformers") else ""
     )
     facts["a first product"] = _multiplied(place)
-    if place.device.type == "cuda":
-        free, whole = torch.cuda.mem_get_info(place.device)
+    facts["build"] = _build()
+    if library := library_of(place.device):
+        free, whole = library.mem_get_info(place.device)
         facts["memory of the device"] = f"{free / GIB:.1f} GiB free of {whole / GIB:.1f} GiB"
     sys.stdout.write(json.dumps(facts) + "\n")
     return 0

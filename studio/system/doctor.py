@@ -20,12 +20,16 @@ import psutil
 
 from studio.processes import process
 from studio.system import storage
-from training.errors import SpaceError, StudioError
+from training.errors import SpaceError, StudioError, without_controls
 from training.storage.disk_errors import advice, cause, system_error
 from training.storage.paths import Workspace, builtin_base, cache_folder, checked_writable
 
 GIB = 1024**3
 LITTLE_DISK, LITTLE_MEMORY = 2 * GIB, 4 * GIB
+# Comes with NVIDIA's driver and prints the name of each card
+CARD_PROGRAM = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+LONGEST_ANSWER = 20.0  # seconds; a driver that hangs
+REINSTALL = "Install the one made for it: uv pip install --reinstall torch --torch-backend=auto"
 State = Literal["good", "worth a look", "bad"]
 MARKS: dict[State, str] = {"good": "  ok ", "worth a look": "  !  ", "bad": " BAD "}
 
@@ -107,6 +111,13 @@ def _device() -> Iterator[Finding]:
         "" if works == "works" else ("Set base.device = \"cpu\", or install the build of torch "
                                     "that is made for this device."),
     )  # fmt: skip
+    if device.get("build") == "CPU" and (card := _card()):
+        yield Finding(
+            "build of torch",
+            "worth a look",
+            f"this torch is made for CPUs, so {card} does nothing",
+            REINSTALL,
+        )
     if device.get("device") == "cpu" and device.get("precision") == "float32":
         yield Finding(
             "precision",
@@ -114,6 +125,27 @@ def _device() -> Iterator[Finding]:
             "this CPU does not multiply bfloat16",
             "A newer CPU, or a GPU, trains several times as fast.",
         )
+
+
+def _card() -> str:
+    """The NVIDIA card that the driver's own program finds, "" for none: a torch that was not made
+    for it does not see it.
+    """
+    program = shutil.which(CARD_PROGRAM[0])
+    if program is None:
+        return ""
+    try:
+        answer = subprocess.run(
+            [program, *CARD_PROGRAM[1:]],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=LONGEST_ANSWER,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return without_controls(answer.stdout.strip().partition("\n")[0])[:80]
 
 
 def _folder(about: str, folder: Path) -> Iterator[Finding]:

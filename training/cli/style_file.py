@@ -156,7 +156,9 @@ def _report_command(commands: Parsers) -> Commands:
         help="pictures in the style that it was not trained on, for the loss",
     )
     report.add_argument("--guidance", type=float, help="guidance scale (default: that of training)")
-    report.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    report.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:N, xpu, xpu:N or mps"
+    )
     return {"report": report}
 
 

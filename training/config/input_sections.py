@@ -26,8 +26,8 @@ class Base(Section):
     )
     device: str = setting(
         "auto",
-        "auto, cpu, cuda, cuda:N or mps",
-        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        "auto, cpu, cuda, cuda:N, xpu, xpu:N or mps",
+        pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$",
         why="the fastest device of this machine",
     )
 

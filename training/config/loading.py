@@ -84,7 +84,9 @@ def _complaint(error: Mapping[str, Any]) -> str:
 
 NUMBERS = {int: "a whole number", float: "a number"}
 OTHERS = {str: "text", bool: "true or false", list: "a list"}
-DEVICES = "auto, cpu, cuda, cuda:N or mps was expected"  # the one setting with a pattern
+DEVICES = (
+    "auto, cpu, cuda, cuda:N, xpu, xpu:N or mps was expected"  # the one setting with a pattern
+)
 
 
 def _expected(where: str, error: Mapping[str, Any]) -> str:

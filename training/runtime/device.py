@@ -35,34 +35,38 @@ class DeviceSpec:
 
     @property
     def name(self) -> str:
-        return (
-            torch.cuda.get_device_name(self.device)
-            if self.device.type == "cuda"
-            else self.device.type
-        )
+        library = library_of(self.device)
+        return library.get_device_name(self.device) if library else self.device.type
 
     @property
     def precision(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
 
+def library_of(device: torch.device) -> Any:
+    """torch's module for a device with memory of its own, None for other devices: torch.cuda (also
+    of AMD's ROCm) or torch.xpu (Intel), which have the same functions.
+    """
+    return {"cuda": torch.cuda, "xpu": torch.xpu}.get(device.type)
+
+
+def devices() -> dict[str, int]:
+    """How many devices of each kind torch finds, those that are preferred first."""
+    return {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "xpu": torch.xpu.device_count() if torch.xpu.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
+
+
 def choose(device: str = "auto", dtype: str = "auto") -> DeviceSpec:
     """Turn settings into a place. Raises ConfigError for a device that is not here."""
+    here = devices()
     if device == "auto":
-        device = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        device = next(kind for kind, count in here.items() if count)
     kind, _, index = device.partition(":")
-    here = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }[kind]
-    if not here or (index and int(index) >= torch.cuda.device_count()):
+    if int(index or 0) >= here[kind]:
         raise ConfigError(
             f"base.device is {device}, which this machine or this build of torch does not "
             "have. Set it to auto or cpu."
@@ -74,12 +78,9 @@ def choose(device: str = "auto", dtype: str = "auto") -> DeviceSpec:
 
 
 def _best_dtype(device: torch.device) -> torch.dtype:
-    if device.type == "cuda":
-        return (
-            torch.bfloat16
-            if torch.cuda.is_bf16_supported(including_emulation=False)
-            else torch.float16
-        )
+    if library := library_of(device):
+        has_units = library.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_units else torch.float16
     if device.type == "cpu":
         return torch.bfloat16 if has_bfloat16_units() else torch.float32
     return torch.float32
@@ -157,7 +158,7 @@ def _choose_algorithms(
 
 def has_own_memory(device: torch.device) -> bool:
     """Whether what lies in the machine's memory takes none of the device's."""
-    return device.type == "cuda"
+    return library_of(device) is not None
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -168,23 +169,23 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """
     return (
         tensor.pin_memory().to(device, non_blocking=True)
-        if device.type == "cuda"
+        if has_own_memory(device)
         else tensor.to(device)
     )
 
 
 def finished(device: torch.device) -> None:
     """Wait until the device has done what it was given, as timing needs."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if library := library_of(device):
+        library.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
 
 
 def peak_memory(device: torch.device) -> float:
     """Largest memory so far in GiB: the device's for a GPU, the process's own for a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device) / GIB
+    if library := library_of(device):
+        return library.max_memory_reserved(device) / GIB
     return memory.peak() / GIB
 
 

@@ -10,12 +10,13 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from torch import nn
 
-from training.runtime.device import GIB
+from training.runtime.device import GIB, library_of
 from training.system import memory
 
 # seconds between two looks at a CPU's memory: what is gone sooner can hardly have been filled with
@@ -40,8 +41,8 @@ def free(device: torch.device, system: Path = Path("/")) -> float:
 
     system: the folder in which proc and sys lie.
     """
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] / GIB
+    if library := library_of(device):
+        return library.mem_get_info(device)[0] / GIB
     return max(0, min([_available(system), *_left_in_groups(system)])) / GIB
 
 
@@ -90,11 +91,8 @@ def taken(device: torch.device) -> float:
     """What this process holds now, in GiB; of a CPU without what only mirrors files, which the
     system takes back when it needs room.
     """
-    return (
-        torch.cuda.memory_reserved(device) / GIB
-        if device.type == "cuda"
-        else _own(psutil.Process())
-    )
+    library = library_of(device)
+    return library.memory_reserved(device) / GIB if library else _own(psutil.Process())
 
 
 def _own(process: psutil.Process) -> float:
@@ -128,8 +126,8 @@ def give_back(device: torch.device) -> None:
     began.
     """
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    if library := library_of(device):
+        library.empty_cache()
     else:
         memory.trim()
 
@@ -152,26 +150,26 @@ def watched(device: torch.device, most: float, beside: float = 0.0) -> Iterator[
     never falls: with give_back before it, a second try in this process is measured as honestly as
     in one of its own, which would have to load the base again.
     """
-    if device.type == "cuda":
-        yield from _watched_gpu(device, most)
+    if library := library_of(device):
+        yield from _watched_gpu(library, device, most)
     elif device.type == "cpu":
         yield from _watched_cpu(most, beside)
     else:
         yield Watch()
 
 
-def _watched_gpu(device: torch.device, most: float) -> Iterator[Watch]:
-    watch, whole = Watch(), torch.cuda.mem_get_info(device)[1] / GIB
-    torch.cuda.reset_peak_memory_stats(device)
-    torch.cuda.set_per_process_memory_fraction(
+def _watched_gpu(library: Any, device: torch.device, most: float) -> Iterator[Watch]:
+    watch, whole = Watch(), library.mem_get_info(device)[1] / GIB
+    library.reset_peak_memory_stats(device)
+    library.set_per_process_memory_fraction(
         min(1.0, most / whole), device
     )  # else some drivers move what is too much to the host, silently
     try:
         yield watch
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        library.set_per_process_memory_fraction(1.0, device)
         # reserved, not allocated: no one else can have it
-        watch.peak = torch.cuda.max_memory_reserved(device) / GIB
+        watch.peak = library.max_memory_reserved(device) / GIB
 
 
 def _watched_cpu(most: float, beside: float) -> Iterator[Watch]:

@@ -1,0 +1,171 @@
+"""Devices that this machine need not have: what is chosen, told and measured on each."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from studio.grid_spec import grid_spec_from
+from studio.processes import job
+from studio.system import doctor, storage
+from training.config.loading import from_mapping
+from training.errors import ConfigError
+from training.runtime import device, memory
+
+GIB = 2**30
+KINDS = ("cuda", "xpu", "mps", "cpu")
+
+
+class Pretended:
+    """What torch.cuda and torch.xpu have in common, of a card that is not there."""
+
+    def __init__(self, count: int = 0, *, bfloat16: bool = True) -> None:
+        self.count, self.bfloat16 = count, bfloat16
+        self.calls: list[str] = []
+        self.fraction = 1.0
+
+    def is_available(self) -> bool:
+        return self.count > 0
+
+    def device_count(self) -> int:
+        return self.count
+
+    def is_bf16_supported(self, including_emulation: bool = True) -> bool:
+        return self.bfloat16 or including_emulation
+
+    def get_device_name(self, place: torch.device) -> str:
+        return f"Card {place.index or 0}"
+
+    def mem_get_info(self, place: torch.device) -> tuple[int, int]:
+        return 6 * GIB, 8 * GIB
+
+    def memory_reserved(self, place: torch.device) -> int:
+        return GIB
+
+    def max_memory_reserved(self, place: torch.device) -> int:
+        return 2 * GIB
+
+    def set_per_process_memory_fraction(self, fraction: float, place: torch.device) -> None:
+        self.fraction = fraction
+        self.calls.append(f"fraction {fraction}")
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: self.calls.append(name)
+
+
+@pytest.fixture
+def cards(monkeypatch: pytest.MonkeyPatch) -> dict[str, Pretended]:
+    """No card at all; a test says how many of each kind there are."""
+    found = {"cuda": Pretended(), "xpu": Pretended(), "mps": Pretended()}
+    monkeypatch.setattr(device.torch, "cuda", found["cuda"])
+    monkeypatch.setattr(device.torch, "xpu", found["xpu"])
+    monkeypatch.setattr(torch.backends.mps, "is_available", found["mps"].is_available)
+    return found
+
+
+@pytest.mark.parametrize("best", KINDS)
+def test_the_fastest_kind_is_chosen_by_itself(cards: dict[str, Pretended], best: str) -> None:
+    for kind in KINDS[KINDS.index(best) : -1]:
+        cards[kind].count = 2
+    assert device.choose().device.type == best
+    assert device.choose("cpu").device.type == "cpu"
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_a_card_is_asked_for_name_precision_and_memory(
+    cards: dict[str, Pretended], kind: str
+) -> None:
+    card = cards[kind]
+    card.count = 2
+    place = device.choose(f"{kind}:1")
+    assert (place.name, place.dtype) == ("Card 1", torch.bfloat16)
+    card.bfloat16 = False
+    assert device.choose(kind).dtype == torch.float16
+    assert device.has_own_memory(place.device) and memory.free(place.device) == 6
+    assert memory.taken(place.device) == 1 and device.peak_memory(place.device) == 2
+    with memory.watched(place.device, 4.0) as watch:
+        assert card.fraction == 0.5
+    assert card.fraction == 1.0 and watch.peak == 2
+    device.finished(place.device)
+    memory.give_back(place.device)
+    assert {"synchronize", "empty_cache", "reset_peak_memory_stats"} <= {*card.calls}
+
+
+@pytest.mark.parametrize("asked", ["cuda", "cuda:2", "xpu", "xpu:7", "mps"])
+def test_a_device_that_is_not_here_is_refused(cards: dict[str, Pretended], asked: str) -> None:
+    if ":" in asked:
+        cards[asked.partition(":")[0]].count = 2
+    with pytest.raises(ConfigError, match=f"base.device is {asked}, which this machine"):
+        device.choose(asked)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "cuda:1", "xpu", "xpu:1", "mps", "cpu"])
+def test_settings_and_commands_take_every_kind(kind: str) -> None:
+    config = from_mapping({"base": {"device": kind}})
+    lane = job.device_of(config)
+    assert lane == (f"{kind}:0" if kind in ("cuda", "xpu") else kind)
+    arguments = ["--base", "mini", "--prompt", "a cat", "--out", "grid.png", "--device", kind]
+    assert grid_spec_from(arguments).device == kind
+
+
+@pytest.mark.parametrize("wrong", ["tpu", "xpu:", "xpu:a", "mps:0", "cuda:-1"])
+def test_another_device_is_no_setting(wrong: str) -> None:
+    with pytest.raises(ConfigError, match="xpu:N or mps was expected"):
+        from_mapping({"base": {"device": wrong}})
+
+
+@pytest.mark.parametrize(
+    ("version", "system", "driver", "lane"),
+    [
+        ("2.13.0+cpu", "linux", True, "cpu"),
+        ("2.13.0+cu130", "linux", True, "cuda"),
+        ("2.13.0+cu130", "linux", False, "cpu"),
+        ("2.13.0", "linux", True, "cuda"),
+        ("2.13.0", "win32", True, "cpu"),
+        ("2.13.0+cu130", "win32", True, "cuda"),
+        ("2.13.0+rocm6.4", "linux", False, "cuda"),
+        ("2.13.0+xpu", "win32", False, "xpu"),
+        ("2.13.0", "darwin", False, "mps"),
+    ],
+)
+def test_the_queue_takes_the_device_that_torch_was_made_for(
+    monkeypatch: pytest.MonkeyPatch, version: str, system: str, driver: bool, lane: str
+) -> None:
+    monkeypatch.setattr(metadata, "version", lambda _: version)
+    monkeypatch.setattr(job, "sys", SimpleNamespace(platform=system))
+    monkeypatch.setattr(job.shutil, "which", lambda *_, **__: "nvidia-smi" if driver else None)
+    assert job.usual_device() == lane
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the pretended program is a shell script")
+@pytest.mark.parametrize(
+    ("build", "script", "says"),
+    [
+        ("CPU", "echo Grand Card 9000", "Grand Card 9000"),
+        ("CPU", "exit 9", ""),  # the program is there, its driver is not
+        ("CUDA 13.0", "echo Grand Card 9000", ""),
+        ("CPU", None, ""),
+    ],
+)
+def test_a_card_that_torch_was_not_made_for_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: str, script: str | None, says: str
+) -> None:
+    if script is not None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    facts = {"device": "cpu", "precision": "bfloat16", "build": build}
+    monkeypatch.setattr(storage, "device", lambda: dict(facts))
+    found = {one.about: one for one in doctor._device()}
+    finding = found.get("build of torch")
+    assert (finding is not None) == bool(says)
+    if finding is not None:
+        assert says in finding.words and finding.state == "worth a look"
+        assert "--torch-backend=auto" in finding.advice
