@@ -158,3 +158,23 @@ def test_the_page_answers_behind_tls(page: int, tmp_path: Path) -> None:
 
 def test_another_name_is_refused(page: int) -> None:
     assert ask(page, "GET", "/", Host="other.invalid")[0] == 400
+
+
+def test_a_proxy_that_asks_under_its_own_name_is_answered(page: int) -> None:
+    """As nginx does where nothing is set: the browser's origin is the public name, Host is not."""
+    form = urllib.parse.urlencode({"username": auth.USER, "password": SECRET})
+    typed = {
+        "Content_Type": "application/x-www-form-urlencoded",
+        "Sec_Fetch_Site": "same-origin",
+        "Host": f"127.0.0.1:{page}",
+    }
+    for origin, status in (
+        (f"https://{NAME}", 200),
+        (f"http://{NAME}", 403),
+        (f"https://{NAME}.evil.invalid", 403),
+        (f"https://{NAME}:8443", 403),
+        ("null", 403),
+    ):
+        found, text = ask(page, "POST", "/login", form, Origin=origin, **typed)
+        assert found == status, origin
+        assert status == 200 or "--public-name" in text

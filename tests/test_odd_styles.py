@@ -244,6 +244,16 @@ def test_a_magnitude_of_another_size_is_refused_as_dora(file: Path) -> None:
         read(file, {**style(), stray: matrix(65)})
 
 
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_what_wraps_a_network_is_no_part_of_a_layers_name(wrapper: str, file: Path) -> None:
+    found = read(file, {f"{wrapper}{name}": values for name, values in style().items()})
+    assert set(found.modules) == set(LAYERS) and found.family == "sd1"
+    part = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    dotted = {f"{part}.lora_A.weight": matrix(2, 768), f"{part}.lora_B.weight": matrix(64, 2)}
+    found = read(file, {f"{wrapper}{name}": values for name, values in dotted.items()})
+    assert set(found.modules) == {part} and found.family == "sd1"
+
+
 # --- norms ---
 
 NORMS = ("lora_unet_mid_block_attentions_0_norm", "lora_te_text_model_final_layer_norm")

@@ -170,10 +170,10 @@ class SameOrigin:
             return
         CLIENT.set(scope["client"][0] if scope.get("client") else "")
         scope = {**scope, "headers": self._believed(scope)}
-        if _is_foreign(scope):
+        if _is_foreign(scope, self.public_name):
             words = (
                 "This request came from another site's page and was refused. Use the "
-                "page's own address."
+                "page's own address. Behind a proxy, start the page with --public-name NAME."
             )
             await PlainTextResponse(words, 403)(scope, receive, send)
             return
@@ -189,12 +189,17 @@ class SameOrigin:
         return [(name, value) for name, value in scope["headers"] if name.lower() not in forged]
 
 
-def _is_foreign(scope: Scope) -> bool:
-    """Whether a browser asks for another site's page. Programs send none of these headers."""
+def _is_foreign(scope: Scope, public_name: str = "") -> bool:
+    """Whether a browser asks for another site's page. Programs send none of these headers.
+
+    public_name: the browser's name for this page, also where the proxy asks under its own.
+    """
     headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
     origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site", "none")
     host = headers.get(b"host", "").lower()
-    if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
+    own = {f"http://{host}", f"https://{host}"}
+    own |= {f"https://{public_name.lower()}"} if public_name else set()
+    if origin is not None and origin.lower() not in own:
         return True
     if site in ("none", "same-origin"):
         return False

@@ -123,6 +123,8 @@ def _role(name: str, part: str) -> tuple[Dialect, str, str]:
     if not suffix:
         return "kohya", name, ""
     layer = name.removesuffix(suffix) + ("_lora" if suffix.startswith("_") else "")
+    # What torch's wrappers put before every name of a network
+    layer = layer.removeprefix("module.").removeprefix("_orig_mod.")
     if "." in layer and is_kohya(layer):  # half converted: the last names still have their dots
         layer = layer.replace(".", "_")
     return (
