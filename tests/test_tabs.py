@@ -13,18 +13,20 @@ from typing import Any
 
 import gradio as gr
 import pytest
+import tomli_w
 from jinja2 import UndefinedError
 from PIL import Image
 
 from studio import grid_events
 from studio.datasets import store
-from studio.library import comparisons
+from studio.library import comparisons, sweeps
 from studio.library.comparisons import ComparisonSpec
 from studio.page import app, templates
 from studio.page.tabs import compare, pictures, settings, styles, train
 from studio.page.tabs.compare import form as compare_form
 from studio.page.tabs.compare.form import StyleValues
 from studio.page.tabs.pictures import rendering
+from studio.page.tabs.train import several
 from studio.page.views import charts
 from studio.processes import process
 from studio.processes import queue as queue_module
@@ -750,6 +752,42 @@ def test_the_trash_is_emptied_after_a_question(workspace: Workspace, drawings: P
     assert (workspace.root / "trash").is_dir()
     emptied = handlers.empty_trash()
     assert not emptied[parts.asking.row].visible and not (workspace.root / "trash").exists()
+
+
+def test_a_joint_training_stands_in_the_queue_and_is_stopped_there(
+    workspace: Workspace, drawings: Path
+) -> None:
+    config = from_mapping({"save": {"folder": str(workspace.runs()), "name": "both"}})
+    tables, configs = sweeps.planned(workspace, config, ["ink"], {"adapter.rank": "2, 4"})
+    folder = workspace.root / "sweeps" / "first"
+    folder.mkdir(parents=True)
+    (folder / "sweep.toml").write_text(tomli_w.dumps(tables))
+    process.start(folder, [sys.executable, "-c", "import time; time.sleep(600)"])
+    parts, handlers = tab(workspace, train)
+    try:
+        queue = handlers.look(None, {})[parts.view.queue]
+        assert ", ".join(config.save.name for config in configs) in queue
+        assert "Training together" in queue
+        handlers.act_on_job(None, gr.EventData(None, {"act": "stop_together", "id": 0}))
+        until(lambda: not process.is_alive(folder))
+        assert "Training together" not in handlers.look(None, {})[parts.view.queue]
+    finally:
+        process.stop(folder, at_once=True)
+
+
+def test_a_sweep_tells_how_it_ended_without_places_of_this_machine(
+    workspace: Workspace, drawings: Path
+) -> None:
+    config = from_mapping({"save": {"folder": str(workspace.runs()), "name": "both"}})
+    tables, _ = sweeps.planned(workspace, config, ["ink"], {"adapter.rank": "2, 4"})
+    folder = workspace.root / "sweeps" / "first"
+    folder.mkdir(parents=True)
+    (folder / "sweep.toml").write_text(tomli_w.dumps(tables))
+    (folder / "terminal.log").write_text(f"cannot write {workspace.root}/runs/<both>")
+    shown = several.status_html(workspace, folder, False)
+    assert "0 of 2 styles are finished" in shown and "<details>" in shown
+    assert str(workspace.root) not in shown and "runs/&lt;both&gt;" in shown
+    assert "terminal" not in several.status_html(workspace, folder, True)
 
 
 def test_a_training_that_saves_is_ended_after_a_question(workspace: Workspace) -> None:

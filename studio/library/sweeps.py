@@ -137,6 +137,12 @@ def runs_of(folder: Path) -> list[str]:
         return []
 
 
+def going(workspace: Workspace) -> Path | None:
+    """The sweep that is trained now, None where there is none."""
+    folder = newest(workspace)
+    return folder if folder is not None and process.is_alive(folder) else None
+
+
 def grid_of(workspace: Workspace, folder: Path) -> Path | None:
     """The picture of all styles of a sweep; None where it drew none."""
     picture, plan = workspace.runs() / "together.png", folder / "sweep.toml"

@@ -105,7 +105,7 @@
         const state = can ? Notification.permission : 'denied';
         button.hidden = !can || !going.includes(before.state);
         button.disabled = state !== 'default';
-        const words = {granted: 'You will be told when it is done', denied: 'This browser may not tell you when it is done'}[state] || 'Tell me when it is done';
+        const words = {granted: 'You will be notified when it is done', denied: 'Notifications are blocked in this browser'}[state] || 'Notify me when it is done';
         if (button.textContent !== words) button.textContent = words;
     };
     window.studio.entitle = entitle;

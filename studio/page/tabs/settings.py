@@ -54,14 +54,14 @@ def components() -> Parts:
             gr.Markdown("### Base models")
             base = gr.Dropdown(
                 [],
-                label="Offered first",
-                info="Where a base is chosen, this one is proposed",
+                label="Default base",
+                info="Suggested wherever a base is chosen",
                 elem_id="default-base",
             )
             bases = gr.HTML(elem_id="bases", **PLAIN)
-            gr.Markdown("### Doctor")
+            gr.Markdown("### System check")
             device = gr.HTML(note(DOCTOR), elem_id="device", **PLAIN)
-            examine = gr.Button("Examine this machine", size="sm", elem_id="ask-device")
+            examine = gr.Button("Check this machine", size="sm", elem_id="ask-device")
         with gr.Column(min_width=340):
             gr.Markdown("### Workspace")
             used = gr.HTML(elem_id="workspace", **PLAIN)

@@ -52,14 +52,16 @@ class Row:
     message: str
 
 
-def queue_html(jobs: Sequence[Job], chosen: str = "", notice: str = "") -> str:
+def queue_html(
+    jobs: Sequence[Job], chosen: str = "", notice: str = "", together: Sequence[str] = ()
+) -> str:
     """The list; "" where there is nothing in it. chosen: the run that is shown; notice: what is to
-    be said of the list itself.
+    be said of the list itself; together: runs that are trained jointly now, outside of the queue.
     """
     ended = [job for job in jobs if job.state in ("finished", "failed", "cancelled")]
     left_out = {job.id for job in sorted(ended, key=lambda job: job.id)[:-MOST_ENDED]}
     rows = [_row(job) for job in jobs if job.id not in left_out]
-    return render("queue", rows=rows, chosen=chosen, aloud=ALOUD, notice=notice)
+    return render("queue", rows=rows, chosen=chosen, aloud=ALOUD, notice=notice, together=together)
 
 
 def _row(job: Job) -> Row:

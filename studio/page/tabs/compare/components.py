@@ -279,7 +279,7 @@ def _view(stop: gr.Button) -> tuple[View, gr.Textbox, gr.File]:
     with gr.Row():
         download = gr.DownloadButton("Download PNG", elem_id="download-grid", **small)
         reuse = gr.Button("Use its settings", elem_id="reuse-comparison", **small)
-    with gr.Accordion("Drawn before", open=True, elem_id="before"):
+    with gr.Accordion("Earlier comparisons", open=True, elem_id="before"):
         search = gr.Textbox(
             "",
             label="Search",
@@ -289,7 +289,7 @@ def _view(stop: gr.Button) -> tuple[View, gr.Textbox, gr.File]:
         )
         past = gr.HTML(elem_id="past", js_on_load=views.PICK, **bare)
     drop = gr.File(
-        label="A grid as PNG, to draw with its settings again",
+        label="Drop a downloaded grid to use its settings again",
         file_types=[".png"],
         height=140,
         elem_id="reload-grid",

@@ -153,7 +153,7 @@ def components(root: Path | None = None) -> Parts:
             picture = _picture(root)
     with gr.Accordion("Change all captions at once", open=False, elem_id="bulk"):
         bulk = _bulk()
-    with gr.Accordion("Before training: what to look at", open=True, elem_id="checks"):
+    with gr.Accordion("Dataset check", open=True, elem_id="checks"):
         base, check, findings = _checks()
     return Parts(
         example=example,
@@ -224,8 +224,8 @@ def _picture(root: Path | None) -> Picture:
     caption = gr.Textbox(
         "",
         label="Caption",
-        info="What is to be seen, not how it is drawn. Saved as you type; Page Up and "
-        "Page Down go through the pictures.",
+        info="What the picture shows, not how it is drawn. Saved as you type; Page Up and "
+        "Page Down change the picture.",
         lines=3,
         elem_id="caption",
         interactive=False,
@@ -281,10 +281,10 @@ def _checks() -> tuple[gr.Dropdown, gr.Button, gr.HTML]:
         base = gr.Dropdown(
             ["mini"],
             value="mini",
-            label="For which base",
+            label="Base to check for",
             info="Its size decides shapes and crops, its tokenizer what of a caption is read",
             allow_custom_value=True,
             elem_id="check-base",
         )
-        again = gr.Button("Look again", size="sm", elem_id="check", min_width=120, scale=0)
+        again = gr.Button("Check again", size="sm", elem_id="check", min_width=120, scale=0)
     return base, again, gr.HTML(elem_id="findings", apply_default_css=False, js_on_load=views.FIX)

@@ -105,7 +105,7 @@ def components() -> Parts:
                     sharing = _sharing()
                 with gr.Row():
                     small: dict[str, Any] = {"size": "sm", "min_width": 150, "scale": 0}
-                    go_on = gr.Button("Train on from it", elem_id="go-on-from", **small)
+                    go_on = gr.Button("Continue training", elem_id="go-on-from", **small)
                     remove = gr.Button("Delete", variant="stop", elem_id="delete-style", **small)
             report = gr.HTML(elem_id="style-report", apply_default_css=False, js_on_load=LIGHTEN)
     chosen = gr.Textbox("", visible="hidden", elem_id="style-of")
@@ -160,7 +160,7 @@ def _card() -> CardForm:
     notes = gr.Textbox(
         "",
         label="Notes",
-        info="For you; they leave only if you say so below",
+        info="For yourself; in a shared file only if you choose so below",
         lines=3,
         elem_id="style-notes",
     )
@@ -178,10 +178,10 @@ def _sharing() -> Sharing:
         elem_classes="choice",
     )
     kept = gr.CheckboxGroup(
-        [], label="What it may tell", show_select_all=True, elem_id="share-fields"
+        [], label="What the file holds", show_select_all=True, elem_id="share-fields"
     )
     published = gr.HTML(elem_id="published", **PLAIN)
     with gr.Row():
-        make = gr.Button("Make the file", size="sm", variant="primary", elem_id="make-file")
+        make = gr.Button("Create the file", size="sm", variant="primary", elem_id="make-file")
         download = gr.DownloadButton("Download", size="sm", elem_id="download-shared", **HIDDEN)
     return Sharing(form, kept, published, make, download)

@@ -132,7 +132,7 @@ def _card_fields(style: library.Style, read: Style, said: Card) -> tuple[str, ..
 def _facts(style: library.Style, read: Style, said: Card) -> dict[str, str]:
     """What there is to know at a glance, label -> value."""
     return {
-        "Call it with": style.trigger,
+        "Trigger word": style.trigger,
         "For": bases().get(read.family, "an unknown base"),
         "Trained on": Path(style.base).name,
         "Rank": read.ranks,

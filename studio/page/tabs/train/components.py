@@ -109,7 +109,7 @@ def components() -> Parts:
             wrong = gr.HTML(elem_id="wrong", apply_default_css=False, js_on_load=MARK)
             with gr.Row():
                 start = gr.Button("Start training", variant="primary", elem_id="start")
-                measure = gr.Button("What will it take?", elem_id="measure")
+                measure = gr.Button("Estimate time and memory", elem_id="measure")
             asks_to_start = asking("start", yes="Start anyway", no="Not yet")
             plan = gr.HTML(elem_id="plan", padding=False)
             together = several.components()

@@ -11,7 +11,14 @@ import gradio as gr
 from gradio.blocks import Block
 
 from studio.datasets import collection, store
-from studio.library import continue_from, library, preferences, recommended, sample_project
+from studio.library import (
+    continue_from,
+    library,
+    preferences,
+    recommended,
+    sample_project,
+    sweeps,
+)
 from studio.page import polling
 from studio.page.handlers import shows_errors
 from studio.page.tabs.train import form, preflight, queue_actions, rendering
@@ -190,7 +197,11 @@ class Handlers:
 
     @shows_errors
     def act_on_job(self, run: str | None, event: gr.EventData) -> Any:
-        queue_actions.act(self.queue, event._data.get("act"), event._data.get("id"))
+        action, sweep = event._data.get("act"), sweeps.going(self.workspace)
+        if action == "stop_together" and sweep is not None:
+            process.stop(sweep)
+        elif action != "stop_together":
+            queue_actions.act(self.queue, action, event._data.get("id"))
         return self._runs(run)
 
     @shows_errors
@@ -208,8 +219,10 @@ class Handlers:
 
     def _followed(self, name: str | None) -> dict[str, Any]:
         jobs, notice = self.queue.shown()
-        row = queue_view.queue_html(jobs, name or "", notice)
-        moving = any(job.state in queue_actions.TURNS for job in jobs)
+        sweep = sweeps.going(self.workspace)
+        together = sweeps.runs_of(sweep) if sweep is not None else []
+        row = queue_view.queue_html(jobs, name or "", notice, together)
+        moving = any(job.state in queue_actions.TURNS for job in jobs) or bool(together)
         if name not in library.runs(self.workspace):
             waiting = next((job for job in jobs if job.run == name), None)
             follower = polling.following(LOOK) if moving else ""

@@ -26,9 +26,7 @@ SMALL, LARGE = 160, 1024  # px of a preview's longer side, in the strip and open
 BUTTONS = (
     "draw", "save", "pause", "stop", "resume", "style", "last", "use", "compare", "reuse"
 )  # fmt: skip
-NOTHING_YET = empty(
-    "Nothing has been trained here yet. Choose a dataset, give the style a name and start."
-)
+NOTHING_YET = empty("No training yet. Choose a dataset, name the style and start.")
 
 
 def run_view(

@@ -29,8 +29,8 @@ PICTURE = 1024  # px
 WAITING = "Waits for its turn"
 LOOK = 2.0  # seconds between two looks, while somebody is at the page
 EXPLAINED = (
-    "Over one base in one pass, each exactly as it would be trained alone; then all of "
-    "them are drawn beside the base."
+    "The styles share one base and are trained together, each exactly as if it were trained "
+    "alone. Then all of them are compared with the base."
 )
 
 
@@ -50,7 +50,7 @@ def components() -> Parts:
     """Lay out an accordion."""
     titles = {s.key: forms.label(s) for s in settings()}
     choices = [("–", ""), *((f"{titles[key]} ({key})", key) for key in sweeps.varied())]
-    with gr.Accordion("Several at once", open=False, elem_id="several"):
+    with gr.Accordion("Train several at once", open=False, elem_id="several"):
         gr.Markdown(EXPLAINED)
         datasets = gr.Dropdown(
             [],
@@ -60,7 +60,7 @@ def components() -> Parts:
             elem_id="together-sets",
         )
         tries = [part for number in range(1, TRIES + 1) for part in _try(number, choices)]
-        start = gr.Button("Train them all", elem_id="start-several")
+        start = gr.Button("Start all", elem_id="start-several")
         status = gr.HTML(elem_id="several-status", padding=False)
     follower = polling.follower(elem_id="follows-several")
     return Parts(datasets, tries, start, status, follower, gr.State({}))
