@@ -172,9 +172,12 @@ def test_what_was_typed_while_the_server_was_gone_is_saved(
     parts, handlers = tab(workspace, pictures)
     picture = parts.picture
 
-    def kept(of: str, text: str, before: str) -> dict[Any, Any]:
-        event = gr.EventData(None, {"of": of, "text": text, "before": before})
-        return handlers.captions.save_kept("ink/b.png", event)
+    windows = iter(range(99))  # each time the page was loaded anew
+
+    def kept(of: str, text: str, before: str, *mine: str) -> dict[Any, Any]:
+        event = gr.EventData(None, {"of": of, "text": text, "before": before, "mine": [*mine]})
+        window = gr.Request(session_hash=str(next(windows)))
+        return handlers.captions.save_kept("ink/b.png", event, window)
 
     answer = kept("ink/b.png", "a blue square", "")
     assert store.caption(drawings, "b.png") == "a blue square"
@@ -183,7 +186,10 @@ def test_what_was_typed_while_the_server_was_gone_is_saved(
     )
     kept("ink/a.png", "a square", "a red <square>")
     assert store.caption(drawings, "a.png") == "a square" and warned == []
-    late = kept("ink/a.png", "typed <late>", "a red <square>")
+    kept("ink/a.png", "a square, a", "a red <square>", "a ", "a square ")  # one of them is there
+    assert store.caption(drawings, "a.png") == "a square, a" and warned == []
+    kept("ink/a.png", "a square", "a square, a")
+    late = kept("ink/a.png", "typed <late>", "a red <square>", "typed")
     assert store.caption(drawings, "a.png") == "a square" and picture.caption not in late
     assert "typed &lt;late&gt;" in warned[0] and 'data-of="ink/a.png"' in late[picture.kept]
     for of in ("ink/gone.png", "gone/a.png", "../x/a.png", ""):

@@ -6,7 +6,8 @@ const hidden = id => { const field = document.querySelector(id + ' textarea, ' +
 document.addEventListener('input', event => {
     const area = event.target.closest('#caption textarea'), of = area && hidden('#picture-of'), all = kept();
     if (!of) return;
-    all[of] = {text: area.value, before: all[of] ? all[of].before : hidden('#caption-before')};
+    const earlier = all[of] || {before: hidden('#caption-before'), mine: []};  // mine: what was typed on the way, and may be on disk by now
+    all[of] = {text: area.value, before: earlier.before, mine: [...earlier.mine, area.value].slice(-200)};
     keep(all);
 });
 watch('value', () => {

@@ -47,7 +47,7 @@ class Captions:
             return gr.skip()
         folder, text = store.folder(self.workspace, name), text or ""
         theirs, window = store.caption(folder, at), _window(request)
-        if theirs in (before, text.strip()) or self.writers.get(of) == (window, theirs):
+        if self._may_replace(of, theirs, before, text, window):
             return self._saved(of, text, model, window)
         shown = f"“{theirs}”" if theirs else "nothing"
         return self.parts.picture.conflict.asks(
@@ -62,7 +62,9 @@ class Captions:
         return self._saved(of, text or "", model, _window(request))
 
     @shows_errors
-    def save_kept(self, shown: str, event: gr.EventData) -> Answer:
+    def save_kept(
+        self, shown: str, event: gr.EventData, request: gr.Request | None = None
+    ) -> Answer:
         """Save what the browser kept while the server was gone; what somebody else wrote meanwhile
         stays. shown: the picture whose caption the page shows.
         """
@@ -73,21 +75,28 @@ class Captions:
         folder = self.workspace.datasets() / name
         if name not in store.names(self.workspace) or at not in store.pictures(folder):
             return answer
-        theirs = store.caption(folder, at)
-        if theirs not in (before, text.strip()):
+        theirs, window = store.caption(folder, at), _window(request)
+        typed = event._data.get("mine")  # on the way to this text
+        is_ours = isinstance(typed, list) and theirs in [str(one).strip() for one in typed]
+        if not is_ours and not self._may_replace(of, theirs, before, text, window):
             words = f"The caption of {at} was changed elsewhere meanwhile. You typed: “{text}”"
             gr.Warning(in_html(words), duration=None, title="Not saved")
             return answer
-        if text.strip() != theirs:
-            store.write_caption(folder, at, text)
+        now = self._write(of, text, window)
         if of == shown:
-            answer |= {parts.caption: text, parts.before: store.caption(folder, at)}
+            answer |= {parts.caption: text, parts.before: now}
         return answer
 
-    def _saved(self, of: str, text: str, model: str, window: str | None) -> Answer:
-        """Save a caption, and say so to the browser, which need not keep it any more."""
+    def _may_replace(
+        self, of: str, theirs: str, before: str, text: str, window: str | None
+    ) -> bool:
+        """Whether nobody else has written a caption since this window was shown it."""
+        return theirs in (before, text.strip()) or self.writers.get(of) == (window, theirs)
+
+    def _write(self, of: str, text: str, window: str | None) -> str:
+        """Write a caption, remember whose it is, and return what is on disk now."""
         name, _, at = of.partition("/")
-        folder, parts = store.folder(self.workspace, name), self.parts.picture
+        folder = store.folder(self.workspace, name)
         # choosing another picture changes the text as well
         if text.strip() != store.caption(folder, at):
             store.write_caption(folder, at, text)
@@ -96,6 +105,12 @@ class Captions:
         self.writers[of] = (window, now)
         while len(self.writers) > MOST_WRITERS:
             del self.writers[next(iter(self.writers))]
+        return now
+
+    def _saved(self, of: str, text: str, model: str, window: str | None) -> Answer:
+        """Save a caption, and say so to the browser, which need not keep it any more."""
+        now, parts = self._write(of, text, window), self.parts.picture
+        folder = store.folder(self.workspace, of.partition("/")[0])
         return {
             self.parts.summary: rendering.summary(folder),
             parts.tokens: rendering.meter(rendering.base_for(self.workspace, name, model)[0], text),
