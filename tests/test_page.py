@@ -580,6 +580,8 @@ def test_a_folder_is_dropped_and_what_is_no_picture_is_named(
     tab.context.set_offline(False)
     expect(tab.locator("#server-gone")).to_be_hidden()
     until(lambda: (dataset / "blue thing.txt").read_text() == "a blue thing, typed meanwhile\n")
+    # gradio loads the page anew where an answer was under way: also then all is there
+    tab.locator('#pictures [data-at="blue thing.jpg"]').click()
     expect(caption).to_have_value("a blue thing, typed meanwhile")
     tab.complaints.clear()  # of requests that failed
 

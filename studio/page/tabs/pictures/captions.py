@@ -110,7 +110,8 @@ class Captions:
     def _saved(self, of: str, text: str, model: str, window: str | None) -> Answer:
         """Save a caption, and say so to the browser, which need not keep it any more."""
         now, parts = self._write(of, text, window), self.parts.picture
-        folder = store.folder(self.workspace, of.partition("/")[0])
+        name = of.partition("/")[0]
+        folder = store.folder(self.workspace, name)
         return {
             self.parts.summary: rendering.summary(folder),
             parts.tokens: rendering.meter(rendering.base_for(self.workspace, name, model)[0], text),
