@@ -152,7 +152,11 @@ class Worker:
         elif message.startswith(SILENT.partition("{")[0]):
             message = ""
         record = jobs.read(run)
-        known = (record.pid, record.started) if record else (job.pid, job.started)
+        is_its_own = (
+            record is not None
+            and run_lock.Holder(record.pid, record.started, record.start).is_alive()
+        )
+        known = (record.pid, record.started) if record and is_its_own else (job.pid, job.started)
         with self.line.transaction() as db:
             db.execute(
                 "UPDATE jobs SET heartbeat = ?, message = ?, pid = ?, started = ? "
