@@ -657,5 +657,9 @@ def test_a_worker_that_dies_before_it_begins_leaves_no_earlier_end_to_the_job(
     record = {"pid": 2**22 + 1, "started": time.time() - 60, "command": [], "exit_code": exit_code}
     (run / "process.json").write_text(json.dumps(record))
     assert Worker(line, "cpu").claim() is not None
+    (run / starting.NAME).touch()  # someone begins it; what is recorded is the earlier one still
+    Worker(line, "cpu").settle(line.job(id))
+    assert line.job(id).state == "running"
+    (run / starting.NAME).unlink()
     Worker(line, "cpu").settle(line.job(id))
     assert line.job(id).state == "interrupted"
