@@ -109,7 +109,9 @@ def _is_known(letter: str) -> bool:
 
 @functools.cache
 def _trial() -> Any:
-    return ImageFont.load_default(size=TRIAL).font_variant(layout_engine=SIMPLE)
+    font = ImageFont.load_default(size=TRIAL)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's wheels have FreeType
+    return font.font_variant(layout_engine=SIMPLE)
 
 
 @functools.lru_cache(maxsize=4096)
