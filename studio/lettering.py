@@ -14,7 +14,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import ImageDraw, ImageFont
 
@@ -109,8 +109,7 @@ def _is_known(letter: str) -> bool:
 
 @functools.cache
 def _trial() -> Any:
-    font = ImageFont.load_default(size=TRIAL)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's wheels have FreeType
+    font = cast(ImageFont.FreeTypeFont, ImageFont.load_default(size=TRIAL))
     return font.font_variant(layout_engine=SIMPLE)
 
 
