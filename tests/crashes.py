@@ -301,7 +301,8 @@ def _serve() -> None:
     from training.cli import sweep
     from training.trainer import joint, loop
 
-    sweep._grid = lambda done: True  # drawn by a process of its own, which teaches nobody
+    # drawn by a process of its own, which teaches nobody
+    sweep._grid = lambda done, as_json: True
     del (
         loop,
         joint,

@@ -34,6 +34,9 @@ PARTS = (
     "resume",
     "style",
     "reuse",
+    "use",
+    "last",
+    "compare",
 )
 
 

@@ -793,11 +793,15 @@ def test_earlier_work_that_cannot_be_put_aside_stays(
 
     before = there()
 
+    rename = Path.rename
+
     def read_only(path: Path, target: Path) -> Path:
+        if path.name.startswith(".probe"):  # what is tried before finds nothing
+            return rename(path, target)
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "rename", read_only)
-    with pytest.raises(SpaceError, match=r"cannot be put aside \(Read-only"):
+    with pytest.raises(SpaceError, match=r"cannot be set aside \(Read-only"):
         list(train(changed(config, save__resume="anew")))
     assert there() == before
 

@@ -44,11 +44,11 @@ def choices(workspace: Workspace) -> list[str | tuple[str, str]]:
 
 def checked_title(text: str) -> str:
     """Return a title as it is kept. Raises ConfigError."""
-    plain = " ".join(unicodedata.normalize("NFC", text or "").split())
+    plain = " ".join(unicodedata.normalize("NFC", str(text or "")).split())
     bad = re.search(r'^\.|[/\\:*?"<>|]', plain) or not all(map(_is_shown, plain))
     if not plain or len(plain) > LONGEST_TITLE or bad:
         raise ConfigError(
-            f"{text[:100]!r} cannot be a dataset's name. Use 1 to {LONGEST_TITLE} letters, digits "
+            f"{plain[:100]!r} cannot be a dataset's name. Use 1 to {LONGEST_TITLE} letters, digits "
             'or other signs, but none of / \\ : * ? " < > | and no dot at the beginning.'
         )
     return plain

@@ -158,6 +158,6 @@ def put_aside(folder: Path, name: str) -> Path | None:
             file_system.rename(path, aside / path.name)
     except OSError as error:
         raise SpaceError(
-            f"the earlier work in {folder} cannot be put aside ({cause(error)}). {advice(error)}"
+            f"the earlier work in {folder} cannot be set aside ({cause(error)}). {advice(error)}"
         ) from error
     return aside

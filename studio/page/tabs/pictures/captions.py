@@ -56,9 +56,11 @@ class Captions:
 
     @shows_errors
     def save_mine(
-        self, of: str, text: str, model: str, request: gr.Request | None = None
+        self, of: str | None, text: str, model: str, request: gr.Request | None = None
     ) -> Answer:
         """Save this window's caption over another one's."""
+        if not (of or "").partition("/")[2]:
+            return gr.skip()
         return self._saved(of, text or "", model, _window(request))
 
     @shows_errors
