@@ -56,7 +56,7 @@ class Captions:
 
     @shows_errors
     def save_mine(
-        self, of: str | None, text: str, model: str, request: gr.Request | None = None
+        self, of: str, text: str, model: str, request: gr.Request | None = None
     ) -> Answer:
         """Save this window's caption over another one's."""
         if not (of or "").partition("/")[2]:
