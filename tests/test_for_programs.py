@@ -10,12 +10,11 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from studio.__main__ import main as studio
 from studio.compare import main as compare
+from tests.tiny import tiny_training
 from training.cli.style_file import main as style_file
 from training.config.settings import settings
 from training.train_style import main
@@ -25,18 +24,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def flags(base_folder: Path, tmp_path: Path) -> list[str]:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(3):
-        values = rng.integers(0, 256, (64, 64, 3), np.uint8)
-        Image.fromarray(values).save(folder / f"{number}.png")
-    return [
-        "--data.folder", str(folder), "--base.model", str(base_folder), "--base.device", "cpu",
-        "--base.dtype", "float32", "--optim.steps", "2", "--optim.batch_size", "2",
-        "--preview.every", "0", "--report.minutes", "0", "--save.folder", str(tmp_path / "runs"),
-        "--save.name", "s",
-    ]  # fmt: skip
+    quick = ["--preview.every", "0", "--report.minutes", "0"]
+    return [*tiny_training(base_folder, tmp_path, steps=2), *quick]
 
 
 def lines(text: str) -> list[dict]:

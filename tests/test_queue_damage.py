@@ -143,16 +143,22 @@ def test_the_page_opens_on_a_full_disk_and_says_so(small_disk: Path) -> None:
         assert answer(asked, number, [None] * len(inputs), "opens")["success"]
 
 
-@pytest.mark.parametrize("failing", ["connect", "replace", "write_whole", "unlink"])
-def test_a_disk_that_fails_while_the_line_is_made_again_loses_no_job(
-    tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever fails: nothing half made is taken for the line, and the next look makes it."""
+def damaged_line(tmp_path: Path) -> tuple[Workspace, Queue]:
+    """A queue of RUNS whose database is none any more."""
     workspace = Workspace(tmp_path / "w")
     line = Queue(workspace, None)
     for name in RUNS:
         line.add(config(workspace, name))
     (line.folder / queue_database.NAME).write_bytes(b"no database" * 500)
+    return workspace, line
+
+
+@pytest.mark.parametrize("failing", ["connect", "replace", "write_whole", "unlink"])
+def test_a_disk_that_fails_while_the_line_is_made_again_loses_no_job(
+    tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever fails: nothing half made is taken for the line, and the next look makes it."""
+    workspace, line = damaged_line(tmp_path)
     owner = {"connect": queue_database.sqlite3, "write_whole": queue_database}.get(failing, Path)
     real, calls = getattr(owner, failing), 0
 
@@ -182,11 +188,7 @@ PARTS = ("queue.sqlite", "new.sqlite", "making-again", "notice.txt")
 def test_a_copy_that_cannot_be_read_now_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace = Workspace(tmp_path / "w")
-    line = Queue(workspace, None)
-    for name in RUNS:
-        line.add(config(workspace, name))
-    (line.folder / queue_database.NAME).write_bytes(b"no database" * 500)
+    workspace, _ = damaged_line(tmp_path)
 
     def fails(path: Path, most: int) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))

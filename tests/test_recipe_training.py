@@ -288,3 +288,13 @@ def test_a_judge_learns_what_pictures_show_and_that_ruined_ones_show_nothing(
     shown = judge16.seen(pictures[90:])
     asked = [names[place] for place in concept[90:]]
     assert torch.allclose(read.sure(shown, asked), judge.things.sure(shown, asked), atol=0.02)
+
+
+def test_concepts_have_a_name_and_hands_that_keep_some_pairs_for_tests(tmp_path: Path) -> None:
+    import concepts
+
+    assert concepts.said("automobile") == ("automobile", "car")
+    assert "bear face" not in concepts.said("bear")
+    assert all(name not in others for name, others in concepts.SYNONYMS.items())
+    spelt = {s for others in concepts.SYNONYMS.values() for s in others}
+    assert concepts.UNSAID <= spelt

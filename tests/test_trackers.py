@@ -6,11 +6,10 @@ import json
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.tiny import tiny_training
 from training import events
 from training.cli import trackers
 from training.config.loading import from_mapping
@@ -59,17 +58,9 @@ def pretended(monkeypatch: pytest.MonkeyPatch, kind: type[Tracker]) -> None:
 
 
 def test_a_training_is_in_tensorboards_files(base_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(3):
-        values = rng.integers(0, 256, (64, 64, 3), np.uint8)
-        Image.fromarray(values).save(folder / f"{number}.png")
     given = [
-        "--data.folder", str(folder), "--base.model", str(base_folder), "--base.device", "cpu",
-        "--base.dtype", "float32", "--optim.steps", "4", "--optim.batch_size", "2",
-        "--preview.every", "2", "--preview.steps", "1", "--report.most", "4", "--save.every", "2",
-        "--save.folder", str(tmp_path / "runs"), "--save.name", "s",
+        *tiny_training(base_folder, tmp_path, steps=4), "--preview.every", "2",
+        "--preview.steps", "1", "--report.most", "4", "--save.every", "2",
         "--save.track", "tensorboard",
     ]  # fmt: skip
     assert main(given) == 0

@@ -7,7 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 SIDE = 32  # px of a picture
 LEVELS = (32, 64)  # channels of the UNet
@@ -117,6 +119,21 @@ def tiny_xl(folder: Path, *, side: int = SIDE, seed: int = 0) -> Path:
     )
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def tiny_training(base: Path, root: Path, *, steps: int) -> list[str]:
+    """Flags of a short training on three pictures of noise, named s, in root/runs."""
+    folder = root / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        values = rng.integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(values).save(folder / f"{number}.png")
+    return [
+        "--data.folder", str(folder), "--base.model", str(base), "--base.device", "cpu",
+        "--base.dtype", "float32", "--optim.steps", str(steps), "--optim.batch_size", "2",
+        "--save.folder", str(root / "runs"), "--save.name", "s",
+    ]  # fmt: skip
 
 
 def tiny_vae(side: int) -> Any:

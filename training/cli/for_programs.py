@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from training import events
@@ -19,8 +19,19 @@ EXIT_CODES = (
 )
 
 
-class Completion(argparse.Action):
-    """`--completion SHELL`: print the script that completes the command, and end."""
+class Printing(argparse.Action):
+    """A flag that prints what `text` makes of the parser and the flag's value, and ends."""
+
+    def __init__(
+        self,
+        option_strings: Sequence[str],
+        dest: str,
+        *,
+        text: Callable[[argparse.ArgumentParser, str], str],
+        **given: Any,
+    ) -> None:
+        super().__init__(option_strings, dest, **given)
+        self.text = text
 
     def __call__(
         self,
@@ -29,38 +40,38 @@ class Completion(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        import shtab
-
-        print(shtab.complete(parser, str(values)))
+        print(self.text(parser, str(values)))
         parser.exit(0)
 
 
 def add_completion(parser: argparse.ArgumentParser) -> None:
-    """Give a command its `--completion`, and its exit codes in --help."""
+    """Give a command its `--completion`."""
     parser.add_argument(
         "--completion",
-        action=Completion,
+        action=Printing,
+        text=completion,
         choices=SHELLS,
         metavar="SHELL",
         help=f"print the script that completes this command in {', '.join(SHELLS)}, and stop",
     )
 
 
-class Schema(argparse.Action):
-    """`--schema`: print the JSON schema of run.toml, and end."""
+def completion(parser: argparse.ArgumentParser, shell: str) -> str:
+    """The script by which a shell completes a command."""
+    import shtab
 
-    def __init__(self, option_strings: Sequence[str], dest: str, **given: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, **given)
+    return shtab.complete(parser, shell)
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        print(schema())
-        parser.exit(0)
+
+def add_schema(parser: argparse.ArgumentParser) -> None:
+    """Give a command its `--schema`."""
+    parser.add_argument(
+        "--schema",
+        action=Printing,
+        text=lambda parser, value: schema(),
+        nargs=0,
+        help="print the JSON schema of RUN.toml, and stop",
+    )
 
 
 def schema() -> str:

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn
 
-from training.cli.for_programs import EXIT_CODES, Schema, add_completion
+from training.cli.for_programs import EXIT_CODES, add_completion, add_schema
 from training.config.loading import from_mapping, nearest, read_toml, with_overrides
 from training.config.places import absolute, absolute_flags
 from training.config.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
@@ -58,7 +58,7 @@ def parser() -> Parser:
         action="store_true",
         help="print events as lines of JSON instead of a bar and a plan as JSON",
     )
-    made.add_argument("--schema", action=Schema, help="print the JSON schema of RUN.toml, and stop")
+    add_schema(made)
     add_completion(made)
     _add_presets(made)
     _add_settings(made)
