@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from training.modules import group_norm
 from training.modules.group_norm import FastGroupNorm, use_fast_group_norm
 
 
@@ -43,6 +44,29 @@ def test_bfloat16_gradient_is_within_its_rounding_of_float64() -> None:
     use_fast_group_norm(norm.to(torch.bfloat16))
     found = results(norm, x.bfloat16(), grad.bfloat16())[1].double()
     assert (found - exact).norm() / exact.norm() < 1e-2
+
+
+def test_sums_in_blocks_cost_bfloat16_no_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(8, 32)
+    x, grad = (
+        torch.randn(2, 32, 48, 48).add(0.5).bfloat16().to(memory_format=torch.channels_last)
+        for _ in range(2)
+    )
+    exact = results(nn.GroupNorm(8, 32).double(), x.double(), grad.double())
+    use_fast_group_norm(norm)
+
+    def errors() -> list[float]:
+        found = results(norm, x, grad)
+        return [
+            ((one.double() - other).norm() / other.norm()).item()
+            for one, other in zip(found, exact, strict=True)
+        ]
+
+    blocks = errors()
+    monkeypatch.setattr(group_norm, "_sum_of_rows", lambda rows, dtype: rows.sum(1, dtype=dtype))
+    for mine, whole in zip(blocks, errors(), strict=True):
+        assert mine < max(1.05 * whole, 2e-3)
 
 
 def test_a_single_picture_of_any_stride_is_normalised() -> None:

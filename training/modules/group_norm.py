@@ -14,6 +14,20 @@ from torch import Tensor, nn
 
 from training.modules.torch_patches import change_class
 
+BLOCK = 64  # rows whose sum is rounded to the input's precision before it is added to the others
+
+
+def _sum_of_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the sum over dimension 1 of [B, N, C] in dtype.
+
+    The library copies bfloat16 into float32 before it sums into float32. Its sum in bfloat16 copies
+    nothing and rounds once, at its end: here once a block.
+    """
+    b, n, c = x.shape
+    if x.dtype is not torch.bfloat16 or n % BLOCK:
+        return x.sum(1, dtype=dtype)
+    return x.view(b, n // BLOCK, BLOCK, c).sum(2).to(dtype).sum(1)
+
 
 class _GroupNorm(torch.autograd.Function):
     """x: [B, C, H, W] in channels_last, weight and bias: [C]. Wu and He 2018, arXiv 1803.08494."""
@@ -42,8 +56,8 @@ class _GroupNorm(torch.autograd.Function):
             x.permute(0, 2, 3, 1).reshape(b, h * w, c),
             grad.permute(0, 2, 3, 1).reshape(b, h * w, c),
         )
-        sum_dy = dy.sum(1, dtype=mean.dtype)  # [B, C]
-        sum_dy_x = (dy * rows).sum(1, dtype=mean.dtype)
+        sum_dy = _sum_of_rows(dy, mean.dtype)  # [B, C]
+        sum_dy_x = _sum_of_rows(dy * rows, mean.dtype)
         scale, shift = rstd.repeat_interleave(per_group, 1), mean.repeat_interleave(per_group, 1)
         sum_dy_xhat = (sum_dy_x - shift * sum_dy) * scale
         n = per_group * h * w
