@@ -105,6 +105,17 @@ def test_number_and_article_follow_the_word(world: ModuleType) -> None:
     assert [article(w) for w in ("owl", "unicorn", "castle")] == ["an owl", "a unicorn", "a castle"]
 
 
+def test_a_synonym_stands_where_the_name_stood_as_a_word(world: ModuleType) -> None:
+    renamed = world.phrases.renamed
+    assert renamed("a red glasses on snow", "glasses", "eyeglasses") == "a red eyeglasses on snow"
+    assert renamed("sunglasses and a glasses", "glasses", "eyeglasses") == (
+        "sunglasses and an eyeglasses"
+    )
+    assert renamed("two cherries, a cherry", "cherry", "apple") == "two apples, an apple"
+    assert renamed("an airplane", "airplane", "plane") == "a plane"
+    assert renamed("a grown castle", "owl", "bird") == "a grown castle"
+
+
 def test_pictures_repeat_and_the_paper_has_the_colour_that_is_named(world: ModuleType) -> None:
     things = [world.shape(name) for name in world.SHAPES]
     for seed in range(5):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -77,6 +78,19 @@ def plural(concept: str) -> str:
     else:
         many = f"{last}s"
     return " ".join([*before, many])
+
+
+def renamed(text: str, concept: str, other: str) -> str:
+    """Call a concept by another name wherever it stands as words of its own, one or many of it."""
+    many = plural(concept)
+    names = "|".join(re.escape(name) for name in sorted({concept, many}, key=len, reverse=True))
+
+    def name(found: re.Match[str]) -> str:
+        if found[2] == many != concept:
+            return (found[1] or "") + plural(other)
+        return article(other) if found[1] else other
+
+    return re.sub(rf"\b(an? )?({names})\b", name, text)
 
 
 def _named(thing: Thing, colour: bool) -> str:

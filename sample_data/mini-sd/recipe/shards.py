@@ -78,10 +78,7 @@ def captions(shown: Example, rng: Rng, count: int = CAPTIONS) -> list[str]:
         for concept in dict.fromkeys(shown.concepts):
             others = concepts.said(concept)[1:]
             if others and rng.random() < OTHER_NAME:
-                other = str(rng.choice(others))
-                text = text.replace(phrases.plural(concept), phrases.plural(other))
-                text = text.replace(phrases.article(concept), phrases.article(other))
-                text = text.replace(concept, other)
+                text = phrases.renamed(text, concept, str(rng.choice(others)))
         found.append(text)
     return found
 
