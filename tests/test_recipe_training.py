@@ -76,6 +76,27 @@ def test_a_polite_signal_ends_it_with_its_state_on_disk(tmp_path: Path) -> None:
     assert torch.equal(again.flat, made.flat)
 
 
+def test_a_new_state_goes_on_from_the_weights_that_are_kept(tmp_path: Path) -> None:
+    import begun
+
+    state, kept = tmp_path / "state", tmp_path / "begun"
+    assert begun.autoencoder(state, kept) == state / "frozen" / "vae"
+    assert begun.painter(kept) == RECIPE.parent
+    begun.take_tokenizer(state, kept)
+    assert not (state / "tokenizer").exists()
+    for part in ("vae", "unet", "tokenizer"):
+        (kept / part).mkdir(parents=True)
+    (kept / "tokenizer" / "merges.txt").write_text("a b\n")
+    assert begun.autoencoder(state, kept) == kept / "vae" and begun.painter(kept) == kept
+    begun.take_tokenizer(state, kept)
+    assert (state / "tokenizer" / "merges.txt").read_text() == "a b\n"
+    (state / "frozen" / "vae").mkdir(parents=True)
+    (state / "tokenizer" / "merges.txt").write_text("own\n")
+    begun.take_tokenizer(state, kept)
+    assert begun.autoencoder(state, kept) == state / "frozen" / "vae"
+    assert (state / "tokenizer" / "merges.txt").read_text() == "own\n"
+
+
 def test_a_wider_autoencoder_does_at_first_what_the_old_one_does() -> None:
     import autoencoder16
     import reconstruction

@@ -21,6 +21,7 @@ import argparse
 import time
 from pathlib import Path
 
+import begun
 import numpy as np
 import pool
 import reconstruction
@@ -166,7 +167,7 @@ def look(vae: AutoencoderKL, folder: Path, drawn: Path, step: int) -> None:
 
 def started(state: Path, device: str, *, refine: bool) -> tuple[AutoencoderKL, Path]:
     """Return the autoencoder to train, as it is before the first step, and its folder."""
-    former = state / "frozen" / "vae" if refine else HERE.parent / "vae"
+    former = begun.autoencoder(state) if refine else HERE.parent / "vae"
     vae = AutoencoderKL.from_pretrained(former, torch_dtype=torch.float32)
     if refine:
         vae.encoder.requires_grad_(False)

@@ -281,7 +281,8 @@ def publish(model: Path, out: Path) -> None:
         found.pop("_name_or_path", None)
         config.write_text(json.dumps(found, indent=2) + "\n")
     full_precision(out / "text_encoder" / "config.json")
-    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file() and "recipe" not in f.parts)
+    files = [f for f in out.rglob("*") if "recipe" not in f.relative_to(out).parts]
+    size = sum(f.stat().st_size for f in files if f.is_file())
     if size > 40e6:
         raise SystemExit(f"the base is {size / 1e6:.1f} MB, at most 40 MB were wanted")
     print(f"{out}: {size / 1e6:.1f} MB")

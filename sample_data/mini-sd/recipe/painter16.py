@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import begun
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -30,7 +31,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from training.modules.group_norm import use_fast_group_norm
 
-FORMER = Path(__file__).resolve().parents[1]  # the present base
 LOOK_EVERY = 3600.0  # seconds between two looks at what is kept out
 BINS = ((0, 250), (250, 500), (500, 750), (750, 1000))  # of noise, for the log
 SHOWN = (
@@ -131,7 +131,7 @@ class Painter:
         self.text = new_text_encoder(self.tokenizer)
         self.unet = new_unet(plan, self.text.config.hidden_size)
         if plan.warm:
-            begun_from(FORMER, self.unet, self.text, self.tokenizer)
+            begun_from(begun.painter(), self.unet, self.text, self.tokenizer)
         self.text.to(device)
         self.unet.to(device, memory_format=torch.channels_last)
         use_fast_group_norm(self.unet)
@@ -224,7 +224,7 @@ class Painter:
         print(f"step {self.training.step}  held out: {self.held_out()}", flush=True)
         refined = self.state / "decoder" / "model"
         vae = AutoencoderKL.from_pretrained(
-            refined if refined.exists() else self.state / "frozen" / "vae",
+            refined if refined.exists() else begun.autoencoder(self.state),
             torch_dtype=torch.float32,
         ).to(self.device)
         pipe = pipeline(vae, self.text, self.tokenizer, self.unet)

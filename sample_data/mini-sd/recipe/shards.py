@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import begun
 import concepts
 import numpy as np
 import phrases
@@ -214,6 +215,7 @@ def tokenizer_of(state: Path, npm: Path) -> CLIPTokenizer:
     """Return the tokenizer, made where there is none."""
     from painter import new_tokenizer
 
+    begun.take_tokenizer(state)
     made = (state / "tokenizer" / "merges.txt").exists()
     return new_tokenizer([] if made else all_captions(npm), state / "tokenizer")
 
@@ -222,9 +224,10 @@ def frozen(state: Path, device: str) -> AutoencoderKL | None:
     """Return the frozen autoencoder, None where there is none yet."""
     from diffusers import AutoencoderKL
 
-    if not (state / "frozen" / "vae").exists():
+    folder = begun.autoencoder(state)
+    if not folder.exists():
         return None
-    vae = AutoencoderKL.from_pretrained(state / "frozen" / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
     return vae.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 
