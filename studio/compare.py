@@ -84,8 +84,10 @@ def compare(spec: GridSpec) -> Path:
             _match_named(taken, lambda style: match(style, accepted_names(shapes, family)))
     with _progress(spec) as on_progress:
         parts = generator.load(spec.base)
+        styles = [taken.style for column in spec.columns for taken in column.styles]
+        pieces = max((style.reading[1] for style in styles), default=1)
         for text in dict.fromkeys(column.text(p) for column in spec.columns for p in spec.prompts):
-            if is_cut(parts, text):
+            if is_cut(parts, text, pieces):
                 _note(spec, f"the base reads only the beginning of {text[:60]!r}…: it is too long.")
         for column in spec.columns:
             for taken in column.styles:

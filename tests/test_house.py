@@ -45,6 +45,7 @@ LOGS = (
 # The records, and how words are said
 OF_A_FAMILY = (
     "training.models.family",
+    "training.models.clip_text",
     "training.models.textual_inversion",
     "training.style_files.family_spec",
 )

@@ -81,7 +81,9 @@ class Generator:
         if not isinstance(strength, Weight):
             return replace(whole, strength=strength)
         modules = weakened(whole.modules, strength)
-        return ActiveStyle(modules, tokens=whole.tokens if modules or strength.text else ())
+        return replace(
+            whole, modules=modules, tokens=whole.tokens if modules or strength.text else ()
+        )
 
     def _whole(self, path: Path) -> ActiveStyle:
         if not path.is_file():
@@ -123,9 +125,11 @@ class Generator:
             )
 
 
-def is_cut(parts: Parts, text: str) -> bool:
-    """Whether the base reads only the beginning of a text, because it is too long."""
+def is_cut(parts: Parts, text: str, pieces: int = 1) -> bool:
+    """Whether the base reads only the beginning of a text, because it is too long. pieces: of the
+    text encoder's length that are read, as the styles were trained.
+    """
     return any(
-        len(tokenizer(text).input_ids) > tokenizer.model_max_length
+        len(tokenizer(text).input_ids) - 2 > (tokenizer.model_max_length - 2) * pieces
         for tokenizer in parts.tokenizers.values()
     )

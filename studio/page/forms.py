@@ -31,6 +31,8 @@ SECTIONS = {
 LABELS = {
     "base.model": "Base model",
     "base.dtype": "Precision",
+    "base.clip_skip": "Clip skip",
+    "base.text_pieces": "Longest caption",
     "data.folder": "Folder of pictures",
     "data.trigger": "Trigger word",
     "data.template": "Caption pattern",

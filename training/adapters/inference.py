@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from training.adapters.lora_layers import Adapter, LoraLayer, Router
 from training.models import loader
-from training.models.family import Parts
+from training.models.clip_text import clip_skips
+from training.models.family import OWN_WAY, Parts, Reading
 from training.models.textual_inversion import Token, of_words
 from training.style_files.key_names import accepted_names
 from training.style_files.matching import match
@@ -26,6 +27,7 @@ class ActiveStyle:
     modules: Mapping[tuple[str, str], Lora]  # (part, module name) -> matrices
     strength: float = 1.0
     tokens: tuple[Token, ...] = ()  # its own words, which know no strength
+    reading: Reading = OWN_WAY  # how captions were read when it was trained
 
     @property
     def words(self) -> tuple[Token, ...]:
@@ -42,9 +44,28 @@ def load_style(style: Style, parts: Parts) -> ActiveStyle:
         part: loader.weight_shapes(parts.networks[part])
         for part in (parts.family.denoiser, *parts.family.text_encoders)
     }
+    clip_skip, pieces = style.reading
+    layers = parts.networks[parts.family.text_encoders[0]].config.num_hidden_layers
+    if clip_skip not in clip_skips(parts.family.spec, layers):
+        clip_skip = 0
     return ActiveStyle(
-        match(style, accepted_names(shapes, parts.family.name)), tokens=of_words(style.words)
+        match(style, accepted_names(shapes, parts.family.name)),
+        tokens=of_words(style.words),
+        reading=Reading(clip_skip, pieces),
     )
+
+
+def read_by(parts: Parts, rows: Sequence[Sequence[ActiveStyle]]) -> Parts:
+    """The base as rows with these styles read their captions: each with the clip skip of its first
+    style that has one, all of them as long as the style of the longest captions.
+    """
+    styles = [[active for active in row if active.strength] for row in rows]
+    skips = [
+        next((a.reading.clip_skip for a in row if a.reading.clip_skip), parts.readings[0].clip_skip)
+        for row in styles
+    ]
+    longest = max([parts.readings[0].pieces, *(a.reading.pieces for row in styles for a in row)])
+    return replace(parts, readings=tuple(Reading(skip, longest) for skip in skips))
 
 
 @contextmanager

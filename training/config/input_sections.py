@@ -30,6 +30,25 @@ class Base(Section):
         pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$",
         why="the fastest device of this machine",
     )
+    clip_skip: int = setting(
+        0,
+        "the layer of the CLIP text encoder that counts, from the end, in training, drawing and"
+        " the style file: 1 the last, 2 the last but one; 0 = the base's own",
+        unit="layer",
+        ge=0,
+        le=24,
+        why="what plain bases were trained with; many anime bases of SD 1.5 were trained with 2",
+    )
+    text_pieces: int = setting(
+        1,
+        "a caption may have so many times the tokens that the CLIP text encoder reads at once "
+        "(75): 2 = 150, 3 = 225; its pieces are read one by one and joined, as in A1111 and "
+        "ComfyUI",
+        unit="pieces",
+        ge=1,
+        le=3,
+        why="styles are mostly drawn with short prompts; tags and long descriptions need more",
+    )
 
 
 class Data(Section):

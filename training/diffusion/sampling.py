@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.adapters.inference import ActiveStyle, apply_styles
+from training.adapters.inference import ActiveStyle, apply_styles, read_by
 from training.errors import ConfigError, DataError
 from training.models.family import Conditioning, Parts
 from training.modules.compile import as_written
@@ -51,7 +51,8 @@ def draw(
     scheduler = scheduler_of(parts, sampler)
     latents = noise(parts, prompts)
     tokens = [[token for active in row for token in active.words] for row in rows]
-    encode = encode or (lambda texts: parts.family.encode_text(parts, texts, tokens))
+    reader = read_by(parts, rows) if rows else parts
+    encode = encode or (lambda texts: parts.family.encode_text(reader, texts, tokens))
     networks = {
         name: parts.networks[name]
         for name in (parts.family.denoiser, *parts.family.text_encoders)

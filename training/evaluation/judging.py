@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.adapters.inference import ActiveStyle, apply_styles, load_style
+from training.adapters.inference import ActiveStyle, apply_styles, load_style, read_by
 from training.data.dataset import Dataset
 from training.data.pictures import open_picture
 from training.diffusion import objective
@@ -245,7 +245,8 @@ def _predicted_with(
     """The base's prediction with the same styles in every row."""
     words = [token for style in active for token in style.words]
     with apply_styles(_networks(parts), [list(active)] * len(noisy)):
-        states = parts.family.encode_text(parts, captions, [words] * len(noisy))
+        reader = read_by(parts, [list(active)] * len(noisy))
+        states = parts.family.encode_text(reader, captions, [words] * len(noisy))
         return metrics.predicted(parts, noisy, t, states)
 
 

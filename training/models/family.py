@@ -40,6 +40,21 @@ class Autoencoder(Network):
     decode: Callable[..., Any]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a caption is read by CLIP encoders.
+
+    clip_skip: the layer whose states count, from the end: 1 the last, 2 the last but one, 0 the
+    base's own; pieces: a text of so many times the encoder's length is read whole.
+    """
+
+    clip_skip: int = 0
+    pieces: int = 1
+
+
+OWN_WAY = Reading()  # as the base was made
+
+
 @dataclass
 class Parts:
     """A base in memory. networks:
@@ -63,6 +78,7 @@ class Parts:
     pixel_step: int = 8  # px of a latent's side
     multiple: int = 64  # px; sides of pictures are multiples of this
     alphas_cumprod: Tensor = field(default_factory=lambda: torch.empty(0))  # [timesteps], float32
+    readings: tuple[Reading, ...] = (OWN_WAY,)  # of each caption, or one for all of them
 
     @property
     def denoiser(self) -> Network:
@@ -75,6 +91,10 @@ class Parts:
     def text_encoder(self, part: str) -> TextEncoder:
         """part: one of family.text_encoders."""
         return cast(TextEncoder, self.networks[part])
+
+    def readings_of(self, captions: int) -> tuple[Reading, ...]:
+        """One for each of so many captions, which may be those of several rounds of the rows."""
+        return self.readings * (captions // len(self.readings))
 
     @property
     def prediction_type(self) -> Prediction:

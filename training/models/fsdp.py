@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from training.models import base_files, loader
-from training.models.family import Parts
+from training.models.family import OWN_WAY, Parts, Reading
 from training.modules.torch_patches import in_memory_format
 from training.runtime.device import DeviceSpec
 
@@ -21,8 +21,8 @@ from training.runtime.device import DeviceSpec
 SMALLEST = 1_000_000
 
 
-def loaded(files: base_files.BaseFiles, place: DeviceSpec) -> Parts:
-    """As families.detect.load, the denoiser divided among all processes of the training.
+def loaded(files: base_files.BaseFiles, place: DeviceSpec, reading: Reading = OWN_WAY) -> Parts:
+    """As loader.load, the denoiser divided among all processes of the training.
 
     Raises ModelError.
     """
@@ -32,7 +32,7 @@ def loaded(files: base_files.BaseFiles, place: DeviceSpec) -> Parts:
 
     wanted = FullyShardedDataParallelPlugin()
     # No device has room for the whole
-    parts = loader.load(files, DeviceSpec(torch.device("cpu"), place.dtype))
+    parts = loader.load(files, DeviceSpec(torch.device("cpu"), place.dtype), reading=reading)
     # The only layout FSDP2 divides
     denoiser = in_memory_format(parts.denoiser, torch.contiguous_format)
     divide = partial(

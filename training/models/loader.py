@@ -17,9 +17,10 @@ import safetensors
 import torch
 from torch import nn
 
-from training.errors import ModelError
+from training.errors import ConfigError, ModelError
 from training.models.base_files import KINDS, BaseFiles, find
-from training.models.family import Network, Parts, TextEncoder
+from training.models.clip_text import clip_skips
+from training.models.family import OWN_WAY, Network, Parts, Reading, TextEncoder
 from training.models.files import (
     AGAIN,
     check_config,
@@ -115,8 +116,13 @@ def _levels(config: dict[str, Any], usual: tuple[int, ...], folder: Path) -> int
     return len(found)
 
 
-def load(files: BaseFiles, place: DeviceSpec, *, waiting: bool = False) -> Parts:
-    """The whole base, frozen, on a device, or waiting beside it. Raises ModelError."""
+def load(
+    files: BaseFiles, place: DeviceSpec, *, waiting: bool = False, reading: Reading = OWN_WAY
+) -> Parts:
+    """The whole base, frozen, on a device, or waiting beside it; reading: how it reads captions.
+
+    Raises ModelError.
+    """
     size, multiple = sides(files)
     family = files.family
     scheduler, tokenizers = (
@@ -148,7 +154,28 @@ def load(files: BaseFiles, place: DeviceSpec, *, waiting: bool = False) -> Parts
         pixel_step=2 ** (len(vae.block_out_channels) - 1),
         multiple=multiple,
         alphas_cumprod=ddpm.from_config(scheduler.config).alphas_cumprod.float(),
+        readings=(reading,),
     )
+
+
+def check_reading(files: BaseFiles, clip_skip: int) -> None:
+    """Refuse a base.clip_skip that a base's text encoder cannot have, from its configs.
+
+    Raises ConfigError.
+    """
+    if clip_skip == 0:
+        return
+    spec = files.family.spec
+    path = files.folder / spec.text_encoders[0] / "config.json"
+    layers = read_json(path, files.title).get("num_hidden_layers", 12)
+    allowed = clip_skips(spec, layers if isinstance(layers, int) else 12)
+    if clip_skip not in allowed:
+        few = f" or {allowed[0]}" if allowed else ""
+        few += f" to {allowed[-1]}" if len(allowed) > 1 else ""
+        raise ConfigError(
+            f"base.clip_skip is {clip_skip}: 0 (the base's own){few} was expected for "
+            f"{files.title}."
+        )
 
 
 def weight_count(files: BaseFiles, parts: Iterable[str]) -> int:

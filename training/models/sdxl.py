@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from training.models.clip_text import alike_long, joined, said
 from training.models.family import Family, Parts
-from training.models.textual_inversion import Row, spoken
+from training.models.textual_inversion import Row
 from training.style_files import family_spec
 
 
@@ -26,17 +27,20 @@ def encode_text(parts: Parts, captions: Sequence[str], tokens: Sequence[Row] = (
     """Return the last states but one of both encoders, without their layer norm, and the second's
     projected summary (Podell et al. 2023, 2.1).
 
-    No caption is zeroed: an empty one is encoded as the empty text, in training and in drawing.
+    Of a caption in several pieces the summary is the first one's, as in A1111 and ComfyUI. No
+    caption is zeroed: an empty one is encoded as the empty text, in training and in drawing.
     """
     states: list[Tensor] = []
     pooled = torch.empty(0)
     for name, tokenizer in zip(parts.family.text_encoders, parts.tokenizers.values(), strict=True):
         encoder = parts.text_encoder(name)
-        with spoken(encoder, name, tokenizer, captions, tokens) as ids:
+        with said(parts, name, tokenizer, captions, tokens) as (ids, pieces):
             found = encoder(ids, output_hidden_states=True)
-        states.append(found.hidden_states[-2])
+        states.append(joined(found.hidden_states[-2], pieces))
         pooled = getattr(found, "text_embeds", pooled)  # the second one's
-    return Said(torch.cat(states, -1), pooled)
+        if len(pooled) > len(captions):
+            pooled = torch.stack([one[0] for one in pooled.split(pieces)])
+    return Said(torch.cat(alike_long(states), -1), pooled)
 
 
 def predict(parts: Parts, noisy: Tensor, timesteps: Tensor, conditioning: Said) -> Tensor:
@@ -58,7 +62,8 @@ def predict(parts: Parts, noisy: Tensor, timesteps: Tensor, conditioning: Said) 
 
 
 def gather(conditionings: Sequence[Said]) -> Said:
-    return Said(*(torch.cat(tensors) for tensors in zip(*conditionings, strict=True)))
+    states = alike_long([one.states for one in conditionings])
+    return Said(torch.cat(states), torch.cat([one.pooled for one in conditionings]))
 
 
 SDXL = Family(family_spec.SDXL, encode_text=encode_text, predict=predict, gather=gather)

@@ -55,27 +55,40 @@ def read_ids(
 
     counts: vectors of each word. A word is found whole and in any case, as a trigger is.
     """
-    length = tokenizer.model_max_length
+    rows, places = read_pieces(tokenizer, caption, words, counts, 1)
+    return rows[0], [(column, word, k) for _, column, word, k in places]
+
+
+def read_pieces(
+    tokenizer: Any, caption: str, words: Sequence[str], counts: Sequence[int], most: int
+) -> tuple[list[list[int]], list[tuple[int, int, int, int]]]:
+    """Ids of a caption in at most so many pieces of the tokenizer's length, each begun, ended and
+    padded as a caption of its own, and (piece, place in it, word, vector) of every vector.
+
+    What does not fit into the pieces is cut off; an empty caption is one piece. So A1111 and
+    ComfyUI read prompts, but for what they do about commas, emphasis and BREAK.
+    """
+    room = tokenizer.model_max_length - 2
     ids: list[int] = []
     places: list[tuple[int, int, int]] = []
 
     def ids_of(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False).input_ids if text.strip() else []
+        found = tokenizer(text, add_special_tokens=False, verbose=False) if text.strip() else None
+        return found.input_ids if found else []
 
     at, order = 0, {word.lower(): i for i, word in enumerate(words)}
-    for found in re.finditer(_pattern(words), caption, re.IGNORECASE):
+    for found in re.finditer(_pattern(words), caption, re.IGNORECASE) if words else ():
         ids += ids_of(caption[at : found.start()])
         i = order[found.group().lower()]
-        places += [(len(ids) + 1 + k, i, k) for k in range(counts[i])]
+        places += [(len(ids) + k, i, k) for k in range(counts[i])]
         ids += [PLACEHOLDER] * counts[i]
         at = found.end()
-    ids = [
-        tokenizer.bos_token_id,
-        *(ids + ids_of(caption[at:]))[: length - 2],
-        tokenizer.eos_token_id,
-    ]
-    return ids + [tokenizer.pad_token_id] * (length - len(ids)), [
-        place for place in places if place[0] < length - 1
+    ids = (ids + ids_of(caption[at:]))[: room * most]
+    begin, end, fill = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    pieces = [ids[k : k + room] for k in range(0, len(ids), room)] or [[]]
+    rows = [[begin, *piece, end, *([fill] * (room - len(piece)))] for piece in pieces]
+    return rows, [
+        (place // room, place % room + 1, word, k) for place, word, k in places if place < len(ids)
     ]
 
 
@@ -127,9 +140,45 @@ def spoken(
             rows.append(i)
             columns.append(column)
             vectors.append(row[word].vectors[part][k])
-    ids = sent(ids, encoder.device)
+    with _put(encoder, rows, columns, vectors):
+        yield sent(ids, encoder.device)
+
+
+@contextmanager
+def spoken_in_pieces(
+    encoder: TextEncoder,
+    part: str,
+    tokenizer: Any,
+    captions: Sequence[str],
+    tokens: Sequence[Row],
+    most: Sequence[int],
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """The same with captions of several pieces, `most` of them for each caption. Yields the ids
+    [pieces of all captions, length] and how many pieces each caption has.
+    """
+    ids: list[list[int]] = []
+    pieces: list[int] = []
+    rows, columns, vectors = [], [], []
+    for i, caption in enumerate(captions):
+        row = tokens[i] if tokens else ()
+        words, counts = [t.word for t in row], [len(t.vectors[part]) for t in row]
+        own, places = read_pieces(tokenizer, caption, words, counts, most[i])
+        rows += [len(ids) + piece for piece, _, _, _ in places]
+        columns += [column for _, column, _, _ in places]
+        vectors += [row[word].vectors[part][k] for _, _, word, k in places]
+        ids += own
+        pieces.append(len(own))
+    with _put(encoder, rows, columns, vectors):
+        yield sent(torch.tensor(ids), encoder.device), pieces
+
+
+@contextmanager
+def _put(
+    encoder: TextEncoder, rows: list[int], columns: list[int], vectors: list[Tensor]
+) -> Iterator[None]:
+    """While inside, these vectors take the places of embeddings."""
     if not vectors:
-        yield ids
+        yield
         return
     at = sent(torch.tensor(rows), encoder.device), sent(torch.tensor(columns), encoder.device)
 
@@ -138,7 +187,7 @@ def spoken(
 
     hook = encoder.get_input_embeddings().register_forward_hook(put)
     try:
-        yield ids
+        yield
     finally:
         hook.remove()
 

@@ -174,6 +174,24 @@ def rewritten(
     }
 
 
+def read_as(metadata: Mapping[str, str]) -> tuple[int, int]:
+    """How captions were read when a style was made, as other programs write it, too: the layer of
+    the text encoder from the end (0: the base's own, or it is not said), and how many pieces of 75
+    tokens a caption could have (1 to 3).
+    """
+    skip = _whole_number(
+        metadata.get("ss_clip_skip", "") or metadata.get("modelspec.encoder_layer", "")
+    )
+    length = _whole_number(metadata.get("ss_max_token_length", ""))
+    return skip if skip > 1 else 0, min(max(length // 75, 1), 3)
+
+
+def _whole_number(said: str) -> int:
+    """0 for what is no number of at most three digits."""
+    found = re.fullmatch(r"\s*(\d{1,3})(?:\.0+)?\s*", said)
+    return int(found[1]) if found else 0
+
+
 def _one(values: Collection[float]) -> str:
     """The one value, or sd-scripts' word for mixed ones."""
     return str(next(iter(values))) if len(set(values)) == 1 else "Dynamic"
@@ -210,6 +228,7 @@ def _modelspec(config: RunConfig, made: Made) -> dict[str, str]:
         "modelspec.tags": "style",
         "modelspec.trigger_phrase": config.data.trigger,
         "modelspec.usage_hint": f"Prompt: {usage}",
+        "modelspec.encoder_layer": str(config.base.clip_skip or ""),
         "modelspec.prediction_type": "v" if made.prediction == "v_prediction" else "epsilon",
     }
 
@@ -245,7 +264,8 @@ def _kohya_metadata(config: RunConfig, made: Made) -> dict[str, str]:
         "ss_num_reg_images": str(config.prior.images),
         "ss_prior_loss_weight": str(config.prior.weight),
         "ss_seed": str(optim.seed),
-        "ss_clip_skip": "None",
+        "ss_clip_skip": str(config.base.clip_skip or None),
+        "ss_max_token_length": {1: "None", 2: "150", 3: "225"}[config.base.text_pieces],
         "ss_mixed_precision": {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}.get(
             config.base.dtype, ""
         ),

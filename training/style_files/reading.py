@@ -32,6 +32,7 @@ from training.style_files.key_names import accepted_names as accepted_names
 from training.style_files.key_names import canonical_name as canonical_name
 from training.style_files.layers import Layer, Magnitude, Settings, layer_of
 from training.style_files.lora import Lora as Lora
+from training.style_files.metadata import read_as
 from training.style_files.safetensors_io import (
     MAX_TEXT,
     STORED,
@@ -102,6 +103,11 @@ class Style:
         return {"epsilon": "epsilon", "v": "v_prediction"}.get(
             self.metadata.get("modelspec.prediction_type", ""), ""
         )
+
+    @property
+    def reading(self) -> tuple[int, int]:
+        """Clip skip and pieces of captions that it was trained with: see metadata.read_as."""
+        return read_as(self.metadata)
 
     @property
     def ranks(self) -> str:

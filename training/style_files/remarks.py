@@ -4,10 +4,11 @@ numpy, not torch.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from training.style_files.metadata import read_as
 
 
 def of_long_metadata(left_out: Mapping[str, int]) -> tuple[str, ...]:
@@ -44,12 +45,10 @@ def of_clip_skip(metadata: Mapping[str, str], families: Sequence[str]) -> tuple[
     unknown. On SDXL the number means nothing: all programs take the last layer but one.
     """
     family = next(filter(None, families), "")
-    said = metadata.get("ss_clip_skip", "") or metadata.get("modelspec.encoder_layer", "")
-    found = re.fullmatch(r"\s*(\d{1,2})(?:\.0+)?\s*", said)
-    layers = int(found[1]) if found else 0
-    if layers < 2 or family not in ("", "mini", "sd1", "sd2"):
+    layers, _ = read_as(metadata)
+    if not layers or family not in ("", "mini", "sd1", "sd2"):
         return ()
     return (
-        f"It was trained with clip skip {layers} and is drawn without: it may look different from "
-        "its maker's pictures.",
+        f"It was trained with clip skip {layers} and is drawn with it where the base has so many "
+        "layers.",
     )

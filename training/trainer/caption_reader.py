@@ -18,5 +18,6 @@ def caption_reader(parts: Parts, config: RunConfig) -> Reader | None:
     def count(text: str) -> int:
         return max(count_ids(tokenizer, text, word, vectors) for tokenizer in tokenizers)
 
-    # begin and end of a text take a place each
-    return Reader(count, min(tokenizer.model_max_length for tokenizer in tokenizers) - 2)
+    # begin and end of a text, or of a piece of it, take a place each
+    length = min(tokenizer.model_max_length for tokenizer in tokenizers) - 2
+    return Reader(count, length * config.base.text_pieces)

@@ -44,7 +44,9 @@ def together(
         for plan in plans:
             locks.enter_context(run_lock.held(plan.config.run_folder))
         locks.enter_context(repeatable(deterministic, plans[0].place.device))
-        shared_base = SharedBase(loader.load(plans[0].files, plans[0].place))
+        shared_base = SharedBase(
+            loader.load(plans[0].files, plans[0].place, reading=plans[0].reading)
+        )
         for i in range(AT_ONCE, len(plans)):
             before = i // AT_ONCE * AT_ONCE
             yield (
@@ -76,7 +78,7 @@ def checked(configs: Sequence[RunConfig]) -> list[Plan]:
     folders: dict[Path, str] = {}
     for plan in plans:
         config, first = plan.config, plans[0].config
-        for key in ("model", "device", "dtype"):
+        for key in ("model", "device", "dtype", "clip_skip", "text_pieces"):
             if getattr(config.base, key) != getattr(first.base, key):
                 raise ConfigError(
                     f"styles that are trained together share one base: base.{key} is "

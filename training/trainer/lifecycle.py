@@ -249,7 +249,7 @@ def reported(
 
     minutes = plan.config.report.minutes if minutes is None else minutes
     try:
-        parts = loader.load(plan.files, plan.place)
+        parts = loader.load(plan.files, plan.place, reading=plan.reading)
         with cpu_threads.following():
             for text in of_run(plan.config, plan.dataset, parts, minutes=minutes):
                 yield Noted(text)

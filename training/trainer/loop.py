@@ -42,7 +42,9 @@ def train(config: RunConfig, stop: Stop = never, world: ProcessGroup = ALONE) ->
                 "this style was trained jointly with others before: it resumes alone, so its "
                 "result will differ slightly from joint training."
             )
-        shared_base = SharedBase(fsdp.loaded(plan.files, plan.place)) if world.shards else None
+        shared_base = None
+        if world.shards:
+            shared_base = SharedBase(fsdp.loaded(plan.files, plan.place, plan.reading))
         training = Training(plan, world.agreed_stop(stop), shared_base, world)
         threads = _threads(plan, world)
         for _, event in drive([training], OneStyle(training, threads, shared_base)):

@@ -17,6 +17,7 @@ from training.errors import (
     StyleFileError,
 )
 from training.models import base_files, loader
+from training.models.family import Reading
 from training.runtime.device import (
     DeviceSpec,
     choose,
@@ -41,6 +42,11 @@ class Plan:
     start: Style | None = None  # what the adapters begin as
 
     @property
+    def reading(self) -> Reading:
+        """How the base reads captions."""
+        return Reading(self.config.base.clip_skip, self.config.base.text_pieces)
+
+    @property
     def trains_text(self) -> bool:
         """Whether what a caption says changes from update to update."""
         return self.config.optim.text_encoder_lr > 0 or self.config.adapter.tokens > 0
@@ -58,6 +64,7 @@ def planned(config: RunConfig) -> Plan:
     place = choose(config.base.device, config.base.dtype)
     files = base_files.find(config.base.model)
     check_resolution(config, files)
+    loader.check_reading(files, config.base.clip_skip)
     data = config.data
     dataset = read_dataset(
         Path(data.folder), trigger=data.trigger, template=data.template, background=data.background

@@ -109,7 +109,8 @@ def _networks(plan: Plan, shared_base: SharedBase | None, watch: MemoryWatch) ->
         parts = shared_base.parts()
         return Networks(parts, plan.place.device, staying=set(parts.networks) - {"vae"})
     watch.check_base()
-    return Networks(loader.load(plan.files, plan.place, waiting=True), plan.place.device)
+    parts = loader.load(plan.files, plan.place, waiting=True, reading=plan.reading)
+    return Networks(parts, plan.place.device)
 
 
 def _class_pictures(
