@@ -165,7 +165,9 @@ def _listed(file: Incoming, refused: Refused) -> list[Caption]:
         shown = f"{file.origin} {entry.where} ({shown_name(entry.named)})"
         kind = file.name.lower()
         found.append(
-            Caption(shown, entry.caption, kind, parts[-1], folder, file.source, whole=True)
+            Caption(
+                shown, "\n".join(entry.captions), kind, parts[-1], folder, file.source, whole=True
+            )
         )
     refused += [(file.origin, reason) for reason in bad[:MOST_LINES]]
     if len(bad) > MOST_LINES:

@@ -104,6 +104,47 @@ class Data(Section):
         le=1,
         why="without it 8 points less content on linocut; six times as much gave no more style",
     )
+    captions: Literal["whole", "lines"] = setting(
+        "whole",
+        "what a caption file holds: one caption (whole), or one on every line (lines), of which one"
+        " is drawn each time; a list in metadata.jsonl always is several",
+        why="most caption files hold one caption, some of them on several lines",
+    )
+    tags: Literal["as_written", "shuffled"] = setting(
+        "as_written",
+        "order of tags, the words between commas; shuffled: another one each time",
+        why="sentences have an order; for captions of tags alone shuffled is usual",
+    )
+    keep_tags: int = setting(
+        1,
+        "tags at the beginning that stay there and are never left out by data.tags and"
+        " data.tag_dropout",
+        unit="tags",
+        ge=0,
+        le=100,
+        why="the first tag usually says what the picture is of",
+    )
+    tag_dropout: float = setting(
+        0.0,
+        "share of the tags after data.keep_tags that is left out each time; never the trigger",
+        unit="share",
+        ge=0,
+        le=1,
+        why="what is left out is learnt as a part of the style",
+    )
+    wildcards: bool = setting(
+        False,
+        "{red|green} in a caption stands for one of them, another one each time",
+        why="braces are also just braces",
+    )
+    variants: int = setting(
+        8,
+        "ways in which each caption is said with shuffled tags, tag dropout or wildcards",
+        unit="captions",
+        ge=1,
+        le=64,
+        why="the text encoder's states of all of them are computed once and kept in memory",
+    )
 
 
 class Prior(Section):

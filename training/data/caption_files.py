@@ -32,20 +32,21 @@ SAYS_NOTHING = frozenset(  # words of file names that cameras, phones and browse
 class Source:
     """A caption and where it stands.
 
-    kind: one of ORDER; file: its name; lines: with words on them.
+    kind: one of ORDER; file: its name; lines: of a file those with words on them, of a list the
+    captions that it has for the picture; never none.
     """
 
     kind: str
     file: str
     caption: str
-    lines: int = 1
+    lines: tuple[str, ...] = ()
 
 
 def metadata_captions(file: Path, names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
     """Return the captions of pictures of these names in a list of captions, and complaints."""
     complaints: list[str] = []
     found = _listed(file, list(names), complaints, [])
-    return found, complaints
+    return {name: captions[0] for name, captions in found.items()}, complaints
 
 
 def written_captions(
@@ -59,10 +60,9 @@ def written_captions(
         is_table = name.lower() == METADATA_CSV
         wrong = notes if is_table else complaints  # a table may be there for another program
         captions = _listed(listing.folder / name, listing.pictures, wrong, notes)
-        for picture, text in captions.items():
-            found[picture].append(
-                Source(METADATA_CSV if is_table else METADATA, shown_name(name), text)
-            )
+        for picture, texts in captions.items():
+            kind = METADATA_CSV if is_table else METADATA
+            found[picture].append(Source(kind, shown_name(name), texts[0], texts))
     read: dict[str, Source] = {}
     for name in listing.pictures:
         for file in _sidecars(listing, name):
@@ -89,21 +89,25 @@ def _sidecars(listing: Listing, picture: str) -> list[str]:
 
 
 def read_captions(
-    listing: Listing, written: Mapping[str, list[Source]], notes: list[str]
-) -> dict[str, str]:
-    """Return a caption for every picture name; it may be empty."""
-    found: dict[str, str] = {}
+    listing: Listing, written: Mapping[str, list[Source]], notes: list[str], *, lines: bool = False
+) -> dict[str, tuple[str, ...]]:
+    """Return the captions for every picture name, at least one; it may be empty. lines: every line
+    of a caption file is a caption of its own, as every one of a list in metadata.jsonl always is.
+    """
+    found: dict[str, tuple[str, ...]] = {}
     empty, from_name, wordless = [], [], []
     for name in listing.pictures:
         if sources := written.get(name):
-            found[name] = sources[0].caption
-            if not found[name] and sources[0].kind not in (METADATA, METADATA_CSV):
+            first, is_list = sources[0], sources[0].kind in (METADATA, METADATA_CSV)
+            several = first.lines if lines or is_list else ()
+            found[name] = several or (first.caption,)
+            if not first.caption and not is_list:
                 empty.append(name)
         else:
-            found[name] = caption_from_name(name)
-            (from_name if found[name] else wordless).append(name)
+            found[name] = (caption_from_name(name),)
+            (from_name if found[name][0] else wordless).append(name)
     if from_name:
-        example = f"{shown_name(from_name[0])} -> {found[from_name[0]]}"
+        example = f"{shown_name(from_name[0])} -> {found[from_name[0]][0]}"
         notes.append(f"{share_of(from_name, listing)} no caption: file names are used ({example}).")
     if wordless:
         notes.append(
@@ -116,11 +120,11 @@ def read_captions(
             f"{share_of(empty, listing)} an empty {kind}: the caption is empty ({some_of(empty)})."
         )
     used = {name: written[name] for name in listing.pictures if name in written}
-    notes += _notes_on_choice(listing, used)
+    notes += _notes_on_choice(listing, used, lines)
     return found
 
 
-def _notes_on_choice(listing: Listing, used: Mapping[str, list[Source]]) -> list[str]:
+def _notes_on_choice(listing: Listing, used: Mapping[str, list[Source]], lines: bool) -> list[str]:
     """Say where one of several captions was chosen, or one file serves several pictures."""
     overruled: dict[tuple[str, str], list[str]] = defaultdict(list)
     shared: dict[str, list[str]] = defaultdict(list)
@@ -143,10 +147,15 @@ def _notes_on_choice(listing: Listing, used: Mapping[str, list[Source]]) -> list
         for file, names in shared.items()
         if len(names) > 1
     ]
-    if several := [name for name, (first, *_) in used.items() if first.lines > 1]:
+    files = {
+        name: first for name, (first, *_) in used.items() if first.kind in (".txt", ".caption")
+    }
+    several = [name for name, first in files.items() if len(first.lines) > 1]
+    if several and not lines:
         notes.append(
             f"{share_of(several, listing)} a caption of several lines: all lines are read as one "
-            f"caption ({some_of(several)}). If each line is a caption of its own, keep one."
+            f"caption ({some_of(several)}). If each line is a caption of its own, set "
+            "data.captions = lines."
         )
     return notes
 
@@ -204,17 +213,20 @@ def _sidecar(path: Path, complaints: list[str]) -> Source:
     kind = path.suffix.lower()
     try:
         text = decode_text(read_content(path, LARGEST_CAPTION))
-        lines = sum(bool(line.strip()) for line in text.splitlines())
-        return Source(kind, path.name, clean(text), lines)
+        whole = clean(text)
+        lines = tuple(line for found in text.splitlines() if (line := clean(found)))
+        return Source(kind, path.name, whole, lines)
     except DataError as error:
         complaints.append(f"{shown_name(path.name)} {error}")
         return Source(kind, path.name, "")
 
 
-def _listed(file: Path, pictures: list[str], wrong: list[str], notes: list[str]) -> dict[str, str]:
-    """Return picture name -> caption from a list of captions."""
+def _listed(
+    file: Path, pictures: list[str], wrong: list[str], notes: list[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return picture name -> its captions from a list of captions."""
     names = {name_key(picture): picture for picture in pictures}
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, ...]] = {}
     again: list[str] = []
     for entry in read_list(file):
         if isinstance(entry, DataError):
@@ -225,9 +237,9 @@ def _listed(file: Path, pictures: list[str], wrong: list[str], notes: list[str])
         except DataError as error:
             wrong.append(f"{shown_name(file.name)} {entry.where} {error}")
             continue
-        if found.get(picture, entry.caption) != entry.caption:
+        if found.get(picture, entry.captions) != entry.captions:
             again.append(picture)
-        found[picture] = entry.caption
+        found[picture] = entry.captions
     if again:
         notes.append(
             f"{shown_name(file.name)} has several captions for the same picture: the last one "

@@ -27,11 +27,18 @@ EXAMPLE = '{"file_name": "a.png", "text": "a red apple"}'
 
 @dataclass(frozen=True)
 class Entry:
-    """where: `line 3`; named: the picture, as the list calls it; caption: cleaned."""
+    """where: `line 3`; named: the picture, as the list calls it; captions: cleaned, at least
+    one.
+    """
 
     where: str
     named: str
-    caption: str
+    captions: tuple[str, ...]
+
+    @property
+    def caption(self) -> str:
+        """The first of them."""
+        return self.captions[0]
 
 
 def read_list(file: Path) -> Iterator[Entry | DataError]:
@@ -132,11 +139,13 @@ def _entry(where: str, value: Any) -> Entry:
         raise DataError(
             f'has {shown_value(named)} as "file_name". Write the picture\'s name there.'
         )
-    if not isinstance(caption, str):
+    several: list[Any] = caption if isinstance(caption, list) and caption else [caption]
+    if not all(isinstance(one, str) for one in several):
         raise DataError(
-            f'has {shown_value(caption)} as "text". Write the caption there, in quotes.'
+            f'has {shown_value(caption)} as "text". Write the caption there, in quotes, or a list '
+            "of several."
         )
-    return Entry(where, named, clean(caption))
+    return Entry(where, named, tuple(clean(one) for one in several))
 
 
 def _parsed(line: str) -> Any:

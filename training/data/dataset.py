@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.caption_files import read_captions, written_captions
+from training.data.caption_variants import resolved
 from training.data.captions import TEMPLATE, captioned, names_in
 from training.data.complaints import shown_name
 from training.data.crops import CENTRE, read_places
@@ -27,9 +28,9 @@ from training.errors import DataError, listed
 class Example:
     """A picture that decodes.
 
-    width, height: px, upright; caption: with the trigger; plain: the caption without it;
-    digest: sha256 of the file's bytes, hex; place: of its crop, as training.data.buckets.fit
-    takes it.
+    width, height: px, upright; caption: the first one, with the trigger; plain: the same without
+    it; digest: sha256 of the file's bytes, hex; place: of its crop, as training.data.buckets.fit
+    takes it; written: all captions as they are in the files, without the trigger.
     """
 
     path: Path
@@ -39,6 +40,17 @@ class Example:
     digest: str
     place: tuple[float, float] = CENTRE
     plain: str = ""
+    written: tuple[str, ...] = ()
+
+    @property
+    def all_written(self) -> tuple[str, ...]:
+        """Every caption, without the trigger; at least one."""
+        return self.written or (self.plain,)
+
+    @property
+    def words(self) -> str:
+        """All that is written about it: what makes it another example."""
+        return self.caption if self.all_written == (self.plain,) else "\n".join(self.written)
 
     @property
     def identity(self) -> str:
@@ -60,9 +72,16 @@ class Dataset:
 
 
 def read_dataset(
-    folder: Path, *, trigger: str = "", template: str = TEMPLATE, background: str = "white"
+    folder: Path,
+    *,
+    trigger: str = "",
+    template: str = TEMPLATE,
+    background: str = "white",
+    lines: bool = False,
+    wildcards: bool = False,
 ) -> Dataset:
-    """Read all pictures and captions of a folder, without its sub-folders.
+    """Read all pictures and captions of a folder, without its sub-folders. lines: each line of a
+    caption file is a caption of its own; wildcards: {a|b} in a caption stands for one of them.
 
     Raises one DataError that lists what is wrong, the first of it.
     """
@@ -83,20 +102,22 @@ def read_dataset(
     notes += masks
     if any(name not in written for name in listing.pictures):
         notes += note_on_list_above(listing)
-    texts = read_captions(listing, written, notes)
+    texts = read_captions(listing, written, notes, lines=lines)
     pictures = examine_pictures(listing, complaints, notes)
     places = read_places(listing, complaints, notes)
     if complaints:
         raise _all_in_one(folder, complaints)
+    first = {name: resolved(one[0]) if wildcards else one[0] for name, one in texts.items()}
     examples = tuple(
         Example(
             listing.folder / name,
-            captioned(texts.get(name, ""), trigger, template),
+            captioned(first[name], trigger, template),
             seen.width,
             seen.height,
             seen.digest,
             places[name],
-            " ".join(texts.get(name, "").split()),
+            " ".join(first[name].split()),
+            texts[name],
         )
         for name, seen in pictures.items()
     )

@@ -37,6 +37,7 @@ class Draw:
     timestep: int
     mirrored: bool
     wordless: bool  # the caption is dropped
+    choice: float = 0.0  # in [0, 1): which of several captions is said
 
 
 def drawn(
@@ -67,6 +68,8 @@ def drawn(
         int(u[0] ** 2.0**-timestep_bias * timesteps),
         flip and u[1] < 0.5,
         u[2] < caption_dropout,
+        # After all that earlier versions drew
+        torch.rand(1, generator=g, dtype=torch.float64).item(),
     )
 
 

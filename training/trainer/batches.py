@@ -7,7 +7,8 @@ any time, to the bit.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,16 +53,26 @@ class Batch:
             yield self.part(slice(first, first + at_once))
 
 
+class Caption(NamedTuple):
+    """trained: with the trigger, shortened where it would not be read else; whole: with the
+    trigger, not shortened; plain: without the trigger.
+    """
+
+    trained: str
+    whole: str
+    plain: str
+
+
 @dataclass(frozen=True)
 class EncodedData:
     """The pictures of a run as latents, in their buckets.
 
-    captions: of every example, as it is trained; bucket_of: of every example; prior_of: the class
-    pictures that each bucket's passes take, by their places in prior_examples.
+    captions: all that may be said of every example; bucket_of: of every example; prior_of: the
+    class pictures that each bucket's passes take, by their places in prior_examples.
     """
 
     examples: list[Example]
-    captions: list[str]
+    captions: list[tuple[Caption, ...]]
     prior_examples: list[Example]
     bucket_of: list[Bucket]
     prior_of: dict[Bucket, list[int]]
@@ -70,7 +81,18 @@ class EncodedData:
     @property
     def are_shortened(self) -> bool:
         """Whether a caption is another one than in its file, so that the trigger has room."""
-        return self.captions != [e.caption for e in self.examples]
+        return any(one.trained != one.whole for said in self.captions for one in said)
+
+    @property
+    def first_captions(self) -> list[str]:
+        """One of every example, as it is trained."""
+        return [said[0].trained for said in self.captions]
+
+    @property
+    def with_whole_captions(self) -> EncodedData:
+        """The same with captions as they are in their files, whatever is read of them."""
+        whole = [tuple(c._replace(trained=c.whole) for c in said) for said in self.captions]
+        return replace(self, captions=whole)
 
     @property
     def groups(self) -> list[list[int]]:
@@ -120,25 +142,28 @@ class BatchMaker:
         noisy = objective.noised(x0, noise, alpha_bar)
         noisy = noisy.to(place.dtype, memory_format=torch.channels_last)
         wanted = objective.target(prediction, x0, noise, alpha_bar)
-        captions = [
-            "" if d.wordless else caption for (_, caption, _), d in zip(picked, draws, strict=True)
+        said = [
+            several[int(d.choice * len(several))]
+            for (_, several, _), d in zip(picked, draws, strict=True)
         ]
+        captions = ["" if d.wordless else one.trained for one, d in zip(said, draws, strict=True)]
         noisy, wanted, t, weights = (
             sent(tensor, place.device) for tensor in (noisy, wanted, t, weights)
         )
         batch = Batch(noisy, wanted, t, weights, captions, len(rows))
-        return batch, [data.examples[rows[j]].plain for j in style]
+        return batch, [one.plain for one in said[: len(style)]]
 
     def _class_pictures(
         self, number: int, bucket: Bucket, count: int
-    ) -> Sequence[tuple[Example, str, float]]:
+    ) -> Sequence[tuple[Example, tuple[Caption, ...], float]]:
         """As many class pictures as style pictures, in turn, with their caption and weight."""
         data, prior = self.data, self.config.prior
         if not data.prior_examples:
             return []
         near = data.prior_of[bucket]
         places = (near[(number * count + j) % len(near)] for j in range(count))
-        return [(data.prior_examples[i], prior.prompt, prior.weight) for i in places]
+        caption = (Caption(prior.prompt, prior.prompt, prior.prompt),)
+        return [(data.prior_examples[i], caption, prior.weight) for i in places]
 
     def _draw(self, number: int, row: int, rows: int, shape: tuple[int, ...]) -> Draw:
         """What chance gives a row of microbatch `number`; those from `rows` on are class

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from training.data import checks
 from training.data.buckets import Bucket, buckets, nearest
+from training.data.caption_variants import Variation
+from training.data.captions import captioned
 from training.data.dataset import Example
 from training.data.pictures import open_picture, pixels
 from training.errors import DataError
@@ -14,7 +16,7 @@ from training.events import Warned
 from training.models.family import Parts
 from training.runtime.device import device_record
 from training.runtime.distributed import ProcessGroup
-from training.trainer.batches import EncodedData
+from training.trainer.batches import Caption, EncodedData
 from training.trainer.caption_reader import caption_reader
 from training.trainer.latent_cache import LatentStore
 from training.trainer.latents import Latents
@@ -35,18 +37,31 @@ def remarks(plan: Plan, parts: Parts, choices: Sequence[Bucket]) -> Iterator[War
     found = list(checks.small({e.path.name: (e.width, e.height) for e in examples}, shapes))
     found += checks.lonely(shapes, plan.config.optim.batch_size)
     if reader := caption_reader(parts, plan.config):
-        captions = {e.path.name: e.plain for e in examples}
+        captions = {e.path.name: max(e.all_written, key=reader.count) for e in examples}
         found += checks.too_long(captions, data.trigger, data.template, reader)
     yield from (Warned(text) for text in checks.summarised(found))
 
 
-def trained_captions(plan: Plan, parts: Parts) -> list[str]:
-    """The caption of every picture as it is trained, with room for the trigger."""
-    data, reader = plan.config.data, caption_reader(parts, plan.config)
-    if reader is None:
-        return [e.caption for e in plan.dataset.examples]
+def trained_captions(plan: Plan, parts: Parts) -> list[tuple[Caption, ...]]:
+    """All that may be said of every picture, with room for the trigger."""
+    config, data, reader = plan.config, plan.config.data, caption_reader(parts, plan.config)
+    variation = Variation(
+        data.tags == "shuffled",
+        data.keep_tags,
+        data.tag_dropout,
+        data.wildcards,
+        data.variants,
+        config.optim.seed,
+    )
+
+    def caption(plain: str) -> Caption:
+        whole = trained = captioned(plain, data.trigger, data.template)
+        if reader is not None:
+            trained = checks.trained_caption(plain, data.trigger, data.template, reader)
+        return Caption(trained, whole, plain)
+
     return [
-        checks.trained_caption(e.plain, data.trigger, data.template, reader)
+        tuple(caption(plain) for plain in variation.of(e.all_written, e.identity, data.trigger))
         for e in plan.dataset.examples
     ]
 

@@ -67,7 +67,12 @@ def planned(config: RunConfig) -> Plan:
     loader.check_reading(files, config.base.clip_skip)
     data = config.data
     dataset = read_dataset(
-        Path(data.folder), trigger=data.trigger, template=data.template, background=data.background
+        Path(data.folder),
+        trigger=data.trigger,
+        template=data.template,
+        background=data.background,
+        lines=data.captions == "lines",
+        wildcards=data.wildcards,
     )
     given = class_images.given(config.prior)
     check_same_run(config, dataset, files)

@@ -28,7 +28,7 @@ def prompts_of(config: RunConfig, captions: Sequence[str]) -> list[Prompt]:
 
 def preview(trainer: Trainer) -> Previewed:
     """Draw the previews as they are now; training is not touched. Raises SpaceError."""
-    prompts, paths = prompts_of(trainer.config, trainer.data.captions), _paths(trainer)
+    prompts, paths = prompts_of(trainer.config, trainer.data.first_captions), _paths(trainer)
     event = Previewed(trainer.step, paths, tuple(p.text for p in prompts))
     if not (trainer.world.writes or trainer.world.shards):
         return event
@@ -51,5 +51,5 @@ def is_there(trainer: Trainer) -> bool:
 
 
 def _paths(trainer: Trainer) -> tuple[str, ...]:
-    count = len(prompts_of(trainer.config, trainer.data.captions))
+    count = len(prompts_of(trainer.config, trainer.data.first_captions))
     return tuple(f"previews/step-{trainer.step:07d}-{i}.png" for i in range(count))

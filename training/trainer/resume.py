@@ -46,7 +46,7 @@ def pictures_record(examples: Sequence[Example]) -> list[list[str]]:
     themselves are not kept.
     """
     return [
-        [e.path.name, e.identity, hashlib.sha256(e.caption.encode()).hexdigest()] for e in examples
+        [e.path.name, e.identity, hashlib.sha256(e.words.encode()).hexdigest()] for e in examples
     ]
 
 

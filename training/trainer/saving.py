@@ -135,7 +135,7 @@ def _check_room(trainer: Trainer) -> None:
     styles = 1 + (left // save.every if save.every and save.styles else 0)
     pixels = 0
     if preview.every:
-        count = (left // preview.every + 1) * len(prompts_of(config, trainer.data.captions))
+        count = (left // preview.every + 1) * len(prompts_of(config, trainer.data.first_captions))
         pixels = count * trainer.parts.size**2
     needed = one * max(1, save.keep + 1 - there)
     needed += styles * trainer.attached.count * HALF + pixels * PREVIEW_BYTES + MARGIN

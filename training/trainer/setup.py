@@ -155,12 +155,13 @@ def drop_unneeded(plan: Plan, data: EncodedData, networks: Networks, words: Word
 def _captions(plan: Plan, data: EncodedData) -> set[str]:
     """Every text that will be asked for."""
     config = plan.config
-    texts = {*data.captions, "", config.prior.prompt}
-    texts |= {e.caption for e in data.examples}  # a run that began with these goes on with them
+    said = [caption for several in data.captions for caption in several]
+    texts = {*(one.trained for one in said), "", config.prior.prompt}
+    texts |= {one.whole for one in said}  # a run that began with these goes on with them
     if config.prior.frozen_weight:
-        texts |= {e.plain for e in data.examples}
+        texts |= {one.plain for one in said}
     if config.preview.every:
-        prompts = prompts_of(config, data.captions)
+        prompts = prompts_of(config, data.first_captions)
         texts |= {text for p in prompts for text in (p.text, p.negative)}
     return texts
 

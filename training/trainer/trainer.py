@@ -139,7 +139,7 @@ class Trainer:
 
     def use_whole_captions(self) -> None:
         """Train on the captions as they are in their files, whatever is read of them."""
-        self.data = replace(self.data, captions=[e.caption for e in self.data.examples])
+        self.data = self.data.with_whole_captions
         self.maker = BatchMaker(self.config, self.data, self.parts, self.world)
 
     # --- one update ---
