@@ -1,5 +1,5 @@
 """The caption of every picture: its .txt, else metadata.jsonl, else a .caption, else metadata.csv,
-else the words of its file name.
+else a list of sd-scripts, else the words of its file name.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.data import file_kinds
 from training.data.caption_lists import LARGEST_CAPTION as LARGEST_CAPTION
-from training.data.caption_lists import Entry, clean, read_list
+from training.data.caption_lists import Entry, clean, read_kohya_list, read_list
 from training.data.complaints import shown_name, some_of
 from training.data.file_content import decode_text, read_content
 from training.data.file_kinds import METADATA, METADATA_CSV, SUFFIXES
@@ -20,7 +21,10 @@ from training.data.listing import Listing, name_key, share_of
 from training.errors import DataError
 
 LONGEST_NAME = 255  # characters of a file's name, the most that systems have
-ORDER = (".txt", METADATA, ".caption", METADATA_CSV)  # the first that has a caption counts
+KOHYA = "meta_cap.json"  # stands for all lists of sd-scripts
+# The first that has a caption counts
+ORDER = (".txt", METADATA, ".caption", METADATA_CSV, KOHYA)
+LISTED = (METADATA, METADATA_CSV, KOHYA)
 SAYS_NOTHING = frozenset(  # words of file names that cameras, phones and browsers give
     "a at copy dcim download downloads dsc dscf dscn file fullsizerender gopr image images img "
     "imgp mvi p pic picture pictures photo photos pxl"
@@ -63,6 +67,10 @@ def written_captions(
         for picture, texts in captions.items():
             kind = METADATA_CSV if is_table else METADATA
             found[picture].append(Source(kind, shown_name(name), texts[0], texts))
+    for name in filter(file_kinds.is_kohya_list, listing.others):
+        captions = _listed(listing.folder / name, listing.pictures, notes, notes, kohya=True)
+        for picture, texts in captions.items():
+            found[picture].append(Source(KOHYA, shown_name(name), texts[0], texts))
     read: dict[str, Source] = {}
     for name in listing.pictures:
         for file in _sidecars(listing, name):
@@ -98,7 +106,7 @@ def read_captions(
     empty, from_name, wordless = [], [], []
     for name in listing.pictures:
         if sources := written.get(name):
-            first, is_list = sources[0], sources[0].kind in (METADATA, METADATA_CSV)
+            first, is_list = sources[0], sources[0].kind in LISTED
             several = first.lines if lines or is_list else ()
             found[name] = several or (first.caption,)
             if not first.caption and not is_list:
@@ -134,7 +142,7 @@ def _notes_on_choice(listing: Listing, used: Mapping[str, list[Source]], lines: 
                 same = first.kind == other.kind
                 key = (first.file, other.file) if same else (first.kind, other.kind)
                 overruled[key].append(name)
-        if first.kind not in (METADATA, METADATA_CSV):
+        if first.kind not in LISTED:
             shared[first.file].append(name)
     notes = [
         f"{share_of(names, listing)} another caption in {other} than in the {first}: the {first} "
@@ -147,10 +155,11 @@ def _notes_on_choice(listing: Listing, used: Mapping[str, list[Source]], lines: 
         for file, names in shared.items()
         if len(names) > 1
     ]
-    files = {
-        name: first for name, (first, *_) in used.items() if first.kind in (".txt", ".caption")
-    }
-    several = [name for name, first in files.items() if len(first.lines) > 1]
+    several = [
+        name
+        for name, (first, *_) in used.items()
+        if first.kind not in LISTED and len(first.lines) > 1
+    ]
     if several and not lines:
         notes.append(
             f"{share_of(several, listing)} a caption of several lines: all lines are read as one "
@@ -222,16 +231,20 @@ def _sidecar(path: Path, complaints: list[str]) -> Source:
 
 
 def _listed(
-    file: Path, pictures: list[str], wrong: list[str], notes: list[str]
+    file: Path, pictures: list[str], wrong: list[str], notes: list[str], *, kohya: bool = False
 ) -> dict[str, tuple[str, ...]]:
     """Return picture name -> its captions from a list of captions."""
     names = {name_key(picture): picture for picture in pictures}
+    if kohya:  # pictures without their suffixes
+        names = {name_key(Path(picture).stem): picture for picture in pictures} | names
     found: dict[str, tuple[str, ...]] = {}
     again: list[str] = []
-    for entry in read_list(file):
+    for entry in read_kohya_list(file) if kohya else read_list(file):
         if isinstance(entry, DataError):
             wrong.append(str(entry))
             continue
+        if kohya and name_key(entry.named) not in names:
+            continue  # such a list is often of more folders than one
         try:
             picture = _named_picture(entry, names, file.parent)
         except DataError as error:

@@ -57,6 +57,36 @@ def read_list(file: Path) -> Iterator[Entry | DataError]:
             yield DataError(f"{name} {where} {error}")
 
 
+def read_kohya_list(file: Path) -> Iterator[Entry | DataError]:
+    """The same of a list of sd-scripts, {"PICTURE": {"caption": "...", "tags": "..."}}: the tags
+    follow the caption (library/train_util.py, FineTuningDataset). PICTURE may be a path of another
+    machine, of which the last name counts, and have no suffix.
+    """
+    name = shown_name(file.name)
+    try:
+        found = _loaded(decode_text(read_content(file, LARGEST_LIST)))
+    except DataError as error:
+        yield DataError(f"{name} {error}")
+        return
+    if not isinstance(found, dict):
+        yield DataError(f"{name} is not one JSON object with an entry for every picture.")
+        return
+    for key, value in found.items():
+        where, picture = f"entry {shown_value(key)}", re.split(r"[/\\]", key)[-1]
+        words = value if isinstance(value, dict) else {}
+        captions = words.get("caption", [])
+        captions = captions if isinstance(captions, list) else [captions]
+        tags = words.get("tags") or ""
+        if not picture or not all(isinstance(one, str) for one in (*captions, tags)):
+            yield DataError(f'{name} {where} has no text as "caption" or "tags".')
+        elif captions or tags:
+            several = [", ".join(filter(None, (one, tags))) for one in captions or [""]]
+            try:
+                yield Entry(where, picture, tuple(clean(one) for one in several))
+            except DataError as error:
+                yield DataError(f"{name} {where} {error}")
+
+
 def _from_json(text: str) -> Iterator[tuple[str, Any]]:
     """Yield where each value stands and the value, a str where it is a line to be parsed.
 

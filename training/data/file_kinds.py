@@ -20,6 +20,8 @@ CAPTION_SUFFIXES = (".txt", ".caption")
 METADATA = "metadata.jsonl"
 METADATA_CSV = "metadata.csv"
 LISTS = (METADATA, METADATA_CSV)
+# Lists of sd-scripts (finetune/merge_captions_to_metadata.py): meta_cap.json, meta_lat.json, ...
+KOHYA_LIST = re.compile(r"meta(?:_\w+)?\.json", re.IGNORECASE)
 LARGEST_LIST = 20 * 2**20  # bytes
 # Files that other trainers keep captions in
 UNREAD_CAPTION_SUFFIXES = tuple(
@@ -31,8 +33,8 @@ MASK = re.compile(r"(.+)-(?:masklabel|condlabel)[1-9]?", re.IGNORECASE)
 LIKE_A_MASK = re.compile(r"(.+)[-_. ]masks?\d*", re.IGNORECASE)
 CLUTTER = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")  # of file managers
 READ_CAPTIONS = (
-    "Captions are read from NAME.txt or NAME.caption beside NAME.png, from metadata.jsonl and from "
-    "metadata.csv"
+    "Captions are read from NAME.txt or NAME.caption beside NAME.png, from metadata.jsonl, from "
+    "metadata.csv and from the meta_cap.json of sd-scripts"
 )
 
 
@@ -51,6 +53,11 @@ def is_caption(name: str) -> bool:
 def is_list(name: str) -> bool:
     """Whether a file lists captions of many pictures in a form that is read."""
     return name.lower() in LISTS
+
+
+def is_kohya_list(name: str) -> bool:
+    """Whether a file is one of sd-scripts' with the captions of many pictures."""
+    return bool(KOHYA_LIST.fullmatch(name))
 
 
 def is_clutter(path: str) -> bool:

@@ -158,7 +158,8 @@ def notes_on_unread(listing: Listing) -> Iterator[str]:
             f"Pictures without the suffix of a picture are not read: {len(hidden)} "
             f"({some_of(hidden)}). Rename them to .png, .jpg or .webp to use them."
         )
-    if captions := [n for n in listing.others if file_kinds.may_hold_captions(n)]:
+    unread = [n for n in listing.others if not file_kinds.is_kohya_list(n)]
+    if captions := [n for n in unread if file_kinds.may_hold_captions(n)]:
         yield (
             f"Files that may hold captions are not read: {len(captions)} ({some_of(captions)}). "
             f"{file_kinds.READ_CAPTIONS}."
