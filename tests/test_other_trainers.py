@@ -228,7 +228,7 @@ def test_masks_are_left_out_and_named(folder: Path, mask: str) -> None:
     Image.new("L", (40, 32), 255).save(folder / mask, kind)
     found = read_dataset(folder)
     assert [example.path.name for example in found.examples] == list(NAMES)
-    assert any("Masks are not used yet" in n and mask in n for n in found.notes)
+    assert any("Masks are left out" in n and mask in n for n in found.notes)
 
 
 @pytest.mark.parametrize("composed", ["NFC", "NFD"])

@@ -38,6 +38,8 @@ LABELS = {
     "data.template": "Caption pattern",
     "data.buckets": "Keep aspect ratios",
     "data.background": "Background",
+    "data.mask": "Masks",
+    "data.mask_outside": "Weight outside masks",
     "data.flip": "Mirror pictures",
     "data.captions": "Caption files",
     "data.keep_tags": "Tags kept first",

@@ -90,6 +90,20 @@ class Data(Section):
         max_length=30,
         why="most transparent drawings are meant for paper",
     )
+    mask: Literal["none", "alpha", "file"] = setting(
+        "none",
+        "what of a picture counts: all of it (none), what is opaque (alpha), or what is white in"
+        " NAME-masklabel.png beside it or in mask/NAME.png (file)",
+        why="pictures of a style are learnt whole; a subject may stand before what is not its own",
+    )
+    mask_outside: float = setting(
+        0.1,
+        "weight of what lies outside of a mask; 0 = nothing is learnt from it",
+        unit="share",
+        ge=0,
+        le=1,
+        why="a little keeps what is drawn around the subject from falling apart (OneTrainer's)",
+    )
     flip: bool = setting(
         True,
         "also train on mirrored pictures; turn it off if left and right matter (writing, "

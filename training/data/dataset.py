@@ -20,6 +20,7 @@ from training.data.listing import (
     notes_on_unread,
     without_masks,
 )
+from training.data.masks import FOLDERS, Mask, find_masks
 from training.data.pictures import examine_pictures, parse_colour
 from training.errors import DataError, listed
 
@@ -30,7 +31,8 @@ class Example:
 
     width, height: px, upright; caption: the first one, with the trigger; plain: the same without
     it; digest: sha256 of the file's bytes, hex; place: of its crop, as training.data.buckets.fit
-    takes it; written: all captions as they are in the files, without the trigger.
+    takes it; written: all captions as they are in the files, without the trigger; mask: what of it
+    counts, None: all of it.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Example:
     place: tuple[float, float] = CENTRE
     plain: str = ""
     written: tuple[str, ...] = ()
+    mask: Mask | None = None
 
     @property
     def all_written(self) -> tuple[str, ...]:
@@ -54,12 +57,13 @@ class Example:
 
     @property
     def identity(self) -> str:
-        """What is learnt from, hex: another file or another place of the crop is another one."""
-        return (
-            self.digest
-            if self.place == CENTRE
-            else hashlib.sha256(f"{self.digest} {self.place}".encode()).hexdigest()
-        )
+        """What is learnt from, hex: of another file, place of the crop or mask it is another."""
+        parts = [self.digest]
+        parts += [f"{self.place}"] if self.place != CENTRE else []
+        parts += [f"mask {self.mask.digest}"] if self.mask and not self.mask.is_alpha else []
+        if len(parts) == 1:
+            return self.digest
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,11 @@ def read_dataset(
     background: str = "white",
     lines: bool = False,
     wildcards: bool = False,
+    mask: str = "none",
 ) -> Dataset:
     """Read all pictures and captions of a folder, without its sub-folders. lines: each line of a
-    caption file is a caption of its own; wildcards: {a|b} in a caption stands for one of them.
+    caption file is a caption of its own; wildcards: {a|b} in a caption stands for one of them;
+    mask: none, alpha or file, see training.data.masks.
 
     Raises one DataError that lists what is wrong, the first of it.
     """
@@ -96,14 +102,14 @@ def read_dataset(
         listing = list_folder(folder)
     except DataError as error:
         raise _all_in_one(folder, [*complaints, str(error)]) from None
-    notes += notes_on_unread(listing)
+    notes += notes_on_unread(listing, FOLDERS if mask == "file" else ())
     written = written_captions(listing, complaints, notes)
-    listing, masks = without_masks(listing, written)
-    notes += masks
+    listing, beside = without_masks(listing, written, notes, used=mask == "file")
     if any(name not in written for name in listing.pictures):
         notes += note_on_list_above(listing)
     texts = read_captions(listing, written, notes, lines=lines)
     pictures = examine_pictures(listing, complaints, notes)
+    masks = find_masks(listing, beside, pictures, mask, complaints, notes)
     places = read_places(listing, complaints, notes)
     if complaints:
         raise _all_in_one(folder, complaints)
@@ -118,6 +124,7 @@ def read_dataset(
             places[name],
             " ".join(first[name].split()),
             texts[name],
+            masks.get(name),
         )
         for name, seen in pictures.items()
     )

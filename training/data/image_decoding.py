@@ -75,6 +75,22 @@ def decoded(content: bytes, background: tuple[int, int, int]) -> Decoded:
     return Decoded(picture.size, (*left_out, *remarks, *remark), _in_strips(picture, strip))
 
 
+def decoded_alpha(content: bytes) -> Decoded:
+    """Return how opaque the picture is, as grey: 255 where it has no transparency.
+
+    Raises DataError without the file's name.
+    """
+    content, left_out = image_headers.reduced(content)
+    picture, remarks = _loaded(content)
+
+    def strip(part: Image.Image) -> Image.Image:
+        colours, alpha = _parted(part)
+        grey = Image.new("L", colours.size, 255) if alpha is None else alpha
+        return Image.merge("RGB", (grey, grey, grey))
+
+    return Decoded(picture.size, (*left_out, *remarks), _in_strips(picture, strip))
+
+
 def decoded_as_stored(content: bytes, largest: int) -> Decoded:
     """Return the picture's own pixels in RGB: not turned, no profile applied, what is transparent
     not flattened. largest: px in all.

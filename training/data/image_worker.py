@@ -61,6 +61,14 @@ def decode(content: bytes, background: tuple[int, int, int]) -> Image.Image:
     return _picture(content, {"background": background, "pixels": True})
 
 
+def decode_alpha(content: bytes) -> Image.Image:
+    """Return how opaque the picture is, in grey, upright: white where it has no transparency.
+
+    Raises DataError without the file's name.
+    """
+    return _picture(content, {"alpha": True, "pixels": True}).getchannel("R")
+
+
 def decode_as_stored(content: bytes, largest: int) -> Image.Image:
     """Return the picture's own pixels in RGB: not turned, no profile applied. largest: px in all.
 
@@ -320,6 +328,8 @@ def _answer(answers: BinaryIO, request: dict[str, Any], content: bytes) -> None:
     try:
         if "as_stored" in request:
             decoded = image_decoding.decoded_as_stored(content, request["largest"])
+        elif "alpha" in request:
+            decoded = image_decoding.decoded_alpha(content)
         else:
             decoded = image_decoding.decoded(content, tuple(request["background"]))
     except DataError as error:

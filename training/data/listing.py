@@ -100,25 +100,30 @@ def _pictures_directly_in(folder: Path) -> int:
         return 0  # only counted for a note
 
 
-def without_masks(listing: Listing, captioned: Collection[str]) -> tuple[Listing, list[str]]:
-    """Return the listing without the masks of its pictures, and a note on them.
+def without_masks(
+    listing: Listing, captioned: Collection[str], notes: list[str], *, used: bool = False
+) -> tuple[Listing, list[str]]:
+    """Return the listing without the masks of its pictures, and the masks.
 
-    captioned: pictures with a caption of their own, which are pictures whatever their name.
+    captioned: pictures with a caption of their own, which are pictures whatever their name; used:
+    whether masks are wanted.
     """
     stems = listing.stems
     named = [n for n in listing.pictures if file_kinds.mask_of(name_key(n), stems)]
     masks = [name for name in named if name not in captioned]
     perhaps = [n for n in listing.pictures if file_kinds.perhaps_mask_of(name_key(n), stems)]
     perhaps += [name for name in named if name in captioned]
-    notes = []
-    if masks:
-        notes.append(f"Masks are not used yet and left out: {len(masks)} ({some_of(masks)}).")
+    if masks and not used:
+        notes.append(
+            f"Masks are left out: {len(masks)} ({some_of(masks)}). Set data.mask = file to use "
+            "them."
+        )
     if perhaps:
         notes.append(
             f"Some pictures are named like masks of others and trained as pictures: "
             f"{len(perhaps)} ({some_of(perhaps)}). Move them away if they are masks."
         )
-    return replace(listing, pictures=[n for n in listing.pictures if n not in masks]), notes
+    return replace(listing, pictures=[n for n in listing.pictures if n not in masks]), masks
 
 
 def _found_instead(listing: Listing) -> str:
@@ -144,9 +149,14 @@ def _found_instead(listing: Listing) -> str:
     return f"only other things ({found}). {advice}"
 
 
-def notes_on_unread(listing: Listing) -> Iterator[str]:
-    """Yield a note on each kind of file that may be meant for training and is not read."""
-    if nested := {name: count for name, count in listing.nested.items() if count}:
+def notes_on_unread(listing: Listing, passed_over: Collection[str] = ()) -> Iterator[str]:
+    """Yield a note on each kind of file that may be meant for training and is not read.
+
+    passed_over: sub-folders that are read otherwise.
+    """
+    skipped = {name.lower() for name in passed_over}
+    nested = {n: count for n, count in listing.nested.items() if count and n.lower() not in skipped}
+    if nested:
         yield f"Pictures in sub-folders are not read: {sum(nested.values())} ({some_of(nested)})."
     if unread := [n for n in listing.others if file_kinds.suffix_of(n) in UNREAD_SUFFIXES]:
         yield (

@@ -42,19 +42,26 @@ def pixels(
 
     RGB, resized (Lanczos) to cover the bucket, cropped at its place, mirrored if asked.
     """
-    width, height, left, top = fit(*picture.size, bucket, place)
-    across, down = picture.width / width, picture.height / height
     # Only what the crop shows is resized, with its true surroundings: a strip of 16 x 1,000,000 px
     # must not become 512 x 32,000,000 px first.
-    right = min((left + bucket.width) * across, picture.width)
-    bottom = min((top + bucket.height) * down, picture.height)
     shown = picture.resize(
         (bucket.width, bucket.height),
         Image.Resampling.LANCZOS,
-        box=(left * across, top * down, right, bottom),
+        box=crop_box(picture.size, bucket, place),
     )
     array = np.array(shown)
     return np.ascontiguousarray(array[:, ::-1]) if flipped else array
+
+
+def crop_box(
+    size: tuple[int, int], bucket: Bucket, place: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of what a bucket shows of a picture, in the picture's own px."""
+    width, height, left, top = fit(*size, bucket, place)
+    across, down = size[0] / width, size[1] / height
+    right = min((left + bucket.width) * across, size[0])
+    bottom = min((top + bucket.height) * down, size[1])
+    return left * across, top * down, right, bottom
 
 
 @dataclass(frozen=True)

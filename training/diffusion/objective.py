@@ -56,10 +56,14 @@ def loss_weights(prediction_type: str, alpha_bar: Tensor, gamma: float) -> Tenso
     return bounded / alpha_bar.clamp(min=1e-12) if prediction_type == "epsilon" else bounded
 
 
-def weighted_loss(said: Tensor, wanted: Tensor, weights: Tensor, *, rows: int) -> Tensor:
+def weighted_loss(
+    said: Tensor, wanted: Tensor, weights: Tensor, *, rows: int, masks: Tensor | None = None
+) -> Tensor:
     """Sum of each row's mean squared error times its weight, over `rows` style pictures.
 
-    said, wanted: [B, C, h, w]; weights: [B].
+    said, wanted: [B, C, h, w]; weights: [B]; masks: [B, 1, h, w], how much each pixel counts, 1 on
+    average, where not all count alike.
     """
-    errors = (said.float() - wanted.float()).square().flatten(1).mean(1)
-    return (errors * weights).sum() / rows
+    errors = (said.float() - wanted.float()).square()
+    errors = errors if masks is None else errors * masks
+    return (errors.flatten(1).mean(1) * weights).sum() / rows

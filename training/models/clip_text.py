@@ -78,4 +78,5 @@ def layers_from_end(hidden: Sequence[Tensor], depths: Sequence[int], pieces: Seq
 
 def last_norm(encoder: TextEncoder) -> Any:
     """The layer norm after the last layer, which also follows an earlier one that is taken."""
-    return getattr(encoder, "text_model", encoder).final_layer_norm
+    body: Any = getattr(encoder, "text_model", encoder)
+    return body.final_layer_norm

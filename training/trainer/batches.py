@@ -36,6 +36,8 @@ class Batch:
     weights: Tensor  # [B]
     captions: list[str]
     rows: int
+    # [B, 1, h, w], how much each pixel counts, 1 on average; None: all alike
+    masks: Tensor | None = None
 
     def part(self, some: slice) -> Batch:
         return Batch(
@@ -45,6 +47,7 @@ class Batch:
             self.weights[some],
             self.captions[some],
             self.rows,
+            None if self.masks is None else self.masks[some],
         )
 
     def in_parts(self, at_once: int) -> Iterator[Batch]:
@@ -150,7 +153,9 @@ class BatchMaker:
         noisy, wanted, t, weights = (
             sent(tensor, place.device) for tensor in (noisy, wanted, t, weights)
         )
-        batch = Batch(noisy, wanted, t, weights, captions, len(rows))
+        masks = data.latents.weights(keys)
+        masks = None if masks is None else sent(masks, place.device)
+        batch = Batch(noisy, wanted, t, weights, captions, len(rows), masks)
         return batch, [one.plain for one in said[: len(style)]]
 
     def _class_pictures(

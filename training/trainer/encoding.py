@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from training.data import checks
+import numpy as np
+
+from training.data import checks, masks
 from training.data.buckets import Bucket, buckets, nearest
 from training.data.caption_variants import Variation
 from training.data.captions import captioned
@@ -116,6 +118,19 @@ def _add(latents: Latents, example: Example, bucket: Bucket, plan: Plan, parts: 
         raise DataError(
             f"{example.path} was changed while the training was being prepared. Start it again."
         )
+    mask = masks.read_mask(example.mask) if example.mask else None
     for mirrored in (False, True) if data.flip else (False,):
         cropped = pixels(picture, bucket, mirrored, example.place)
-        latents.add((example.identity, bucket, mirrored), cropped, parts)
+        key = (example.identity, bucket, mirrored)
+        latents.add(key, cropped, parts)
+        if mask is not None:
+            size, step = (example.width, example.height), parts.pixel_step
+            inside = masks.weights(mask, size, bucket, step, mirrored, example.place)
+            outside = np.float32(data.mask_outside)
+            if not (outside or inside.any()):
+                raise DataError(
+                    f"{example.path} is cropped to {bucket.width}x{bucket.height} px, where its "
+                    "mask is all black, so nothing would count. Move the crop, or set "
+                    "data.mask_outside above 0."
+                )
+            latents.weigh(key, outside + (1 - outside) * inside)

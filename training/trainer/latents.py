@@ -22,6 +22,7 @@ class Latents:
 
     def __init__(self, store: LatentStore | None = None) -> None:
         self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}
+        self._weights: dict[Hashable, Tensor] = {}
         self._store = store
 
     @torch.no_grad()
@@ -37,10 +38,25 @@ class Latents:
         if self._store and not found:
             self._store.put(name, *self._kept[key])
 
+    def weigh(self, key: Hashable, weights: np.ndarray) -> None:
+        """Let the pixels of a picture's latents count so much, float32 [h, w]; one without weights
+        counts as a whole. They are scaled to a mean of 1, so a small part is learnt as strongly as
+        a large one.
+        """
+        self._weights[key] = torch.from_numpy(weights / weights.mean(dtype=np.float64)).float()
+
+    def weights(self, keys: Sequence[Hashable]) -> Tensor | None:
+        """Weights [B, 1, h, w] of latents of one shape; None where all of them count as a whole."""
+        if not any(key in self._weights for key in keys):
+            return None
+        whole = torch.ones(self.shape(keys[0])[-2:])
+        return torch.stack([self._weights.get(key, whole) for key in keys]).unsqueeze(1)
+
     def share(self, world: ProcessGroup) -> None:
         """Have what every process of a training has encoded."""
-        for kept in world.gathered(self._kept):
+        for kept, weights in world.gathered((self._kept, self._weights)):
             self._kept.update(kept)
+            self._weights.update(weights)
 
     def shape(self, key: Hashable) -> tuple[int, ...]:
         return tuple(self._kept[key][0].shape)

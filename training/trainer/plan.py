@@ -73,6 +73,7 @@ def planned(config: RunConfig) -> Plan:
         background=data.background,
         lines=data.captions == "lines",
         wildcards=data.wildcards,
+        mask=data.mask,
     )
     given = class_images.given(config.prior)
     check_same_run(config, dataset, files)

@@ -334,7 +334,7 @@ class Trainer:
                 self.predict(some.noisy, some.t, some.captions) for some in self.in_parts([style])
             ]
         weights = style.weights * self.config.prior.frozen_weight
-        return replace(style, wanted=torch.cat(answers), weights=weights)
+        return replace(style, wanted=torch.cat(answers), weights=weights, masks=None)
 
     def in_parts(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         """The batches' rows, so many at once as fit into the memory."""
@@ -360,7 +360,9 @@ class Trainer:
 
     def loss(self, batch: Batch, predicted: Tensor) -> Tensor:
         """Its part in the loss of a microbatch."""
-        return objective.weighted_loss(predicted, batch.wanted, batch.weights, rows=batch.rows)
+        return objective.weighted_loss(
+            predicted, batch.wanted, batch.weights, rows=batch.rows, masks=batch.masks
+        )
 
     @property
     def scale_loss(self) -> float:
