@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from training.data.buckets import Bucket, buckets, fit, nearest
+from training.data.buckets import Bucket, buckets, cut_off, finer_buckets, fit, nearest
 from training.errors import ConfigError
 
 SIZES = [
@@ -115,3 +115,54 @@ def test_the_crop_lies_where_it_was_put(
     place: tuple[float, float], corner: tuple[int, int]
 ) -> None:
     assert fit(128, 64, Bucket(64, 64), place)[2:] == corner
+
+
+# --- finer ones ---
+
+
+@pytest.mark.parametrize(("area_side", "multiple"), SIZES)
+def test_finer_buckets_keep_to_multiple_ratio_and_about_the_area(
+    area_side: int, multiple: int
+) -> None:
+    found = finer_buckets(area_side, multiple)
+    square = area_side // multiple * multiple
+    assert Bucket(square, square) in found
+    assert {Bucket(b.height, b.width) for b in found} == set(found)
+    assert len({b.width / b.height for b in found}) == len(found)
+    for bucket in set(found) - {Bucket(square, square)}:
+        assert 0.7 <= bucket.width * bucket.height / area_side**2 <= 1.25
+        assert bucket.width % multiple == bucket.height % multiple == 0
+        assert bucket.width <= 2 * bucket.height and bucket.height <= 2 * bucket.width
+
+
+@pytest.mark.parametrize(
+    ("area_side", "multiple", "most"),
+    [(512, 64, 0.06), (768, 64, 0.06), (1024, 64, 0.06), (256, 32, 0.06), (128, 32, 0.11)],
+)
+def test_little_is_cut_off_of_any_shape_between_1_2_and_2_1(
+    area_side: int, multiple: int, most: float
+) -> None:
+    choices = finer_buckets(area_side, multiple)
+    worst = {}
+    for width in range(500, 2001, 13):
+        for size in ((width, 1000), (1000, width)):
+            worst[size] = max(cut_off(*size, nearest(*size, choices)))
+    assert max(worst.values()) <= most
+    coarse = buckets(area_side, multiple)
+    assert any(max(cut_off(*size, nearest(*size, coarse))) > most for size in worst)
+
+
+def test_a_picture_of_900_by_640_keeps_its_tip_on_the_built_in_base() -> None:
+    assert nearest(900, 640, buckets(128, 32)) == Bucket(160, 96)
+    assert nearest(900, 640, finer_buckets(128, 32)) == Bucket(128, 96)
+    assert max(cut_off(900, 640, Bucket(160, 96))) > 0.15
+    assert max(cut_off(900, 640, Bucket(128, 96))) < 0.06
+
+
+@pytest.mark.parametrize("size", [(900, 640), (640, 900), (333, 512), (512, 512)])
+def test_what_is_cut_off_is_what_the_crop_leaves_out(size: tuple[int, int]) -> None:
+    for bucket in buckets(512, 64):
+        width, height, _, _ = fit(*size, bucket)
+        across, down = cut_off(*size, bucket)
+        assert abs(across - (1 - bucket.width / width)) < 0.003
+        assert abs(down - (1 - bucket.height / height)) < 0.003

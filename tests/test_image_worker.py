@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from hypothesis import example, given, settings
@@ -469,3 +470,35 @@ def test_gradio_still_keeps_pillow_below_13() -> None:
         "mend SECURITY.md and remove this test"
     )
     assert not pillow.specifier.contains("13.0.0"), words
+
+
+# --- very large pictures ---
+
+
+def test_a_picture_of_108_megapixels_is_halved_upright() -> None:
+    """A JPEG with an orientation, as telephones write it."""
+    shades = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    large = Image.fromarray(shades).resize((12_000, 9_000), Image.Resampling.NEAREST)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    file = io.BytesIO()
+    large.save(file, "JPEG", quality=90, exif=exif)
+    content = file.getvalue()
+    assert image_worker.examine(content) == ((4_500, 6_000), (image_decoding.HALVED,))
+    found = image_worker.decode(content, (255, 255, 255))
+    assert found.size == (4_500, 6_000)
+    seen = np.asarray(found.resize((90, 120), Image.Resampling.BOX), int)
+    wanted = np.rot90(shades, -1).astype(int)
+    assert np.abs(seen - wanted).mean() < 3
+
+
+def test_a_small_file_of_so_many_pixels_is_refused() -> None:
+    content = png(11_000, 10_000, 8, 0, zeros(110_000_000 + 10_000))
+    assert len(content) < 2**20
+    with pytest.raises(DataError, match="100 megapixels is the most for so small a file"):
+        image_worker.examine(content)
+
+
+def test_a_kind_that_cannot_be_averaged_is_refused() -> None:
+    with pytest.raises(DataError, match=r"of a kind that is not scaled \(I;16\)"):
+        image_decoding._halved(Image.new("I;16", (11_000, 10_000)))

@@ -225,14 +225,17 @@ def test_the_style_says_how_captions_were_read_and_is_drawn_so(sd: Path, tmp_pat
     active = loaded_style(config.run_folder / "s.safetensors", parts)
     assert active.reading == Reading(2, 3)
     prompt = Prompt(LONG + "cat", steps=2, guidance=2.0)
-    of_style, of_base = draw(parts, [prompt, prompt], rows=[[active], []])
-    said = draw(
-        reading(parts, Reading(2, 3)), [prompt], rows=[[replace(active, reading=Reading())]]
-    )
-    assert np.abs(np.array(of_style, int) - np.array(said[0], int)).max() <= 1
+    silent = replace(active, reading=Reading())
+
+    def drawn(base: Parts, style: ActiveStyle) -> list[np.ndarray]:
+        made = draw(base, [prompt, prompt], rows=[[style], []])
+        return [np.array(one, int) for one in made]
+
+    of_style, of_base = drawn(parts, active)
+    assert np.abs(of_style - drawn(reading(parts, Reading(2, 3)), silent)[0]).max() <= 1
     # The base's own column reads as much of the prompt, in the base's own way
-    alone = draw(reading(parts, Reading(0, 3)), [prompt])[0]
-    assert np.abs(np.array(of_base, int) - np.array(alone, int)).max() <= 1
+    assert np.abs(of_base - drawn(reading(parts, Reading(0, 3)), silent)[1]).max() <= 1
+    assert np.abs(of_style - drawn(parts, silent)[0]).max() > 1
 
 
 def test_a_style_of_strength_0_reads_nothing(sd_parts: Parts) -> None:

@@ -65,8 +65,9 @@ def test_a_smaller_mask_covers_the_same_part() -> None:
     bucket = Bucket(32, 32)
     large = weights(left_half((640, 480)), (640, 480), bucket, 4)
     small = weights(left_half((64, 48)), (640, 480), bucket, 4)
-    assert np.array_equal(large, small)
-    assert set(np.unique(large[:, :4])) == {1.0} and set(np.unique(large[:, 4:])) == {0.0}
+    for found in (large, small):  # the edge goes through the fifth column
+        assert set(np.unique(found[:, :4])) == {1.0} and set(np.unique(found[:, 5:])) == {0.0}
+    assert np.abs(large[:, 4] - small[:, 4]).max() < 0.1
 
 
 # --- the loss ---

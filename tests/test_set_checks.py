@@ -28,6 +28,7 @@ from training.data.checks import Reader, trained_caption
 from training.events import Event, Noted, Previewed, Stepped, Warned
 from training.runtime.rng import Order
 from training.trainer import encoding, saving
+from training.trainer.batches import Caption
 from training.trainer.loop import train
 
 TEN = Reader(lambda text: len(text.split()), 10)
@@ -126,6 +127,14 @@ def test_a_lonely_shape_is_counted_as_it_is_looked_at(
         assert f"looked at {times:.1f} times as often" in words
 
 
+def test_what_is_cut_off_is_said() -> None:
+    shapes = {"wide.png": Bucket(160, 96), "tall.png": Bucket(96, 160), "fits.png": Bucket(64, 64)}
+    sizes = {"wide.png": (900, 640), "tall.png": (640, 900), "fits.png": (105, 100)}
+    wide, tall = checks.cut(sizes, shapes)
+    assert "Of wide.png (900 × 640 px) 16% of the height is cut off" in wide.words
+    assert "16% of the width is cut off: it becomes 96 × 160 px" in tall.words
+
+
 def test_many_remarks_of_a_kind_are_said_once() -> None:
     remarks = [checks.Remark("long", f"{i}.png", f"{i} is long.") for i in range(9)]
     assert list(checks.summarised(remarks)) == [
@@ -149,7 +158,9 @@ def long(config: RunConfig, pictures: Path) -> RunConfig:
 def as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train as it was done before captions were shortened."""
     record = saving._record
-    plain = lambda plan, parts: [e.caption for e in plan.dataset.examples]  # noqa: E731
+    plain = lambda plan, parts: [  # noqa: E731
+        (Caption(e.caption, e.caption, e.plain),) for e in plan.dataset.examples
+    ]
     monkeypatch.setattr(encoding, "trained_captions", plain)
     monkeypatch.setattr(
         saving, "_record", lambda t: {k: v for k, v in record(t).items() if k != "captions"}

@@ -37,8 +37,8 @@ LONGEST_PATH = 1000  # characters
 MOST_LINES = 20  # of a list, that are named one by one
 ORDER = (".txt", METADATA, ".caption", METADATA_CSV)  # as training reads them
 NO_MASKS = (
-    "looks like a mask, and masks are not used yet. If it is a picture, bring it with a caption or "
-    "under another name."
+    "looks like a mask, and masks cannot be brought in here yet. If it is a picture, bring it with "
+    "a caption or under another name."
 )
 Refused = list[tuple[str, str]]  # names and reasons
 

@@ -37,6 +37,7 @@ LABELS = {
     "data.trigger": "Trigger word",
     "data.template": "Caption pattern",
     "data.buckets": "Keep aspect ratios",
+    "data.finer_buckets": "Cut off less",
     "data.background": "Background",
     "data.mask": "Masks",
     "data.mask_outside": "Weight outside masks",

@@ -45,9 +45,11 @@ def load_style(style: Style, parts: Parts) -> ActiveStyle:
         for part in (parts.family.denoiser, *parts.family.text_encoders)
     }
     clip_skip, pieces = style.reading
-    layers = parts.networks[parts.family.text_encoders[0]].config.num_hidden_layers
-    if clip_skip not in clip_skips(parts.family.spec, layers):
-        clip_skip = 0
+    if clip_skip:
+        encoder = parts.networks[parts.family.text_encoders[0]]
+        layers = getattr(encoder.config, "num_hidden_layers", 0)
+        if clip_skip not in clip_skips(parts.family.spec, layers):
+            clip_skip = 0
     return ActiveStyle(
         match(style, accepted_names(shapes, parts.family.name)),
         tokens=of_words(style.words),

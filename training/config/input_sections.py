@@ -84,6 +84,12 @@ class Data(Section):
         "group pictures by aspect ratio instead of cropping all of them to squares",
         why="a square crop cuts off what the caption names",
     )
+    finer_buckets: bool = setting(
+        False,
+        "more shapes for data.buckets, some of up to a third less or a quarter more area, so that"
+        " less is cut off of pictures",
+        why="batches of one size cost the same; the presets turn it on",
+    )
     background: str = setting(
         "white",
         "colour behind transparent pictures, a name or #rrggbb",
@@ -148,7 +154,8 @@ class Data(Section):
     )
     wildcards: bool = setting(
         False,
-        "{red|green} in a caption stands for one of them, another one each time",
+        "alternatives in braces with bars between them, as of dynamic prompts: another one is said"
+        " each time",
         why="braces are also just braces",
     )
     variants: int = setting(

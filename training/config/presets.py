@@ -47,6 +47,7 @@ PRESETS = {
     "style": Preset(
         "how pictures are drawn, whatever they show",
         {
+            "data.finer_buckets": True,  # what is cut off is not learnt
             # Convolutions carry strokes and texture; the text encoder needs little, for captions
             # name things and not the hand
             "adapter.targets": ["attention", "feed_forward", "projections", "convolutions"],
@@ -71,6 +72,7 @@ PRESETS = {
     "subject": Preset(
         "one thing, animal or person, drawn in any style",
         {
+            "data.finer_buckets": True,  # what is cut off is not learnt
             "adapter.targets": ["attention", "feed_forward", "projections"],
             "adapter.rank": 16,
             "adapter.alpha": 16.0,
@@ -97,6 +99,7 @@ PRESETS = {
     "quick look": Preset(
         "a few minutes, to see whether pictures and captions are right before a long run",
         {
+            "data.finer_buckets": True,  # what is cut off is not learnt
             "adapter.rank": 4,
             "adapter.alpha": 4.0,
             "optim.steps": 200,

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from training.data.buckets import Bucket, nearest
+from training.data.buckets import Bucket, cut_off, nearest
 from training.data.captions import captioned
 from training.data.complaints import shown_name, some_of
 
 ENLARGED = 1.25  # times; a picture that must be enlarged more teaches blur
+MOST_CUT = 0.06  # of a side
 # times as often as the others; EveryDream2trainer and sd-scripts warn from here on
 OFTEN = Fraction(3, 2)
 MOST_ALIKE = 2  # remarks of one kind that are said in full
@@ -123,6 +124,21 @@ def small(sizes: Mapping[str, tuple[int, int]], shapes: Mapping[str, Bucket]) ->
                 name,
                 f"{shown_name(name)} has {width} × {height} px and is enlarged {times:.1f} times "
                 f"to {bucket.width} × {bucket.height}: it teaches blur.",
+            )
+
+
+def cut(sizes: Mapping[str, tuple[int, int]], shapes: Mapping[str, Bucket]) -> Iterator[Remark]:
+    """Pictures of which a crop leaves out much. sizes: px."""
+    for name, (width, height) in sizes.items():
+        bucket = shapes[name]
+        across, down = cut_off(width, height, bucket)
+        if max(across, down) > MOST_CUT:
+            yield Remark(
+                "cut",
+                name,
+                f"Of {shown_name(name)} ({width} × {height} px) {max(across, down):.0%} of the "
+                f"{'width' if across > down else 'height'} is cut off: it becomes {bucket.width} × "
+                f"{bucket.height} px.",
             )
 
 

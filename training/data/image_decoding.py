@@ -23,7 +23,11 @@ from training.data import image_headers, png
 from training.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "WEBP")  # what the content may be, whatever the suffix says
-LARGEST_PICTURE = 100_000_000  # px in all: 100 megapixels
+LARGEST_PICTURE = 100_000_000  # px in all: 100 megapixels; a larger one is halved
+LARGEST_HALVED = 250_000_000  # px in all of what is halved
+SMALLEST_HALVED = 2**20  # bytes; a file of fewer and so many pixels is made to fill memory
+HALVED = "Pictures of more than 100 megapixels are scaled to half their size"
+AVERAGED = ("L", "LA", "RGB", "RGBA", "CMYK")  # modes whose pixels may be averaged
 SMALLEST_SIDE = 16  # px
 STRIP = 2**20  # px that are converted at once: a copy of the whole would double the memory
 
@@ -149,12 +153,15 @@ def _loaded(content: bytes) -> tuple[Image.Image, list[str]]:
         warnings.simplefilter("always")
         try:
             picture = Image.open(io.BytesIO(content), formats=FORMATS)
-            _check_area(*picture.size)
+            _check_area(*picture.size, len(content))
             _check_sides(*picture.size)
+            halved = picture.width * picture.height > LARGEST_PICTURE
+            if halved:  # a JPEG is read at half its size at once
+                picture.draft(None, (picture.width // 2, picture.height // 2))
             picture.load()
-            upright = _upright(picture)
+            upright = _upright(picture, _halved(picture))
         except Image.DecompressionBombError:
-            raise DataError(_too_large("hundreds of millions of pixels")) from None
+            raise DataError(_too_large("hundreds of millions of pixels", LARGEST_HALVED)) from None
         except UnidentifiedImageError:
             raise DataError(_disguised(content)) from None
         except DAMAGED as error:
@@ -169,7 +176,8 @@ def _loaded(content: bytes) -> tuple[Image.Image, list[str]]:
             "is cut off: it has fewer rows of pixels than it says. Export or download "
             "it again, or remove it."
         )
-    remarks = [
+    remarks = [HALVED] if halved else []
+    remarks += [
         f"Damaged details were skipped: {reason(w.message)}"
         for w in caught
         if not issubclass(w.category, Image.DecompressionBombWarning)
@@ -194,10 +202,13 @@ def _ends_in_nothing(picture: Image.Image) -> bool:
     )
 
 
-def _check_area(width: int, height: int) -> None:
-    """From the header, before any pixel is decoded: a few kB can claim gigabytes."""
-    if width * height > LARGEST_PICTURE:
-        raise DataError(_too_large(f"{width} x {height} px"))
+def _check_area(width: int, height: int, size: int) -> None:
+    """From the header, before any pixel is decoded: a few kB can claim gigabytes. size: of the
+    file, bytes.
+    """
+    largest = LARGEST_HALVED if size >= SMALLEST_HALVED else LARGEST_PICTURE
+    if width * height > largest:
+        raise DataError(_too_large(f"{width} x {height} px", largest))
 
 
 def _check_sides(width: int, height: int) -> None:
@@ -208,9 +219,10 @@ def _check_sides(width: int, height: int) -> None:
         )
 
 
-def _too_large(size: str) -> str:
+def _too_large(size: str, largest: int) -> str:
+    small = " for so small a file" if largest < LARGEST_HALVED else ""
     return (
-        f"has {size}, {LARGEST_PICTURE // 1_000_000} megapixels is the most. Save it "
+        f"has {size}, {largest // 1_000_000} megapixels is the most{small}. Save it "
         "smaller, or remove it."
     )
 
@@ -278,12 +290,29 @@ def _other_kind(content: bytes) -> str:
     return next((kind for magic, kind in kinds.items() if content.startswith(magic)), "")
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _halved(picture: Image.Image) -> Image.Image:
+    """A decoded picture of at most LARGEST_PICTURE px: a larger one at half its size, by area.
+
+    Raises DataError for one whose pixels cannot be averaged as they are.
+    """
+    if picture.width * picture.height <= LARGEST_PICTURE:
+        return picture
+    if picture.mode not in AVERAGED:
+        raise DataError(
+            f"has {picture.width} x {picture.height} px of a kind that is not scaled "
+            f"({picture.mode}), {LARGEST_PICTURE // 1_000_000} megapixels is the most for it. Save "
+            "it smaller, or remove it."
+        )
+    return picture.reduce(2)
+
+
+def _upright(picture: Image.Image, shown: Image.Image) -> Image.Image:
+    """`shown` turned as the file of `picture` says."""
     try:
         method = UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except (MemoryError, *DAMAGED):
-        return picture  # as if it had none
-    return picture if method is None else picture.transpose(method)
+        return shown  # as if it had none
+    return shown if method is None else shown.transpose(method)
 
 
 def _parted(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:

@@ -357,6 +357,8 @@ def _warm_up() -> None:
     for name in PLUGINS:
         importlib.import_module(f"PIL.{name}")
     Image.preinit()
+    # Sizes are checked before anything is decoded; up to this one Pillow shall not refuse either
+    Image.MAX_IMAGE_PIXELS = image_decoding.LARGEST_HALVED
     ImageCms.createProfile("sRGB")
 
 

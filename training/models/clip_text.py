@@ -7,12 +7,12 @@ the other, as A1111 (modules/sd_hijack_clip.py) and ComfyUI (comfy/sd1_clip.py) 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.models.family import Parts, TextEncoder
 from training.models.textual_inversion import Row, spoken, spoken_in_pieces
@@ -22,7 +22,7 @@ from training.style_files.family_spec import FamilySpec
 @contextmanager
 def said(
     parts: Parts, part: str, tokenizer: Any, captions: Sequence[str], tokens: Sequence[Row]
-) -> Any:
+) -> Iterator[tuple[Tensor, list[int]]]:
     """Yield the ids to give to a text encoder and how many rows of them each caption has."""
     encoder = parts.text_encoder(part)
     most = [reading.pieces for reading in parts.readings_of(len(captions))]
@@ -68,7 +68,9 @@ def clip_skips(spec: FamilySpec, layers: int) -> Sequence[int]:
     return range(1 + gone, layers + gone + 1)
 
 
-def layers_from_end(hidden: Sequence[Tensor], depths: Sequence[int], pieces: Sequence[int]) -> Any:
+def layers_from_end(
+    hidden: Sequence[Tensor], depths: Sequence[int], pieces: Sequence[int]
+) -> Tensor:
     """Of every caption's rows the states of the layer that is so many from the end: 1 the last."""
     if len(set(depths)) == 1:
         return hidden[-depths[0]]
@@ -76,7 +78,7 @@ def layers_from_end(hidden: Sequence[Tensor], depths: Sequence[int], pieces: Seq
     return torch.stack([hidden[-depth][row] for row, depth in enumerate(wanted)])
 
 
-def last_norm(encoder: TextEncoder) -> Any:
+def last_norm(encoder: TextEncoder) -> nn.LayerNorm:
     """The layer norm after the last layer, which also follows an earlier one that is taken."""
     body: Any = getattr(encoder, "text_model", encoder)
     return body.final_layer_norm

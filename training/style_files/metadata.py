@@ -25,7 +25,7 @@ GROUPS = {
     "kind": (
         "which base and method it is for; other programs need it",
         r"modelspec\.(sai_model_spec|architecture|implementation|resolution|prediction_type|encoder_layer)"
-        r"|ss_(base_model_version|v2|network_\w+|resolution|clip_skip)|style_studio\.(format|default_weight)",
+        r"|ss_(base_model_version|v2|network_\w+|resolution|clip_skip|max_token_length)|style_studio\.(format|default_weight)",
     ),
     "words": (
         "title, trigger, description, licence",
@@ -265,7 +265,7 @@ def _kohya_metadata(config: RunConfig, made: Made) -> dict[str, str]:
         "ss_prior_loss_weight": str(config.prior.weight),
         "ss_seed": str(optim.seed),
         "ss_clip_skip": str(config.base.clip_skip or None),
-        "ss_max_token_length": {1: "None", 2: "150", 3: "225"}[config.base.text_pieces],
+        "ss_max_token_length": {2: "150", 3: "225"}.get(config.base.text_pieces, ""),
         "ss_mixed_precision": {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}.get(
             config.base.dtype, ""
         ),

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from training.data import checks, masks
-from training.data.buckets import Bucket, buckets, nearest
+from training.data.buckets import Bucket, buckets, finer_buckets, nearest
 from training.data.caption_variants import Variation
 from training.data.captions import captioned
 from training.data.dataset import Example
 from training.data.pictures import open_picture, pixels
 from training.errors import DataError
-from training.events import Warned
+from training.events import Noted, Warned
 from training.models.family import Parts
 from training.runtime.device import device_record
 from training.runtime.distributed import ProcessGroup
@@ -29,19 +29,30 @@ def chosen_buckets(plan: Plan, parts: Parts) -> list[Bucket]:
     """The sizes that pictures are cropped to."""
     data = plan.config.data
     side = data.resolution or parts.size
-    return buckets(side, parts.multiple) if data.buckets else [Bucket(side, side)]
+    if not data.buckets:
+        return [Bucket(side, side)]
+    choose = finer_buckets if data.finer_buckets else buckets
+    return choose(side, parts.multiple)
 
 
 def remarks(plan: Plan, parts: Parts, choices: Sequence[Bucket]) -> Iterator[Warned]:
     """Say what is worth a look in the pictures and captions, as the page does."""
     examples, data = plan.dataset.examples, plan.config.data
     shapes = {e.path.name: nearest(e.width, e.height, choices) for e in examples}
-    found = list(checks.small({e.path.name: (e.width, e.height) for e in examples}, shapes))
+    sizes = {e.path.name: (e.width, e.height) for e in examples}
+    found = list(checks.small(sizes, shapes))
     found += checks.lonely(shapes, plan.config.optim.batch_size)
     if reader := caption_reader(parts, plan.config):
         captions = {e.path.name: max(e.all_written, key=reader.count) for e in examples}
         found += checks.too_long(captions, data.trigger, data.template, reader)
     yield from (Warned(text) for text in checks.summarised(found))
+
+
+def cuts(plan: Plan, choices: Sequence[Bucket]) -> Iterator[Noted]:
+    """Name the pictures of which a crop leaves out much."""
+    sizes = {e.path.name: (e.width, e.height) for e in plan.dataset.examples}
+    shapes = {name: nearest(*size, choices) for name, size in sizes.items()}
+    yield from (Noted(text) for text in checks.summarised(checks.cut(sizes, shapes)))
 
 
 def trained_captions(plan: Plan, parts: Parts) -> list[tuple[Caption, ...]]:

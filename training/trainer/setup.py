@@ -17,7 +17,7 @@ from training.storage.paths import write_whole
 from training.style_files.key_names import accepted_names
 from training.trainer import attach, resume
 from training.trainer.batches import EncodedData
-from training.trainer.encoding import chosen_buckets, encode, remarks
+from training.trainer.encoding import chosen_buckets, cuts, encode, remarks
 from training.trainer.latents import Words
 from training.trainer.memory_watch import MemoryWatch
 from training.trainer.microbatching import MicrobatchPlans
@@ -51,6 +51,7 @@ def set_up(
     parts = networks.parts
     choices = chosen_buckets(plan, parts)
     yield from remarks(plan, parts, choices)
+    yield from cuts(plan, choices)
     prior_examples: list[Example] = []
     if config.prior.images and config.prior.weight:
         with networks.at_hand(*parts.networks):
