@@ -97,10 +97,16 @@ def _sidecars(listing: Listing, picture: str) -> list[str]:
 
 
 def read_captions(
-    listing: Listing, written: Mapping[str, list[Source]], notes: list[str], *, lines: bool = False
+    listing: Listing,
+    written: Mapping[str, list[Source]],
+    notes: list[str],
+    *,
+    lines: bool = False,
+    instead: str = "",
 ) -> dict[str, tuple[str, ...]]:
     """Return the captions for every picture name, at least one; it may be empty. lines: every line
-    of a caption file is a caption of its own, as every one of a list in metadata.jsonl always is.
+    of a caption file is a caption of its own, as every one of a list in metadata.jsonl always is;
+    instead: of pictures without a caption, "" for the words of their names.
     """
     found: dict[str, tuple[str, ...]] = {}
     empty, from_name, wordless = [], [], []
@@ -112,9 +118,13 @@ def read_captions(
             if not first.caption and not is_list:
                 empty.append(name)
         else:
-            found[name] = (caption_from_name(name),)
+            found[name] = (instead or caption_from_name(name),)
             (from_name if found[name][0] else wordless).append(name)
-    if from_name:
+    if from_name and instead:
+        notes.append(
+            f"{share_of(from_name, listing)} no caption: that of the folder is used ({instead})."
+        )
+    elif from_name:
         example = f"{shown_name(from_name[0])} -> {found[from_name[0]][0]}"
         notes.append(f"{share_of(from_name, listing)} no caption: file names are used ({example}).")
     if wordless:

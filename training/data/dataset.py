@@ -6,7 +6,8 @@ Knows nothing of models; never writes.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from training.data.caption_files import read_captions, written_captions
@@ -14,6 +15,7 @@ from training.data.caption_variants import resolved
 from training.data.captions import TEMPLATE, captioned, names_in
 from training.data.complaints import shown_name
 from training.data.crops import CENTRE, read_places
+from training.data.kohya_folders import repeated_folders
 from training.data.listing import (
     list_folder,
     note_on_list_above,
@@ -32,7 +34,7 @@ class Example:
     width, height: px, upright; caption: the first one, with the trigger; plain: the same without
     it; digest: sha256 of the file's bytes, hex; place: of its crop, as training.data.buckets.fit
     takes it; written: all captions as they are in the files, without the trigger; mask: what of it
-    counts, None: all of it.
+    counts, None: all of it; repeats: how often it is seen in a pass over all pictures.
     """
 
     path: Path
@@ -44,6 +46,13 @@ class Example:
     plain: str = ""
     written: tuple[str, ...] = ()
     mask: Mask | None = None
+    repeats: int = 1
+    within: str = ""  # the sub-folder that it lies in
+
+    @property
+    def name(self) -> str:
+        """Of its file, with the sub-folder."""
+        return f"{self.within}/{self.path.name}" if self.within else self.path.name
 
     @property
     def all_written(self) -> tuple[str, ...]:
@@ -85,12 +94,63 @@ def read_dataset(
     wildcards: bool = False,
     mask: str = "none",
 ) -> Dataset:
-    """Read all pictures and captions of a folder, without its sub-folders. lines: each line of a
-    caption file is a caption of its own; wildcards: {a|b} in a caption stands for one of them;
-    mask: none, alpha or file, see training.data.masks.
+    """Read all pictures and captions of a folder, without its sub-folders, or of its sub-folders
+    where those are named as sd-scripts wants them (see training.data.kohya_folders). lines: each
+    line of a caption file is a caption of its own; wildcards: {a|b} in a caption stands for one of
+    them; mask: none, alpha or file, see training.data.masks.
 
     Raises one DataError that lists what is wrong, the first of it.
     """
+    read = partial(
+        _read_folder,
+        trigger=trigger,
+        template=template,
+        background=background,
+        lines=lines,
+        wildcards=wildcards,
+        mask=mask,
+    )
+    found = repeated_folders(folder)
+    if not found:
+        return read(folder)
+    parts: list[Dataset] = []
+    wrong: list[str] = []
+    for one in found:
+        try:
+            parts.append(read(one.folder, words=one.words))
+        except DataError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise DataError("\n".join(wrong))
+    pairs = list(zip(found, parts, strict=True))
+    examples = tuple(
+        replace(example, repeats=one.repeats, within=one.folder.name)
+        for one, part in pairs
+        for example in part.examples
+    )
+    counted = [
+        f"{len(part.examples)} of {shown_name(one.folder.name)}, {one.repeats} times each"
+        for one, part in pairs
+    ]
+    notes = [f"Pictures are taken from sub-folders: {'; '.join(counted)}."]
+    notes += [
+        f"{shown_name(one.folder.name)}: {note}" for one, part in pairs for note in part.notes
+    ]
+    return Dataset(folder.expanduser(), examples, tuple(notes))
+
+
+def _read_folder(
+    folder: Path,
+    *,
+    trigger: str,
+    template: str,
+    background: str,
+    lines: bool,
+    wildcards: bool,
+    mask: str,
+    words: str = "",
+) -> Dataset:
+    """One folder; words: the caption of pictures without one, "" for their names."""
     complaints: list[str] = []
     notes: list[str] = []
     for check, value in ((parse_colour, background), (names_in, template)):
@@ -107,7 +167,7 @@ def read_dataset(
     listing, beside = without_masks(listing, written, notes, used=mask == "file")
     if any(name not in written for name in listing.pictures):
         notes += note_on_list_above(listing)
-    texts = read_captions(listing, written, notes, lines=lines)
+    texts = read_captions(listing, written, notes, lines=lines, instead=words)
     pictures = examine_pictures(listing, complaints, notes)
     masks = find_masks(listing, beside, pictures, mask, complaints, notes)
     places = read_places(listing, complaints, notes)

@@ -99,10 +99,15 @@ class EncodedData:
 
     @property
     def groups(self) -> list[list[int]]:
-        """For every bucket in use the indices of its examples."""
-        return [
-            [i for i, bucket in enumerate(self.bucket_of) if bucket == own] for own in self.prior_of
+        """For every bucket in use the indices of its examples, each as often as it is seen in a
+        pass over all.
+        """
+        again = [
+            (i, bucket)
+            for i, (example, bucket) in enumerate(zip(self.examples, self.bucket_of, strict=True))
+            for _ in range(example.repeats)
         ]
+        return [[i for i, bucket in again if bucket == own] for own in self.prior_of]
 
 
 class BatchMaker:

@@ -38,19 +38,19 @@ def chosen_buckets(plan: Plan, parts: Parts) -> list[Bucket]:
 def remarks(plan: Plan, parts: Parts, choices: Sequence[Bucket]) -> Iterator[Warned]:
     """Say what is worth a look in the pictures and captions, as the page does."""
     examples, data = plan.dataset.examples, plan.config.data
-    shapes = {e.path.name: nearest(e.width, e.height, choices) for e in examples}
-    sizes = {e.path.name: (e.width, e.height) for e in examples}
+    shapes = {e.name: nearest(e.width, e.height, choices) for e in examples}
+    sizes = {e.name: (e.width, e.height) for e in examples}
     found = list(checks.small(sizes, shapes))
     found += checks.lonely(shapes, plan.config.optim.batch_size)
     if reader := caption_reader(parts, plan.config):
-        captions = {e.path.name: max(e.all_written, key=reader.count) for e in examples}
+        captions = {e.name: max(e.all_written, key=reader.count) for e in examples}
         found += checks.too_long(captions, data.trigger, data.template, reader)
     yield from (Warned(text) for text in checks.summarised(found))
 
 
 def cuts(plan: Plan, choices: Sequence[Bucket]) -> Iterator[Noted]:
     """Name the pictures of which a crop leaves out much."""
-    sizes = {e.path.name: (e.width, e.height) for e in plan.dataset.examples}
+    sizes = {e.name: (e.width, e.height) for e in plan.dataset.examples}
     shapes = {name: nearest(*size, choices) for name, size in sizes.items()}
     yield from (Noted(text) for text in checks.summarised(checks.cut(sizes, shapes)))
 

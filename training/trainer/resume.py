@@ -45,9 +45,7 @@ def pictures_record(examples: Sequence[Example]) -> list[list[str]]:
     """Name, hash of the content and hash of the caption of every picture, in order; the captions
     themselves are not kept.
     """
-    return [
-        [e.path.name, e.identity, hashlib.sha256(e.words.encode()).hexdigest()] for e in examples
-    ]
+    return [[e.name, e.identity, hashlib.sha256(e.words.encode()).hexdigest()] for e in examples]
 
 
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
