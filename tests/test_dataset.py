@@ -699,7 +699,7 @@ def test_metadata_complaints_name_the_line(tmp_path: Path) -> None:
         ('{"text": "a fish"}', '"file_name"'),
         ('{"file_name": 7, "text": "a fish"}', 'has 7 as "file_name"'),
         ('{"file_name": "a.png"}', 'has nothing as "text"'),
-        ('{"file_name": "a.png", "text": ["a"]}', 'has ["a"] as "text"'),
+        ('{"file_name": "a.png", "text": ["a", 3]}', 'has ["a", 3] as "text"'),
         ('{"file_name": "gone.png", "text": "a"}', "which is not there"),
         ('{"file_name": "../x.png", "text": "a"}', "leads out of the folder"),
         ('{"file_name": "/etc/passwd", "text": "a"}', "leads out of the folder"),
