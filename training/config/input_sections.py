@@ -116,6 +116,39 @@ class Data(Section):
         "asymmetric faces)",
         why="twice the pictures, and most styles do not depend on left and right",
     )
+    augment_turn: float = setting(
+        0.0,
+        "also train on pictures turned to either side by at most so much, cropped to their shape",
+        unit="degrees",
+        ge=0,
+        le=45,
+        why="turned pictures teach slanted lines; of use for subjects on few pictures",
+    )
+    augment_crop: float = setting(
+        0.0,
+        "also train on closer views, which leave out at most this share of a side",
+        unit="share",
+        ge=0,
+        le=0.5,
+        why="closer views teach larger strokes; of use for few pictures",
+    )
+    augment_colour: float = setting(
+        0.0,
+        "also train on pictures whose brightness, contrast and saturation are changed by at most"
+        " this share",
+        unit="share",
+        ge=0,
+        le=0.5,
+        why="the colours are a part of most styles",
+    )
+    augment_versions: int = setting(
+        4,
+        "versions of each picture where data.augment_... changes them; the first one is unchanged",
+        unit="versions",
+        ge=1,
+        le=32,
+        why="all of them are encoded before the training",
+    )
     caption_dropout: float = setting(
         0.05,
         "share of captions left empty, so that the style does not depend on the prompt",

@@ -7,10 +7,11 @@ one says, and the states of all variants can be computed once.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from training.data.chance import uniform
 
 WILDCARD = re.compile(r"\{([^{}]*\|[^{}]*)\}")  # {red|green}, the innermost of nested ones
 
@@ -43,7 +44,7 @@ class Variation:
 
     def _variant(self, caption: str, key: tuple[str, int, int], always: str) -> str:
         def chance(*what: object) -> float:
-            return _uniform(self.seed, *key, *what)
+            return uniform(self.seed, *key, *what)
 
         text = caption
         if self.wildcards:
@@ -76,9 +77,3 @@ def resolved(text: str, chance: Callable[[int], float] = lambda place: 0.0) -> s
         )
         place += 1
     return " ".join(text.split())
-
-
-def _uniform(*key: object) -> float:
-    """A number in [0, 1) from 53 bits of a hash: the same on every machine and in every version."""
-    digest = hashlib.sha256(repr(key).encode("utf-8", "surrogatepass")).digest()
-    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53

@@ -38,6 +38,7 @@ class Draw:
     mirrored: bool
     wordless: bool  # the caption is dropped
     choice: float = 0.0  # in [0, 1): which of several captions is said
+    version: float = 0.0  # in [0, 1): which version of the picture is shown
 
 
 def drawn(
@@ -69,6 +70,7 @@ def drawn(
         flip and u[1] < 0.5,
         u[2] < caption_dropout,
         # After all that earlier versions drew
+        torch.rand(1, generator=g, dtype=torch.float64).item(),
         torch.rand(1, generator=g, dtype=torch.float64).item(),
     )
 

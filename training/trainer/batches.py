@@ -66,6 +66,13 @@ class Caption(NamedTuple):
     plain: str
 
 
+def latent_key(
+    example: Example, bucket: Bucket, mirrored: bool = False, version: int = 0
+) -> tuple[str, Bucket, bool, int]:
+    """Under what the latents of a picture are kept."""
+    return example.identity, bucket, mirrored, version
+
+
 @dataclass(frozen=True)
 class EncodedData:
     """The pictures of a run as latents, in their buckets.
@@ -80,6 +87,7 @@ class EncodedData:
     bucket_of: list[Bucket]
     prior_of: dict[Bucket, list[int]]
     latents: Latents
+    versions: int = 1  # of each example
 
     @property
     def are_shortened(self) -> bool:
@@ -134,11 +142,14 @@ class BatchMaker:
         style = self.world.share(len(rows))
         prior = (len(rows) + j for j in self.world.share(len(picked) - len(rows)))
         own = [*style, *prior]
-        shape = data.latents.shape((picked[own[0]][0].identity, bucket, False))
+        shape = data.latents.shape(latent_key(picked[own[0]][0], bucket))
         draws = [self._draw(number, j, len(rows), shape) for j in own]
         picked = [picked[j] for j in own]
+        # Class pictures are shown as they are
+        versions = [data.versions if j < len(rows) else 1 for j in own]
         keys = [
-            (e.identity, bucket, d.mirrored) for (e, _, _), d in zip(picked, draws, strict=True)
+            latent_key(e, bucket, d.mirrored, int(d.version * count))
+            for (e, _, _), d, count in zip(picked, draws, versions, strict=True)
         ]
         x0 = torch.stack(
             [data.latents.sample(k, d.latent_noise) for k, d in zip(keys, draws, strict=True)]

@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from PIL import Image
 
 from training.data import checks, masks
+from training.data.augmentation import Augmentation
 from training.data.buckets import Bucket, buckets, finer_buckets, nearest
 from training.data.caption_variants import Variation
 from training.data.captions import captioned
@@ -18,7 +20,7 @@ from training.events import Noted, Warned
 from training.models.family import Parts
 from training.runtime.device import device_record
 from training.runtime.distributed import ProcessGroup
-from training.trainer.batches import Caption, EncodedData
+from training.trainer.batches import Caption, EncodedData, latent_key
 from training.trainer.caption_reader import caption_reader
 from training.trainer.latent_cache import LatentStore
 from training.trainer.latents import Latents
@@ -97,11 +99,15 @@ def encode(
     for i in range(max(len(prior_examples), len(used)) if prior_examples else 0):
         prior_of[used[i % len(used)]].append(i % len(prior_examples))
     captions = trained_captions(plan, parts)
-    data = EncodedData(examples, captions, prior_examples, bucket_of, prior_of, Latents(store))
-    wanted = list(zip(examples, bucket_of, strict=True))
-    wanted += [(prior_examples[i], b) for b, found in prior_of.items() for i in found]
+    change, unchanged = _augmentation(plan), Augmentation()
+    data = EncodedData(
+        examples, captions, prior_examples, bucket_of, prior_of, Latents(store), change.count
+    )
+    wanted = [(e, bucket, change) for e, bucket in zip(examples, bucket_of, strict=True)]
+    wanted += [(prior_examples[i], b, unchanged) for b, found in prior_of.items() for i in found]
     for i in world.share(len(wanted)):
-        _add(data.latents, *wanted[i], plan, parts)
+        example, bucket, how = wanted[i]
+        _add(data.latents, example, bucket, plan, parts, how)
     data.latents.share(world)
     if store and world.writes:
         store.tidy()
@@ -122,7 +128,26 @@ def _store(plan: Plan, parts: Parts) -> LatentStore | None:
     return LatentStore(made_by, room)
 
 
-def _add(latents: Latents, example: Example, bucket: Bucket, plan: Plan, parts: Parts) -> None:
+def _augmentation(plan: Plan) -> Augmentation:
+    data = plan.config.data
+    return Augmentation(
+        data.augment_turn,
+        data.augment_crop,
+        data.augment_colour,
+        data.augment_versions,
+        plan.config.optim.seed,
+    )
+
+
+def _add(
+    latents: Latents,
+    example: Example,
+    bucket: Bucket,
+    plan: Plan,
+    parts: Parts,
+    change: Augmentation,
+) -> None:
+    """Encode a picture in all its versions."""
     data = plan.config.data
     picture = open_picture(example.path, data.background)
     if hashlib.sha256(example.path.read_bytes()).hexdigest() != example.digest:
@@ -130,18 +155,26 @@ def _add(latents: Latents, example: Example, bucket: Bucket, plan: Plan, parts: 
             f"{example.path} was changed while the training was being prepared. Start it again."
         )
     mask = masks.read_mask(example.mask) if example.mask else None
-    for mirrored in (False, True) if data.flip else (False,):
-        cropped = pixels(picture, bucket, mirrored, example.place)
-        key = (example.identity, bucket, mirrored)
-        latents.add(key, cropped, parts)
-        if mask is not None:
-            size, step = (example.width, example.height), parts.pixel_step
-            inside = masks.weights(mask, size, bucket, step, mirrored, example.place)
-            outside = np.float32(data.mask_outside)
-            if not (outside or inside.any()):
-                raise DataError(
-                    f"{example.path} is cropped to {bucket.width}x{bucket.height} px, where its "
-                    "mask is all black, so nothing would count. Move the crop, or set "
-                    "data.mask_outside above 0."
-                )
-            latents.weigh(key, outside + (1 - outside) * inside)
+    for version in range(change.count):
+        shown = change.of(picture, example.identity, version)
+        counts = change.of(mask, example.identity, version, is_mask=True) if mask else None
+        for mirrored in (False, True) if data.flip else (False,):
+            cropped = pixels(shown, bucket, mirrored, example.place)
+            key = latent_key(example, bucket, mirrored, version)
+            latents.add(key, cropped, parts)
+            if counts is not None:
+                latents.weigh(key, _weights(counts, example, bucket, mirrored, plan, parts))
+
+
+def _weights(
+    mask: Image.Image, example: Example, bucket: Bucket, mirrored: bool, plan: Plan, parts: Parts
+) -> np.ndarray:
+    """How much each pixel of the latents counts. Raises DataError where none would."""
+    size, outside = (example.width, example.height), np.float32(plan.config.data.mask_outside)
+    inside = masks.weights(mask, size, bucket, parts.pixel_step, mirrored, example.place)
+    if not (outside or inside.any()):
+        raise DataError(
+            f"{example.path} is cropped to {bucket.width}x{bucket.height} px, where its mask is "
+            "all black, so nothing would count. Move the crop, or set data.mask_outside above 0."
+        )
+    return outside + (1 - outside) * inside
