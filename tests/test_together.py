@@ -439,8 +439,8 @@ def test_a_full_memory_takes_fewer_at_once_and_changes_nothing(
 
     load = loader.load
 
-    def loaded(*given: Any) -> Any:
-        parts = load(*given)
+    def loaded(*given: Any, **more: Any) -> Any:
+        parts = load(*given, **more)
         parts.family = type(parts.family)(**{**vars(parts.family), "predict": narrow})
         return parts
 
