@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -169,3 +170,58 @@ def test_a_card_that_torch_was_not_made_for_is_named(
     if finding is not None:
         assert says in finding.words and finding.state == "worth a look"
         assert "--torch-backend=auto" in finding.advice
+
+
+@pytest.fixture
+def apple(cards: dict[str, Pretended], monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """An Apple GPU: bytes that the process holds there, and that Metal recommends at most."""
+    cards["mps"].count = 1
+    found = {"held": GIB, "most": 5 * GIB}
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: found["held"])
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: found["most"])
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: found.update(held=0))
+    return found
+
+
+def test_an_apple_gpu_is_named_and_its_memory_measured(
+    apple: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = device.choose()
+    assert (place.device.type, place.name) == ("mps", "mps (Apple GPU)")
+    monkeypatch.setattr(memory, "_available", lambda system: 64 * GIB)
+    assert memory.free(place.device) == 4 and memory.taken(place.device) == 1
+    assert device.peak_memory(place.device) == 1
+    monkeypatch.setattr(memory, "_available", lambda system: 3 * GIB)
+    assert memory.free(place.device) == 3  # it shares the machine's memory
+    memory.give_back(place.device)
+    assert memory.taken(place.device) == 0
+
+
+def test_an_apple_gpu_that_is_full_says_so_as_others_do(apple: dict[str, int]) -> None:
+    place, layer = torch.device("mps"), torch.nn.Identity()
+    with memory.watched(place, 3.0) as watch:
+        apple["held"] = 2 * GIB
+        layer(torch.ones(1))
+    assert watch.peak == 2
+    with pytest.raises(torch.OutOfMemoryError, match=r"4\.00 GiB"), memory.watched(place, 3.0):
+        apple["held"] = 4 * GIB
+        layer(torch.ones(1))
+    apple["held"] = GIB
+    with pytest.raises(torch.OutOfMemoryError), memory.watched(place, 3.0):
+        raise RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)")
+    with pytest.raises(RuntimeError, match="another") as found, memory.watched(place, 3.0):
+        raise RuntimeError("another error")
+    assert not isinstance(found.value, torch.OutOfMemoryError)
+
+
+@pytest.mark.parametrize(("system", "value"), [("darwin", "1"), ("linux", None)])
+def test_what_an_apple_gpu_cannot_do_is_done_by_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, system: str, value: str | None
+) -> None:
+    script = (
+        f"import os, sys; sys.platform = {system!r}; import training; "
+        "print(os.environ.get('PYTORCH_ENABLE_MPS_FALLBACK'), 'torch' in sys.modules)"
+    )
+    monkeypatch.delenv("PYTORCH_ENABLE_MPS_FALLBACK", raising=False)
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert said.stdout.split() == [str(value), "False"], said.stderr

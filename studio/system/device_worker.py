@@ -37,6 +37,7 @@ def _build() -> str:
 
 
 def main() -> int:
+    import torch
 
     place = choose()
     facts = {key: str(value) for key, value in device_record(place).items()}
@@ -50,6 +51,9 @@ def main() -> int:
     if library := library_of(place.device):
         free, whole = library.mem_get_info(place.device)
         facts["memory of the device"] = f"{free / GIB:.1f} GiB free of {whole / GIB:.1f} GiB"
+    elif place.device.type == "mps":
+        most = torch.mps.recommended_max_memory() / GIB
+        facts["memory of the device"] = f"{most:.1f} GiB of the machine's, as Metal recommends"
     sys.stdout.write(json.dumps(facts) + "\n")
     return 0
 

@@ -36,7 +36,9 @@ class DeviceSpec:
     @property
     def name(self) -> str:
         library = library_of(self.device)
-        return library.get_device_name(self.device) if library else self.device.type
+        if library:
+            return library.get_device_name(self.device)
+        return "mps (Apple GPU)" if self.device.type == "mps" else self.device.type
 
     @property
     def precision(self) -> str:
@@ -183,9 +185,13 @@ def finished(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Largest memory so far in GiB: the device's for a GPU, the process's own for a CPU."""
+    """Largest memory so far in GiB: the device's for a GPU, the process's own for a CPU. For an
+    Apple GPU, whose peak torch does not keep, what it holds now.
+    """
     if library := library_of(device):
         return library.max_memory_reserved(device) / GIB
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / GIB
     return memory.peak() / GIB
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import gc
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,9 @@ def free(device: torch.device, system: Path = Path("/")) -> float:
     """
     if library := library_of(device):
         return library.mem_get_info(device)[0] / GIB
+    if device.type == "mps":  # it shares the machine's memory, of which Metal recommends a part
+        left = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        return max(0, min(left, _available(system))) / GIB
     return max(0, min([_available(system), *_left_in_groups(system)])) / GIB
 
 
@@ -91,6 +94,8 @@ def taken(device: torch.device) -> float:
     """What this process holds now, in GiB; of a CPU without what only mirrors files, which the
     system takes back when it needs room.
     """
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / GIB
     library = library_of(device)
     return library.memory_reserved(device) / GIB if library else _own(psutil.Process())
 
@@ -128,6 +133,8 @@ def give_back(device: torch.device) -> None:
     gc.collect()
     if library := library_of(device):
         library.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
     else:
         memory.trim()
 
@@ -152,8 +159,12 @@ def watched(device: torch.device, most: float, beside: float = 0.0) -> Iterator[
     """
     if library := library_of(device):
         yield from _watched_gpu(library, device, most)
+    elif device.type == "mps":
+        with _apple_errors():
+            yield from _sampled(most, lambda: taken(device))
     elif device.type == "cpu":
-        yield from _watched_cpu(most, beside)
+        process = psutil.Process()
+        yield from _sampled(most, lambda: _own(process) + beside)
     else:
         yield Watch()
 
@@ -172,11 +183,23 @@ def _watched_gpu(library: Any, device: torch.device, most: float) -> Iterator[Wa
         watch.peak = library.max_memory_reserved(device) / GIB
 
 
-def _watched_cpu(most: float, beside: float) -> Iterator[Watch]:
-    watch, ended, process = Watch(), threading.Event(), psutil.Process()
+@contextmanager
+def _apple_errors() -> Iterator[None]:
+    """Raise the error that other devices raise where the Metal backend has no room."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "MPS backend out of memory" in str(error):
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise
+
+
+def _sampled(most: float, size: Callable[[], float]) -> Iterator[Watch]:
+    """size: what is taken now, in GiB."""
+    watch, ended = Watch(), threading.Event()
 
     def look() -> None:
-        watch.peak = max(watch.peak, _own(process) + beside)
+        watch.peak = max(watch.peak, size())
 
     def ask(*_: object) -> None:
         look()
