@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import diffusers
 import pytest
 
 from studio.datasets import base_info
@@ -120,3 +121,21 @@ def test_a_config_that_chooses_code_is_refused(
             loader.base_shapes(str(tmp_path / "base"))
     config.write_text(json.dumps({**found, key: None}), encoding="utf-8")
     loader.load_part(files, part, place)
+
+
+def test_a_sampler_that_needs_scipy_is_solved_by_euler(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As diffusers has it where scipy is not installed: a class that is no scheduler."""
+    folder = shutil.copytree(base_folder, tmp_path / "base")
+    for name, change in (
+        ("model_index.json", {"scheduler": ["diffusers", "LMSDiscreteScheduler"]}),
+        ("scheduler/scheduler_config.json", {"_class_name": "LMSDiscreteScheduler"}),
+    ):
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps(found | change), encoding="utf-8")
+    dummy = type("LMSDiscreteScheduler", (), {})
+    monkeypatch.setattr(diffusers, "LMSDiscreteScheduler", dummy)
+    scheduler = loader._scheduler(base_files.find(str(folder)))
+    assert type(scheduler) is diffusers.EulerDiscreteScheduler
+    assert scheduler.config.beta_schedule == "scaled_linear"

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import functools
 import json
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import imagehash
 
 from studio.datasets import store
 from studio.datasets.base_info import Base, reader_of
@@ -23,15 +20,19 @@ from training.data import checks
 from training.data.buckets import Bucket, buckets, nearest
 from training.data.caption_files import caption_from_name
 from training.data.pictures import open_picture
+from training.data.repetitions import (
+    TWICE,
+    Look,
+    is_foreign,
+    look_of,
+    near_copies,
+    same_captions,
+)
 from training.errors import DataError
 from training.storage.paths import read_regular
 
 KEPT = ".kept.json"  # findings that the owner has looked at and wants to leave as they are
-NEAR_SHAPE = 1.1  # times that the aspect ratios of two copies may differ: the hashes do not see it
-NEAR_BITS = 6  # of 64 in which the hashes of two copies may differ, both of them
 BATCH_SIZE = 4  # pictures, where it is not known: the setting's default
-SAME_CAPTION = 3  # pictures
-MOST_COMPARED = 3000  # pictures; every pair is looked at
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,6 @@ class Finding:
         return [f"{self.kind}|{name}" for name in self.pictures]
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the checks keep of a picture.
-
-    width, height: px, upright; near: hashes of its look, integers of 64 bits.
-    """
-
-    width: int
-    height: int
-    near: tuple[int, int]
-
-
 def findings(
     dataset: Path,
     base: Base,
@@ -80,7 +69,7 @@ def findings(
 
     Reads each picture once for each state of its file.
     """
-    seen: dict[str, Seen] = {}
+    seen: dict[str, Look] = {}
     found: list[Finding] = []
     for name in store.pictures(dataset):
         try:
@@ -107,22 +96,19 @@ def findings(
     return [f for f in found if f.key not in left]
 
 
-def look(picture: Path) -> Seen:
+def look(picture: Path) -> Look:
     """Raises DataError without the file's name."""
     stat = picture.stat()
     return _look(picture, stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=4096)
-def _look(picture: Path, _time: int, _size: int) -> Seen:
+def _look(picture: Path, _time: int, _size: int) -> Look:
     try:
         opened = open_picture(picture)
     except DataError as error:
         raise DataError(str(error).removeprefix(f"{picture} ")) from None
-    small = opened.resize((256, 256)) if opened.width * opened.height > 256**2 else opened
-    return Seen(
-        *opened.size, (int(str(imagehash.phash(small)), 16), int(str(imagehash.dhash(small)), 16))
-    )
+    return look_of(opened)
 
 
 def kept(dataset: Path) -> set[str]:
@@ -138,48 +124,24 @@ def kept(dataset: Path) -> set[str]:
     )
 
 
-def bucket_of(seen: Seen, base: Base) -> Bucket:
+def bucket_of(seen: Look, base: Base) -> Bucket:
     """The shape a picture is trained in."""
     return nearest(seen.width, seen.height, buckets(base.side, base.multiple))
 
 
-def _alike(seen: Mapping[str, Seen], captions: Mapping[str, str]) -> Iterator[Finding]:
+def _alike(seen: Mapping[str, Look], captions: Mapping[str, str]) -> Iterator[Finding]:
     """Groups of near copies, the best one first: with a caption, then the largest."""
-    names = list(seen)[:MOST_COMPARED]
-    group = {name: name for name in names}
-    for i, one in enumerate(names):
-        for other in names[:i]:
-            if group[one] != group[other] and _is_near(seen[one], seen[other]):
-                joined, into = group[one], group[other]
-                group = {name: into if of == joined else of for name, of in group.items()}
-    together = defaultdict(list)
-    for name in names:
-        together[group[name]].append(name)
-    for members in together.values():
-        if len(members) > 1:
-            members.sort(
-                key=lambda name: (not captions[name], -seen[name].width * seen[name].height)
-            )
-            words = (
-                f"{len(members)} pictures that look the same: what is shown twice is "
-                "learnt twice, and soon by heart."
-            )
-            yield Finding(
-                "alike",
-                tuple(members),
-                words,
-                (("take_out_others", f"Keep only {members[0]}"), ("leave", "Leave them")),
-            )
+    for members in near_copies(seen):
+        members.sort(key=lambda name: (not captions[name], -seen[name].width * seen[name].height))
+        yield Finding(
+            "alike",
+            tuple(members),
+            f"{len(members)} pictures that look the same: {TWICE}",
+            (("take_out_others", f"Keep only {members[0]}"), ("leave", "Leave them")),
+        )
 
 
-def _is_near(one: Seen, other: Seen) -> bool:
-    if any((a ^ b).bit_count() > NEAR_BITS for a, b in zip(one.near, other.near, strict=True)):
-        return False
-    ratio = one.width * other.height / (one.height * other.width)
-    return 1 / NEAR_SHAPE <= ratio <= NEAR_SHAPE
-
-
-def _small(seen: Mapping[str, Seen], shapes: Mapping[str, Bucket]) -> Iterator[Finding]:
+def _small(seen: Mapping[str, Look], shapes: Mapping[str, Bucket]) -> Iterator[Finding]:
     sizes = {name: (of.width, of.height) for name, of in seen.items()}
     for remark in checks.small(sizes, shapes):
         fixes = (("take_out", "Remove it"), ("leave", "Leave it"))
@@ -240,7 +202,7 @@ def _odd(dataset: Path, captions: Mapping[str, str]) -> Iterator[Finding]:
                 f"The caption of {name} is not UTF-8 text: training would refuse it.",
                 (("rewrite", "Rewrite it"),),
             )
-        elif re.search(r"https?://|www\.|<[a-z/][^>]*>|\.(png|jpe?g|webp)\b", text, re.IGNORECASE):
+        elif is_foreign(text):
             yield Finding(
                 "odd",
                 (name,),
@@ -270,17 +232,8 @@ def _is_untidy(text: str) -> bool:
 
 
 def _repeated(captions: Mapping[str, str]) -> Iterator[Finding]:
-    together = defaultdict(list)
-    for name, text in captions.items():
-        together[text.casefold()].append(name)
-    for text, names in together.items():
-        if text and len(names) >= SAME_CAPTION:
-            words = (
-                f"{len(names)} pictures have the same caption, "
-                f"“{captions[names[0]][:80]}”: what differs between them becomes part of "
-                "the style."
-            )
-            yield Finding("repeated", tuple(names), words, (("leave", "Leave them"),))
+    for names, words in same_captions(captions):
+        yield Finding("repeated", tuple(names), words, (("leave", "Leave them"),))
 
 
 def _too_long(captions: Mapping[str, str], base: Base) -> Iterator[Finding]:

@@ -38,6 +38,9 @@ from training.modules.group_norm import use_fast_group_norm
 from training.runtime.device import DeviceSpec
 
 PREDICTIONS = ("epsilon", "v_prediction")
+# Samplers for which diffusers needs scipy, which is not installed with us (a second to import), and
+# what solves the same equation at the same noise levels
+WITHOUT_SCIPY = {"LMSDiscreteScheduler": "EulerDiscreteScheduler"}
 
 
 def load_part(files: BaseFiles, part: str, place: DeviceSpec, *, waiting: bool = False) -> Network:
@@ -210,6 +213,10 @@ def _hash_of_state(path: Path, size: int, changed: int) -> str:
     return file_hash(path)
 
 
+def _is_scheduler(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, library().SchedulerMixin)
+
+
 def _scheduler(files: BaseFiles) -> Any:
     """The base's own sampler.
 
@@ -223,8 +230,10 @@ def _scheduler(files: BaseFiles) -> Any:
             if isinstance(named, list) and len(named) == 2 and isinstance(named[1], str)
             else ""
         )
-        kind = getattr(diffusers, name, None) if name else None
-        if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        kind = cast(Any, getattr(diffusers, name, None) if name else None)
+        if name in WITHOUT_SCIPY and not _is_scheduler(kind):
+            kind = getattr(diffusers, WITHOUT_SCIPY[name])
+        if not _is_scheduler(kind):
             raise ModelError(
                 f"{files.folder / 'model_index.json'} names {shown(repr(named))} as scheduler, "
                 f"which diffusers does not have. {AGAIN}"

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from training.data import checks, masks
+from training.data import checks, masks, repetitions
 from training.data.augmentation import Augmentation
 from training.data.buckets import Bucket, buckets, finer_buckets, nearest
 from training.data.caption_variants import Variation
 from training.data.captions import captioned
 from training.data.dataset import Example
 from training.data.pictures import open_picture, pixels
+from training.data.repetitions import Look, look_of
 from training.errors import DataError
 from training.events import Noted, Warned
 from training.models.family import Parts
@@ -25,6 +26,8 @@ from training.trainer.caption_reader import caption_reader
 from training.trainer.latent_cache import LatentStore
 from training.trainer.latents import Latents
 from training.trainer.plan import Plan
+
+MOST_LOOKED_AT = 500  # pictures among which a training looks for near copies
 
 
 def chosen_buckets(plan: Plan, parts: Parts) -> list[Bucket]:
@@ -47,7 +50,15 @@ def remarks(plan: Plan, parts: Parts, choices: Sequence[Bucket]) -> Iterator[War
     if reader := caption_reader(parts, plan.config):
         captions = {e.name: max(e.all_written, key=reader.count) for e in examples}
         found += checks.too_long(captions, data.trigger, data.template, reader)
+    found += repetitions.remarks({e.name: e.plain for e in examples}, _looks(examples))
     yield from (Warned(text) for text in checks.summarised(found))
+
+
+def _looks(examples: Sequence[Example]) -> dict[str, Look]:
+    """What every picture looks like; none of a set that is too large to be opened once more."""
+    if len(examples) > MOST_LOOKED_AT:
+        return {}
+    return {e.name: look_of(open_picture(e.path)) for e in examples}
 
 
 def cuts(plan: Plan, choices: Sequence[Bucket]) -> Iterator[Noted]:
