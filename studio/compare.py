@@ -25,6 +25,7 @@ from studio.grid import _footer, grid_of, headings
 from studio.grid_spec import GridSpec, Taken, grid_spec_from
 from studio.lettering import readable, unreadable
 from training import __version__
+from training.cli.for_programs import print_line
 from training.cli.output import lasting_output
 from training.errors import DataError, StudioError
 from training.prompt import KEY, Prompt
@@ -42,7 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     small.
     """
     try:
-        print(compare(grid_spec_from(sys.argv[1:] if argv is None else argv)))
+        spec = grid_spec_from(sys.argv[1:] if argv is None else argv)
+        grid = compare(spec)
+        if spec.as_json:
+            print_line({"grid": str(grid), "cells": str(spec.cells) if spec.cells else None})
+        else:
+            print(grid)
     except StudioError as error:
         print(f"compare-styles: {error}", file=sys.stderr)
         return error.exit_code
@@ -158,12 +164,15 @@ def _other_prediction(style: Style, prediction: str) -> Iterator[str]:
 
 def _note(spec: GridSpec, text: str) -> None:
     note = printable(text, 500)
-    print(f"compare-styles: note: {note}", file=sys.stderr)
+    if not spec.as_json:
+        print(f"compare-styles: note: {note}", file=sys.stderr)
     _report(spec, grid_events.Noted(note))
 
 
 def _report(spec: GridSpec, event: grid_events.GridEvent) -> None:
     """Tell spec.events. A report that cannot be written costs the report, not the drawing."""
+    if spec.as_json:
+        print(grid_events.to_line(event), flush=True)
     if spec.events:
         with suppress(OSError):
             grid_events.append(spec.events, event)
@@ -202,7 +211,7 @@ def _progress(spec: GridSpec) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(
-        *columns, console=console, disable=not console.is_terminal, transient=True
+        *columns, console=console, disable=spec.as_json or not console.is_terminal, transient=True
     ) as bar:
         task = bar.add_task("loading the base", total=steps)
 
@@ -218,7 +227,7 @@ def _progress(spec: GridSpec) -> Iterator[Callable[[int, int], None]]:
                 return
             reported = time.monotonic()
             _report(spec, grid_events.Drawn(done, steps))
-            if not console.is_terminal:
+            if not console.is_terminal and not spec.as_json:
                 print(f"drawn {done} of {steps} denoising steps", file=sys.stderr, flush=True)
 
         yield on_progress

@@ -37,12 +37,16 @@ class Drawn:
 GridEvent = Noted | Drawn
 
 
+def to_line(event: GridEvent) -> str:
+    """One JSON object without a line end, in ASCII."""
+    name = type(event).__name__.lower()
+    return json.dumps({"event": name, "time": round(time.time(), 3), **asdict(event)})
+
+
 def append(path: Path, event: GridEvent) -> None:
     """Add one line. Raises OSError."""
-    name = type(event).__name__.lower()
-    record = {"event": name, "time": round(time.time(), 3), **asdict(event)}
     with path.open("ab") as file:
-        file.write(json.dumps(record).encode() + b"\n")
+        file.write(to_line(event).encode() + b"\n")
 
 
 def last(path: Path) -> GridEvent | None:

@@ -121,7 +121,7 @@ class GridSpec:
     """What to compare, checked as far as it can be without a base.
 
     size: px, 0 for the base's own; cells: None for no single pictures; events: file that is told
-    how far the drawing is, None for none.
+    how far the drawing is, None for none; as_json: the same and the result on stdout.
     """
 
     base: str
@@ -139,6 +139,7 @@ class GridSpec:
     device: str = "auto"
     every: float = float(EVERY)
     events: Path | None = None
+    as_json: bool = False
 
     @property
     def rows(self) -> list[tuple[str, int]]:
@@ -245,6 +246,11 @@ def _add_output_arguments(made: Parser) -> None:
         metavar="FILE",
         help="also append what is done to FILE, every --every seconds, one JSON object a line",
     )
+    add(
+        "--json",
+        action="store_true",
+        help="print the same lines instead of a bar, and the result as the last one",
+    )
 
 
 def grid_spec_from(argv: Sequence[str]) -> GridSpec:
@@ -292,6 +298,7 @@ def grid_spec_from(argv: Sequence[str]) -> GridSpec:
         checked_writable(events.resolve().parent, "--events's folder")
     plain = {
         "events": events,
+        "as_json": given.json,
         "negative": given.negative,
         "sampler": named(given.sampler),
         "dtype": given.dtype,

@@ -106,6 +106,7 @@ BAD = [
     ("/train", ("linocut", {"adapter.start": "/etc/passwd"})),
     ("/train", ("linocut", {"report.held_out": "/etc"})),
     ("/train", ("linocut", {"save.folder": "/tmp"})),
+    ("/train", ("linocut", {"save.webhook": "http://127.0.0.1:1/"})),
     ("/train", ("linocut", {"base.model": "/etc"})),
     ("/train", ("linocut", {"optim.steps": 0})),
     ("/train", ("linocut", {"optim.steps": "many"})),

@@ -126,6 +126,7 @@ def test_toml_brings_every_setting_back() -> None:
     for s in EVERY:
         tables = with_overrides(tables, {s.key: unusual(s)})
     tables["data"]["trigger"] = "tusche"  # a learnt word can have no other letters
+    tables["save"]["webhook"] = "https://example.org/hook?a=%20"  # nor an address
     config = from_mapping(tables)
     single = [s for s in EVERY if len(s.choices) == 1]  # nothing else can be chosen
     assert all(value(config, s.key) != s.default for s in EVERY if s not in single)

@@ -59,6 +59,7 @@ KNOWS_DIFFUSERS = (
 )
 SPEAKS = (
     "training/cli/for_programs.py",
+    "training/cli/notifications.py",
     "training/cli/sweep.py",
     "training/train_style.py",
     "training/cli/style_editing.py",

@@ -114,7 +114,7 @@ def test_a_second_start_of_the_same_name_is_refused(run: Path) -> None:
     jobs.start_run(config(run), trainer(run))
     with pytest.raises(StudioError, match="being trained right now"):
         jobs.start_run(config(run), trainer(run))
-    with pytest.raises(StudioError, match="already going"):
+    with pytest.raises(StudioError, match="already running"):
         jobs.start(run, trainer(run))
 
 

@@ -118,6 +118,7 @@ def test_a_run_leaves_what_was_promised_and_says_when_it_is_done(
 
     assert {path.name for path in run.iterdir()} == {
         "run.toml",
+        "run.schema.json",
         "events.jsonl",
         "previews",
         "checkpoints",

@@ -777,7 +777,10 @@ def test_a_run_without_room_for_all_it_writes_does_not_begin(
             list(train(changed(config, save__every=1, save__styles=styles, optim__steps=1000)))
         needed.append(float(str(error.value).split()[4].replace(",", "")))
     assert needed[0] > needed[1] + 1  # a style file of every checkpoint takes room as well
-    assert sorted(p.name for p in config.run_folder.iterdir()) == ["run.toml"]
+    assert sorted(p.name for p in config.run_folder.iterdir()) == [
+        "run.schema.json",
+        "run.toml",
+    ]
     list(train(config))
 
 

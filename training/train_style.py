@@ -19,6 +19,7 @@ if __package__ in (None, ""):  # run as a file: the clone's root is not on the p
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from training import events
+from training.cli import notifications
 from training.cli.for_programs import print_events
 from training.cli.interrupts import Interrupts
 from training.cli.output import lasting_output
@@ -76,6 +77,7 @@ def run(config: RunConfig, world: ProcessGroup, *, as_json: bool = False) -> int
     try:
         if world.writes:
             stream = recorded(tracked(watched(), config), config.run_folder)
+            stream = notifications.notified(stream, config)
             print_events(stream) if as_json else show(stream, config.run_folder)
         else:
             collections.deque(watched(), maxlen=0)
@@ -139,7 +141,8 @@ def _fail(
 ) -> None:
     message += f" Saved so far: {saved} updates." if saved else ""
     if writes and (begun or _is_open(config.run_folder)):  # a page may be waiting for a word
-        list(recorded([events.Failed(message, saved, passing)], config.run_folder))
+        failed = recorded([events.Failed(message, saved, passing)], config.run_folder)
+        collections.deque(notifications.notified(failed, config), maxlen=0)
     print(without_controls(message), file=sys.stderr)
 
 
@@ -173,6 +176,7 @@ def main(argv: list[str] | None = None) -> int:
                 return sweep.run(configs, Interrupts(), world, as_json=wanted.json)
         config, wanted = config_from(argv)
         check(config.save.track)
+        notifications.check([config])
         if (wanted.report or wanted.dry_run) and RANK:
             return 0  # the first process does these alone
         if wanted.report:

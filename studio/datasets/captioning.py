@@ -16,6 +16,7 @@ from typing import IO, cast
 
 from studio.processes import process as jobs
 from training.errors import StudioError
+from training.system import processes
 
 # The best first. Their weights must lie in the hub's cache as safetensors
 MODELS = (
@@ -112,8 +113,12 @@ def described(pictures: Sequence[Path]) -> Iterator[tuple[Path, str]]:
             if "error" in answer:
                 raise StudioError(answer["error"])
             yield Path(answer["picture"]), answer["caption"]
-        if process.wait():
-            raise StudioError("The captioning model ended before it was done. Is the memory full?")
+        if code := process.wait():
+            raise StudioError(
+                "The captioning model ended before it had described every picture "
+                f"({processes.ending(code)}). Those that have a caption now keep it; run it again "
+                "for the rest."
+            )
     finally:
         process.kill()
         process.wait()

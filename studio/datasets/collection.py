@@ -18,6 +18,7 @@ from studio.datasets import history, incoming, store
 from studio.processes import process
 from studio.processes.queue import Queue
 from training.errors import BusyError, ConfigError, DataError, SpaceError, StudioError
+from training.storage.disk_errors import advice, cause
 from training.storage.paths import Workspace, checked_name, inside, read_regular, write_whole
 
 TITLE = ".title"  # in a dataset's folder
@@ -99,7 +100,8 @@ def duplicate(workspace: Workspace, name: str) -> Path:
     except OSError as error:
         shutil.rmtree(made, ignore_errors=True)
         raise SpaceError(
-            f"“{title(dataset)}” could not be copied ({error.strerror}). Free space on that disk."
+            f"“{title(dataset)}” could not be copied ({cause(error)}). "
+            f"{advice(error, 'delete datasets that you no longer need')}"
         ) from error
     return made
 
@@ -119,8 +121,8 @@ def delete(workspace: Workspace, name: str) -> str:
         dataset.rename(entry / name)
     except OSError as error:
         raise SpaceError(
-            f"“{called}” could not be moved into the trash ({error.strerror}). Look at the "
-            "permissions there."
+            f"“{called}” could not be moved into the trash ({cause(error)}). "
+            f"{advice(error, f'delete {dataset} by hand')}"
         ) from error
     return called
 

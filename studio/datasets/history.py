@@ -167,8 +167,8 @@ def _disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise SpaceError(
-            f"{path} could not be changed ({error.strerror}). Look whether its disk may be "
-            "written to, and try again."
+            f"{path} could not be changed ({cause(error)}). "
+            f"{advice(error, 'move the workspace to another one')}"
         ) from error
 
 

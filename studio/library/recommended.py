@@ -59,7 +59,10 @@ def use(run: Path, last: int) -> Recommended:
     """
     found, style = recommended(run), style_of(run)
     if found is None or not style.is_file():
-        raise StudioError(f"“{run.name}” has no report that recommends a checkpoint.")
+        raise StudioError(
+            f"“{run.name}” has no report that recommends a checkpoint. Make one with "
+            f"train-style {run / 'run.toml'} --report."
+        )
     kept = checkpoint_of(run, last)
     if not kept.exists():
         write_whole(kept, style.read_bytes())
@@ -71,7 +74,9 @@ def use_last(run: Path, last: int) -> None:
     """Let the last checkpoint stand for the run again. Raises StudioError."""
     kept = checkpoint_of(run, last)
     if not kept.is_file():
-        raise StudioError(f"The style of step {last} is not in “{run.name}” any more.")
+        raise StudioError(
+            f"“{run.name}” no longer has the style of step {last}. Take another checkpoint."
+        )
     write_whole(style_of(run), kept.read_bytes())
 
 

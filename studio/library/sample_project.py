@@ -13,7 +13,7 @@ from pathlib import Path
 
 from studio.library import library
 from studio.processes import process
-from training.config.loading import from_mapping, read_toml, to_toml
+from training.config.loading import from_mapping, read_toml, write_run
 from training.config.schema import RunConfig
 from training.errors import SpaceError
 from training.storage.disk_errors import advice, cause
@@ -77,7 +77,7 @@ def _finished(workspace: Workspace, half: Path) -> None:
     run, comparison = half / "runs" / NAME, half / "comparisons" / FIRST
     copied_tree(source() / "example" / "run", run)
     copied_tree(source() / "example" / "comparison", comparison)
-    (run / "run.toml").write_text(to_toml(config(workspace)), encoding="utf-8")
+    write_run(config(workspace), run)
     (run / MARK).touch()
     process.write_ended(comparison)
     with contextlib.suppress(OSError):  # not every drive lets a file be dated

@@ -36,7 +36,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 VERBS = ("upload", "train", "status", "stop", "compare", "comparison")
 MOST_FILES, MOST_ROWS, LONGEST_PROMPT = 1000, 64, 1000
-OURS = (*(path for path in PATHS if path != "base.model"), "save.folder")
+OURS = (*(path for path in PATHS if path != "base.model"), "save.folder", "save.webhook")
 
 
 def answering(verb: Callable[P, R]) -> Callable[P, R]:

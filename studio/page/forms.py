@@ -74,6 +74,7 @@ LABELS = {
     "save.every": "Checkpoint every",
     "save.keep": "Checkpoints kept",
     "save.styles": "Keep a style file of every checkpoint",
+    "save.notify": "Notice on this machine's desktop",
 }
 
 

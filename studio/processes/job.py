@@ -52,7 +52,10 @@ class Job:
         try:
             return from_mapping(tomllib.loads(self.settings))
         except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"The settings of “{self.run}” cannot be read ({error}).") from None
+            raise ConfigError(
+                f"The settings of “{self.run}” in the queue cannot be read ({error}). Remove it "
+                "from the queue and start it again in the Train tab."
+            ) from None
 
 
 OLDER_NAMES = {"request": "wish"}  # fields whose column is called as in the first databases

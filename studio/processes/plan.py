@@ -15,6 +15,7 @@ from studio.processes import process
 from training.config.loading import to_toml
 from training.config.schema import RunConfig
 from training.errors import StudioError
+from training.system import processes
 
 LONGEST = 600.0  # seconds: a base of full size on a slow disk takes its time
 
@@ -37,11 +38,18 @@ def measured(config: RunConfig) -> dict[str, Any]:
                 env=process.environment(),
                 check=False,
             )
-            answer = json.loads(said.stdout.strip().splitlines()[-1])
-        except (subprocess.TimeoutExpired, ValueError, IndexError):
+        except subprocess.TimeoutExpired:
             raise StudioError(
-                "The two updates that were to be measured came to no end. Is another training "
-                "going on, or the memory full?"
+                f"Two updates took more than {LONGEST / 60:g} minutes, so nothing was measured. "
+                "Wait until other trainings have ended, or take a smaller batch or resolution."
+            ) from None
+        try:
+            answer = json.loads(said.stdout.strip().splitlines()[-1])
+        except (ValueError, IndexError):
+            last = said.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+            raise StudioError(
+                f"The dry run ended without a result ({processes.ending(said.returncode)}: "
+                f"{last[0][:300]}). Run train-style with --dry-run in a terminal to see more."
             ) from None
     if "error" in answer:
         raise StudioError(answer["error"])

@@ -27,11 +27,12 @@ from studio.processes import starting
 from studio.processes.event_tail import Tail as Tail
 from studio.processes.event_tail import end_of, last_events
 from training import events
-from training.config.loading import changes, from_mapping, read_toml, to_toml
+from training.config.loading import changes, from_mapping, read_toml, write_run
 from training.config.places import PLACES
 from training.config.schema import RunConfig
 from training.errors import BusyError, ConfigError, SpaceError, StudioError
 from training.storage import run_lock
+from training.storage.disk_errors import advice, cause
 from training.storage.paths import checked_writable, read_regular, write_whole
 from training.system import processes
 
@@ -80,7 +81,7 @@ def start_run(config: RunConfig, command: Sequence[str] = ()) -> Path:
             "run another name."
         )
     checked_writable(run, "the run's folder")
-    write_whole(run / "run.toml", to_toml(config))
+    write_run(config, run)
     with _disk_errors(run):  # where this is, the trainer also writes why it could not begin
         (run / "events.jsonl").touch()
     start(run, command or training_command(run / "run.toml"))
@@ -145,7 +146,7 @@ def start(folder: Path, command: Sequence[str]) -> Process:
     """
     with _disk_errors(folder), _starting(folder, command):
         if _is_there(folder):
-            raise BusyError(f"“{folder.name}” is already going. Wait for it, or stop it first.")
+            raise BusyError(f"“{folder.name}” is already running. Wait for it, or stop it first.")
         said = folder / "events.jsonl"
         since = said.stat().st_size if said.exists() else 0
         with (folder / "terminal.log").open("wb") as log:
@@ -306,8 +307,8 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise SpaceError(
-            f"“{folder.name}” could not be started ({error.strerror}). Free space on its disk, "
-            "or look whether it may be written to."
+            f"“{folder.name}” could not be started ({cause(error)}). "
+            f"{advice(error, 'choose another workspace')}"
         ) from error
 
 

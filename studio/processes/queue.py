@@ -193,7 +193,9 @@ class Queue:
                     (id,),
                 )
         except sqlite3.IntegrityError:
-            raise StudioError(f"“{job.run}” is in the queue a second time already.") from None
+            raise StudioError(
+                f"“{job.run}” is in the queue a second time already. Remove this one."
+            ) from None
         self.wake()
 
     def remove(self, id: int) -> None:

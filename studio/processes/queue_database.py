@@ -215,7 +215,10 @@ class QueueDatabase:
                 f"({error.strerror}). Look whether the workspace may be written to."
             ) from error
         if self._is_damaged():
-            raise StudioError("The training queue cannot be rebuilt on the workspace's disk.")
+            raise StudioError(
+                "The training queue was rebuilt and is damaged again: the workspace's disk does "
+                "not keep what is written. Move the workspace to another disk."
+            )
 
     def _make_new(self, rows: list[dict[str, Any]]) -> int:
         """Put rows into a new database; return how many there are then."""

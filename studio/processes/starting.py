@@ -34,7 +34,7 @@ def marked(folder: Path, command: Sequence[str]) -> Iterator[None]:
     try:
         mark.touch(exist_ok=False)
     except FileExistsError:
-        raise BusyError(f"“{folder.name}” is being started already.") from None
+        raise BusyError(f"“{folder.name}” is being started already. Wait a moment.") from None
     try:
         record = {"command": [*command], **asdict(run_lock.myself())}
         mark.write_text(json.dumps(record), encoding="utf-8")

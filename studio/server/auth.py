@@ -92,7 +92,8 @@ def _from_file(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"--password-file {file} cannot be read "
-            f"({getattr(error, 'strerror', None) or 'it is not UTF-8'})."
+            f"({getattr(error, 'strerror', None) or 'it is not UTF-8'}). Give a text file "
+            "that you may read."
         ) from None
 
 

@@ -204,8 +204,8 @@ def asked_elsewhere(workspace: Workspace) -> list[Finding]:
         return [_from_record(one) for one in json.loads(said)]
     except (OSError, subprocess.SubprocessError, ValueError, TypeError, KeyError) as error:
         raise StudioError(
-            f"The doctor could not be asked ({type(error).__name__}). Say `style-studio "
-            "doctor` in a terminal."
+            f"The checks could not be run ({type(error).__name__}). Run `style-studio doctor` "
+            "in a terminal to see why."
         ) from error
 
 

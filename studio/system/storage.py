@@ -94,7 +94,7 @@ def clear_cache(workspace: Workspace) -> None:
     ]
     if going:
         raise BusyError(
-            f"“{going[0].name}” is going on and may need them. Wait for it, or stop it."
+            f"“{going[0].name}” is still running and may need the caches. Wait for it, or stop it."
         )
     _clear(unpacked())
     _clear(latents_folder())
@@ -207,5 +207,15 @@ def device() -> dict[str, str]:
         return {str(key): str(value) for key, value in json.loads(said.splitlines()[-1]).items()}
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, AttributeError) as error:
         raise StudioError(
-            f"The device could not be asked for ({type(error).__name__}). Is torch installed whole?"
+            f"What torch can run on here could not be found out ({_why(error)}). Run "
+            "style-studio doctor in a terminal; if torch does not load, install it again."
         ) from error
+
+
+def _why(error: Exception) -> str:
+    """Why a process gave no answer: the last line it printed, or that it took too long."""
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"no answer within {error.timeout:g} seconds"
+    said = getattr(error, "stderr", None)
+    last = said.strip().splitlines()[-1:] if isinstance(said, str) else []
+    return last[0][:300] if last else type(error).__name__

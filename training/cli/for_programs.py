@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from training import events
-from training.config.schema import RunConfig
+from training.config.schema import json_schema
 
-SHELLS = ("bash", "zsh", "tcsh")  # that shtab writes completion for
+SHELLS = ("bash", "zsh", "tcsh", "fish", "powershell")  # that shtab writes completion for
+INSTALLED = {"train_style.py": "train-style"}  # what is typed, where --help names a file
 EXIT_CODES = (
     "exit codes: 0 done; 1 begun and failed, or done with a warning where a report was asked for; "
     "2 refused before anything was begun; 130 interrupted before there was anything to save"
@@ -60,6 +61,7 @@ def completion(parser: argparse.ArgumentParser, shell: str) -> str:
     """The script by which a shell completes a command."""
     import shtab
 
+    parser.prog = INSTALLED.get(parser.prog, parser.prog)
     return shtab.complete(parser, shell)
 
 
@@ -68,16 +70,10 @@ def add_schema(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--schema",
         action=Printing,
-        text=lambda parser, value: schema(),
+        text=lambda parser, value: json_schema(),
         nargs=0,
         help="print the JSON schema of RUN.toml, and stop",
     )
-
-
-def schema() -> str:
-    """The JSON schema (draft 2020-12) of a run's settings, as editors of TOML take it."""
-    made = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return json.dumps(made | RunConfig.model_json_schema(), indent=1)
 
 
 def print_line(values: dict[str, Any]) -> None:

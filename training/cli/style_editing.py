@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from training.cli.style_inspection import show_published
+from training.cli.style_inspection import published_fields, published_table
 from training.cli.style_io import (
+    Answer,
     check_output,
     family_of,
     open_base,
@@ -36,7 +37,7 @@ from training.style_files.strengths import weighted
 from training.style_files.writing import placed, scrubbed
 
 
-def convert(arguments: argparse.Namespace) -> None:
+def convert(arguments: argparse.Namespace) -> Answer:
     check_output(arguments.out, arguments.force, [arguments.file])
     style = read_with_warnings(arguments.file)
     if style.magnitudes and arguments.base:
@@ -61,10 +62,10 @@ def convert(arguments: argparse.Namespace) -> None:
     content, modules = style_content(
         arguments, result.changes, family, style.metadata, style.dtype, arguments.to, words
     )
-    write_checked(arguments.out, content, modules, result)
+    return write_checked(arguments.out, content, modules, result)
 
 
-def merge(arguments: argparse.Namespace) -> None:
+def merge(arguments: argparse.Namespace) -> Answer:
     given = [weighted(text) for text in arguments.files]
     check_output(arguments.out, arguments.force, [path for path, _ in given])
     styles = [read_with_warnings(path) for path, _ in given]
@@ -101,10 +102,10 @@ def merge(arguments: argparse.Namespace) -> None:
     content, modules = style_content(
         arguments, result.changes, families[0], metadata, dtype, words=own
     )
-    write_checked(arguments.out, content, modules, result)
+    return write_checked(arguments.out, content, modules, result)
 
 
-def resize(arguments: argparse.Namespace) -> None:
+def resize(arguments: argparse.Namespace) -> Answer:
     if not (arguments.rank or arguments.energy):
         raise StyleFileError(
             "resize needs --rank or --energy, which say how small the style is to be. For "
@@ -117,10 +118,10 @@ def resize(arguments: argparse.Namespace) -> None:
     content, modules = style_content(
         arguments, result.changes, family, style.metadata, style.dtype, words=style.words
     )
-    write_checked(arguments.out, content, modules, result)
+    return write_checked(arguments.out, content, modules, result)
 
 
-def extract(arguments: argparse.Namespace) -> None:
+def extract(arguments: argparse.Namespace) -> Answer:
     if not (arguments.rank or arguments.energy):
         raise StyleFileError(
             "extract needs --rank or --energy, which say how large the style may be. For "
@@ -147,10 +148,10 @@ def extract(arguments: argparse.Namespace) -> None:
         "modelspec.description": "A style, extracted from a fine-tuned model.",
     }
     content, modules = style_content(arguments, result.changes, family, metadata, "float16")
-    write_checked(arguments.out, content, modules, result)
+    return write_checked(arguments.out, content, modules, result)
 
 
-def scrub(arguments: argparse.Namespace) -> None:
+def scrub(arguments: argparse.Namespace) -> Answer:
     check_output(arguments.out, arguments.force, [arguments.file])
     before = read_metadata(arguments.file)
     kept = public(before, (*ANONYMOUS, *arguments.keep))
@@ -159,15 +160,21 @@ def scrub(arguments: argparse.Namespace) -> None:
     gone = [
         field for field in published(before) if field.key not in kept and field.group != "hashes"
     ]
-    left_out = ", ".join(printable(field.key, 80) for field in gone) or "nothing"
-    print(
+    left_out = [printable(field.key, 80) for field in gone]
+    published_now = read_metadata(arguments.out)
+    first = (
         f"{arguments.out} written, its weights read back and the same to the bit. Left out: "
-        f"{left_out}. It tells:"
+        f"{', '.join(left_out) or 'nothing'}. It tells:"
     )
-    show_published(read_metadata(arguments.out))
+    record = {
+        "file": str(arguments.out),
+        "left_out": left_out,
+        "published": published_fields(published_now),
+    }
+    return Answer(record, [first], published_table(published_now))
 
 
-def bake(arguments: argparse.Namespace) -> None:
+def bake(arguments: argparse.Namespace) -> Answer:
     given = [weighted(text) for text in arguments.files]
     styles = [read_with_warnings(path) for path, _ in given]
     base, family = open_base(arguments.base)
@@ -191,18 +198,21 @@ def bake(arguments: argparse.Namespace) -> None:
             write_single(base, family, result.changes, arguments.out, on_progress)
         else:
             write_with_style(base, result.changes, arguments.out, on_progress)
-    print(
+    first = (
         f"{arguments.out} written: {arguments.base} with "
         f"{counted(f'{part}.{module}' for part, module in result.changes)} changed."
     )
-    for words in (style.words for style in styles if style.words):
-        print(
-            f"But: {_embedding_summary(words)}, which no base can hold: style-file words "
-            "writes them into files of their own."
-        )
+    notes = [
+        f"{_embedding_summary(style.words)}, which no base can hold: style-file words "
+        "writes them into files of their own."
+        for style in styles
+        if style.words
+    ]
+    record = {"file": str(arguments.out), "layers": len(result.changes), "notes": notes}
+    return Answer(record, [first, *(f"But: {note}" for note in notes)])
 
 
-def write_words(arguments: argparse.Namespace) -> None:
+def write_words(arguments: argparse.Namespace) -> Answer:
     style = read_with_warnings(arguments.file)
     if not style.words:
         raise StyleFileError(
@@ -215,17 +225,21 @@ def write_words(arguments: argparse.Namespace) -> None:
         check_output(path, arguments.force, [arguments.file])
     for word, vectors in style.words.items():
         write_whole(paths[word], embedding_bytes(word, vectors))
-        print(
-            f"{paths[word]} written: the word {printable(word, 60)!r}. Put it into the folder "
+    return Answer(
+        {"files": {word: str(path) for word, path in paths.items()}},
+        [
+            f"{path} written: the word {printable(word, 60)!r}. Put it into the folder "
             "of embeddings; its file's name is the word."
-        )
+            for word, path in paths.items()
+        ],
+    )
 
 
 def _embedding_summary(words: Words) -> str:
     return f"left out: the word {' and '.join(repr(printable(word, 60)) for word in words)}"
 
 
-def export(arguments: argparse.Namespace) -> None:
+def export(arguments: argparse.Namespace) -> Answer:
     check_output(
         arguments.out,
         arguments.force,
@@ -241,7 +255,8 @@ def export(arguments: argparse.Namespace) -> None:
         arguments.out, packed(arguments.out.stem, content, style, family, arguments.picture)
     )
     beside = " and a picture" if arguments.picture else "; no picture (--picture)"
-    print(
+    first = (
         f"{arguments.out} written: {arguments.out.stem}.safetensors with its card{beside}. "
         "Unpack it into the folder of styles of A1111 or Forge."
     )
+    return Answer({"file": str(arguments.out), "picture": bool(arguments.picture)}, [first])

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from training.cli import style_editing, style_inspection
-from training.cli.for_programs import add_completion
+from training.cli.for_programs import add_completion, print_line
 from training.cli.output import lasting_output
-from training.errors import StudioError
+from training.errors import StudioError, without_controls
 from training.style_files.family_spec import SPECS
 from training.style_files.metadata import ANONYMOUS, GROUPS
 from training.style_files.safetensors_io import STORED
@@ -28,10 +30,17 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 2 with a message on stderr when the file or an argument is wrong."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.do(arguments)
+        answer = arguments.do(arguments)
     except StudioError as error:
         print(f"style-file: {error}", file=sys.stderr)
         return error.exit_code
+    if arguments.json:
+        print_line(dict(answer.record))
+        return 0
+    for line in answer.lines:
+        print(without_controls(line))
+    if answer.table is not None:
+        Console().print(answer.table)
     return 0
 
 
@@ -57,6 +66,7 @@ def _command(
 ) -> argparse.ArgumentParser:
     found = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
     found.set_defaults(do=do)
+    found.add_argument("--json", action="store_true", help="print one line of JSON instead")
     if file:
         found.add_argument(
             "file", type=Path, help="a .safetensors style, or a folder that peft wrote"
@@ -70,9 +80,6 @@ def _reading_commands(commands: Parsers) -> Commands:
         "inspect",
         style_inspection.inspect,
         "show base, rank, trigger, recipe and what the style will do",
-    )
-    inspect.add_argument(
-        "--json", action="store_true", help="print one JSON object, with all metadata"
     )
     inspect.add_argument(
         "--published",

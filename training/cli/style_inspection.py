@@ -6,15 +6,14 @@ Torch is loaded only where a base is opened or drawn with.
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from training.cli.style_io import read_with_warnings
+from training.cli.for_programs import print_line
+from training.cli.style_io import Answer, read_with_warnings
 from training.errors import MOST_LISTED, StyleFileError, without_controls
 from training.storage.paths import checked_writable
 from training.style_files.base_weights import BaseWeights
@@ -34,26 +33,22 @@ from training.style_files.reading import (
 SHOWN = 4000  # characters of one value in the table; --json has up to 64 KiB
 
 
-def inspect(arguments: argparse.Namespace) -> None:
+def inspect(arguments: argparse.Namespace) -> Answer:
     if arguments.published:
-        show_published(read_metadata(arguments.file))
-        return
+        metadata = read_metadata(arguments.file)
+        return Answer({"published": published_fields(metadata)}, table=published_table(metadata))
     style = read_style(arguments.file)
-    if arguments.json:
-        print(
-            json.dumps(
-                described(style)
-                | {"metadata": {key: printable(value) for key, value in style.metadata.items()}},
-                indent=2,
-            )
-        )
-        return
-    table = Table(
-        title=Text(printable(arguments.file.name, 80)), show_header=False, title_justify="left"
-    )
+    record = described(style)
+    metadata = {key: printable(value) for key, value in style.metadata.items()}
+    return Answer(record | {"metadata": metadata}, table=_table(arguments.file.name, record))
+
+
+def _table(name: str, record: Mapping[str, Any]) -> Table:
+    """What there is to know about a style, a row for each thing."""
+    table = Table(title=Text(printable(name, 80)), show_header=False, title_justify="left")
     table.add_column()
     table.add_column(overflow="fold")
-    for key, value in described(style).items():
+    for key, value in record.items():
         if key == "recipe":
             rows = [
                 (f"{section}.{name}", v)
@@ -69,7 +64,7 @@ def inspect(arguments: argparse.Namespace) -> None:
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         if shown:
             table.add_row(key.replace("_", " "), Text(printable(shown, SHOWN)))
-    Console().print(table)
+    return table
 
 
 def described(style: Style) -> dict[str, Any]:
@@ -103,16 +98,26 @@ def described(style: Style) -> dict[str, Any]:
     }
 
 
-def show_published(metadata: Mapping[str, str]) -> None:
+def published_fields(metadata: Mapping[str, str]) -> list[dict[str, str]]:
+    """Everything that a file tells whoever gets it, for programs."""
+    return [
+        {"group": field.group, "key": printable(field.key, 80), "value": printable(field.value)}
+        for field in published(metadata)
+    ]
+
+
+def published_table(metadata: Mapping[str, str]) -> Table:
+    """The same for a person."""
     table = Table("group", "key", "value")
     for field in published(metadata):
         table.add_row(
             field.group, Text(printable(field.key, 80)), Text(printable(field.value, 200))
         )
-    Console().print(table)
+    return table
 
 
-def check(arguments: argparse.Namespace) -> None:
+def check(arguments: argparse.Namespace) -> Answer:
+    """Raises StyleFileError for a style that does not fit; --json says which layers before."""
     style = read_style(arguments.file)
     from training.models.base_files import find
     from training.models.loader import base_shapes
@@ -120,27 +125,43 @@ def check(arguments: argparse.Namespace) -> None:
     family, parts = base_shapes(arguments.base)
     names = accepted_names(parts, family)
     unfit = [] if style.magnitudes else unfitting(style, names)
+    try:
+        matched = match(style, names)
+    except StyleFileError as error:
+        if arguments.json:
+            layers = [{"layer": name, "reason": reason} for name, reason in unfit]
+            print_line({"fits": False, "reason": str(error), "layers": layers})
+        else:
+            _print_unfit(unfit)
+        raise
+    base = BaseWeights(find(arguments.base).folder)
+    too_much = overpowering(match(style, accepted_names(base.shapes, family)), base)
+    changes = counted(f"{part}.{module}" for part, module in matched)
+    record = {
+        "fits": True,
+        "layers": len(matched),
+        "stronger_than_the_base": [".".join(place) for place in too_much],
+        "warnings": list(style.warnings),
+    }
+    lines = [f"{arguments.file} fits {arguments.base}: it changes {changes}."]
+    if too_much:
+        share = f"{len(too_much)} of its {len(matched)} layers"
+        lines.append(
+            f"But: in {share}, for instance {'.'.join(too_much[0])}, it changes the base by "
+            "more than the base itself: use it at less strength."
+        )
+    return Answer(record, [*lines, *(f"But: {warning}" for warning in style.warnings)])
+
+
+def _print_unfit(unfit: Sequence[tuple[str, str]]) -> None:
+    """Name the layers that do not fit, but for those that the error names."""
     for name, reason in unfit[5:MOST_LISTED]:
         print(without_controls(f"does not fit: {name} ({reason})"))
     if len(unfit) > MOST_LISTED:
         print(f"does not fit: {len(unfit) - MOST_LISTED:,} more")
-    matched = match(style, names)
-    print(
-        f"{arguments.file} fits {arguments.base}: it changes "
-        f"{counted(f'{part}.{module}' for part, module in matched)}."
-    )
-    base = BaseWeights(find(arguments.base).folder)
-    if too_much := overpowering(match(style, accepted_names(base.shapes, family)), base):
-        share = f"{len(too_much)} of its {len(matched)} layers"
-        print(
-            f"But: in {share}, for instance {'.'.join(too_much[0])}, it changes the base by "
-            "more than the base itself: use it at less strength."
-        )
-    for warning in style.warnings:
-        print(without_controls(f"But: {warning}"))
 
 
-def report(arguments: argparse.Namespace) -> None:
+def report(arguments: argparse.Namespace) -> Answer:
     styles = [read_with_warnings(path) for path in arguments.files]
     recipe = styles[0].recipe.get("data")
     of_recipe = recipe.get("template") if isinstance(recipe, dict) else None  # of unknown origin
@@ -175,4 +196,8 @@ def report(arguments: argparse.Namespace) -> None:
     for text in of_files(
         arguments.files, parts, arguments.out, config.data, config.preview, config.report
     ):
-        print(text, flush=True)
+        if arguments.json:
+            print_line({"event": "noted", "message": text})
+        else:
+            print(text, flush=True)
+    return Answer({"report": str(arguments.out / "report.json")})

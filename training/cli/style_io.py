@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 from training.errors import StyleFileError, without_controls
 from training.storage.paths import write_whole
@@ -34,6 +36,15 @@ ULP = {
     "bfloat16": 2.0**-7,
 }  # how far a stored number is off at most, as a share, scales included
 SMALLEST = 2.0**-24  # what float16 can tell from 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command says: the record to a program (--json), the rest to a person."""
+
+    record: Mapping[str, object]
+    lines: Sequence[str] = field(default=())
+    table: Table | None = None
 
 
 def check_output(
@@ -168,12 +179,18 @@ def _same_matrices(found: Lora, lora: Lora, ulp: float) -> bool:
     )
 
 
-def write_checked(out: Path, content: bytes, modules: Mapping[str, Lora], result: Result) -> None:
+def write_checked(out: Path, content: bytes, modules: Mapping[str, Lora], result: Result) -> Answer:
     write_whole(out, content)
     lost = f" {result.residual:.2%} of the change is left out." if result.residual > 1e-6 else ""
-    print(
+    record = {
+        "file": str(out),
+        "bytes": len(content),
+        "layers": len(modules),
+        "left_out": result.residual,
+        "notes": list(result.notes),
+    }
+    first = (
         f"{out} written, {len(content) / 1e6:.1f} MB: {counted(modules)}, read back and the "
         f"same.{lost}"
     )
-    for note in result.notes:
-        print(without_controls(f"But: {note}"))
+    return Answer(record, [first, *(f"But: {note}" for note in result.notes)])

@@ -43,7 +43,7 @@ def styles_of(
     }
     styles, grid = tables.get("styles", [{}]), tables.get("grid", {})
     if not isinstance(styles, list) or not all(isinstance(one, Mapping) for one in styles):
-        raise ConfigError(f"{source}: styles is to be written as [[styles]] tables, one a style.")
+        raise ConfigError(f"{source}: styles must be [[styles]] tables, one for each style.")
     if "styles" not in tables and "grid" not in tables:
         raise ConfigError(
             f"{source} is no sweep: it has neither [[styles]] nor [grid]. Without --sweep it "
@@ -161,6 +161,7 @@ def run(
     is the first one's.
     """
     from training import events
+    from training.cli import notifications
     from training.cli.for_programs import print_events_of_many
     from training.cli.terminal import show_many
     from training.cli.trackers import check, tracked_many
@@ -172,6 +173,7 @@ def run(
             "accelerate's configuration."
         )
     check(name for config in configs for name in config.save.track)
+    notifications.check(configs)
     own = configs[world.rank :: world.size]
 
     def recorded() -> Any:
@@ -192,14 +194,13 @@ def run(
                 done.append(own[number])
             yield number, event
 
-    drawn = True
-    failed: list[RunConfig] = []
-    done: list[RunConfig] = []
+    drawn, failed, done = True, list[RunConfig](), list[RunConfig]()
     names = [config.save.name for config in own]
+    stream = notifications.notified_many(recorded(), own)
     if own and as_json:
-        print_events_of_many(recorded(), names)
+        print_events_of_many(stream, names)
     elif own:
-        show_many(recorded(), names, [config.run_folder for config in own])
+        show_many(stream, names, [config.run_folder for config in own])
     failed, done = (
         [config for part in world.gathered(some) for config in part] for some in (failed, done)
     )

@@ -103,7 +103,9 @@ class TrackerThread(threading.Thread):
             self.dropped += 1
         self.join(PATIENCE)
         found = [
-            events.Warned(f"{name} was not told everything: {what}")
+            events.Warned(
+                f"{name} failed ({what}). The training continued without it; events.jsonl has all."
+            )
             for name, what in self.complaints.items()
         ]
         if self.is_alive() or self.dropped:
@@ -151,12 +153,12 @@ def started(name: str, config: RunConfig) -> Any:
 
 
 def flat(config: RunConfig) -> dict[str, bool | int | float | str]:
-    """Every setting under its name; folders are left out, lists become text."""
+    """Every setting under its name; folders and addresses are left out, lists become text."""
     return {
         f"{section}.{name}": value if isinstance(value, bool | int | float) else str(value)
         for section, table in config.model_dump().items()
         for name, value in table.items()
-        if not name.endswith(("folder", "start", "held_out", "model"))
+        if not name.endswith(("folder", "start", "held_out", "model", "webhook"))
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import re
@@ -13,15 +14,17 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
+from training.config.addresses import address_complaint
 from training.config.input_sections import Data
 from training.config.places import PATHS
-from training.config.schema import RunConfig
+from training.config.schema import RunConfig, json_schema
 from training.config.settings import Setting, settings
 from training.data.captions import WORD, names_in
-from training.errors import ConfigError, StudioError, listed
-from training.storage.paths import checked_name, read_regular
+from training.errors import ConfigError, SpaceError, StudioError, listed
+from training.storage.paths import checked_name, read_regular, write_whole
 
 LONGEST_SHOWN = 200  # characters of a wrong value in a complaint
+SCHEMA_FILE = "run.schema.json"  # beside a run.toml that was written here
 
 
 def from_mapping(found: Mapping[str, Any], source: str = "the settings") -> RunConfig:
@@ -163,6 +166,8 @@ def _cross_checks(config: RunConfig) -> Iterator[str]:
             f"{_shown(config.data.trigger)}: one word of letters, digits, _ and - was "
             "expected, which the new vectors belong to"
         )
+    if config.save.webhook and (complaint := address_complaint(config.save.webhook)):
+        yield f"save.webhook is {_shown(config.save.webhook)}: {complaint}"
     yield from _template_complaints(config.data)
     for s in settings():
         yield from _text_complaints(s.key, getattr(getattr(config, s.section), s.name))
@@ -232,7 +237,10 @@ def read_toml(path: Path) -> dict[str, Any]:
             "that worked."
         ) from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}).") from None
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}). Check that it is a file and that you may "
+            "read it."
+        ) from None
 
 
 def with_overrides(found: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -272,3 +280,12 @@ def changes(before: RunConfig, now: RunConfig) -> list[tuple[str, Any, Any]]:
 def to_toml(config: RunConfig) -> str:
     """Every setting, so that the file says all that decided the run."""
     return tomli_w.dumps(config.model_dump())
+
+
+def write_run(config: RunConfig, folder: Path) -> None:
+    """Write run.toml into a run's folder, and beside it the schema that its first line names, by
+    which editors complete and check it. Raises SpaceError where there is no room for run.toml.
+    """
+    with contextlib.suppress(SpaceError):  # an editor's convenience
+        write_whole(folder / SCHEMA_FILE, json_schema())
+    write_whole(folder / "run.toml", f"#:schema ./{SCHEMA_FILE}\n{to_toml(config)}")

@@ -163,6 +163,15 @@ class Save(Section):
         "report's scores; each needs its own package",
         why="events.jsonl has all of it without any",
     )
+    webhook: str = setting(
+        "",
+        "http or https address that is sent a few words in JSON when the run ends or fails",
+    )
+    notify: bool = setting(
+        False,
+        "show a notice on this machine's desktop when the run ends or fails",
+        why="a server has no desktop, and the page can tell you itself",
+    )
     author: str = setting("", "written into the style file if given", max_length=200)
     licence: str = setting("", "written into the style file if given", max_length=200)
     leave_out: list[Group] = setting(

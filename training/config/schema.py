@@ -6,6 +6,8 @@ models, which lie beside this module by section. Knows nothing of torch.
 
 from __future__ import annotations
 
+import functools
+import json
 from pathlib import Path
 
 from pydantic import Field
@@ -35,3 +37,10 @@ class RunConfig(Section):
     def run_folder(self) -> Path:
         """Absolute, symbolic links followed: what lies in it can be named relative to it."""
         return (Path(self.save.folder).expanduser() / self.save.name).resolve()
+
+
+@functools.cache
+def json_schema() -> str:
+    """The JSON schema (draft 2020-12) of a run's settings, as editors of TOML take it."""
+    made = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(made | RunConfig.model_json_schema(), indent=1)

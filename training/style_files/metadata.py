@@ -282,6 +282,7 @@ def _recipe(config: RunConfig) -> dict[str, Any]:
     for section in ("data", "prior", "save"):
         del found[section]["folder"]
     del found["preview"]["prompts"], found["preview"]["negative"], found["save"]["author"]
+    del found["save"]["webhook"], found["save"]["notify"]
     del found["report"]["held_out"], found["report"]["prompts"], found["adapter"]["start"]
     return found
 

@@ -125,6 +125,14 @@ def exit_code(code: int) -> int:
     return code
 
 
+def ending(code: int) -> str:
+    """How a child ended, in words, from its return code."""
+    code = exit_code(code)
+    if code == -ENDED:
+        return "it was killed, as systems do when the memory is full"
+    return f"it crashed with signal {-code}" if code < 0 else f"exit code {code}"
+
+
 def usable_cores() -> set[int]:
     """Numbers of the cores that this process may use."""
     if sys.platform == "win32":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 
 from training.adapters.multi_lora import SharedBase
-from training.config.loading import to_toml
+from training.config.loading import write_run
 from training.data.dataset import Example, read_dataset
 from training.diffusion import class_images
 from training.events import Noted, Warned
@@ -13,7 +13,6 @@ from training.models import loader
 from training.models.family import Parts
 from training.modules.attention import choose_attention
 from training.runtime.distributed import ALONE, ProcessGroup
-from training.storage.paths import write_whole
 from training.style_files.key_names import accepted_names
 from training.trainer import attach, resume
 from training.trainer.batches import EncodedData
@@ -90,7 +89,7 @@ def _begin_folder(plan: Plan) -> Iterator[Noted]:
     # it was written, from wherever it is started again
     lasting_save = {"resume": "exact", "folder": str(folder.parent)}
     lasting = config.model_copy(update={"save": save.model_copy(update=lasting_save)})
-    write_whole(folder / "run.toml", to_toml(lasting))
+    write_run(lasting, folder)
 
 
 def _warnings(plan: Plan) -> Iterator[Warned]:

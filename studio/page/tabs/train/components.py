@@ -21,8 +21,9 @@ from training.config.presets import LENGTHS, PRESETS, STRENGTHS
 from training.config.schema import RunConfig
 from training.config.settings import settings
 
-# Set by the page: the dataset's folder, the workspace's folder of runs
-OURS = ("data.folder", "save.folder")
+# Set by the page: the dataset's folder, the workspace's folder of runs. Set by nobody here: where
+# this machine is to send a message, which is for who starts the program to say
+OURS = ("data.folder", "save.folder", "save.webhook")
 # How a run stands, in the window's title; see page.js
 ENTITLE = script("train_title")
 MARK = script("train_wrong")

@@ -77,7 +77,9 @@ class Handlers:
         """Fill the form with the settings of a run."""
         config = process.earlier(library.run(self.workspace, name))
         if config is None:
-            raise StudioError(f"The settings of “{name}” cannot be read from its run.toml.")
+            raise StudioError(
+                f"The settings of “{name}” cannot be read from its run.toml. Choose another run."
+            )
         return self._filled(None, config)
 
     @shows_errors
