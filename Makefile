@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 TORCH_INDEX ?=
+PIP_FLAGS ?=
 CODE = training studio tests benchmarks sample_data docs notebooks
 EXTRA = .
 WORKERS ?= logical
@@ -83,16 +84,16 @@ benchmark: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed, this is ' + sys.version)"
 	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) torch -c constraints.txt)
-	$(BIN)/pip install --quiet -c constraints.txt -e "$(EXTRA)"
+	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet $(PIP_FLAGS) --index-url $(TORCH_INDEX) torch -c constraints.txt)
+	$(BIN)/pip install --quiet $(PIP_FLAGS) -c constraints.txt -e "$(EXTRA)"
 	echo "$(EXTRA)" >$@
 
 # One installation rather than two: a fresh environment is made with what the tests need
 $(VENV)/.ready-to-test: EXTRA = .[test,docs]
 $(VENV)/.ready-to-test: $(VENV)/.ready
-	grep -qF "$(EXTRA)" $(VENV)/.ready || $(BIN)/pip install --quiet -c constraints.txt -e "$(EXTRA)"
+	grep -qF "$(EXTRA)" $(VENV)/.ready || $(BIN)/pip install --quiet $(PIP_FLAGS) -c constraints.txt -e "$(EXTRA)"
 	touch $@
 
 $(VENV)/.ready-for-recipe: $(VENV)/.ready
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[recipe]"
+	$(BIN)/pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[recipe]"
 	touch $@

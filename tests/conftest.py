@@ -6,9 +6,9 @@ one tiny base a session, and a disk that is soon full.
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,13 +34,44 @@ FIRST_FILES = (
     "test_families.py",
     "test_crashes.py",
     "test_style_dialects.py",
+    # Those that train many times, or start processes that do
+    "test_training.py",
+    "test_together.py",
+    "test_systems.py",
+    "test_queue.py",
+    "test_world.py",
+    "test_report.py",
+    "test_failing_io.py",
+    "test_power_loss.py",
+    "test_train_style.py",
+    "test_whole_way.py",
+    "test_vanished_output.py",
+    "test_slow_clients.py",
+    "test_tabs.py",
 )
+MOST_SHOWN = 20  # files in the table of those that took longest
+SECONDS: Counter[str] = Counter()  # file -> what its tests took, set-up included
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put FIRST_FILES first; the order within a file and of the others stays."""
     rank = {name: place for place, name in enumerate(FIRST_FILES)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add up what every file takes; with workers, in the process that they report to."""
+    SECONDS[report.nodeid.partition("::")[0]] += report.duration
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """After a run on several workers, say which files took longest: FIRST_FILES is made by it."""
+    if getattr(config.option, "numprocesses", None):
+        terminalreporter.section("seconds of the longest files")
+        for file, seconds in SECONDS.most_common(MOST_SHOWN):
+            terminalreporter.write_line(f"{seconds:7.1f} {file}")
 
 
 def _loaded(folder: Path, dtype: torch.dtype) -> Parts:
@@ -99,6 +130,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
         subprocess.run(["umount", folder], check=True)
         return
+    import resource  # not on Windows
+
     before, heard = (
         resource.getrlimit(resource.RLIMIT_FSIZE),
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,10 @@ def test_without_trackers_no_thread_is_started(tmp_path: Path) -> None:
 def test_an_unknown_tracker_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="track"):
         config(tmp_path, "abacus")
+
+
+def test_the_extra_brings_trackers_that_are_known() -> None:
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    extra = tomllib.loads(text)["project"]["optional-dependencies"]["track"]
+    names = {requirement.split(">")[0] for requirement in extra}
+    assert names and names <= set(trackers.PACKAGES.values())
