@@ -111,6 +111,8 @@ def unusual(s: Setting) -> Any:
         "prior.prompt": 'an "icon"\n\\ü',
         "save.name": "häkel stil (2)",
     }
+    if s.key == "adapter.ranks":
+        return ["a=4", "ü*{}=1"]
     if s.kind is str:
         return words.get(s.key, "näme # [x] = 'y' \"z\" \t\u2028")
     return {
@@ -145,7 +147,7 @@ def test_toml_holds_every_setting() -> None:
 def test_a_whole_number_stands_for_a_float(s: Setting) -> None:
     whole = math.ceil(s.low) if s.low == math.ceil(s.low) else 1
     # Above 0, not from 0 on; and without either learning rate nothing is trained
-    whole += s.key in ("adapter.alpha", "optim.unet_lr", "report.weakest")
+    whole += s.key in ("adapter.alpha", "optim.unet_lr", "optim.huber", "report.weakest")
     found = value(from_mapping(of(s.key, whole)), s.key)
     assert found == whole and type(found) is float
 

@@ -79,3 +79,36 @@ def test_diffusers_agrees_on_velocity_and_noise(case: tuple[torch.Tensor, ...]) 
         rtol=1e-6,
         atol=1e-6,
     )
+
+
+def test_losses_are_their_formulas_and_count_large_errors_less() -> None:
+    errors = torch.logspace(-6, 3, 40, dtype=torch.double)
+    errors = torch.cat([errors, -errors, torch.zeros(1, dtype=torch.double)])
+    for c in (0.01, 0.1, 1.0):
+        root = (errors.square() + c * c).sqrt() - c
+        huber, smooth = (objective.Loss(name, c).of(errors) for name in ("huber", "smooth_l1"))
+        # What the formula loses where e is small: root is a difference of nearly equal numbers
+        torch.testing.assert_close(huber, 2 * c * root, rtol=1e-9, atol=4e-16 * c)
+        torch.testing.assert_close(smooth, 2 * root, rtol=1e-9, atol=4e-16)
+        near, far = errors.abs() < c / 1000, errors.abs() > 1000 * c
+        torch.testing.assert_close(huber[near], errors[near].square(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(smooth[far], 2 * errors[far].abs(), rtol=2e-3, atol=0)
+    assert torch.equal(objective.Loss().of(errors), errors.square())
+
+
+def test_gradients_of_the_losses_are_finite_at_zero() -> None:
+    for name in ("huber", "smooth_l1"):
+        error = torch.zeros(1, dtype=torch.double, requires_grad=True)
+        objective.Loss(name).of(error).sum().backward()
+        assert error.grad is not None and error.grad.item() == 0
+        start = torch.randn(6, dtype=torch.double, requires_grad=True)
+        assert torch.autograd.gradcheck(objective.Loss(name).of, (start,))
+
+
+def test_a_rows_loss_is_weighted_whatever_it_is_made_of() -> None:
+    said, wanted = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2)
+    weights = torch.tensor([1.0, 0.0, 0.5])
+    for kind in (objective.MSE, objective.Loss("huber", 0.2)):
+        each = kind.of(said - wanted).flatten(1).mean(1)
+        found = objective.weighted_loss(said, wanted, weights, rows=3, kind=kind)
+        torch.testing.assert_close(found, (each[0] + each[2] / 2) / 3)

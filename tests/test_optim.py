@@ -85,3 +85,23 @@ def test_course_warms_up_and_ends_where_it_should(schedule: str) -> None:
     assert all(x >= y for x, y in pairwise(shares[10:]))
     assert shares[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0, abs=0.02)
     assert course(schedule, 0, 1, 0.0) == 1.0
+
+
+def test_rex_stays_higher_than_linear() -> None:
+    """Chen et al. 2021: (1 - z) / (1/2 + (1 - z) / 2)."""
+    for k in range(1, 100):
+        assert course("rex", k, 100, 0.0) == pytest.approx((1 - k / 100) / (1 - k / 200))
+        assert course("rex", k, 100, 0.0) > course("linear", k, 100, 0.0)
+        assert course("rex", k, 100, 0.0) < course("rex", k - 1, 100, 0.0)
+
+
+def test_restarts_are_cosines_one_after_another() -> None:
+    """As diffusers' cosine_with_restarts has them."""
+    from diffusers.optimization import get_cosine_with_hard_restarts_schedule_with_warmup
+
+    one = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_cosine_with_hard_restarts_schedule_with_warmup(one, 12, 120, num_cycles=3)
+    for k in range(12, 120):
+        assert course("restarts", k, 120, 0.1, 3) == pytest.approx(theirs.lr_lambdas[0](k))
+    assert course("restarts", 47, 120, 0.1, 3) < 0.01 < 0.99 < course("restarts", 48, 120, 0.1, 3)
+    assert course("restarts", 60, 120, 0.1, 1) == course("cosine", 60, 120, 0.1)

@@ -6,6 +6,7 @@ The masters stay in float32; the frozen weights and the products are in the base
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -187,10 +188,16 @@ class LoraLayer:
 
 
 def attach(
-    network: nn.Module, modules: Sequence[str], *, rank: int, alpha: float, seed: int
+    network: nn.Module,
+    modules: Sequence[str],
+    *,
+    rank: int,
+    alpha: float,
+    seed: int,
+    ranks: Mapping[str, int] | None = None,
 ) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
     """Put LoRA on the named modules; return module name -> (down, up), float32, trainable. A new
-    adapter changes nothing: up is 0.
+    adapter changes nothing: up is 0. ranks: of modules that have another one, at the same scale.
 
     First weights come from (seed, module's place), not from the global generator. Down: Kaiming
     uniform as in Hu et al. 2021.
@@ -200,6 +207,9 @@ def attach(
 
     # lora_alpha: PEFT computes with any number, whatever its annotation says
     matrices: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "lora_dropout": 0.0}
+    others = {name: own for name, own in (ranks or {}).items() if own != rank}
+    # PEFT reads names as expressions
+    matrices["rank_pattern"] = {f"^{re.escape(name)}": own for name, own in others.items()}
     config = LoraConfig(target_modules=list(modules), bias="none", **matrices)
     inject_adapter_in_model(config, network, adapter_name=NAME)
     router = Router(0)
@@ -209,6 +219,7 @@ def attach(
         if not isinstance(module, peft_lora.LoraLayer):
             continue
         layer: Any = module
+        layer.scaling[NAME] = alpha / rank
         down, up = layer.lora_A[NAME], layer.lora_B[NAME]
         LoraLayer(layer, router, frozen=layer.base_layer).adapters[0] = PeftAdapter(layer)
         down.weight, up.weight = found[name] = first_weights(
@@ -232,10 +243,11 @@ def first_weights(
         torch.rand(tuple(down), generator=seeded_generator(seed, FIRST_WEIGHTS, place)) * 2 * bound
         - bound
     )
-    exact = torch.promote_types(base.weight.dtype, torch.float32)
+    weight = base.weight  # which a stored one makes anew
+    exact = torch.promote_types(weight.dtype, torch.float32)
 
     def on_device(value: Tensor) -> nn.Parameter:
-        return nn.Parameter(value.to(base.weight.device, exact))
+        return nn.Parameter(value.to(weight.device, exact))
 
     return on_device(first), on_device(torch.zeros(tuple(up)))
 

@@ -7,11 +7,15 @@ W: [out, in, ...] frozen, of a linear or a convolution; A (down): [r, in, ...]; 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from training.modules.stored import source_of
 
 Adaptable = nn.Linear | nn.Conv2d  # layers that may have adapters
 
@@ -21,7 +25,7 @@ class LowRank(torch.autograd.Function):
     float32 masters.
 
     Keeps only x and x A^T; the frozen product and both small ones share one pass forward and one
-    back.
+    back. make: where given, W is make(weight, *more), made again in the backward and never kept.
     """
 
     @staticmethod
@@ -33,19 +37,23 @@ class LowRank(torch.autograd.Function):
         down: Tensor,
         up: Tensor,
         scale: float,
+        make: Callable[..., Tensor] | None = None,
+        *more: Tensor,
     ) -> Tensor:
         a, b = down.to(x.dtype), (up * scale).to(x.dtype)
         rows = x.reshape(-1, x.shape[-1])
         h = rows @ a.t()
-        y = F.linear(rows, weight, bias).addmm_(h, b.t())
-        ctx.save_for_backward(rows, weight, a, b, h)
-        ctx.scale, ctx.shape = scale, x.shape
-        return y.view(*x.shape[:-1], weight.shape[0])
+        frozen = make(weight, *more) if make else weight
+        y = F.linear(rows, frozen, bias).addmm_(h, b.t())
+        ctx.save_for_backward(rows, a, b, h, weight, *more)
+        ctx.scale, ctx.shape, ctx.make = scale, x.shape, make
+        return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        rows, weight, a, b, h = ctx.saved_tensors
+        rows, a, b, h, *kept = ctx.saved_tensors
+        weight = ctx.make(*kept) if ctx.make else kept[0]
         g = grad.reshape(-1, grad.shape[-1])
         to_h = g @ b
         to_x = (g @ weight).addmm_(to_h, a).view(ctx.shape) if ctx.needs_input_grad[0] else None
@@ -57,6 +65,8 @@ class LowRank(torch.autograd.Function):
             (to_h.t() @ rows).to(exact),
             (g.t() @ h).to(exact) * ctx.scale,
             None,
+            None,
+            *(None for _ in kept[1:]),
         )
 
 
@@ -71,16 +81,26 @@ def is_pointwise(base: Adaptable) -> bool:
 
 def for_all_rows(base: Adaptable, x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
     """Return what a layer answers when every row goes through the same adapter."""
+    if isinstance(base, nn.Conv2d) and not is_pointwise(base):
+        small, large = down.to(x.dtype), (up * scale).to(x.dtype)
+        h = F.conv2d(x, small, None, base.stride, base.padding, base.dilation)
+        return base(x) + F.conv2d(h, large)
+    make, (weight, *more) = source_of(base)
     if isinstance(base, nn.Linear):
-        return LowRank.apply(x, base.weight, base.bias, down, up, scale)
-    if is_pointwise(base):
-        rows = x.permute(0, 2, 3, 1)
-        weight = base.weight.flatten(1)
-        y = LowRank.apply(rows, weight, base.bias, down.flatten(1), up.flatten(1), scale)
-        return y.permute(0, 3, 1, 2)
-    small, large = down.to(x.dtype), (up * scale).to(x.dtype)
-    h = F.conv2d(x, small, None, base.stride, base.padding, base.dilation)
-    return base(x) + F.conv2d(h, large)
+        return LowRank.apply(x, weight, base.bias, down, up, scale, make, *more)
+    rows = x.permute(0, 2, 3, 1)
+    matrices = down.flatten(1), up.flatten(1)
+    if make is None:
+        weight = weight.flatten(1)
+    else:
+        make = partial(_as_matrix, make)
+    y = LowRank.apply(rows, weight, base.bias, *matrices, scale, make, *more)
+    return y.permute(0, 3, 1, 2)
+
+
+def _as_matrix(make: Callable[..., Tensor], *kept: Tensor) -> Tensor:
+    """The weight of a convolution over single pixels as [out, in]."""
+    return make(*kept).flatten(1)
 
 
 def for_each_row(

@@ -7,7 +7,7 @@ of a row are those of a run alone, so what a style learns does not depend on its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from training.adapters.lora_layers import Adapter, LoraLayer, Router, adaptable, first_weights
 from training.models.family import Parts
+from training.modules.stored import shape_of
 
 Pair = tuple[nn.Parameter, nn.Parameter]  # down, up
 
@@ -46,6 +47,7 @@ class SharedBase:
         rank: int,
         alpha: float,
         seed: int,
+        ranks: Mapping[str, int] | None = None,
     ) -> dict[str, Pair]:
         """Put LoRA on the named modules for one style among others, as lora_layers.attach does for
         one alone: the same first weights.
@@ -55,8 +57,9 @@ class SharedBase:
             base = adaptable(network.get_submodule(name))
             if base not in self._layers:
                 self._layers[base] = LoraLayer(base, self._router)
-            shape = base.weight.shape
-            down, up = (rank, *shape[1:]), (shape[0], rank, *(1 for _ in shape[2:]))
+            shape = shape_of(base)
+            own = (ranks or {}).get(name, rank)
+            down, up = (own, *shape[1:]), (shape[0], own, *(1 for _ in shape[2:]))
             pair = first_weights(base, down, up, seed, len(found))
             self._layers[base].adapters[adapter_index] = Adapter(*pair, alpha / rank)
             found[name] = pair

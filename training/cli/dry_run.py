@@ -117,8 +117,9 @@ def measured(config: RunConfig, began: float) -> tuple[dict[str, str], list[str]
     optim = config.optim
     seen = optim.steps * optim.batch_size * optim.accumulate
     parts, place, trained = trainer.parts, trainer.place, trainer.attached.count
+    kept = f", weights kept as {place.storage}" if place.storage else ""
     rows = {
-        "base": f"{parts.title} ({parts.family.title}), {place.precision} on {place.name}",
+        "base": f"{parts.title} ({parts.family.title}), {place.precision} on {place.name}" + kept,
         "pictures": f"{len(trainer.data.examples)}"
         + (f" and {config.prior.images} class pictures" if config.prior.images else ""),
         "buckets": ", ".join(f"{size} px: {count}" for size, count in sorted(used.items())),

@@ -16,13 +16,16 @@ from pydantic import ValidationError
 
 from training.config.addresses import address_complaint
 from training.config.input_sections import Data
+from training.config.layer_patterns import parsed_ranks
 from training.config.places import PATHS
 from training.config.schema import RunConfig, json_schema
 from training.config.settings import Setting, settings
+from training.config.training_sections import Optim
 from training.data.captions import WORD, names_in
 from training.errors import ConfigError, SpaceError, StudioError, listed
 from training.storage.paths import checked_name, read_regular, write_whole
 
+PRODIGY_RATE = 0.01  # a smaller one was meant for another optimiser
 LONGEST_SHOWN = 200  # characters of a wrong value in a complaint
 SCHEMA_FILE = "run.schema.json"  # beside a run.toml that was written here
 
@@ -168,9 +171,40 @@ def _cross_checks(config: RunConfig) -> Iterator[str]:
         )
     if config.save.webhook and (complaint := address_complaint(config.save.webhook)):
         yield f"save.webhook is {_shown(config.save.webhook)}: {complaint}"
+    yield from _optimiser_complaints(config.optim)
+    try:
+        parsed_ranks(config.adapter.ranks)
+    except ValueError as error:
+        yield f"adapter.ranks holds {error}"
     yield from _template_complaints(config.data)
     for s in settings():
         yield from _text_complaints(s.key, getattr(getattr(config, s.section), s.name))
+
+
+def _optimiser_complaints(optim: Optim) -> Iterator[str]:
+    rates = {
+        name: getattr(optim, name)
+        for name in ("unet_lr", "text_encoder_lr", "token_lr")
+        if getattr(optim, name)
+    }
+    if optim.method == "prodigy":
+        for name, rate in rates.items():
+            if rate < PRODIGY_RATE and name != "token_lr":
+                yield (
+                    f"optim.{name} is {rate:g} with optim.method = prodigy, which finds the rate "
+                    "itself and multiplies it with this: set it to 1"
+                )
+    if optim.method == "schedule-free":
+        if optim.schedule != "constant":
+            yield (
+                f"optim.schedule is {optim.schedule} with optim.method = schedule-free, which has "
+                "none: set it to constant"
+            )
+        if optim.ema:
+            yield (
+                f"optim.ema is {optim.ema:g} with optim.method = schedule-free, which averages "
+                "itself: set it to 0"
+            )
 
 
 def _template_complaints(data: Data) -> Iterator[str]:

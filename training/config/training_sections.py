@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import field_validator
@@ -9,6 +10,11 @@ from pydantic import field_validator
 from training.config.section import Section, setting
 
 Target = Literal["attention", "feed_forward", "projections", "convolutions"]
+
+
+Method = Literal[
+    "adamw", "adamw8bit", "prodigy", "schedule-free", "adafactor", "lion", "came", "muon"
+]
 
 
 class Adapter(Section):
@@ -31,10 +37,17 @@ class Adapter(Section):
     )
     alpha: float = setting(
         16.0,
-        "the adapters are scaled by alpha / rank",
+        "the adapters are scaled by alpha / rank: see adapter.scale",
         gt=0,
         le=1024,
         why="alpha = rank is a scale of 1, so a learning rate means the same at every rank",
+    )
+    scale: Literal["alpha_over_rank", "alpha_over_root"] = setting(
+        "alpha_over_rank",
+        "what the adapters are scaled by: alpha / rank, or alpha / the root of the rank "
+        "(rsLoRA, Kalajdzievski 2023); style files hold the alpha that gives the same scale",
+        why="alpha / rank is what every guide means; the root is for ranks of 64 and more, which "
+        "learn too slowly otherwise",
     )
     targets: list[Target] = setting(
         ["attention", "feed_forward", "projections"],
@@ -42,6 +55,23 @@ class Adapter(Section):
         min_length=1,
         why="what every program applies; the style preset adds convolutions, which carry texture "
         "and strokes",
+    )
+    only: list[str] = setting(
+        [],
+        "patterns of layer names, of which one must fit, for instance `up_blocks.0.attentions.1` "
+        "or `attn2`; empty = all that adapter.targets stands for",
+        why="a style may live in a few blocks: B-LoRA (Frenkel et al. 2024) trains two of SDXL's",
+    )
+    without: list[str] = setting(
+        [],
+        "patterns of layer names that get no adapter",
+        why="nothing is left out",
+    )
+    ranks: list[str] = setting(
+        [],
+        "ranks of their own, as `PATTERN=RANK`, for instance `conv*=4`; the last that fits counts, "
+        "the scale stays",
+        why="one rank is enough where nothing is known of the layers",
     )
     tokens: int = setting(
         0,
@@ -66,9 +96,29 @@ class Adapter(Section):
         why="what every program applies",
     )
 
+    @property
+    def factor(self) -> float:
+        """What a layer's `up @ down` is multiplied with."""
+        root = self.scale == "alpha_over_root"
+        return self.alpha / (math.sqrt(self.rank) if root else self.rank)
+
+    def file_alpha(self, rank: int) -> float:
+        """The alpha that a style file holds for a layer of this rank, by which every program
+        divides it.
+        """
+        as_set = self.scale == "alpha_over_rank" and rank == self.rank
+        return self.alpha if as_set else self.factor * rank
+
 
 class Optim(Section):
     """How long and how strongly to learn."""
+
+    method: Method = setting(
+        "adamw",
+        "optimiser; prodigy finds the learning rate itself, schedule-free needs no schedule; all "
+        "but adamw, adafactor and muon need a package of the extra `optim`",
+        why="AdamW is what every guide's rates are for, and needs no package",
+    )
 
     steps: int = setting(
         1000,
@@ -119,10 +169,26 @@ class Optim(Section):
         le=1,
         why="embeddings are far apart, so vectors have further to go than matrices",
     )
-    schedule: Literal["cosine", "constant", "linear"] = setting(
+    up_ratio: float = setting(
+        1.0,
+        "how many times as fast the adapters' up matrices learn as the down ones (LoRA+, Hayou et "
+        "al. 2024)",
+        ge=1,
+        le=64,
+        why="1 is plain LoRA; 4 to 16 learn faster, and go wrong sooner",
+    )
+    schedule: Literal["cosine", "constant", "linear", "rex", "restarts"] = setting(
         "cosine",
-        "schedule of the learning rate after the warm-up",
+        "schedule of the learning rate after the warm-up; rex: high for longer than linear (Chen "
+        "et al. 2021); restarts: optim.cycles cosines, one after another",
         why="ends with a small learning rate, so the last pictures do not dominate",
+    )
+    cycles: int = setting(
+        3,
+        "cosines of the schedule restarts",
+        ge=1,
+        le=1000,
+        why="as many as guides use; the style of the end of every cycle is worth a look",
     )
     warmup: float = setting(
         0.05,
@@ -145,6 +211,19 @@ class Optim(Section):
         ge=0,
         le=1000,
         why="a single odd picture cannot make a large update",
+    )
+    loss: Literal["mse", "huber", "smooth_l1"] = setting(
+        "mse",
+        "what is made of an error: its square, or huber and smooth_l1, for which errors far above "
+        "optim.huber count less",
+        why="the square is what the base was trained with",
+    )
+    huber: float = setting(
+        0.1,
+        "size from which errors count less, for huber and smooth_l1",
+        gt=0,
+        le=10,
+        why="the one of sd-scripts",
     )
     min_snr: float = setting(
         5.0,

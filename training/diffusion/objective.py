@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -56,14 +58,42 @@ def loss_weights(prediction_type: str, alpha_bar: Tensor, gamma: float) -> Tenso
     return bounded / alpha_bar.clamp(min=1e-12) if prediction_type == "epsilon" else bounded
 
 
+@dataclass(frozen=True)
+class Loss:
+    """What is made of an error e: mse e^2, huber 2 c (sqrt(e^2 + c^2) - c), smooth_l1
+    2 (sqrt(e^2 + c^2) - c): squares of errors far below c (smooth_l1: over c), absolute values of
+    those far above. The pseudo-Huber loss of Charbonnier et al. 1997, scaled as in sd-scripts.
+    """
+
+    name: str = "mse"
+    c: float = 0.1
+
+    def of(self, errors: Tensor) -> Tensor:
+        if self.name == "mse":
+            return errors.square()
+        # e^2 / (sqrt(e^2 + c^2) + c), which loses no digits where e is small
+        squared = errors.square()
+        found = 2 * squared / ((squared + self.c**2).sqrt() + self.c)
+        return found * self.c if self.name == "huber" else found
+
+
+MSE = Loss()
+
+
 def weighted_loss(
-    said: Tensor, wanted: Tensor, weights: Tensor, *, rows: int, masks: Tensor | None = None
+    said: Tensor,
+    wanted: Tensor,
+    weights: Tensor,
+    *,
+    rows: int,
+    masks: Tensor | None = None,
+    kind: Loss = MSE,
 ) -> Tensor:
-    """Sum of each row's mean squared error times its weight, over `rows` style pictures.
+    """Sum of each row's mean loss times its weight, over `rows` style pictures.
 
     said, wanted: [B, C, h, w]; weights: [B]; masks: [B, 1, h, w], how much each pixel counts, 1 on
     average, where not all count alike.
     """
-    errors = (said.float() - wanted.float()).square()
+    errors = kind.of(said.float() - wanted.float())
     errors = errors if masks is None else errors * masks
     return (errors.flatten(1).mean(1) * weights).sum() / rows

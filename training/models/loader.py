@@ -35,6 +35,7 @@ from training.models.files import (
 )
 from training.modules.conv import freeze_convolutions
 from training.modules.group_norm import use_fast_group_norm
+from training.modules.stored import shape_of, store_weights
 from training.runtime.device import DeviceSpec
 
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -85,12 +86,24 @@ def load_part(files: BaseFiles, part: str, place: DeviceSpec, *, waiting: bool =
             f"{folder} lacks {len(missing)} of its weights ({missing[0]}). Download the base again."
         )
     network.eval().requires_grad_(False)
-    network = network if waiting else network.to(place.device)
     if part not in files.family.text_encoders:
         network = network.to(memory_format=torch.channels_last)
         use_fast_group_norm(network)
         freeze_convolutions(network)
-    return network
+    if storage := storage_of(files, part, place.storage):
+        store_weights(network, storage)
+    return network if waiting else network.to(place.device)
+
+
+def storage_of(files: BaseFiles, part: str, storage: str) -> str:
+    """How a part's weights are kept where the denoiser's are kept like this.
+
+    The VAE's as they are: it is small, and what it draws is what is seen. Text encoders in no less
+    than 8 bits: what they say is computed once, and every picture is drawn by it.
+    """
+    if part in files.family.text_encoders:
+        return "int8" if storage == "nf4" else storage
+    return storage if part == files.family.denoiser else ""
 
 
 def sides(files: BaseFiles) -> tuple[int, int]:
@@ -279,10 +292,10 @@ def base_shapes(model: str) -> tuple[str, dict[str, dict[str, tuple[int, ...]]]]
     """
     files = find(model)
     parts = (files.family.denoiser, *files.family.text_encoders)
-    return files.family.name, {part: weight_shapes(_outline(files, part)) for part in parts}
+    return files.family.name, {part: weight_shapes(outline(files, part)) for part in parts}
 
 
-def _outline(files: BaseFiles, part: str) -> nn.Module:
+def outline(files: BaseFiles, part: str) -> nn.Module:
     """One network without weights, from its config."""
     import diffusers
     import transformers
@@ -307,7 +320,7 @@ def _outline(files: BaseFiles, part: str) -> nn.Module:
 def weight_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
     """Module name -> weight shape of every linear and 2-D convolution."""
     return {
-        name: tuple(m.weight.shape)
+        name: tuple(shape_of(m))
         for name, m in network.named_modules()
         if isinstance(m, nn.Linear | nn.Conv2d)
     }

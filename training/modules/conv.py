@@ -8,6 +8,7 @@ over gathered patches needs no reordering. Knows nothing of models.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,8 +23,11 @@ ROWS = {
 }  # output pixels of a batch up to which a CPU gathers patches; see benchmarks/RESULTS.md
 
 
-class _Convolution(torch.autograd.Function):
-    """y = x * W + b. x: [B, in, h, w]; W: [out, in, kh, kw], b: [out] or None, both frozen."""
+class FrozenConvolution(torch.autograd.Function):
+    """y = x * W + b. x: [B, in, h, w]; W: [out, in, kh, kw], b: [out] or None, both frozen.
+
+    make: where given, W is make(weight, *more), made again in the backward and never kept.
+    """
 
     @staticmethod
     def forward(
@@ -33,21 +37,20 @@ class _Convolution(torch.autograd.Function):
         bias: Tensor | None,
         stride: tuple[int, ...],
         padding: tuple[int, ...],
+        make: Callable[..., Tensor] | None = None,
+        *more: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.shape, ctx.stride, ctx.padding = x.shape, stride, padding
-        return convolved(x, weight, bias, stride, padding)
+        ctx.save_for_backward(weight, *more)
+        ctx.shape, ctx.stride, ctx.padding, ctx.make = x.shape, stride, padding, make
+        return convolved(x, make(weight, *more) if make else weight, bias, stride, padding)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        return (
-            input_gradient(grad, ctx.saved_tensors[0], ctx.shape, ctx.stride, ctx.padding),
-            None,
-            None,
-            None,
-            None,
-        )
+        kept = ctx.saved_tensors
+        weight = ctx.make(*kept) if ctx.make else kept[0]
+        to_x = input_gradient(grad, weight, ctx.shape, ctx.stride, ctx.padding)
+        return (to_x, *(None for _ in range(5 + len(kept))))
 
 
 def convolved(
@@ -132,12 +135,17 @@ class FrozenConv2d(nn.Conv2d):
             return super().forward(input)
         if not input.requires_grad or not torch.is_grad_enabled():
             return convolved(input, weight, self.bias, self.stride, padding)
-        return _Convolution.apply(input, weight, self.bias, self.stride, padding)
+        return FrozenConvolution.apply(input, weight, self.bias, self.stride, padding)
 
 
 def freeze_convolutions(module: nn.Module) -> None:
     """Let every plain convolution of a frozen network run as above, in place."""
     for part in module.modules():
-        plain = type(part) is nn.Conv2d and part.dilation == (1, 1) and part.groups == 1
-        if plain and part.padding_mode == "zeros" and not isinstance(part.padding, str):
+        if type(part) is nn.Conv2d and is_plain(part):
             change_class(part, FrozenConv2d)
+
+
+def is_plain(part: nn.Conv2d) -> bool:
+    """Whether a convolution has no dilation, groups or padding by name."""
+    usual = part.dilation == (1, 1) and part.groups == 1 and part.padding_mode == "zeros"
+    return usual and not isinstance(part.padding, str)

@@ -28,10 +28,13 @@ GIB = 1024**3
 
 @dataclass(frozen=True)
 class DeviceSpec:
-    """A device and the precision of the frozen weights on it."""
+    """A device, the precision of the frozen weights on it, and how they are kept there: "" in that
+    precision, else as training.modules.stored names it.
+    """
 
     device: torch.device
     dtype: torch.dtype
+    storage: str = ""
 
     @property
     def name(self) -> str:

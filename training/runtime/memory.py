@@ -22,6 +22,8 @@ from training.system import memory
 # seconds between two looks at a CPU's memory: what is gone sooner can hardly have been filled with
 # more than some 10 MB
 LOOKS = 0.002
+# Share of the free memory that is left to others, and to what one update needs more than another
+SPARE = 0.1
 # Limit, use and what of the use is only cache, in the folder of a control group: version 2 and
 # version 1
 GROUPS = {

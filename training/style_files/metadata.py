@@ -16,6 +16,7 @@ from pathlib import PureWindowsPath
 from typing import Any, Literal, NamedTuple
 
 from training.config.schema import RunConfig
+from training.config.training_sections import Optim
 from training.errors import StyleFileError
 from training.style_files.base_family import family_in
 from training.style_files.family_spec import SPECS
@@ -236,21 +237,21 @@ def _modelspec(config: RunConfig, made: Made) -> dict[str, str]:
 def _kohya_metadata(config: RunConfig, made: Made) -> dict[str, str]:
     adapter, optim = config.adapter, config.optim
     convolutions = (
-        {"conv_dim": str(adapter.rank), "conv_alpha": str(adapter.alpha)}
+        {"conv_dim": str(adapter.rank), "conv_alpha": str(adapter.file_alpha(adapter.rank))}
         if "convolutions" in adapter.targets
         else {}
     )
     return {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(adapter.rank),
-        "ss_network_alpha": str(adapter.alpha),
+        "ss_network_alpha": str(adapter.file_alpha(adapter.rank)),
         "ss_network_args": json.dumps(convolutions),
         "ss_output_name": config.save.name,
         "ss_resolution": f"({made.resolution}, {made.resolution})",
         "ss_learning_rate": str(optim.unet_lr),
         "ss_unet_lr": str(optim.unet_lr),
         "ss_text_encoder_lr": str(optim.text_encoder_lr),
-        "ss_optimizer": "AdamW",
+        "ss_optimizer": "AdamW" if optim.method == "adamw" else optim.method,
         "ss_lr_scheduler": optim.schedule,
         "ss_max_train_steps": str(optim.steps),
         "ss_batch_size_per_device": str(optim.batch_size),
@@ -258,6 +259,7 @@ def _kohya_metadata(config: RunConfig, made: Made) -> dict[str, str]:
         "ss_gradient_accumulation_steps": str(optim.accumulate),
         "ss_gradient_checkpointing": str(made.checkpointing),
         "ss_max_grad_norm": str(optim.clip),
+        **_loss_metadata(optim),
         "ss_min_snr_gamma": str(optim.min_snr or None),
         "ss_noise_offset": str(optim.noise_offset or None),
         "ss_caption_dropout_rate": str(config.data.caption_dropout),
@@ -270,6 +272,13 @@ def _kohya_metadata(config: RunConfig, made: Made) -> dict[str, str]:
             config.base.dtype, ""
         ),
     }
+
+
+def _loss_metadata(optim: Optim) -> dict[str, str]:
+    """The loss as sd-scripts calls it, where it is not the square."""
+    if optim.loss == "mse":
+        return {}
+    return {"ss_loss_type": optim.loss, "ss_huber_c": str(optim.huber)}
 
 
 def _recipe(config: RunConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -13,6 +13,7 @@ from torch import nn
 
 from training.adapters import lora_layers
 from training.adapters.multi_lora import SharedBase
+from training.config.layer_patterns import kept, parsed_ranks, ranks_of
 from training.config.schema import RunConfig
 from training.errors import StyleFileError
 from training.models.family import Parts
@@ -21,6 +22,7 @@ from training.modules.compile import compile_passes
 from training.style_files.key_names import Place
 from training.style_files.matching import match
 from training.style_files.reading import Style, printable
+from training.trainer import optimizers
 from training.trainer.optimizer import Group, Optimiser
 
 Adapters = dict[tuple[str, str], tuple[nn.Parameter, nn.Parameter]]  # (part, module): (down, up)
@@ -69,9 +71,11 @@ def attach(
         network, modules = parts.networks[part], _modules(config, parts, part)
         put_on = partial(shared_base.attach, adapter_index) if shared_base else lora_layers.attach
         adapter = config.adapter
-        found = put_on(network, modules, rank=adapter.rank, alpha=adapter.alpha, seed=optim.seed)
+        own = ranks_of(modules, parsed_ranks(adapter.ranks), adapter.rank) if is_denoiser else None
+        alpha = adapter.file_alpha(adapter.rank)
+        found = put_on(network, modules, rank=adapter.rank, alpha=alpha, seed=optim.seed, ranks=own)
         adapters |= {(part, module): pair for module, pair in found.items()}
-        groups[part] = Group([p for pair in found.values() for p in pair], lr)
+        groups |= _groups(part, list(found.values()), lr, optim.up_ratio)
     compile_passes(parts.denoiser, optim.compile)
     if start:
         _begin_as(start, config, names, adapters)
@@ -80,18 +84,30 @@ def attach(
         tokens = (_first_token(config, parts, start),)
         vectors = [p for token in tokens for p in token.vectors.values()]
         groups["tokens"] = Group(cast(list[nn.Parameter], vectors), optim.token_lr)
-    optimiser = Optimiser(groups, weight_decay=optim.weight_decay, clip=optim.clip, ema=optim.ema)
+    optimiser = optimizers.made(
+        optim.method, groups, weight_decay=optim.weight_decay, clip=optim.clip, ema=optim.ema
+    )
     return Attached(names, adapters, tokens, optimiser, adapter_index)
+
+
+def _groups(
+    part: str, pairs: Sequence[tuple[nn.Parameter, nn.Parameter]], lr: float, up_ratio: float
+) -> dict[str, Group]:
+    """The weights of a part, in one group where they learn alike."""
+    if up_ratio == 1:
+        return {part: Group([p for pair in pairs for p in pair], lr)}
+    downs, ups = zip(*pairs, strict=True)
+    return {f"{part}.down": Group(downs, lr), f"{part}.up": Group(ups, lr * up_ratio)}
 
 
 def _modules(config: RunConfig, parts: Parts, part: str) -> list[str]:
     """Names of the modules of a part that the settings want adapted."""
-    family = parts.family
+    family, adapter = parts.family, config.adapter
+    network = parts.networks[part]
     if part == family.denoiser:
-        table, targets = family.groups, config.adapter.targets
-    else:
-        table, targets = family.text_groups, config.adapter.text_encoder_targets
-    return lora_layers.chosen_modules(parts.networks[part], table, targets)
+        names = lora_layers.chosen_modules(network, family.groups, adapter.targets)
+        return kept(names, adapter.only, adapter.without)
+    return lora_layers.chosen_modules(network, family.text_groups, adapter.text_encoder_targets)
 
 
 def _first_token(config: RunConfig, parts: Parts, start: Style | None) -> Token:
@@ -121,7 +137,13 @@ def _begin_as(
     """
     found = match(style, names)
     _check_nothing_lost(style, config, [key for key in found if key not in adapters])
-    scale = config.adapter.alpha / config.adapter.rank
+    scale = config.adapter.factor
+    for key, lora in found.items():
+        if lora.rank > len(adapters[key][0]):
+            raise StyleFileError(
+                f"{config.adapter.start} has rank {lora.rank} at {'.'.join(key)}, this run "
+                f"{len(adapters[key][0])}. Raise adapter.rank or what adapter.ranks says of it."
+            )
     with torch.no_grad():
         for key, lora in found.items():
             down, up = adapters[key]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from training import __version__
 from training.adapters import lora_layers
+from training.config.schema import RunConfig
 from training.errors import SpaceError, StyleFileError
 from training.models.textual_inversion import as_words
 from training.storage.disk_errors import advice, cause
@@ -42,7 +43,7 @@ def export(trainer: Trainer, file: str = "") -> Path:
         return path
     with trainer.optimiser.averaged():
         own = {
-            key: lora_layers.as_lora(down, up, config.adapter.alpha)
+            key: lora_layers.as_lora(down, up, config.adapter.file_alpha(len(down)))
             for key, (down, up) in trainer.adapters.items()
         }
         words = as_words(trainer.tokens)
@@ -50,7 +51,7 @@ def export(trainer: Trainer, file: str = "") -> Path:
     write_style(
         unchecked,
         {canonical_name(part, module, family): lora for (part, module), lora in own.items()},
-        metadata_for(config, _made(trainer), config.save.leave_out),
+        metadata_for(_as_trained(trainer), _made(trainer), config.save.leave_out),
         words=words,
     )
     written = read_style(unchecked)
@@ -72,6 +73,17 @@ def export(trainer: Trainer, file: str = "") -> Path:
             f"{path} could not be written ({cause(error)}). {advice(error)}"
         ) from error
     return path
+
+
+def _as_trained(trainer: Trainer) -> RunConfig:
+    """The settings with the storage of the base that auto came to, without which the style cannot
+    be trained again.
+    """
+    config = trainer.config
+    if not trainer.place.storage:
+        return config
+    base = config.base.model_copy(update={"storage": trainer.place.storage})
+    return config.model_copy(update={"base": base})
 
 
 def _made(trainer: Trainer) -> Made:

@@ -86,6 +86,13 @@ def checked(configs: Sequence[RunConfig]) -> list[Plan]:
                     f"{getattr(config.base, key)!r} for {config.save.name}. Make it the same, "
                     "or train them one after another."
                 )
+        if plan.place.storage != plans[0].place.storage:
+            kept, others = (p.place.storage or p.place.precision for p in (plan, plans[0]))
+            raise ConfigError(
+                f"styles that are trained together share one base: its weights are kept as "
+                f"{others} for {first.save.name} and as {kept} for {config.save.name}. Set "
+                "base.storage to the same for both, or train them one after another."
+            )
         if config.optim.compile != "off":
             raise ConfigError(
                 "optim.compile is for one style alone, whose rows all go one way "

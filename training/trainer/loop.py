@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 
 from training.adapters.multi_lora import SharedBase
 from training.config.schema import RunConfig
@@ -30,7 +31,7 @@ def train(config: RunConfig, stop: Stop = never, world: ProcessGroup = ALONE) ->
     world: the processes that all call this with one config; all say the same, the first one writes,
     and stops when any is asked to.
     """
-    plan = world.each(lambda: planned(config))
+    plan = _alike(world.each(lambda: planned(config)), world)
     _check_shares(config, world)
     with (
         cpu_threads.given_back(),
@@ -49,6 +50,20 @@ def train(config: RunConfig, stop: Stop = never, world: ProcessGroup = ALONE) ->
         threads = _threads(plan, world)
         for _, event in drive([training], OneStyle(training, threads, shared_base)):
             yield event
+
+
+def _alike(plan: Plan, world: ProcessGroup) -> Plan:
+    """The plan with the base kept as the first process keeps it, for all must have the same; a base
+    that is divided among them is kept in its precision.
+    """
+    storage, note = world.first(lambda: (plan.place.storage, plan.note))
+    if world.shards and storage and plan.config.base.storage not in ("auto", "bfloat16"):
+        raise ConfigError(
+            f"base.storage = {storage} does not go with a base that is divided among processes. "
+            "Set it to auto, or turn FSDP off."
+        )
+    storage, note = ("", "") if world.shards else (storage, note)
+    return replace(plan, place=replace(plan.place, storage=storage), note=note)
 
 
 def _threads(plan: Plan, world: ProcessGroup) -> RecordedThreads:

@@ -13,10 +13,10 @@ from training.models import loader
 from training.runtime import memory
 from training.runtime.device import GIB, has_own_memory
 from training.runtime.distributed import ProcessGroup
+from training.runtime.memory import SPARE
 from training.trainer.plan import Plan
+from training.trainer.predicted_memory import predicted
 
-# Share of the free memory that is left to others, and to what one update needs more than another
-SPARE = 0.1
 # Updates whose memory is watched: the second one has the optimiser's moments beside it, later ones
 # take no more
 WATCHED = 2
@@ -45,14 +45,18 @@ class MemoryWatch:
         place, files = self.plan.place, self.plan.files
         # The others need not be there with the denoiser
         parts = [files.family.denoiser] if has_own_memory(place.device) else files.family.classes
-        needed = loader.weight_count(files, parts) * place.dtype.itemsize / GIB
+        if place.storage:
+            needed = predicted(self.plan.config, files, place).frozen
+        else:
+            needed = loader.weight_count(files, parts) * place.dtype.itemsize / GIB
         if needed <= self.free:
             return
         half = ", or set base.dtype = bfloat16" if place.dtype == torch.float32 else ""
+        fewer = "" if place.storage in ("int8", "nf4") else ", or set base.storage = int8"
         raise OutOfMemory(
             f"the weights of {files.title} alone take {needed:.1f} GiB in "
-            f"{place.precision}, and {self.free:.1f} GiB are free on {place.name}. Close "
-            f"other programs, choose a smaller base{half}."
+            f"{place.storage or place.precision}, and {self.free:.1f} GiB are free on "
+            f"{place.name}. Close other programs, choose a smaller base{half}{fewer}."
         )
 
     @contextmanager

@@ -25,18 +25,24 @@ class Group:
     lr: float
 
 
-def course(schedule: str, step: int, steps: int, warmup: float) -> float:
-    """The share of the full learning rate at update `step` (0, 1, ...):
-
-    a linear warm-up, then cosine or linear to 0, or constant.
+def course(schedule: str, step: int, steps: int, warmup: float, cycles: int = 1) -> float:
+    """The share of the full learning rate at update `step` (0, 1, ...): a linear warm-up, then
+    cosine, linear or rex (Chen et al. 2021, arXiv 2107.04197, eq. 2) to 0, so many cosines, or
+    constant.
     """
     rising = max(1, round(steps * warmup))
     if warmup and step < rising:
         return (step + 1) / rising
     done = (step - rising) / max(1, steps - rising) if warmup else step / steps
-    return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[
-        schedule
-    ]
+    if schedule == "restarts":
+        done = cycles * done % 1
+    return {
+        "constant": 1.0,
+        "linear": 1 - done,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+        "restarts": (1 + math.cos(math.pi * done)) / 2,
+        "rex": (1 - done) / (1 - done / 2),
+    }[schedule]
 
 
 def gradient_of(flat: nn.Parameter) -> Tensor:
@@ -46,6 +52,8 @@ def gradient_of(flat: nn.Parameter) -> Tensor:
 
 class Optimiser:
     """AdamW (Loshchilov and Hutter 2019) in float32; moments 0.9 and 0.999."""
+
+    sized_as_weights = ("weights", "first", "second")  # of what `tensors` gives of a group
 
     def __init__(
         self, groups: Mapping[str, Group], *, weight_decay: float, clip: float, ema: float
@@ -59,6 +67,7 @@ class Optimiser:
         )
         params = [{"params": [self.flats[name]], "lr": self.lrs[name]} for name in self.names]
         self.adamw = torch.optim.AdamW(params, weight_decay=weight_decay, fused=True)
+        self.version = ""  # of the package that makes the updates, where it is not torch's AdamW
 
     def gradients(self) -> list[Tensor]:
         """One flat gradient a group, to be changed in place."""
@@ -78,12 +87,15 @@ class Optimiser:
         if self.clip:
             for flat in self.flats.values():
                 gradient_of(flat).mul_((self.clip / (norm + 1e-6)).clamp(max=1.0))
-        for group, name in zip(self.adamw.param_groups, self.names, strict=True):
-            group["lr"] = self.lrs[name] * share
-        self.adamw.step()
+        self._step(share)
         self.clear()
         for name, average in self.averages.items():
             average.lerp_(self.flats[name], 1 - self.ema)
+
+    def _step(self, share: float) -> None:
+        for group, name in zip(self.adamw.param_groups, self.names, strict=True):
+            group["lr"] = self.lrs[name] * share
+        self.adamw.step()
 
     def clear(self) -> None:
         for flat in self.flats.values():
@@ -166,9 +178,9 @@ class Optimiser:
         """
         kept = {name for name in tensors if name.endswith(".weights")}
         return kept == {f"{name}.weights" for name in self.flats} and all(
-            tensors[f"{name}.{what}"].shape == flat.shape
+            f"{name}.{what}" in tensors and tensors[f"{name}.{what}"].shape == flat.shape
             for name, flat in self.flats.items()
-            for what in ("weights", "first", "second")
+            for what in self.sized_as_weights
         )
 
 

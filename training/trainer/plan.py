@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.adapters.lora_layers import chosen_modules
+from training.config.layer_patterns import complaints, parsed_ranks
 from training.config.loading import read_toml
 from training.config.schema import RunConfig
 from training.data.dataset import Dataset, Example, read_dataset
@@ -26,7 +28,7 @@ from training.storage.paths import (
     checked_writable,
 )
 from training.style_files.reading import Style, read_style
-from training.trainer import checkpoint, resume
+from training.trainer import base_storage, checkpoint, optimizers, resume
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Plan:
     place: DeviceSpec
     finished: int  # updates after which this run's style was already exported, else 0
     start: Style | None = None  # what the adapters begin as
+    note: str = ""  # how the base is kept in memory, where that was chosen
 
     @property
     def reading(self) -> Reading:
@@ -62,10 +65,13 @@ def planned(config: RunConfig) -> Plan:
             "--data.folder pictures."
         )
     place = choose(config.base.device, config.base.dtype)
+    base_storage.check_package(config.base.storage)
+    optimizers.check_package(config.optim.method)
     files = base_files.find(config.base.model)
     check_resolution(config, files)
     loader.check_reading(files, config.base.clip_skip)
     data = config.data
+    check_patterns(config, files)
     dataset = read_dataset(
         Path(data.folder),
         trigger=data.trigger,
@@ -78,7 +84,41 @@ def planned(config: RunConfig) -> Plan:
     given = class_images.given(config.prior)
     check_same_run(config, dataset, files)
     checked_writable(config.run_folder, "save.folder")
-    return Plan(config, dataset, given, files, place, _finished(config), _start(config))
+    place, note = _placed(config, files, place)
+    finished, start = _finished(config), _start(config)
+    return Plan(config, dataset, given, files, place, finished, start, note)
+
+
+def _placed(
+    config: RunConfig, files: base_files.BaseFiles, place: DeviceSpec
+) -> base_storage.Chosen:
+    """Where the base goes and how it is kept there: as before where the run goes on, for another
+    storage is another base.
+
+    Raises ConfigError where the settings now want another one.
+    """
+    found = None
+    if config.save.resume != "anew":
+        found, _ = checkpoint.newest(config.run_folder / "checkpoints")
+    earlier = found.state.get("storage", "") if found else None
+    chosen = base_storage.chosen(config, files, place, earlier)
+    if earlier is not None and config.save.resume == "exact":
+        changed = resume.changed_storage(earlier, chosen.place.storage)
+        if changed:
+            raise ConfigError(resume.refusal(config.run_folder, changed))
+    return chosen
+
+
+def check_patterns(config: RunConfig, files: base_files.BaseFiles) -> None:
+    """Refuse patterns that fit no layer of the base. Raises ConfigError."""
+    adapter = config.adapter
+    if not (adapter.only or adapter.without or adapter.ranks):
+        return
+    network = loader.outline(files, files.family.denoiser)
+    names = chosen_modules(network, files.family.groups, adapter.targets)
+    wrong = list(complaints(names, adapter.only, adapter.without, adapter.ranks))
+    if wrong:
+        raise ConfigError("\n".join(wrong))
 
 
 def _start(config: RunConfig) -> Style | None:
@@ -90,7 +130,7 @@ def _start(config: RunConfig) -> Style | None:
         return None
     style = read_style(Path(config.adapter.start).expanduser())
     largest = max((lora.rank for lora in style.modules.values()), default=0)
-    if largest > config.adapter.rank:
+    if largest > max([config.adapter.rank, *parsed_ranks(config.adapter.ranks).values()]):
         raise StyleFileError(
             f"{config.adapter.start} has rank {largest}, this run {config.adapter.rank}. Set "
             f"adapter.rank to {largest} or more, or cut the style "

@@ -19,6 +19,7 @@ from training.storage.disk_errors import advice, cause
 from training.system import file_system
 from training.trainer import microbatching
 
+STORAGE = "base.storage"
 MOST = 5  # file names in one sentence
 OF_A_RUN = (
     "checkpoints",
@@ -57,8 +58,18 @@ def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     return [
         f"{key}: {before[key]!r} then, {value!r} now"
         for key, value in now.items()
-        if before[key] != value and not (key in PLACES and before[key] and value)
+        if before[key] != value
+        and not (key in PLACES and before[key] and value)
+        and key != STORAGE  # what came of it counts: see changed_storage
     ]
+
+
+def changed_storage(then: str, now: str) -> list[str]:
+    """Whether the base is kept otherwise. As training.runtime.device.DeviceSpec names it, "" for
+    its precision.
+    """
+    before, after = (name or "the precision itself" for name in (then, now))
+    return [] if then == now else [f"{STORAGE}: {before} then, {after} now"]
 
 
 def changed_base(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -100,8 +100,11 @@ def _record(trainer: Trainer) -> dict[str, Any]:
         "captions": SHORTENED if trainer.data.are_shortened else WHOLE,
         "class_pictures": resume.pictures_record(trainer.data.prior_examples),
         **base_record(trainer.plan.files),
+        "storage": trainer.place.storage,
         "start": trainer.plan.start.sha256 if trainer.plan.start else "",
-        "place": device_record(trainer.place) | {"processes": trainer.world.size},
+        "place": device_record(trainer.place)
+        | {"processes": trainer.world.size}
+        | ({"optimiser": version} if (version := trainer.optimiser.version) else {}),
     }
 
 
@@ -112,6 +115,7 @@ def _changed(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     changed += resume.changed_pictures(
         then["class_pictures"], now["class_pictures"], "class picture"
     )
+    changed += resume.changed_storage(then.get("storage", ""), now["storage"])
     return changed + resume.changed_base(then, now) + resume.changed_start(then, now)
 
 

@@ -92,8 +92,10 @@ def _begin_folder(plan: Plan) -> Iterator[Noted]:
     write_run(lasting, folder)
 
 
-def _warnings(plan: Plan) -> Iterator[Warned]:
+def _warnings(plan: Plan) -> Iterator[Noted | Warned]:
     yield from (Warned(note) for note in plan.dataset.notes)
+    if plan.note:
+        yield Noted(plan.note)
     if plan.config.optim.compile != "off" and plan.place.device.type == "cpu":
         yield Warned(
             "compiling for a CPU takes ten minutes and more, and a stop is heard after the "

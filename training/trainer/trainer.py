@@ -21,6 +21,7 @@ from training.events import Stepped, Warned
 from training.models.family import Conditioning, Parts
 from training.models.textual_inversion import Token
 from training.modules.compile import begin_pass
+from training.modules.stored import frozen_count
 from training.runtime import memory
 from training.runtime.device import DeviceSpec
 from training.runtime.distributed import ProcessGroup
@@ -130,12 +131,7 @@ class Trainer:
     def total(self) -> int:
         """Weights of the parts that are adapted, adapters not counted."""
         adapted = {part for part, _ in self.adapters}
-        return sum(
-            p.numel()
-            for part in adapted
-            for p in self.parts.networks[part].parameters()
-            if not p.requires_grad
-        )
+        return sum(frozen_count(self.parts.networks[part]) for part in adapted)
 
     def use_whole_captions(self) -> None:
         """Train on the captions as they are in their files, whatever is read of them."""
@@ -223,7 +219,8 @@ class Trainer:
             return self._leave_out(value, size)
         self.step += 1
         self.guard.good()
-        share = course(optim.schedule, self.step - 1, optim.steps, optim.warmup) * self.guard.share
+        share = course(optim.schedule, self.step - 1, optim.steps, optim.warmup, optim.cycles)
+        share *= self.guard.share
         self.optimiser.update(norm, share)
         seconds = time.monotonic() - self._began
         self.pace = [*self.pace[-19:], seconds]
@@ -360,8 +357,15 @@ class Trainer:
 
     def loss(self, batch: Batch, predicted: Tensor) -> Tensor:
         """Its part in the loss of a microbatch."""
+        optim = self.config.optim
+        kind = objective.Loss(optim.loss, optim.huber)
         return objective.weighted_loss(
-            predicted, batch.wanted, batch.weights, rows=batch.rows, masks=batch.masks
+            predicted,
+            batch.wanted,
+            batch.weights,
+            rows=batch.rows,
+            masks=batch.masks,
+            kind=kind,
         )
 
     @property
