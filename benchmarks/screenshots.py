@@ -1,8 +1,8 @@
-"""Every tab of the page as a picture, light and dark, wide and narrow: `python
-benchmarks/screenshots.py --workspace FOLDER --out FOLDER`.
+"""Every place of the page as a picture, light and dark, in four widths: `python
+benchmarks/screenshots.py --out FOLDER`; `--docs` makes those of docs/ anew.
 
-Opens the page on a free port of this machine over a workspace that is there, so that the pictures
-show what a user would see.
+Opens the page on a free port of this machine, over a workspace that is there or over a new one with
+the example, so that the pictures show what a user would see.
 """
 
 from __future__ import annotations
@@ -11,63 +11,86 @@ import argparse
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.chromium import HOW, found  # noqa: E402
 
-TABS = ("Pictures", "Train", "Compare", "Styles", "Settings")
-WIDTHS = (1280, 800)  # px
-TALLEST = 4000  # px
-SETTLED = 3000  # ms after a tab was opened
+PLACES = ("Dataset", "Train", "Create", "Styles", "Settings")
+# Of docs/, which the README shows
+IN_DOCS = {"Dataset": "pictures", "Train": "train", "Create": "compare", "Styles": "styles"}
+WINDOWS = {390: 844, 768: 1024, 1280: 800, 1920: 1080}  # width -> height, px
+PATIENCE = 240_000  # ms: a busy machine is slow
+SETTLED = 3000  # ms after a place was opened
 
 
 def main() -> int:
     """Exit code 0, 2 without a Chromium."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workspace", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tabs", nargs="+", choices=TABS, default=TABS)
-    parser.add_argument("--light-only", action="store_true", help="and wide only")
+    parser.add_argument("--workspace", type=Path, help="a new one with the example if left out")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--docs", action="store_true", help="renew the pictures of docs/")
+    parser.add_argument("--places", nargs="+", choices=PLACES, default=PLACES)
     given = parser.parse_args()
+    if not given.docs and given.out is None:
+        parser.error("--out or --docs is needed")
     if (chromium := found()) is None:
         print(f"No Chromium: {HOW}.", file=sys.stderr)
         return 2
-    given.out.mkdir(parents=True, exist_ok=True)
-    with served(given.workspace) as address, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        workspace = given.workspace or Path(folder) / "workspace"
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for width in WIDTHS[:1] if given.light_only else WIDTHS:
-            page = browser.new_page(viewport={"width": width, "height": 900})
-            page.goto(address)
-            page.locator("#tour [data-tour=end]").click()
-            for look in ("light",) if given.light_only else ("light", "dark"):
-                if look == "dark":
-                    page.locator("#theme").click()
-                for tab in given.tabs:
-                    shoot(page, tab, given.out / f"{tab.lower()}-{width}-{look}.png")
-            page.close()
+        with served(workspace) as address:
+            if given.docs:
+                for_docs(browser, address)
+            if given.out is not None:
+                given.out.mkdir(parents=True, exist_ok=True)
+                every_width(browser, address, given.places, given.out)
         browser.close()
     return 0
 
 
-def shoot(page: Page, tab: str, file: Path) -> None:
-    page.get_by_role("tab", name=tab).click()
+def opened(browser: Browser, address: str, width: int) -> Page:
+    """The page in a window of that width, without its tour."""
+    page = browser.new_page(viewport={"width": width, "height": WINDOWS[width]})
+    page.set_default_timeout(PATIENCE)
+    # the report's frame has no storage
+    page.add_init_script("if (window === top) localStorage.setItem('style-studio-tour', 'seen')")
+    page.goto(address, timeout=PATIENCE)
+    return page
+
+
+def every_width(browser: Browser, address: str, places: Sequence[str], out: Path) -> None:
+    for width in WINDOWS:
+        page = opened(browser, address, width)
+        for look in ("light", "dark"):
+            if look == "dark":
+                page.locator("#theme").click()
+            for place in places:
+                shoot(page, place, out / f"{place.lower()}-{width}-{look}.png")
+        page.close()
+
+
+def for_docs(browser: Browser, address: str) -> None:
+    page = opened(browser, address, 1280)
+    for place, name in IN_DOCS.items():
+        shoot(page, place, ROOT / "docs" / f"{name}.png")
+    page.close()
+
+
+def shoot(page: Page, place: str, file: Path) -> None:
+    """What somebody sees who opens a place, in a window of usual height."""
+    page.get_by_role("tab", name=place).click()
     page.wait_for_timeout(SETTLED)
-    window = page.viewport_size
-    tall = page.evaluate("document.documentElement.scrollHeight")
-    page.set_viewport_size(
-        {**window, "height": min(tall, TALLEST)}
-    )  # not full_page, which leaves frames inside the page blank
-    page.wait_for_timeout(SETTLED // 3)
     page.screenshot(path=file)
-    page.set_viewport_size(window)
-    print(file)
+    print(file, flush=True)
 
 
 def free_port() -> int:

@@ -192,7 +192,7 @@ def test_with_the_password_the_page_is_there(locked: Asked) -> None:
     right = urllib.parse.urlencode({"username": auth.USER, "password": SECRET})
     assert locked("POST", "/login", right, **FORM)[0] == 200 and locked.cookies
     status, text = locked("GET", "/config")
-    assert status == 200 and "1. Pictures" in text
+    assert status == 200 and "Dataset" in text
     assert locked("GET", "/gradio_api/file=/etc/passwd")[0] in (403, 404)
 
 

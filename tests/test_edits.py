@@ -12,10 +12,10 @@ from training.errors import ConfigError
 @pytest.mark.parametrize(
     ("kind", "words", "other", "before", "after"),
     [
-        ("Put words first", "ink", "", "a cat", "ink, a cat"),
-        ("Put words first", "ink", "", "", "ink"),
-        ("Put words first", "a", "", "apple", "a, apple"),
-        ("Put words last", "on white", "", "a cat", "a cat, on white"),
+        ("Add to the start", "ink", "", "a cat", "ink, a cat"),
+        ("Add to the start", "ink", "", "", "ink"),
+        ("Add to the start", "a", "", "apple", "a, apple"),
+        ("Add to the end", "on white", "", "a cat", "a cat, on white"),
         ("Find and replace", "cat", "dog", "a Cat, a cat's house", "a dog, a dog's house"),
         ("Find and replace", "(a+)", r"\1", "x (a+) y", r"x \1 y"),
         ("Find and replace", "red ", "", "a red cat", "a cat"),
@@ -42,7 +42,7 @@ def test_the_trigger_is_where_training_does_not_put_it_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [("Put words first", " "), ("Find and replace", ""), ("Paint it", "x")]
+    ("kind", "words"), [("Add to the start", " "), ("Find and replace", ""), ("Paint it", "x")]
 )
 def test_nothing_to_do_is_reported(kind: str, words: str) -> None:
     with pytest.raises(ConfigError):

@@ -5,12 +5,14 @@ every setting has a control that says what it is, and nothing is lost on the way
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 
 import gradio as gr
 import pytest
 
-from studio.page import forms
+from studio.page import forms, words
 from training.config.loading import from_mapping
 from training.config.schema import RunConfig
 from training.config.settings import settings
@@ -61,13 +63,28 @@ def test_every_setting_has_a_control_with_its_label_and_sentence() -> None:
     assert list(controls) == list(EVERY)
     for setting in settings():
         assert controls[setting.key].label == forms.label(setting)
-        assert controls[setting.key].info.lower().startswith(forms.in_words(setting.help).lower())
+        assert controls[setting.key].info.startswith(forms.explained(setting))
+        assert forms.explained(setting).startswith(words.HINTS.get(setting.key, ""))
+
+
+def test_hints_are_short_and_name_no_keys_and_no_figures_of_ours() -> None:
+    assert set(words.HINTS) <= set(EVERY)
+    for hint in words.HINTS.values():
+        assert 4 < len(hint) <= 84 and not hint[0].islower() and not hint.endswith(".")
+        assert not re.search(r"\w\.\w|\bpoints\b|linocut|\bet al\b", hint), hint
+
+
+def test_a_setting_without_a_hint_has_its_own_sentence() -> None:
+    setting = dataclasses.replace(
+        next(iter(settings())), name="other", help="what another one does"
+    )
+    assert forms.explained(setting) == "What another one does"
 
 
 def test_labels_are_of_settings_and_differ_within_a_section() -> None:
-    assert set(forms.LABELS) <= set(EVERY)
-    assert set(forms.SECTIONS) == set(RunConfig.model_fields)
-    for section in forms.SECTIONS:
+    assert set(words.LABELS) <= set(EVERY)
+    assert set(words.SECTIONS) == set(RunConfig.model_fields)
+    for section in words.SECTIONS:
         labels = [forms.label(s) for s in settings() if s.section == section]
         assert len(labels) == len(set(labels))
 
@@ -94,15 +111,13 @@ def test_a_wrong_value_is_named_by_its_label() -> None:
     values[EVERY.index("optim.seed")] = "lots"
     with pytest.raises(ConfigError) as complaint:
         from_mapping(forms.to_mapping(EVERY, values), "the form")
-    words = forms.in_words(str(complaint.value))
-    assert "“Length (updates)” is 0" in words
-    assert "“Batch size (pictures)” is empty" in words
-    assert "“Seed” is 'lots'" in words
-    assert "optim." not in words
+    said = forms.in_words(str(complaint.value))
+    assert "“Steps” is 0" in said
+    assert "“Batch size” is empty" in said
+    assert "“Seed” is 'lots'" in said
+    assert "optim." not in said
 
 
 def test_only_keys_become_labels() -> None:
     said = "runs/optim.steps and notes.txt stay, data.folder does not"
-    assert (
-        forms.in_words(said) == "runs/optim.steps and notes.txt stay, “Folder of pictures” does not"
-    )
+    assert forms.in_words(said) == "runs/optim.steps and notes.txt stay, “Picture folder” does not"

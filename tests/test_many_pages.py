@@ -224,7 +224,7 @@ def test_a_card_belongs_to_the_style_that_is_shown(
     for count, file in enumerate((SAMPLE_STYLE, second), start=1):
         page.locator("#bring-style input[type=file]").set_input_files(str(file))
         expect(page.locator("#shelf .thumb")).to_have_count(count, timeout=MINUTE)
-    unfolded(page, "#style-words", "Name, licence")
+    unfolded(page, "#style-words", "Edit details")
     title.fill("Woodcut of mine")  # what was brought last is shown
     page.locator("#save-card").click()
     expect(page.locator("#shelf .thumb", has_text="Woodcut of mine")).to_have_count(1)
@@ -237,7 +237,7 @@ def test_a_card_belongs_to_the_style_that_is_shown(
 
     opened(other, "Styles")
     other.locator(LINOCUT).click()
-    unfolded(other, "#style-words", "Name, licence")
+    unfolded(other, "#style-words", "Edit details")
     expect(other.locator("#style-title input, #style-title textarea")).to_have_value("linocut")
     other.locator("#style-title input, #style-title textarea").fill("Lino")
     other.locator("#save-card").click()

@@ -177,13 +177,13 @@ def test_from_upload_to_grid(
 
     # The tour, once: three steps through the tabs
     expect(tab.locator("#tour")).to_contain_text("1 of 3")
-    for name, said in (("Train", "2 of 3"), ("Compare", "3 of 3")):
+    for name, said in (("Train", "2 of 3"), ("Create", "3 of 3")):
         tab.locator("#tour [data-tour=on]").click()
         expect(tab.locator("#tour")).to_contain_text(said)
         expect(tab.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
     tab.locator("#tour [data-tour=on]").click()
     expect(tab.locator("#tour")).to_be_hidden()
-    opened(tab, "Pictures")
+    opened(tab, "Dataset")
     reloaded(tab)
     expect(tab.locator("#tour")).to_be_hidden()
 
@@ -229,11 +229,11 @@ def test_from_upload_to_grid(
     tab.locator("#base-model input, #base-model textarea").fill(str(base_folder))
     tab.locator("#optim-steps input").fill("0")
     tab.locator("#optim-batch_size input").fill("1")
-    tab.get_by_role("button", name="Everything").click()
-    tab.locator("#section-preview").get_by_role("button", name="Previews").click()
+    tab.get_by_role("button", name="Advanced settings").click()
+    tab.locator("#section-preview").get_by_role("button", name="Sample images").click()
     tab.locator("#preview-every input").fill("0")
     tab.locator("#start").click()
-    expect(tab.get_by_text("“Length (updates)” is 0")).to_be_visible()
+    expect(tab.get_by_text("“Steps” is 0")).to_be_visible()
     expect(tab.locator("#optim-steps")).to_have_class(re.compile("wrong-field"))
     assert not (workspace / "runs").exists()
     tab.locator("#optim-steps input").fill("2")
@@ -253,7 +253,7 @@ def test_from_upload_to_grid(
     )
 
     # Compare: the style is offered with its trigger word, the grid is drawn
-    opened(tab, "Compare")
+    opened(tab, "Create")
     expect(tab.locator("#style-1 input")).to_have_value("balls · say “ballish” · rank 16")
     tab.locator("#compare-base input, #compare-base textarea").fill(str(base_folder))
     tab.locator("#compare-prompts textarea").fill("a red ball")
@@ -276,7 +276,7 @@ def test_from_upload_to_grid(
     expect(tab.locator("#grid dialog")).to_be_hidden()
 
     # Blind: the names are gone until the picks are told
-    tab.get_by_role("button", name="Look blind").click()
+    tab.get_by_role("button", name="Blind test").click()
     expect(tab.locator("#grid thead")).to_be_hidden()
     tab.locator('#grid td[data-column="1"] .pick').click()
     tab.get_by_role("button", name="Reveal").click()
@@ -291,7 +291,7 @@ def test_from_upload_to_grid(
     assert shown.get_attribute("src") != first
     assert tab.locator("#compare-seeds input, #compare-seeds textarea").input_value() != "0"
     reloaded(tab)
-    opened(tab, "Compare")
+    opened(tab, "Create")
     expect(tab.locator("#past .thumb")).to_have_count(2, timeout=MINUTE)
     tab.locator("#past .thumb").last.click()
     expect(shown).to_have_attribute("src", first)
@@ -312,13 +312,13 @@ def test_from_upload_to_grid(
     expect(
         tab.locator("#style .examples img").nth(1)
     ).to_be_visible()  # of the two comparisons; its previews too, when it drew some
-    unfolded(tab, "#style-words", "Name, licence")
+    unfolded(tab, "#style-words", "Edit details")
     expect(tab.locator("#style-title input, #style-title textarea")).to_have_value("balls")
     tab.locator("#style-title input, #style-title textarea").fill("<b>Balls</b>")
     expect(tab.locator("#style-title input, #style-title textarea")).to_have_value("<b>Balls</b>")
     tab.locator("#save-card").click()
     expect(tab.locator("#shelf .title")).to_have_text("<b>Balls</b>")
-    tab.locator("#share").get_by_role("button", name="Share it").click()
+    tab.locator("#share").get_by_role("button", name="Publish").click()
     expect(tab.locator("#published")).to_contain_text("ballish")
     tab.locator("#share-fields").get_by_label("trigger phrase: ballish").uncheck()
     expect(tab.locator("#published")).not_to_contain_text("modelspec.trigger_phrase")
@@ -398,16 +398,16 @@ def test_trainings_wait_their_turn(tab: sync_api.Page, workspace: Path, base_fol
     for name in ("second", "third", "long"):
         row(name).locator('[data-do="remove"]').click()
         expect(row(name)).to_have_count(0)
-    opened(tab, "Pictures")
+    opened(tab, "Dataset")
 
 
 def test_from_a_drawer_of_pictures_to_a_dataset(
     tab: sync_api.Page, server: tuple[str, subprocess.Popen[str]], workspace: Path, tmp_path: Path
 ) -> None:
     expect, dataset = sync_api.expect, workspace / "datasets" / "drawer"
-    opened(tab, "Pictures")
+    opened(tab, "Dataset")
     tab.locator("#new-dataset input, #new-dataset textarea").fill("drawer")
-    tab.get_by_role("button", name="Make").click()
+    tab.locator("#new-dataset").get_by_role("button", name="Create").click()
     expect(tab.locator("#dataset input")).to_have_value("drawer")
 
     # A zip with captions; a bad member is named, the rest is there
@@ -470,7 +470,7 @@ def test_from_a_drawer_of_pictures_to_a_dataset(
     until(lambda: read_place(dataset / "wide.png") == (0.0, 0.5))
 
     # All captions at once; undone after a reload
-    unfolded(tab, "#bulk", "Change all captions")
+    unfolded(tab, "#bulk", "Edit all captions")
     tab.locator("#bulk-apply").click()
     expect(tab.get_by_text("“Words” is empty")).to_be_visible()
     tab.wait_for_timeout(500)
@@ -480,7 +480,7 @@ def test_from_a_drawer_of_pictures_to_a_dataset(
     expect(tab.locator("#bulk-example")).to_contain_text("ink, a red apple")
     tab.locator("#bulk-apply").click()
     until(lambda: (dataset / "apple.txt").read_text() == "ink, a red apple\n")
-    expect(tab.locator("#undo")).to_contain_text("put words first")
+    expect(tab.locator("#undo")).to_contain_text("add to the start")
     reloaded(tab)
     expect(tab.locator("#pictures .thumb")).to_have_count(5, timeout=MINUTE)
     tab.locator("#undo").click()
@@ -505,11 +505,11 @@ def test_from_a_drawer_of_pictures_to_a_dataset(
     tab.set_viewport_size({"width": 800, "height": 900})
     tab.locator("#theme").click()
     assert tab.evaluate("document.body.classList.contains('dark')")
-    for name in ("Pictures", "Train", "Compare", "Styles", "Settings"):
+    for name in ("Dataset", "Train", "Create", "Styles", "Settings"):
         opened(tab, name)
         assert tab.evaluate("document.documentElement.scrollWidth") <= 800, name
     tab.set_viewport_size({"width": 1280, "height": 900})
-    opened(tab, "Pictures")
+    opened(tab, "Dataset")
 
     assert [url for url in tab.asked if not url.startswith((server[0], "data:", "blob:"))] == []
     assert tab.complaints == []
@@ -524,9 +524,9 @@ def test_a_folder_is_dropped_and_what_is_no_picture_is_named(
         Image.new("RGB", (120, 100), colour).save(tmp_path / "drawer" / path)
     (tmp_path / "drawer" / "deep" / "blue thing.txt").write_text("a blue thing")
     (tmp_path / "drawer" / ".DS_Store").write_text("of a file manager")
-    opened(tab, "Pictures")
+    opened(tab, "Dataset")
     tab.locator("#new-dataset input, #new-dataset textarea").fill("dropped")
-    tab.get_by_role("button", name="Make").click()
+    tab.locator("#new-dataset").get_by_role("button", name="Create").click()
     expect(tab.locator("#dataset input")).to_have_value("dropped")
 
     def drop(path: Path) -> None:
@@ -605,6 +605,31 @@ def zipped(folder: Path) -> str:
         file.writestr("drawer/metadata.jsonl", '{"file_name": "apple.png", "text": "a red apple"}')
         file.writestr("drawer/run.exe", b"MZ")
     return str(folder / "drawer.zip")
+
+
+def test_every_place_has_an_address_and_arrow_keys_lead_there(
+    tab: sync_api.Page, server: tuple[str, subprocess.Popen[str]]
+) -> None:
+    """Reload and the back button come back to a place; the one thing to do there is in sight."""
+    expect = sync_api.expect
+    tab.goto(f"{server[0]}#create")
+    reloaded(tab)
+    expect(tab.get_by_role("tab", name="Create")).to_have_attribute("aria-selected", "true")
+    expect(tab.locator("#draw")).to_be_in_viewport()
+    tab.get_by_role("tab", name="Create").press("ArrowUp")
+    expect(tab.get_by_role("tab", name="Train")).to_be_focused()
+    expect(tab).to_have_url(f"{server[0]}#train")
+    expect(tab.locator("#start")).to_be_in_viewport()
+    tab.go_back()
+    expect(tab.get_by_role("tab", name="Create")).to_have_attribute("aria-selected", "true")
+    for width in (390, 768, 1920):
+        tab.set_viewport_size({"width": width, "height": 900})
+        opened(tab, "Train")
+        expect(tab.locator("#start")).to_be_in_viewport()
+        expect(tab.get_by_role("tab")).to_have_count(5)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.set_viewport_size({"width": 1280, "height": 900})
+    opened(tab, "Dataset")
 
 
 def test_foreign_hosts_and_files_are_refused(server: tuple[str, subprocess.Popen[str]]) -> None:
@@ -696,14 +721,14 @@ def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(
         page.locator("#tour [data-tour=end]").click()
         for name, shown in (
             ("Train", "#status .finished"),
-            ("Compare", "#grid .comparison .open img"),
+            ("Create", "#grid .comparison .open img"),
             ("Styles", "#style .examples img"),
         ):
             opened(page, name)
             expect(page.locator(shown).first).to_be_visible()
         guidance = page.locator("#compare-guidance input")
         expect(guidance).to_have_value("2")  # as the example was made
-        opened(page, "Pictures")
+        opened(page, "Dataset")
 
         # One that is begun there is what Train shows, not the example's own run that it has shown
         page.locator("#train-example").click()
@@ -712,7 +737,7 @@ def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(
         expect(page.locator('#line li:has([data-run="linocut-2"])')).to_contain_text(
             "Stopped", timeout=MINUTE
         )
-        opened(page, "Pictures")
+        opened(page, "Dataset")
 
         def click(what: sync_api.Locator) -> None:
             nonlocal clicks
@@ -737,7 +762,7 @@ def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(
         page.locator("#optim-steps input").fill("2")
         click(page.locator("#start"))
         expect(page.locator("#status .finished")).to_contain_text("2 of 2", timeout=5 * MINUTE)
-        click(page.get_by_role("tab", name="Compare"))
+        click(page.get_by_role("tab", name="Create"))
         expect(page.locator("#style-1 input")).to_have_value("my-style · say “ballish” · rank 16")
         # its own, no more the example's, and without the trigger word, which the base must not get
         prompts = page.locator("#compare-prompts textarea")

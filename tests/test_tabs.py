@@ -26,6 +26,7 @@ from studio.page.tabs import compare, pictures, settings, styles, train
 from studio.page.tabs.compare import form as compare_form
 from studio.page.tabs.compare.form import StyleValues
 from studio.page.tabs.pictures import rendering
+from studio.page.tabs.train import rendering as train_rendering
 from studio.page.tabs.train import several
 from studio.page.views import charts
 from studio.processes import process
@@ -137,7 +138,7 @@ def test_a_caption_is_saved_with_its_picture_and_counted(
     picture = parts.picture
     saved = {parts.summary, picture.tokens, picture.before, picture.kept, *picture.conflict.shown}
     assert set(answer) == saved and not answer[picture.conflict.row].visible
-    assert "each with a caption" in answer[parts.summary]
+    assert "all captioned" in answer[parts.summary]
     assert store.caption(drawings, "b.png") == "a blue square"
 
 
@@ -216,18 +217,18 @@ def test_a_bulk_edit_keeps_the_name_that_was_the_caption(
     store.add(folder, sorted(tmp_path.glob("*.png")))
     store.write_caption(folder, "gold cat.png", "")  # left empty on purpose
     _, handlers = tab(workspace, pictures)
-    shown = handlers.explain_edit("ink", "Put words first", "on paper", "")
+    shown = handlers.explain_edit("ink", "Add to the start", "on paper", "")
     for before, after in (("blue cat", "on paper, blue cat"), ("red cat", "on paper, red cat")):
         assert f"<td>{before}</td><td><b>{after}</b></td>" in shown
-    assert "3 captions would change" in shown
-    handlers.edit_all("ink", "", "mini", "Put words first", "on paper", "")
+    assert "3 captions will change" in shown
+    handlers.edit_all("ink", "", "mini", "Add to the start", "on paper", "")
     assert store.captions(folder) == {
         "blue cat.png": "on paper, blue cat",
         "gold cat.png": "on paper",
         "red cat.png": "on paper, red cat",
     }
     unchanged = handlers.explain_edit("ink", "Remove a tag", "blue cat", "")
-    assert "1 caption would change" in unchanged and "2 would stay" in unchanged
+    assert "1 caption will change" in unchanged and "2 unchanged" in unchanged
     handlers.undo("ink", "", "mini")
     assert not (folder / "red cat.txt").exists()
 
@@ -386,7 +387,7 @@ def test_a_wrong_setting_is_named_beside_start_and_its_field_marked(
     wrong = {"optim.steps": 0, "optim.batch_size": None, "base.model": "/no/such/base"}
     parts, answer = started(workspace, "ink", **wrong)
     words = answer[parts.wrong]
-    assert "“Length (updates)” is 0: a whole number from 1 to 1,000,000 was expected" in words
+    assert "“Steps” is 0: a whole number from 1 to 1,000,000 was expected" in words
     assert 'data-fields="optim-steps"' in words and 'data-fields="optim-batch_size"' in words
     assert Queue(workspace, None).jobs() == []
     parts, answer = started(workspace, "ink", **{"base.model": "/no/such/base"})
@@ -407,7 +408,7 @@ def test_after_the_last_step_a_run_says_what_it_does() -> None:
     assert "Time left" not in saving and "Saving the style" in saving
     seen.append(events.Noted("report: ink-000002.safetensors at strength 1"))
     reporting = charts.status("ink", "running", charts.progress(seen))
-    assert "Time left" not in reporting and "Making the report" in reporting
+    assert "Time left" not in reporting and "Writing the report" in reporting
     assert "Finished" in charts.status("ink", "finished", charts.progress(seen))
 
 
@@ -442,12 +443,33 @@ def test_the_recommended_checkpoint_is_downloaded_and_used(
         files = [Path(shown[part]["value"]).read_bytes() for part in (view.style, view.last)]
         return files[0], files[1], shown[view.use]["value"]
 
-    assert offers() == (best, last, "Use step 5 in Styles and Compare")
+    assert offers() == (best, last, "Use step 5")
     handlers.use_recommended("ink")
     assert style.read_bytes() == best
-    assert offers() == (best, last, "Use step 9 again in Styles and Compare")
+    assert offers() == (best, last, "Use step 9 again")
     handlers.use_recommended("ink")
     assert style.read_bytes() == last
+
+
+def test_a_finished_run_says_what_is_recommended_and_is_trained_further(
+    workspace: Workspace, judged: Path
+) -> None:
+    parts, handlers = tab(workspace, train)
+    shown = handlers.look("ink", {})
+    assert "Step 5 is recommended, at strength 0.85" in shown[parts.view.verdict]
+    assert shown[parts.view.go_on]["visible"] and shown[parts.view.chip] == ""
+    filled = handlers.go_on("ink")
+    assert filled[parts.form.fields["adapter.start"]] == str(judged / "ink.safetensors")
+    (judged / "report" / "report.json").unlink()
+    assert handlers.look("ink", {})[parts.view.verdict] == ""
+
+
+def test_the_run_that_is_going_is_shown_in_every_place() -> None:
+    seen: list[Any] = [events.Started(0, 8, 4, 1, 1, "cpu", "float32")]
+    assert "0 % · Starting" in train_rendering.chip("ink", "starting", charts.progress(seen))
+    seen.append(events.Stepped(2, 0.5, 1e-4, 1.0, 0.1, 65.0))
+    chip = train_rendering.chip("<ink>", "running", charts.progress(seen))
+    assert "25 % · 1 min 05 s left" in chip and "<ink>" not in chip and 'data-open="Train"' in chip
 
 
 @pytest.mark.parametrize("report", ["", "[]", '{"best": {}}', '{"best": {"step": 5}}', "outside"])
@@ -569,7 +591,7 @@ def test_a_drawn_comparison_is_shown(workspace: Workspace, compared: Path) -> No
     assert shown[view.download]["visible"] and not shown[view.stop]["visible"]
     assert 'data-at="one" aria-current=true' in shown[view.past]
     found = handlers.find("one", "dog")
-    assert "No comparison is found by “dog”" in found
+    assert "No results for “dog”" in found
 
 
 def test_a_comparison_that_failed_shows_the_end_of_its_log(
@@ -578,7 +600,7 @@ def test_a_comparison_that_failed_shows_the_end_of_its_log(
     parts, handlers = tab(workspace, compare)
     (compared / "terminal.log").write_text("one <line>")
     shown = handlers.look("one", "")
-    assert "could not be drawn" in shown[parts.view.status]
+    assert "could not be generated" in shown[parts.view.status]
     assert "one &lt;line&gt;" in shown[parts.view.status]
 
 
@@ -592,14 +614,14 @@ def test_how_far_a_drawing_is_comes_from_its_events(workspace: Workspace, compar
     try:
         shown = handlers.look("one", "")
         assert set(shown) == {view.status, view.stop, view.follower}
-        assert "loading the base model" in shown[view.status] and shown[view.stop]["visible"]
+        assert "Loading the base model" in shown[view.status] and shown[view.stop]["visible"]
         grid_events.append(reported, grid_events.Noted("a prompt is <long>"))
         assert "a prompt is &lt;long&gt;" in handlers.look("one", "")[view.status]
         grid_events.append(reported, grid_events.Drawn(3, 18))
         with reported.open("a") as file:
             file.write('{"event": "drawn", "done": 4')  # still being written
         status = handlers.look("one", "")[view.status]
-        assert "drawn 3 of 18 denoising steps" in status and 'aria-valuenow="17"' in status
+        assert "3 of 18 sampling steps" in status and 'aria-valuenow="17"' in status
     finally:
         process.stop(compared, at_once=True)
 
@@ -729,6 +751,28 @@ def test_a_style_is_shown_and_its_card_is_left_while_it_is_typed(workspace: Work
     assert set(parts.everything) - set(again) == set(parts.card.fields)
 
 
+def test_a_style_is_shown_before_and_after_its_training(workspace: Workspace, judged: Path) -> None:
+    """And without that where the run drew nothing before its first step."""
+    parts, handlers = tab(workspace, styles)
+    assert "hero" not in handlers.open_tab("run:ink", "")[parts.detail]
+    (judged / "events.jsonl").unlink()
+    for step in (0, 9):
+        Image.new("RGB", (32, 32), "white").save(judged / f"{step}.png")
+        events.append(judged / "events.jsonl", events.Previewed(step, (f"{step}.png",), ("a cat",)))
+    shown = handlers.open_tab("run:ink", "")[parts.detail]
+    assert shown.count('class="hero"') == 1 and 'aria-label="Before and after"' in shown
+    (judged / "0.png").unlink()
+    assert "hero" not in handlers.open_tab("run:ink", "")[parts.detail]
+
+
+def test_a_style_is_tried_in_create(workspace: Workspace) -> None:
+    finished_run(workspace, "ink")
+    tab(workspace, styles)[1].use("run:ink")
+    parts, handlers = tab(workspace, compare)
+    answer = handlers.open_tab("", *[None] * 6)
+    assert answer[parts.form.styles[0].picker].value == "run:ink"
+
+
 def test_after_a_style_is_deleted_no_other_one_takes_its_place(workspace: Workspace) -> None:
     """A second click would delete that one; the line that undoes it says what was deleted."""
     for name in ("ink", "oil"):
@@ -773,10 +817,10 @@ def test_a_joint_training_stands_in_the_queue_and_is_stopped_there(
     try:
         queue = handlers.look(None, {})[parts.view.queue]
         assert ", ".join(config.save.name for config in configs) in queue
-        assert "Training together" in queue
+        assert "Training in one batch" in queue
         handlers.act_on_job(None, gr.EventData(None, {"act": "stop_together", "id": 0}))
         until(lambda: not process.is_alive(folder))
-        assert "Training together" not in handlers.look(None, {})[parts.view.queue]
+        assert "Training in one batch" not in handlers.look(None, {})[parts.view.queue]
     finally:
         process.stop(folder, at_once=True)
 
@@ -791,7 +835,7 @@ def test_a_sweep_tells_how_it_ended_without_places_of_this_machine(
     (folder / "sweep.toml").write_text(tomli_w.dumps(tables))
     (folder / "terminal.log").write_text(f"cannot write {workspace.root}/runs/<both>")
     shown = several.status_html(workspace, folder, False)
-    assert "0 of 2 styles are finished" in shown and "<details>" in shown
+    assert "0 of 2 styles finished" in shown and "<details>" in shown
     assert str(workspace.root) not in shown and "runs/&lt;both&gt;" in shown
     assert "terminal" not in several.status_html(workspace, folder, True)
 

@@ -163,7 +163,7 @@ def test_the_strip_begins_before_the_first_update_and_keeps_it() -> None:
     looks = [previews.Look(step, "a <b>", f"s{step}", f"l{step}") for step in range(0, 1000, 10)]
     shown = previews.preview_strip(looks)
     assert (
-        shown.index(">before<") < shown.index(">610<") < shown.index(">990<")
+        shown.index(">start<") < shown.index(">610<") < shown.index(">990<")
         and ">600<" not in shown
     )
     assert shown.count("<td><button") == previews.MOST and "<b>" not in shown

@@ -125,7 +125,7 @@ def test_from_twelve_pictures_to_a_style_that_was_given_away(
         expect(caption).to_have_value("")
         caption.fill(f"a {Path(name).stem}")
         until(lambda name=name: (dataset / name).with_suffix(".txt").exists())
-    unfolded(page, "#bulk", "Change all captions at once")
+    unfolded(page, "#bulk", "Edit all captions")
     page.locator("#bulk-words input, #bulk-words textarea").fill("toy")
     page.locator("#bulk-apply").click()
     until(
@@ -142,8 +142,8 @@ def test_from_twelve_pictures_to_a_style_that_was_given_away(
     page.locator("#data-trigger input, #data-trigger textarea").fill("toyish")
     page.locator("#optim-steps input").fill("60")
     page.locator("#optim-batch_size input").fill("1")
-    page.get_by_role("button", name="Everything").click()
-    page.locator("#section-preview").get_by_role("button", name="Previews").click()
+    page.get_by_role("button", name="Advanced settings").click()
+    page.locator("#section-preview").get_by_role("button", name="Sample images").click()
     page.locator("#preview-every input").fill("0")
     page.locator("#section-report").get_by_role("button").first.click()
     page.locator("#report-minutes input").fill("0")
@@ -174,7 +174,7 @@ def test_from_twelve_pictures_to_a_style_that_was_given_away(
     expect(page.locator("#status .finished")).to_be_visible()
 
     # Compare with the base
-    opened(page, "Compare")
+    opened(page, "Create")
     page.locator("#compare-prompts textarea").fill(
         "a toy, red apple"
     )  # at once: the style's own prompts, when they come, leave it alone
@@ -187,7 +187,7 @@ def test_from_twelve_pictures_to_a_style_that_was_given_away(
     page.locator("#more-styles").click()
     page.locator("#style-2 input").click()
     page.get_by_role("option").nth(1).click()
-    unfolded(page, "#mix", "Mix them")
+    unfolded(page, "#mix", "Mix styles")
     page.locator("#mix-1 input[type=number]").fill("0.5")
     page.locator("#keep-mix").click()
     expect(page.get_by_text("Give two styles a weight above 0 first")).to_be_visible()
@@ -200,7 +200,7 @@ def test_from_twelve_pictures_to_a_style_that_was_given_away(
     # Give it away, delete it, bring it back
     opened(page, "Styles")
     page.locator("#shelf").get_by_text("toys").first.click()
-    page.locator("#share").get_by_role("button", name="Share it").click()
+    page.locator("#share").get_by_role("button", name="Publish").click()
     expect(page.locator("#published")).to_contain_text("toyish")
     page.locator("#make-file").click()
     with page.expect_download() as download:

@@ -51,11 +51,11 @@ def triggered(caption: str, trigger: str, former: str = "") -> str:
 EDITS: Mapping[
     str, tuple[Edit, str, str]
 ] = {  # what a user chooses -> the edit, and what its two fields are called
-    "Put words first": (prefixed, "Words", ""),
-    "Put words last": (suffixed, "Words", ""),
+    "Add to the start": (prefixed, "Words", ""),
+    "Add to the end": (suffixed, "Words", ""),
     "Find and replace": (replaced, "Find", "Replace with"),
     "Remove a tag": (without, "Tag", ""),
-    "Set the trigger word": (triggered, "Trigger word", "In place of (may be empty)"),
+    "Set the trigger word": (triggered, "Trigger word", "Replaces (optional)"),
 }
 
 

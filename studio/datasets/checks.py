@@ -79,7 +79,7 @@ def findings(
                 Finding(
                     "broken",
                     (name,),
-                    f"{name} {error} Training would refuse to start.",
+                    f"{name} {error} Training cannot start with it.",
                     (("take_out", "Remove it"),),
                 )
             )
@@ -137,23 +137,23 @@ def _alike(seen: Mapping[str, Look], captions: Mapping[str, str]) -> Iterator[Fi
             "alike",
             tuple(members),
             f"{len(members)} pictures that look the same: {TWICE}",
-            (("take_out_others", f"Keep only {members[0]}"), ("leave", "Leave them")),
+            (("take_out_others", f"Keep only {members[0]}"), ("leave", "Keep them")),
         )
 
 
 def _small(seen: Mapping[str, Look], shapes: Mapping[str, Bucket]) -> Iterator[Finding]:
     sizes = {name: (of.width, of.height) for name, of in seen.items()}
     for remark in checks.small(sizes, shapes):
-        fixes = (("take_out", "Remove it"), ("leave", "Leave it"))
+        fixes = (("take_out", "Remove it"), ("leave", "Keep it"))
         yield Finding("small", (remark.picture,), remark.words, fixes)
 
 
 def _lonely(shapes: Mapping[str, Bucket], batch_size: int) -> Iterator[Finding]:
     count = Counter(shapes.values())
     for remark in checks.lonely(shapes, batch_size):
-        fixes = (("take_out", "Remove it"), ("leave", "Leave it"))
+        fixes = (("take_out", "Remove it"), ("leave", "Keep it"))
         if count[shapes[remark.picture]] == 1:
-            fixes = (("crop", "Crop it to that shape"), *fixes)
+            fixes = (("crop", "Crop to fit"), *fixes)
         yield Finding("lonely", (remark.picture,), remark.words, fixes)
 
 
@@ -171,23 +171,23 @@ def _wordless(
     named = tuple(name for name in bare if said[name])
     unnamed = tuple(name for name in bare if not said[name])
     if named:
-        words = f"{named[0]} has no caption; its file name would be used: “{said[named[0]]}”."
-        fixes = (("use_name", "Write the name as caption"), ("leave", "Leave it"))
+        words = f"{named[0]} has no caption. Its file name will be used: “{said[named[0]]}”."
+        fixes = (("use_name", "Use the file name as the caption"), ("leave", "Keep it"))
         if len(named) > 1:
             words = (
-                f"{len(named)} pictures have no caption; their file names would be used, for "
-                f"instance “{said[named[0]]}” for {named[0]}."
+                f"{len(named)} pictures have no caption. Their file names will be used, such as "
+                f"“{said[named[0]]}” for {named[0]}."
             )
-            fixes = (("use_name", "Write the names as captions"), ("leave", "Leave them"))
+            fixes = (("use_name", "Use file names as captions"), ("leave", "Keep them"))
         yield Finding("wordless", named, words, fixes)
     if unnamed:
-        words = f"{unnamed[0]} has no caption: the style would be learnt without words for it."
+        words = f"{unnamed[0]} has no caption, and its file name says nothing about it."
         if len(unnamed) > 1:
             words = (
-                f"{len(unnamed)} pictures have no caption, and their file names say nothing: the "
-                "style would be learnt without words for them."
+                f"{len(unnamed)} pictures have no caption, and their file names say nothing about "
+                "them."
             )
-        label = "Leave it" if len(unnamed) == 1 else "Leave them"
+        label = "Keep it" if len(unnamed) == 1 else "Keep them"
         yield Finding("wordless", unnamed, words, (("leave", label),))
 
 
@@ -199,18 +199,18 @@ def _odd(dataset: Path, captions: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(
                 "unreadable",
                 (name,),
-                f"The caption of {name} is not UTF-8 text: training would refuse it.",
+                f"The caption of {name} is not UTF-8 text and cannot be used.",
                 (("rewrite", "Rewrite it"),),
             )
         elif is_foreign(text):
             yield Finding(
                 "odd",
                 (name,),
-                f"{name}: “{text[:120]}” holds a link, a tag of HTML or a file name.",
-                (("leave", "Leave it"),),
+                f"{name}: “{text[:120]}” contains a link, HTML or a file name.",
+                (("leave", "Keep it"),),
             )
         elif text and tidied(text) != " ".join(text.split()).rstrip(",") and _is_untidy(text):
-            offered_fixes = (("tidy", f"Make it “{tidied(text)[:60]}”"), ("leave", "Leave it"))
+            offered_fixes = (("tidy", f"Change to “{tidied(text)[:60]}”"), ("leave", "Keep it"))
             yield Finding(
                 "untidy",
                 (name,),
@@ -233,11 +233,11 @@ def _is_untidy(text: str) -> bool:
 
 def _repeated(captions: Mapping[str, str]) -> Iterator[Finding]:
     for names, words in same_captions(captions):
-        yield Finding("repeated", tuple(names), words, (("leave", "Leave them"),))
+        yield Finding("repeated", tuple(names), words, (("leave", "Keep them"),))
 
 
 def _too_long(captions: Mapping[str, str], base: Base) -> Iterator[Finding]:
     reader, trigger, template = reader_of(base), base.trigger, base.template
-    fixes = (("shorten", "Shorten it to what is read"), ("leave", "Leave it"))
+    fixes = (("shorten", "Shorten it"), ("leave", "Keep it"))
     for remark in checks.too_long(captions, trigger, template, reader) if reader else ():
         yield Finding("long", (remark.picture,), remark.words, fixes)

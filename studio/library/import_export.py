@@ -57,6 +57,22 @@ def pictures(
     return [*found, *comparisons.with_style(workspace, style.id, most - len(found))][:most]
 
 
+def before_and_after(workspace: Workspace, style: library.Style) -> tuple[Path, Path, str] | None:
+    """One preview before the first step and the same one at the last, with its prompt; None where
+    the run has not both.
+    """
+    run = run_of(workspace, style)
+    drawn = events.read(run / "events.jsonl") if run is not None else ()
+    looks = [e for e in drawn if isinstance(e, events.Previewed) and e.paths and e.prompts]
+    if run is None or not looks or looks[0].step or not looks[-1].step:
+        return None
+    if looks[0].prompts[0] != looks[-1].prompts[0]:
+        return None
+    before, after = ((run / look.paths[0]).resolve() for look in (looks[0], looks[-1]))
+    inside_run = all(p.is_relative_to(run.resolve()) and p.is_file() for p in (before, after))
+    return (before, after, looks[-1].prompts[0]) if inside_run else None
+
+
 def run_of(workspace: Workspace, style: library.Style) -> Path | None:
     """The run that made a style, None for one that was brought."""
     return inside(workspace.runs(), style.path.parent.name) if style.id.startswith("run:") else None

@@ -130,7 +130,7 @@ def checkpoints(workspace: Workspace, id: str) -> list[Style]:
     return [
         Style(
             f"step:{name}:{updates}",
-            f"{name} after {updates} updates",
+            f"{name}, step {updates}",
             by_updates[updates],
             base=base,
         )

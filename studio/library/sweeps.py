@@ -174,6 +174,6 @@ def _folder(workspace: Workspace, name: str) -> Path:
     folder = store.folder(workspace, name)
     if not store.pictures(folder):
         raise DataError(
-            f"The dataset {folder.name} has no pictures yet. Add some in the Pictures tab."
+            f"The dataset {folder.name} has no pictures yet. Add some in the Dataset tab."
         )
     return folder

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from studio.page import api
 from studio.page.scripts import script
 from studio.page.tabs import compare, pictures, settings, styles, train
+from studio.page.tabs.train.components import running
 from studio.page.templates import render
 from studio.page.theme import theme
 from studio.server import addresses, auth, gradio_patches, rate_limit, streams
@@ -156,13 +157,14 @@ def build(workspace: Workspace) -> gr.Blocks:
             workspace
         )  # first: a verb keeps its name, a tab's handler of that name gets another
         gr.HTML(render("masthead"), js_on_load=None)
-        with gr.Tabs():
-            with gr.Tab("1. Pictures") as tab:
+        seen = running()
+        with gr.Tabs(elem_id="places", overflow_behavior="wrap"):
+            with gr.Tab("Dataset") as tab:
                 in_view = pictures.layout(workspace, page, tab).in_view
-            with gr.Tab("2. Train") as tab:
-                train.layout(workspace, page, tab, in_view)
+            with gr.Tab("Train") as tab:
+                train.layout(workspace, page, tab, in_view, seen)
             for label, module in (
-                ("3. Compare", compare),
+                ("Create", compare),
                 ("Styles", styles),
                 ("Settings", settings),
             ):

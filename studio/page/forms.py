@@ -13,113 +13,33 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from studio.page import words
 from training.config.schema import RunConfig
 from training.config.settings import Setting, settings
 from training.errors import ConfigError
 
 EXACT = 2**53  # a browser's numbers are exact up to here: larger settings are written as text
-SECTIONS = {
-    "base": "Base model",
-    "data": "Pictures and captions",
-    "prior": "Prior preservation",
-    "adapter": "Adapter",
-    "optim": "Training",
-    "preview": "Previews",
-    "report": "Style report",
-    "save": "Saving",
-}
-LABELS = {
-    "base.model": "Base model",
-    "base.dtype": "Precision",
-    "base.clip_skip": "Clip skip",
-    "base.text_pieces": "Longest caption",
-    "base.storage": "Weights in memory",
-    "data.folder": "Folder of pictures",
-    "data.trigger": "Trigger word",
-    "data.template": "Caption pattern",
-    "data.buckets": "Keep aspect ratios",
-    "data.finer_buckets": "Cut off less",
-    "data.background": "Background",
-    "data.mask": "Masks",
-    "data.mask_outside": "Weight outside masks",
-    "data.flip": "Mirror pictures",
-    "data.augment_turn": "Turn pictures",
-    "data.augment_crop": "Closer views",
-    "data.augment_colour": "Change colours",
-    "data.augment_versions": "Versions of a picture",
-    "data.captions": "Caption files",
-    "data.keep_tags": "Tags kept first",
-    "data.variants": "Variants of a caption",
-    "prior.folder": "Class pictures",
-    "prior.prompt": "What they show",
-    "prior.images": "How many",
-    "adapter.start": "Style to go on from",
-    "adapter.only": "Only these layers",
-    "adapter.without": "Without these layers",
-    "adapter.ranks": "Ranks of single layers",
-    "optim.method": "Optimiser",
-    "optim.up_ratio": "LoRA+ ratio",
-    "optim.huber": "Huber size",
-    "optim.steps": "Length",
-    "optim.batch_size": "Batch size",
-    "optim.accumulate": "Gradient accumulation",
-    "optim.unet_lr": "Learning rate, UNet",
-    "optim.text_encoder_lr": "Learning rate, text encoder",
-    "optim.warmup": "Warm-up",
-    "optim.clip": "Gradient clipping",
-    "optim.min_snr": "Min-SNR gamma",
-    "optim.ema": "EMA decay",
-    "optim.checkpointing": "Gradient checkpointing",
-    "preview.every": "Preview every",
-    "preview.negative": "Negative prompt",
-    "report.minutes": "Longest time",
-    "report.most": "Prompts at most",
-    "report.weakest": "Weakest strength",
-    "report.held_out": "Held-out pictures",
-    "save.name": "Name of the style",
-    "save.folder": "Folder of runs",
-    "save.every": "Checkpoint every",
-    "save.keep": "Checkpoints kept",
-    "save.styles": "Keep a style file of every checkpoint",
-    "save.notify": "Notice on this machine's desktop",
-}
 
 
 def label(setting: Setting) -> str:
-    """What the control is called, with its unit: `Length (updates)`."""
-    words = LABELS.get(setting.key) or setting.name.replace("_", " ").capitalize()
-    return f"{words} ({setting.unit})" if setting.unit and setting.unit != "share" else words
+    """What the control is called."""
+    return words.LABELS.get(setting.key) or setting.name.replace("_", " ").capitalize()
 
 
 def explained(setting: Setting) -> str:
-    """The setting's sentence with its range and the reason for its default, as the line under the
-    label.
+    """The line under the label, with the range of a number; the declaration's own sentence where
+    the page has no words of its own for a setting.
     """
-    sentence = in_words(setting.help[0].upper() + setting.help[1:])
+    own = words.HINTS.get(setting.key)
+    sentence = own or in_words(setting.help[0].upper() + setting.help[1:])
     if setting.kind in (int, float) and setting.high is not None and setting.high < 1000:
         sentence += f" ({setting.low:g} to {setting.high:g})"
-    return (
-        f"{sentence}. Default {_shown(setting.default)}: {in_words(setting.why)}"
-        if setting.why and setting.advanced
-        else sentence
-    )
-
-
-def _shown(default: Any) -> str:
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    return (
-        ", ".join(map(str, default))
-        if isinstance(default, list)
-        else f"{default:g}"
-        if isinstance(default, float)
-        else str(default)
-    )
+    return sentence
 
 
 def control(setting: Setting) -> Component:
     """The control of one setting, showing its default."""
-    words = {
+    shared = {
         "label": label(setting),
         "info": explained(setting),
         "elem_id": setting.key.replace(".", "-"),
@@ -129,18 +49,18 @@ def control(setting: Setting) -> Component:
     }
     value = shown(setting, setting.default)
     if setting.kind is bool:
-        return gr.Checkbox(value, **words)
+        return gr.Checkbox(value, **shared)
     if setting.kind is list and setting.choices:
-        return gr.CheckboxGroup(list(setting.choices), value=value, **words)
+        return gr.CheckboxGroup(list(setting.choices), value=value, **shared)
     if setting.kind is list:
-        return gr.Textbox(value, lines=3, max_lines=16, placeholder="one a line", **words)
+        return gr.Textbox(value, lines=3, max_lines=16, placeholder="one per line", **shared)
     if setting.choices:
-        return gr.Dropdown(list(setting.choices), value=value, **words)
+        return gr.Dropdown(list(setting.choices), value=value, **shared)
     if setting.kind in (int, float) and not written(setting):
         # No minimum or maximum here: from_mapping complains of every wrong value at once, and by
         # name.
-        return gr.Number(value, precision=0 if setting.kind is int else None, **words)
-    return gr.Textbox(value, max_lines=1, **words)
+        return gr.Number(value, precision=0 if setting.kind is int else None, **shared)
+    return gr.Textbox(value, max_lines=1, **shared)
 
 
 def controls(chosen: Iterable[Setting]) -> dict[str, Component]:

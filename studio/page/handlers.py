@@ -65,13 +65,16 @@ def _errors_on_the_page() -> Iterator[None]:
         raise gr.Error(
             in_html(in_words(str(error))),
             duration=20,
-            title="Not done",
+            title="That did not work",
             print_exception=False,
         ) from None
     # a full or failing disk, wherever it shows; paths of this machine are nobody's business
     except OSError as error:
         raise gr.Error(
-            in_html(of_the_disk(error)), duration=20, title="Not done", print_exception=False
+            in_html(of_the_disk(error)),
+            duration=20,
+            title="That did not work",
+            print_exception=False,
         ) from error
 
 

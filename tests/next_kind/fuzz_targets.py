@@ -171,7 +171,7 @@ PICTURE_WORDS = (
 
 
 def _png_text(data: bytes) -> None:
-    """What the Compare tab reads out of a grid that is dropped on it."""
+    """What the Create tab reads out of a grid that is dropped on it."""
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
         Path(file.name).write_bytes(data)
         reload_grid._settings(Path(file.name))

@@ -56,7 +56,7 @@ const acts = {
                 cell.querySelector('img').alt = `${String.fromCharCode(65 + i)}: ${row.dataset.title}`;
             });
         }
-        $('.verdict').textContent = 'Choose the better picture of each row, then reveal.';
+        $('.verdict').textContent = 'Choose the better image in each row, then reveal.';
     },
     pick: button => {
         for (const cell of $$(button.closest('tr'), 'td')) {
@@ -70,3 +70,13 @@ const acts = {
         return picked ? Number(picked.dataset.column) : null;
     })}),
 };
+// How large the pictures of the grid are, kept in this browser
+const sized = px => { element.style.setProperty('--cell', px + 'px'); const slider = $('[data-density]'); if (slider) slider.value = px; };
+const size = () => { const kept = Number(localStorage.getItem('style-studio-cell')); if (kept >= 120 && kept <= 480) sized(kept); };
+element.addEventListener('input', event => {
+    if (!event.target.matches('[data-density]')) return;
+    localStorage.setItem('style-studio-cell', event.target.value);
+    sized(event.target.value);
+});
+watch('value', size);
+size();

@@ -72,13 +72,13 @@
         event.target.dispatchEvent(new DragEvent('dragleave', {bubbles: true}));
         const found = {files: [], left: []}, chosen = new DataTransfer();
         for (const entry of entries) await within(entry, found);
-        if (!found.files.length && !found.left.length) return said('There is no file in that folder.');
+        if (!found.files.length && !found.left.length) return said('That folder is empty.');
         const folders = {files: found.files.map(([path]) => path), left: found.left.slice(0, 5000)};
         for (const [, file] of found.files) chosen.items.add(file);
         chosen.items.add(new File([JSON.stringify(folders)], 'style-studio-folders.json', {type: 'application/json'}));
         // Looked for only now: an answer of the server may have put another one in its place meanwhile
         const input = field();
-        if (!input) return said('The upload before is not done yet. Drop the folder again when it is.');
+        if (!input) return said('Another upload is still running. Drop the folder again when it is done.');
         input.files = chosen.files;
         input.dispatchEvent(new Event('change', {bubbles: true}));
     }, true);
@@ -105,7 +105,7 @@
         const state = can ? Notification.permission : 'denied';
         button.hidden = !can || !going.includes(before.state);
         button.disabled = state !== 'default';
-        const words = {granted: 'You will be notified when it is done', denied: 'Notifications are blocked in this browser'}[state] || 'Notify me when it is done';
+        const words = {granted: 'You will be notified', denied: 'Notifications are blocked in this browser'}[state] || 'Notify me when it is done';
         if (button.textContent !== words) button.textContent = words;
     };
     window.studio.entitle = entitle;
@@ -125,9 +125,9 @@
 
     // Three steps for who has never been here; said once in a browser, and again when asked for.
     const steps = [
-        ['Pictures', '1 of 3 · An example lies here: 24 linocut icons with captions. Drop pictures of your own beside it, and write what is to be seen in each, not how it is drawn.'],
-        ['Train', '2 of 3 · Choose the pictures and a word that calls the style, and start. You may close the page meanwhile: training goes on, and nothing is lost.'],
-        ['Compare', '3 of 3 · Draw the base and your style side by side, from the same noise. In Styles you then find the file that other programs load.'],
+        ['Dataset', '1 of 3 · Drop 15 to 50 pictures in your style and caption what each one shows. An example dataset is here to try.'],
+        ['Train', '2 of 3 · Choose a dataset and a trigger word, and start. You can close this page: training continues.'],
+        ['Create', '3 of 3 · Generate images in your style, side by side with the base model. Find the style file for other apps in Styles.'],
     ];
     let step = 0;
     const tour = number => {
@@ -137,7 +137,7 @@
         if (number === null) return localStorage.setItem('style-studio-tour', 'seen');
         step = number;
         card.querySelector('p').textContent = steps[step][1];
-        card.querySelector('[data-tour=on]').textContent = step < steps.length - 1 ? `Next: ${steps[step + 1][0]}` : 'I see';
+        card.querySelector('[data-tour=on]').textContent = step < steps.length - 1 ? `Next: ${steps[step + 1][0]}` : 'Done';
         const tab = [...document.querySelectorAll('[role=tab]')].find(tab => tab.textContent.includes(steps[step][0]));
         if (tab && tab.getAttribute('aria-selected') !== 'true') tab.click();
     };
@@ -145,6 +145,32 @@
     document.addEventListener('click', event => {
         const asked = event.target.closest('[data-tour], #tour-again');
         if (asked) tour(asked.id ? 0 : asked.dataset.tour === 'on' && step < steps.length - 1 ? step + 1 : null);
+    });
+
+    // Every place has an address of its own: a reload and a link come back to it. Arrow keys go from place to place.
+    const places = () => [...document.querySelectorAll('#places > .tab-wrapper [role=tab]')];
+    const name = tab => tab.textContent.trim().toLowerCase();
+    const go = () => {
+        const wanted = places().find(tab => name(tab) === location.hash.slice(1)) || (location.hash ? null : places()[0]);
+        if (wanted && wanted.getAttribute('aria-selected') !== 'true') wanted.click();
+    };
+    const told = () => {
+        const current = places().find(tab => tab.getAttribute('aria-selected') === 'true');
+        if (current && location.hash.slice(1) !== name(current)) history.pushState(null, '', '#' + name(current));
+    };
+    if (localStorage.getItem('style-studio-tour')) go();
+    window.addEventListener('hashchange', go);
+    window.addEventListener('popstate', go);
+    const list = document.querySelector('#places > .tab-wrapper');
+    if (list) new MutationObserver(told).observe(list, {subtree: true, attributes: true, attributeFilter: ['aria-selected']});
+    document.addEventListener('keydown', event => {
+        const tab = event.target.closest('#places > .tab-wrapper [role=tab]');
+        const by = {ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1}[event.key];
+        if (!tab || !by) return;
+        const all = places(), next = all[(all.indexOf(tab) + by + all.length) % all.length];
+        event.preventDefault();
+        next.click();
+        next.focus();
     });
 
     // Reports are pages of their own, which cannot know what was chosen here.

@@ -15,6 +15,8 @@ const pace = () => {
     const mine = speaker(mark.dataset.speak);
     if (document.hidden) return mine ? BEHIND : Infinity;
     if (!element.offsetParent) return BEHIND;
+    const shown = document.querySelector('#status');
+    if (element.id === 'follows-training' && !(shown && shown.offsetParent)) return IDLE;  // a chip shows it, in every place
     return document.hasFocus() && Date.now() - touched < UNTOUCHED ? 1000 * mark.dataset.every : IDLE;
 };
 const plan = () => {

@@ -21,10 +21,7 @@ from training.errors import StudioError
 from training.storage.paths import Workspace
 
 MOST_NAMED = 6  # things in the trash that are named
-DOCTOR = (
-    "What works on this machine, what does not, and what to do; without names of people or "
-    "folders. Takes some seconds."
-)
+DOCTOR = "Checks what works on this machine and how to fix what does not. Takes a few seconds."
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,8 @@ def components() -> Parts:
             gr.Markdown("### Base models")
             base = gr.Dropdown(
                 [],
-                label="Default base",
-                info="Suggested wherever a base is chosen",
+                label="Default base model",
+                info="Used for new trainings and images",
                 elem_id="default-base",
             )
             bases = gr.HTML(elem_id="bases", **PLAIN)
@@ -69,7 +66,7 @@ def components() -> Parts:
             with gr.Row():
                 trash = gr.Button("Empty the trash", variant="stop", elem_id="empty-trash", **small)
                 caches = gr.Button("Clear caches", elem_id="clear-cache", **small)
-            asks = asking("trash", yes="Delete for good", no="Keep", variant="stop")
+            asks = asking("trash", yes="Delete permanently", no="Cancel", variant="stop")
             gr.Markdown("### Versions")
             gr.HTML(views.table(storage.versions()), elem_id="versions", **PLAIN)
     return Parts(base, bases, device, examine, used, trash, asks, caches)
@@ -89,10 +86,7 @@ class Handlers:
         listing = [one.setting for one in found]
         chosen = preferences.base(self.workspace)
         folder = self.workspace.root / preferences.FOLDERS_OF_BASES
-        where = (
-            f"Put diffusers folders or .safetensors checkpoints into {folder}, and they are "
-            "found here."
-        )
+        where = f"To add a base model, put its folder or .safetensors file into {folder}."
         bases = {one.setting: f"{one.kind}, {views.size(one.size)}" for one in found}
         return {
             self.parts.base: gr.Dropdown(
@@ -106,7 +100,7 @@ class Handlers:
     def choose_base(self, setting: str | None) -> dict[Block, Any]:
         if setting not in [found.setting for found in storage.bases(self.workspace)]:
             raise StudioError(
-                "That base is not on this machine any more. Choose another one in the list."
+                "That base model is not on this machine any more. Choose another one."
             )
         preferences.choose_base(self.workspace, setting)
         return self.show()
@@ -126,7 +120,7 @@ class Handlers:
         things = "1 item" if len(names) == 1 else f"{len(names)} items"
         shown = ", ".join(names[:MOST_NAMED]) + (" …" if len(names) > MOST_NAMED else "")
         return self.parts.asking.asks(
-            f"Delete {things} ({size}) for good? This cannot be undone.", shown
+            f"Delete {things} ({size}) permanently? This cannot be undone.", shown
         )
 
     @shows_errors
@@ -144,7 +138,7 @@ class Handlers:
         sizes = storage.sizes(self.workspace)
         whole = {str(self.workspace.root): views.size(sum(sizes.values()))}
         parts = {name: views.size(size) for name, size in sizes.items()}
-        outside = {f"{name}, outside": views.size(size) for name, size in storage.caches().items()}
+        outside = {f"{name} (shared)": views.size(size) for name, size in storage.caches().items()}
         return whole | parts | outside
 
 

@@ -25,11 +25,11 @@ WORDS: dict[State, str] = {
     "new": "Not started yet",
     "starting": "Starting",
     "running": "Training",
-    "stopping": "Stopping: saving what is learnt",
+    "stopping": "Saving and stopping",
     "finished": "Finished",
-    "stopped": "Stopped, and saved",
+    "stopped": "Stopped and saved",
     "failed": "Failed",
-    "interrupted": "Interrupted: its process is gone",
+    "interrupted": "Interrupted",
 }
 
 Reported = events.Noted | events.Warned | events.Failed
@@ -94,14 +94,14 @@ def progress(seen: Sequence[events.Event]) -> Progress:
 def status(run: str, state: State, so_far: Progress) -> str:
     """The head of a run: name, state, bar and the figures of the last update."""
     share = so_far.step / so_far.steps if so_far.steps else 0.0
-    figures = [("Updates", f"{so_far.step} of {so_far.steps}" if so_far.steps else "–")]
+    figures = [("Steps", f"{so_far.step} of {so_far.steps}" if so_far.steps else "–")]
     if so_far.curve:
         last = so_far.curve[-1]
         pace = _median([s.seconds for s in so_far.curve[-20:]])
         figures += [
             ("Loss", f"{smoothed([s.loss for s in so_far.curve])[-1]:.4f}"),
             ("Learning rate", f"{last.learning_rate:.2e}"),
-            ("Per update", f"{pace:.2f} s" if pace < 100 else duration(pace)),
+            ("Time per step", f"{pace:.2f} s" if pace < 100 else duration(pace)),
         ]
         if state == "running" and last.step < so_far.steps:
             figures.append(("Time left", duration(last.left)))
@@ -121,7 +121,7 @@ def _words(state: State, so_far: Progress) -> str:
         return WORDS[state]
     last = so_far.messages[-1] if so_far.messages else None
     reports = isinstance(last, events.Noted) and last.message.startswith("report:")
-    return "Making the report" if reports else "Saving the style"
+    return "Writing the report" if reports else "Saving the style"
 
 
 def waits(run: str, words: str) -> str:
@@ -132,9 +132,7 @@ def waits(run: str, words: str) -> str:
 def loss_curve(curve: Sequence[events.Stepped]) -> str:
     """The loss of every update, faint, under its running mean."""
     steps, losses = [s.step for s in curve], [s.loss for s in curve]
-    return line_chart(
-        "Loss, and its running mean", steps, [("raw", losses), ("mean", smoothed(losses))]
-    )
+    return line_chart("Loss (smoothed)", steps, [("raw", losses), ("mean", smoothed(losses))])
 
 
 def settled(curve: Sequence[events.Stepped]) -> Sequence[events.Stepped]:
@@ -181,7 +179,7 @@ def messages(seen: Sequence[Reported], most: int = 30) -> str:
 def _message(event: Reported) -> Message:
     text = event.message
     if isinstance(event, events.Failed) and event.saved:
-        text += f" {event.saved} updates are saved."
+        text += f" {event.saved} steps are saved."
     return Message(*KINDS[type(event)], text.split("\n"))
 
 
@@ -233,7 +231,7 @@ def line_chart(
     return render(
         "line_chart",
         title=title,
-        label=f"{title}: {_short(lines[-1][1][-1])} after {steps[-1]} updates",
+        label=f"{title}: {_short(lines[-1][1][-1])} after {steps[-1]} steps",
         width=WIDTH,
         height=height,
         left=LEFT,

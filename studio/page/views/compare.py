@@ -1,4 +1,4 @@
-"""What the Compare tab shows, as HTML: the grid with a large view, a blind look and flipping, and
+"""What the Create tab shows, as HTML: the grid with a large view, a blind look and flipping, and
 the comparisons drawn before. Knows no gradio.
 """
 
@@ -46,7 +46,7 @@ def verdict(columns: Sequence[str], picks: Sequence[int | None]) -> str:
     if not counted:
         return ""
     counts = ", ".join(f"{columns[column]} {count}" for column, count in counted.most_common())
-    return f"Looked at blind, preferred: {counts} of {len(picks)} rows."
+    return f"Blind test, preferred: {counts} of {len(picks)} rows."
 
 
 def whole(address: str, title: str) -> str:
@@ -56,8 +56,8 @@ def whole(address: str, title: str) -> str:
 
 def nothing_yet() -> str:
     return empty(
-        "Choose a style, write a prompt and draw: every row shows the base and the styles from the "
-        "same noise."
+        "Choose a style, write a prompt and generate. Each row shows the base model beside your "
+        "styles, with the same seed."
     )
 
 
@@ -66,7 +66,7 @@ def stopped() -> str:
 
 
 def failed() -> str:
-    return "<p>The comparison could not be drawn.</p>"
+    return "<p>These images could not be generated.</p>"
 
 
 def drawing(done: int, of: int, words: str) -> str:

@@ -1,4 +1,4 @@
-"""What the Pictures tab shows, as HTML: thumbnails, the picture with its crop, the token count,
+"""What the Dataset tab shows, as HTML: thumbnails, the picture with its crop, the token count,
 findings. Knows no files and no gradio.
 """
 
@@ -21,18 +21,18 @@ MOST_FINDINGS = 100
 FEWEST_GROUPED = 3  # findings of a kind that are shown as one
 # Kind: what several of it are, in words
 TOGETHER = {
-    "broken": "{count} pictures cannot be read. Training would refuse to start.",
-    "small": "{count} pictures are too small and would be enlarged: they teach blur.",
-    "lonely": "{count} pictures have a shape that no other picture has: each fills batches alone.",
-    "unreadable": "{count} captions are not UTF-8 text: training would refuse them.",
-    "odd": "{count} captions hold a link, a tag of HTML or a file name.",
+    "broken": "{count} pictures cannot be read. Training cannot start with them.",
+    "small": "{count} pictures are too small. Enlarging them would blur the style.",
+    "lonely": "{count} pictures have an aspect ratio of their own, which slows training down.",
+    "unreadable": "{count} captions are not UTF-8 text and cannot be used.",
+    "odd": "{count} captions contain a link, HTML or a file name.",
     "untidy": "{count} captions have empty or repeated tags.",
-    "long": "{count} captions are longer than the base reads: their ends are cut off.",
+    "long": "{count} captions are too long for the base model and will be cut off.",
 }
 # Fix: its button where it is for all
 OF_ALL = {
     "take_out": "Remove all",
-    "leave": "Leave all",
+    "leave": "Keep all",
     "crop": "Crop all",
     "rewrite": "Rewrite all",
     "tidy": "Tidy all",
@@ -167,7 +167,7 @@ def findings(found: Sequence[Finding], addresses: Mapping[str, str], note: str =
 def bulk_example(changed: Mapping[str, str], before: Mapping[str, str]) -> str:
     """What an edit would do: every caption it changes, before and after."""
     if not changed:
-        return note("No caption would change.")
+        return note("No caption will change.")
     rows = [(name, before[name], after) for name, after in changed.items()]
     return render("pictures_edit", rows=rows, unchanged=len(before) - len(changed))
 
@@ -186,7 +186,7 @@ def no_captioning_model(models: Sequence[str]) -> str:
 def described(count: int, of: int, *, done: bool = False) -> str:
     """How far a model has come with captions."""
     if not of:
-        return note("Every picture has a caption already.")
-    text = f"{count} of {of} pictures described"
-    end = ". Look through them: a model is often wrong." if done else " …"
+        return note("Every picture already has a caption.")
+    text = f"{count} of {of} captions written"
+    end = ". Check them: models make mistakes." if done else " …"
     return render("pictures_done", text=text + end)

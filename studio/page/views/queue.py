@@ -15,7 +15,7 @@ MOST_ENDED = 6  # of those that neither train nor wait
 WORDS: dict[JobState, str] = {
     "running": "Training",
     "waiting": "Waiting",
-    "interrupted": "Resumes when its turn comes",
+    "interrupted": "Will resume",
     "paused": "Paused",
     "finished": "Finished",
     "failed": "Failed",
@@ -33,8 +33,8 @@ ACTS: dict[JobState, tuple[tuple[str, str], ...]] = {
 # What an arrow means to who cannot see it
 ALOUD = {"up": "earlier", "down": "later"}
 STOPPING = {
-    "pause": "Pausing: saving",
-    "cancel": "Stopping: saving",
+    "pause": "Saving and pausing",
+    "cancel": "Saving and stopping",
 }
 
 DO = script("queue_act")

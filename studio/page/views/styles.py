@@ -13,6 +13,8 @@ from studio.page.templates import render
 from training.style_files.metadata import MetadataField
 
 PICK = script("styles_pick")
+# The slider between a picture of the base and the same one in the style
+HERO = script("styles_hero")
 LONGEST_VALUE = 600  # characters of a field that are shown
 
 
@@ -39,9 +41,10 @@ def detail(
     warnings: Sequence[str],
     pictures: Sequence[tuple[str, str]],
     recipe: Mapping[str, object],
+    hero: tuple[str, str, str] | None = None,
 ) -> str:
     """facts: label -> value; pictures: address and prompt; recipe: section -> settings, of unknown
-    origin.
+    origin; hero: addresses of one picture before and after training, and its prompt.
     """
     return render(
         "styles_detail",
@@ -50,6 +53,7 @@ def detail(
         warnings=warnings,
         pictures=pictures,
         recipe=_recipe(recipe),
+        hero=hero,
     )
 
 

@@ -1,4 +1,4 @@
-"""What the Compare tab is laid out of. Knows no handlers."""
+"""What the Create tab is laid out of. Knows no handlers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from studio.page.tabs.compare.form import GUIDANCE, MOST_IN_MIX, MOST_STYLES
 from studio.page.templates import note
 from studio.page.views import compare as views
 
-ABOUT_STRENGTHS = "Strength 1 is as trained, 0 the base; several with commas, each a column."
-ABOUT_MIX = "Styles with a weight above 0 are drawn together, in one more column."
+ABOUT_STRENGTHS = (
+    "Strength 1 is the style as trained, 0 the base model. Separate several with commas."
+)
+ABOUT_MIX = "Styles with a weight above 0 are blended in one more column."
 SMALL: dict[str, Any] = {"size": "sm", "min_width": 120}
 
 
@@ -126,13 +128,13 @@ class Parts:
 
 def components() -> Parts:
     """Lay the tab out: the form on the left, the comparison on the right."""
-    with gr.Row():
-        with gr.Column(scale=2, min_width=400):
+    with gr.Row(elem_classes="desk-row"):
+        with gr.Column(scale=2, min_width=320, elem_classes="inspector"):
             base = gr.Dropdown(
                 ["mini"],
                 value="mini",
                 label="Base model",
-                info="mini, a folder, a .safetensors file or a hub id",
+                info="A built-in or downloaded model, a file or a Hub name",
                 allow_custom_value=True,
                 elem_id="compare-base",
             )
@@ -140,7 +142,7 @@ def components() -> Parts:
             prompts = gr.Textbox(
                 "",
                 label="Prompts",
-                info="One a line; the trigger word is added where a style is drawn",
+                info="One per line. The trigger word is added for you.",
                 lines=4,
                 placeholder="a red apple",
                 elem_id="compare-prompts",
@@ -148,15 +150,15 @@ def components() -> Parts:
             numbers = _numbers()
             lock = gr.Checkbox(
                 True,
-                label="Keep the seeds",
-                info="Off: every Draw takes new noise",
+                label="Keep seeds",
+                info="Off uses new seeds each time",
                 elem_id="lock-seeds",
             )
-            with gr.Row():
-                draw = gr.Button("Draw", variant="primary", elem_id="draw")
-                reseed = gr.Button("With new seeds", elem_id="reseed")
+            with gr.Row(elem_classes="foot"):
+                draw = gr.Button("Generate", variant="primary", elem_id="draw")
+                reseed = gr.Button("New seeds", elem_id="reseed")
                 stop = gr.Button("Stop", variant="stop", visible=False, elem_id="stop-drawing")
-        with gr.Column(scale=3, min_width=480):
+        with gr.Column(scale=3, min_width=320, elem_classes="canvas"):
             view, search, drop = _view(stop)
     form = Form(base, styles, prompts, *numbers, gr.State(1))
     nothing = json.dumps({"prompts": "", "guidance": GUIDANCE})
@@ -183,12 +185,12 @@ def _styles() -> tuple[tuple[StyleRow, ...], gr.Button, gr.Button, gr.Button]:
     rows = [_style(number) for number in range(1, MOST_STYLES + 1)]
     gr.HTML(note(ABOUT_STRENGTHS))
     with gr.Row():
-        more = gr.Button("Add another style", elem_id="more-styles", **SMALL)
-        checkpoints = gr.Button("Its checkpoints as columns", elem_id="checkpoints", **SMALL)
-    with gr.Accordion("Mix them", open=False, elem_id="mix"):
+        more = gr.Button("Add style", elem_id="more-styles", **SMALL)
+        checkpoints = gr.Button("Compare checkpoints", elem_id="checkpoints", **SMALL)
+    with gr.Accordion("Mix styles", open=False, elem_id="mix"):
         gr.HTML(note(ABOUT_MIX))
         weights = [_weight(number) for number in range(1, MOST_STYLES + 1)]
-        keep_mix = gr.Button("Save this mix as a style", size="sm", elem_id="keep-mix")
+        keep_mix = gr.Button("Save mix as a style", size="sm", elem_id="keep-mix")
     styles = tuple(
         StyleRow(picker, strengths, remove, weight, (column, of_mix))
         for (picker, strengths, remove, column), (weight, of_mix) in zip(rows, weights, strict=True)
@@ -242,7 +244,7 @@ def _numbers() -> tuple[gr.Textbox, gr.Number, gr.Number, gr.Number]:
         seeds = gr.Textbox(
             "0",
             label="Seeds",
-            info="Numbers, with commas",
+            info="Separate with commas",
             max_lines=1,
             min_width=120,
             elem_id="compare-seeds",
@@ -250,19 +252,19 @@ def _numbers() -> tuple[gr.Textbox, gr.Number, gr.Number, gr.Number]:
         steps = gr.Number(
             25,
             label="Steps",
-            info="Denoising steps",
+            info="Sampling steps",
             precision=0,
             min_width=120,
             elem_id="compare-steps",
         )
     with gr.Row():
         guidance = gr.Number(
-            GUIDANCE, label="Guidance", info="1 = off", min_width=120, elem_id="compare-guidance"
+            GUIDANCE, label="Guidance", info="1 is off", min_width=120, elem_id="compare-guidance"
         )
         size = gr.Number(
             0,
             label="Size (px)",
-            info="0 = the base's own",
+            info="0 is the model’s own",
             precision=0,
             min_width=120,
             elem_id="compare-size",
@@ -277,9 +279,9 @@ def _view(stop: gr.Button) -> tuple[View, gr.Textbox, gr.File]:
     status = gr.HTML(elem_id="compare-status", padding=False)
     grid = gr.HTML(elem_id="grid", js_on_load=views.LOOK, **bare)
     with gr.Row():
-        download = gr.DownloadButton("Download PNG", elem_id="download-grid", **small)
-        reuse = gr.Button("Use its settings", elem_id="reuse-comparison", **small)
-    with gr.Accordion("Earlier comparisons", open=True, elem_id="before"):
+        download = gr.DownloadButton("Download grid", elem_id="download-grid", **small)
+        reuse = gr.Button("Reuse settings", elem_id="reuse-comparison", **small)
+    with gr.Accordion("History", open=True, elem_id="before"):
         search = gr.Textbox(
             "",
             label="Search",
@@ -289,7 +291,7 @@ def _view(stop: gr.Button) -> tuple[View, gr.Textbox, gr.File]:
         )
         past = gr.HTML(elem_id="past", js_on_load=views.PICK, **bare)
     drop = gr.File(
-        label="Drop a downloaded grid to use its settings again",
+        label="Drop a downloaded grid to reuse its settings",
         file_types=[".png"],
         height=140,
         elem_id="reload-grid",

@@ -1,4 +1,4 @@
-"""The Compare tab's form <-> ComparisonSpec. Knows no components."""
+"""The Create tab's form <-> ComparisonSpec. Knows no components."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _complaints(values: FormValues, parsed: _Parsed) -> list[str]:
             "Base model is empty or begins with a dash",
             not parsed.base or parsed.base.startswith("-"),
         ),
-        ("Prompts is empty: write at least one, each on its own line", not parsed.prompts),
+        ("Write at least one prompt, each on its own line", not parsed.prompts),
         (
             "Seeds must be whole numbers from 0, with commas between them",
             not parsed.seeds or not whole,
@@ -134,12 +134,11 @@ def _complaints(values: FormValues, parsed: _Parsed) -> list[str]:
             any(found is None for _, found in parsed.strengths),
         ),
         (
-            "A mix needs two styles: give another one a weight above 0, or take this one's "
-            "back to 0",
+            "A mix needs two styles: give another style a weight above 0, or set this one to 0",
             not parsed.mix and _weighted(values.styles),
         ),
         (
-            f"There would be {parsed.columns} columns of styles, {MOST_COLUMNS} is the most",
+            f"That makes {parsed.columns} columns of styles, and {MOST_COLUMNS} is the most",
             parsed.columns > MOST_COLUMNS,
         ),
         ("Steps must be between 1 and 200", steps is None or not 1 <= steps <= 200),
@@ -149,8 +148,8 @@ def _complaints(values: FormValues, parsed: _Parsed) -> list[str]:
             size is None or not (size == 0 or 64 <= size <= 2048),
         ),
         (
-            f"The grid would have {parsed.cells} pictures, {MOST_PICTURES} is the most: take "
-            "fewer prompts, seeds or styles",
+            f"That makes {parsed.cells} images, and {MOST_PICTURES} is the most: use fewer "
+            "prompts, seeds or styles",
             parsed.cells > MOST_PICTURES,
         ),
     ]

@@ -1,4 +1,4 @@
-"""What the Compare tab's events do; answers are keyed by component. studio.library.comparisons does
+"""What the Create tab's events do; answers are keyed by component. studio.library.comparisons does
 the work.
 """
 
@@ -156,7 +156,8 @@ class Handlers:
         steps = [style.id for style in library.checkpoints(self.workspace, id or "")]
         if not steps:
             raise StudioError(
-                "Of this style there are no checkpoints. A run keeps them while save.styles is on."
+                "This style has no other checkpoints. Turn on save.styles before training to keep "
+                "them."
             )
         ids = [id, *form.spread(steps)]
         return {**self._picked(ids), **self._rows(len(ids))}
@@ -170,7 +171,7 @@ class Handlers:
             raise StudioError("Give two styles a weight above 0 first.")
         id = import_export.mixed(self.workspace, mix)
         name = library.style(self.workspace, id).name
-        gr.Info(in_html(f"“{name}” is in Styles now."), title="Saved")
+        gr.Info(in_html(f"“{name}” is now in Styles."), title="Saved")
         choices = rendering.choices(self.workspace)
         return {picker: gr.Dropdown(choices) for picker in self.parts.form.pickers}
 
@@ -180,7 +181,7 @@ class Handlers:
         folder = comparisons.folder(self.workspace, name)
         spec = folder and comparisons.read_spec(folder)
         if not spec:
-            raise StudioError("What this comparison was drawn with cannot be read any more.")
+            raise StudioError("The settings of these images cannot be read any more.")
         return self._filled(spec)
 
     @shows_errors
@@ -191,8 +192,8 @@ class Handlers:
         if missing:
             gr.Warning(
                 in_html(
-                    f"Not in this workspace, and left out: {', '.join(missing)}. Bring them in "
-                    "the Styles tab."
+                    f"Left out, because they are not in your library: {', '.join(missing)}. "
+                    "Import them in Styles."
                 )
             )
         return {self.parts.drop: None, **self._filled(spec)}

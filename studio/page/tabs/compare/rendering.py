@@ -1,4 +1,4 @@
-"""What the Compare tab shows, read from the workspace, by the name of the component that shows it;
+"""What the Create tab shows, read from the workspace, by the name of the component that shows it;
 what shall stay as it is is left out. Knows no components.
 """
 
@@ -72,11 +72,11 @@ def _drawing(folder: Path) -> str:
     """How far a drawing is, from what its process reported last."""
     match grid_events.last(comparisons.events_file(folder)):
         case grid_events.Drawn(done, steps):
-            return views.drawing(done, steps, f"drawn {done} of {steps} denoising steps")
+            return views.drawing(done, steps, f"{done} of {steps} sampling steps")
         case grid_events.Noted(message):
             return views.drawing(0, 0, message[:LONGEST_NOTE])
         case _:
-            return views.drawing(0, 0, "loading the base model")
+            return views.drawing(0, 0, "Loading the base model")
 
 
 def _why_not(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""The Pictures tab: datasets, pictures with their captions, bulk edits, findings."""
+"""The Dataset tab: datasets, pictures with their captions, bulk edits, findings."""
 
 from __future__ import annotations
 

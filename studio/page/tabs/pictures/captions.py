@@ -1,4 +1,4 @@
-"""Captions as they are typed in the Pictures tab: none overwrites what another window wrote, and
+"""Captions as they are typed in the Dataset tab: none overwrites what another window wrote, and
 none is lost with the server.
 """
 
@@ -51,7 +51,7 @@ class Captions:
             return self._saved(of, text, model, window)
         shown = f"“{theirs}”" if theirs else "nothing"
         return self.parts.picture.conflict.asks(
-            f"Another window changed this caption to {shown}. Which one stays?"
+            f"This caption was changed in another window to {shown}. Which one do you want to keep?"
         )
 
     @shows_errors
@@ -81,7 +81,7 @@ class Captions:
         typed = event._data.get("mine")  # on the way to this text
         is_ours = isinstance(typed, list) and theirs in [str(one).strip() for one in typed]
         if not is_ours and not self._may_replace(of, theirs, before, text, window):
-            words = f"The caption of {at} was changed elsewhere meanwhile. You typed: “{text}”"
+            words = f"The caption of {at} was changed in another window. You typed: “{text}”"
             gr.Warning(in_html(words), duration=None, title="Not saved")
             return answer
         now = self._write(of, text, window)

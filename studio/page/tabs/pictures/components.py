@@ -1,4 +1,4 @@
-"""What the Pictures tab is laid out of. Knows no handlers."""
+"""What the Dataset tab is laid out of. Knows no handlers."""
 
 from __future__ import annotations
 
@@ -96,6 +96,7 @@ class Parts:
     base: gr.Dropdown
     check: gr.Button
     findings: gr.HTML
+    train: gr.Button
     in_view: gr.Textbox
     snackbar: Snackbar
 
@@ -124,7 +125,6 @@ def components(root: Path | None = None) -> Parts:
         gr.HTML(views.example(), **PLAIN)
         train_example = gr.Button(
             "Train the example",
-            variant="primary",
             size="sm",
             min_width=150,
             scale=0,
@@ -133,11 +133,11 @@ def components(root: Path | None = None) -> Parts:
     with gr.Row(equal_height=True):
         dataset, new = _choosing()
     managing = _managing()
-    with gr.Row():
-        with gr.Column(scale=3, min_width=360):
+    with gr.Row(elem_classes="desk-row"):
+        with gr.Column(scale=3, min_width=320, elem_classes="canvas"):
             # of any kind: what is none of ours is refused by name, and the others are taken
             drop = gr.File(
-                label="Pictures, captions (.txt, metadata.jsonl), a folder or a zip of them",
+                label="Drop pictures, captions, a folder or a zip",
                 file_count="multiple",
                 height=150,
                 elem_id="upload",
@@ -149,9 +149,9 @@ def components(root: Path | None = None) -> Parts:
                     "Undo", size="sm", visible=False, scale=0, elem_id="undo", elem_classes="undo"
                 )
             thumbnails = gr.HTML(elem_id="pictures", apply_default_css=False, js_on_load=views.PICK)
-        with gr.Column(scale=2, min_width=340, elem_classes="beside"):
+        with gr.Column(scale=2, min_width=320, elem_classes=["beside", "inspector"]):
             picture = _picture(root)
-    with gr.Accordion("Change all captions at once", open=False, elem_id="bulk"):
+    with gr.Accordion("Edit all captions", open=False, elem_id="bulk"):
         bulk = _bulk()
     with gr.Accordion("Dataset check", open=True, elem_id="checks"):
         base, check, findings = _checks()
@@ -171,9 +171,17 @@ def components(root: Path | None = None) -> Parts:
         base=base,
         check=check,
         findings=findings,
+        train=_next(),
         in_view=gr.Textbox("", visible="hidden", elem_id="dataset-in-view"),
         snackbar=snackbar("pictures"),
     )
+
+
+def _next() -> gr.Button:
+    """The one thing to do next, which stays in sight."""
+    words: dict[str, Any] = {"variant": "primary", "scale": 0, "min_width": 200}
+    with gr.Row(elem_classes="foot"):
+        return gr.Button("Train this dataset", elem_id="train-in-view", **words)
 
 
 def _choosing() -> tuple[gr.Dropdown, gr.Textbox]:
@@ -192,10 +200,10 @@ def _choosing() -> tuple[gr.Dropdown, gr.Textbox]:
     new = gr.Textbox(
         "",
         label="New dataset",
-        info="Another set of pictures",
-        placeholder="its name, for instance ink-drawings",
+        info="For another style",
+        placeholder="Name, such as ink-drawings",
         max_lines=1,
-        submit_btn="Make",
+        submit_btn="Create",
         elem_id="new-dataset",
         scale=3,
     )
@@ -224,14 +232,13 @@ def _picture(root: Path | None) -> Picture:
     caption = gr.Textbox(
         "",
         label="Caption",
-        info="What the picture shows, not how it is drawn. Saved as you type; Page Up and "
-        "Page Down change the picture.",
+        info="Describe what the picture shows, not its style. Saved as you type.",
         lines=3,
         elem_id="caption",
         interactive=False,
     )
     tokens = gr.HTML(elem_id="tokens", **PLAIN)
-    conflict = asking("caption", yes="Save mine", no="Take theirs")
+    conflict = asking("caption", yes="Keep mine", no="Use the other")
     kept = gr.HTML(
         views.kept(root),
         elem_id="kept-captions",
@@ -251,20 +258,18 @@ def _bulk() -> Bulk:
         kind = gr.Dropdown(
             list(caption_edits.EDITS),
             value=next(iter(caption_edits.EDITS)),
-            label="What to do",
+            label="Edit",
             elem_id="bulk-kind",
             min_width=170,
         )
         line: dict[str, Any] = {"max_lines": 1, "min_width": 150}
         words = gr.Textbox("", label="Words", elem_id="bulk-words", **line)
         other = gr.Textbox("", label="Replace with", visible=False, elem_id="bulk-other", **line)
-        apply = gr.Button(
-            "Change captions", variant="primary", elem_id="bulk-apply", min_width=200, scale=0
-        )
+        apply = gr.Button("Apply to all captions", elem_id="bulk-apply", min_width=200, scale=0)
     example = gr.HTML(elem_id="bulk-example", **PLAIN)
     with gr.Row(equal_height=True):
         describe = gr.Button(
-            "Describe pictures without a caption",
+            "Write missing captions",
             size="sm",
             elem_id="describe",
             min_width=290,
@@ -281,8 +286,8 @@ def _checks() -> tuple[gr.Dropdown, gr.Button, gr.HTML]:
         base = gr.Dropdown(
             ["mini"],
             value="mini",
-            label="Base to check for",
-            info="Its size decides shapes and crops, its tokenizer what of a caption is read",
+            label="Base model",
+            info="Sets the crops and how long a caption may be",
             allow_custom_value=True,
             elem_id="check-base",
         )

@@ -1,4 +1,4 @@
-"""Which event of the Pictures tab calls which handler."""
+"""Which event of the Dataset tab calls which handler."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
     _picture(parts, handlers, check)
     _bulk(parts, parts.bulk, handlers, show, check)
     parts.findings.click(handlers.fix, parts.where, parts.changed, **PRIVATE).then(**check)
+    parts.train.click(lambda dataset: dataset or "", parts.dataset, parts.in_view, **QUIET).success(
+        None, None, None, js=TO_TRAINING
+    )
     parts.undo.click(handlers.undo, parts.where, parts.changed, **PRIVATE).then(**check)
     parts.snackbar.undo.click(
         handlers.undo_last,

@@ -1,4 +1,4 @@
-"""What the Pictures tab's events do; answers are keyed by component. studio.datasets does the
+"""What the Dataset tab's events do; answers are keyed by component. studio.datasets does the
 work.
 """
 
@@ -135,9 +135,7 @@ class Handlers:
     def train_example(self) -> None:
         queue = Queue(self.workspace)
         run = queue.job(queue.add(sample_project.config(self.workspace))).run
-        gr.Info(
-            f"“{run}” is being trained: a few minutes on two CPU cores.", title="Training has begun"
-        )
+        gr.Info(f"Training “{run}”. This takes a few minutes.", title="Training started")
 
     # one picture
 
@@ -188,7 +186,7 @@ class Handlers:
     def undo(self, dataset: str | None, of: str, model: str) -> Answer:
         done = history.undo(store.folder(self.workspace, dataset or ""))
         if done.stayed:
-            gr.Info(f"{len(done.stayed)} files were changed again since and stay as they are.")
+            gr.Info(f"{len(done.stayed)} files have changed since then and were left as they are.")
         return {
             **self._dataset(dataset, model, _name_in(of)),
             **self.parts.snackbar.is_silent(),

@@ -1,4 +1,4 @@
-"""What the Pictures tab shows, read from the workspace. Knows no components."""
+"""What the Dataset tab shows, read from the workspace. Knows no components."""
 
 from __future__ import annotations
 
@@ -46,8 +46,7 @@ def base_of(model: str | None) -> tuple[base_info.Base, str]:
     if known.tokenizer:
         return known, ""
     return known, (
-        f"{model} is not on this machine as a folder yet: 512 px is assumed, tokens are not "
-        "counted."
+        f"{model} is not on this machine yet. The check assumes 512 px and does not count tokens."
     )
 
 
@@ -106,7 +105,7 @@ def meter(base: base_info.Base, text: str) -> str:
 def _placeholder(path: Path) -> str:
     instead = caption_from_name(path.name)
     if instead and not store.sidecar(path).exists():
-        return f"No caption: the file's name is used, “{instead}”"
+        return f"No caption. The file name is used: “{instead}”"
     return "No caption yet"
 
 

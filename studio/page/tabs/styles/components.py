@@ -61,6 +61,7 @@ class Parts:
     actions: gr.Column
     card: CardForm
     sharing: Sharing
+    use: gr.Button
     go_on: gr.Button
     remove: gr.Button
     style_report: gr.HTML
@@ -91,22 +92,23 @@ class Parts:
 
 def components() -> Parts:
     """Lay the tab out: the library on the left, the chosen style on the right."""
-    with gr.Row():
-        with gr.Column(scale=3, min_width=360):
+    with gr.Row(elem_classes="desk-row"):
+        with gr.Column(scale=3, min_width=320, elem_classes="inspector"):
             library = _library()
-        with gr.Column(scale=4, min_width=400):
-            detail = gr.HTML(elem_id="style", **PLAIN)
+        with gr.Column(scale=4, min_width=320, elem_classes="canvas"):
+            detail = gr.HTML(elem_id="style", apply_default_css=False, js_on_load=views.HERO)
             with gr.Column(visible=False) as actions:
-                with gr.Accordion(
-                    "Name, licence, credit, notes", open=False, elem_id="style-words"
-                ):
+                with gr.Accordion("Edit details", open=False, elem_id="style-words"):
                     card = _card()
-                with gr.Accordion("Share it", open=False, elem_id="share"):
+                with gr.Accordion("Publish", open=False, elem_id="share"):
                     sharing = _sharing()
-                with gr.Row():
-                    small: dict[str, Any] = {"size": "sm", "min_width": 150, "scale": 0}
+                with gr.Row(elem_classes="foot"):
+                    small: dict[str, Any] = {"size": "md", "min_width": 150, "scale": 0}
+                    use = gr.Button(
+                        "Try in Create", variant="primary", elem_id="try-style", **small
+                    )
                     go_on = gr.Button("Continue training", elem_id="go-on-from", **small)
-                    remove = gr.Button("Delete", variant="stop", elem_id="delete-style", **small)
+                    remove = gr.Button("Delete", elem_id="delete-style", **small)
             report = gr.HTML(elem_id="style-report", apply_default_css=False, js_on_load=LIGHTEN)
     chosen = gr.Textbox("", visible="hidden", elem_id="style-of")
     return Parts(
@@ -115,6 +117,7 @@ def components() -> Parts:
         actions=actions,
         card=card,
         sharing=sharing,
+        use=use,
         go_on=go_on,
         remove=remove,
         style_report=report,
@@ -128,14 +131,14 @@ def _library() -> dict[str, Any]:
     search = gr.Textbox(
         "",
         label="Search",
-        placeholder="a name, a trigger word, a base",
+        placeholder="Name, trigger word or base model",
         max_lines=1,
         elem_id="search-styles",
     )
     undo = gr.Button("Restore", size="sm", elem_id="undo-style", elem_classes="undo", **HIDDEN)
     listing = gr.HTML(elem_id="shelf", apply_default_css=False, js_on_load=views.PICK)
     drop = gr.File(
-        label="Style files (.safetensors) of any program",
+        label="Drop style files (.safetensors) to import",
         file_count="multiple",
         height=140,
         elem_id="bring-style",
@@ -150,21 +153,21 @@ def _card() -> CardForm:
         licence = gr.Textbox(
             "",
             label="Licence",
-            placeholder="for instance CC-BY-4.0",
+            placeholder="Such as CC-BY-4.0",
             max_lines=1,
             elem_id="style-licence",
         )
         credit = gr.Textbox(
-            "", label="Credit", placeholder="who made it", max_lines=1, elem_id="style-credit"
+            "", label="Credit", placeholder="Who made it", max_lines=1, elem_id="style-credit"
         )
     notes = gr.Textbox(
         "",
         label="Notes",
-        info="For yourself; in a shared file only if you choose so below",
+        info="Private, unless you include them when you publish",
         lines=3,
         elem_id="style-notes",
     )
-    save = gr.Button("Save", size="sm", variant="primary", elem_id="save-card")
+    save = gr.Button("Save", size="sm", elem_id="save-card")
     shown = gr.Textbox("", visible="hidden", elem_id="style-card")
     return CardForm(title, licence, credit, notes, save, shown)
 
@@ -173,15 +176,15 @@ def _sharing() -> Sharing:
     form = gr.Radio(
         list(publishing.FORMS),
         value=next(iter(publishing.FORMS)),
-        label="As",
+        label="Format",
         elem_id="share-as",
         elem_classes="choice",
     )
     kept = gr.CheckboxGroup(
-        [], label="What the file holds", show_select_all=True, elem_id="share-fields"
+        [], label="Include in the file", show_select_all=True, elem_id="share-fields"
     )
     published = gr.HTML(elem_id="published", **PLAIN)
     with gr.Row():
-        make = gr.Button("Create the file", size="sm", variant="primary", elem_id="make-file")
+        make = gr.Button("Create file", size="sm", elem_id="make-file")
         download = gr.DownloadButton("Download", size="sm", elem_id="download-shared", **HIDDEN)
     return Sharing(form, kept, published, make, download)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from studio.page.handlers import PRIVATE, QUIET, TO_TRAINING
+from studio.page.scripts import script
 from studio.page.tabs.styles.components import Parts
 from studio.page.tabs.styles.handlers import Handlers
 
@@ -38,6 +39,9 @@ def connect(parts: Parts, handlers: Handlers, tab: gr.Tab) -> None:
     )
     sharing.make.click(
         handlers.publish, [chosen, sharing.form, sharing.kept], sharing.download, **PRIVATE
+    )
+    parts.use.click(handlers.use, chosen, None, **PRIVATE).success(
+        None, None, None, js=script("open_compare")
     )
     parts.go_on.click(handlers.go_on, chosen, None, **PRIVATE).success(
         None, None, None, js=TO_TRAINING

@@ -86,6 +86,11 @@ class Handlers:
         return gr.DownloadButton(label, value=made(name, content), visible=True)
 
     @shows_errors
+    def use(self, id: str) -> None:
+        """Let Create be filled with this style."""
+        preferences.compare_with(self.workspace, library.style(self.workspace, id).id, 1.0)
+
+    @shows_errors
     def go_on(self, id: str) -> None:
         """Let the training form be filled for going on from this style."""
         preferences.go_on_from(self.workspace, library.style(self.workspace, id).id)

@@ -17,12 +17,10 @@ from training.storage.paths import Workspace
 from training.style_files.base_family import bases
 from training.style_files.reading import Style, read_style
 
-THUMBNAIL, EXAMPLE = 256, 320  # px of the longer side
+THUMBNAIL, EXAMPLE, HERO = 256, 320, 768  # px of the longer side
 LONGEST_CHOICE = 60  # characters of a value that a shared file may hold
-NO_STYLE = empty(
-    "Styles that you train or import are shown here, with what they are for and what they draw."
-)
-NONE_CHOSEN = empty("Choose a style to see it in full.")
+NO_STYLE = empty("Styles that you train or import appear here.")
+NONE_CHOSEN = empty("Choose a style to see its details.")
 EMPTY_CARD = (*astuple(Card()), "")
 
 
@@ -68,14 +66,19 @@ def one(workspace: Workspace, style: library.Style | None, *, any_there: bool = 
     kept = [f.key for f in fields if f.at_first]
     return Shown(
         detail=views.detail(
-            style.name, _facts(style, read, said), read.warnings, pictures, read.recipe
+            style.name,
+            _facts(style, read, said),
+            read.warnings,
+            pictures,
+            read.recipe,
+            _hero(workspace, style),
         ),
         can_act=True,
         card=_card_fields(style, read, said),
         choices=tuple((_choice(f.key, f.text), f.key) for f in fields),
         kept=tuple(kept),
         published=views.published(publishing.published_fields(read, said, kept)),
-        delete="Delete it and its run" if run is not None else "Delete it",
+        delete="Delete style and run" if run is not None else "Delete style",
         report=framed(run / "report" / "report.html") if run is not None else "",
     )
 
@@ -110,6 +113,17 @@ def _pictures(workspace: Workspace, style: library.Style) -> list[tuple[str, str
     return found
 
 
+def _hero(workspace: Workspace, style: library.Style) -> tuple[str, str, str] | None:
+    """One picture before and after training, from the same noise, with its prompt."""
+    found = import_export.before_and_after(workspace, style)
+    if found is None:
+        return None
+    try:
+        return address(found[0], HERO), address(found[1], HERO), found[2]
+    except DataError:
+        return None
+
+
 def _choice(key: str, text: str) -> str:
     """A field that a shared file may hold, in words."""
     shown = text[:LONGEST_CHOICE] + ("…" if len(text) > LONGEST_CHOICE else "")
@@ -133,13 +147,13 @@ def _facts(style: library.Style, read: Style, said: Card) -> dict[str, str]:
     """What there is to know at a glance, label -> value."""
     return {
         "Trigger word": style.trigger,
-        "For": bases().get(read.family, "an unknown base"),
+        "Works with": bases().get(read.family, "an unknown base"),
         "Trained on": Path(style.base).name,
         "Rank": read.ranks,
         "Layers": str(len(read.modules)),
-        "Holds": ", ".join(read.kinds),
+        "Contains": ", ".join(read.kinds),
         "Size": f"{style.path.stat().st_size / 1e6:.1f} MB, {read.dtype}",
-        "Made": time.strftime("%Y-%m-%d %H:%M", time.localtime(style.path.stat().st_mtime)),
+        "Created": time.strftime("%Y-%m-%d %H:%M", time.localtime(style.path.stat().st_mtime)),
         "Licence": said.licence or read.metadata.get("modelspec.license", ""),
         "Credit": said.credit or read.metadata.get("modelspec.author", ""),
         "Notes": said.notes,

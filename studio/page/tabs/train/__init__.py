@@ -5,17 +5,23 @@ from __future__ import annotations
 import gradio as gr
 
 from studio.page.tabs.train import several
-from studio.page.tabs.train.components import components
+from studio.page.tabs.train.components import Running, components
 from studio.page.tabs.train.events import connect, follow
 from studio.page.tabs.train.handlers import Handlers
 from training.storage.paths import Workspace
 
 
 def layout(
-    workspace: Workspace, page: gr.Blocks, tab: gr.Tab, in_view: gr.Textbox | None = None
+    workspace: Workspace,
+    page: gr.Blocks,
+    tab: gr.Tab,
+    in_view: gr.Textbox | None = None,
+    seen: Running | None = None,
 ) -> None:
-    """Fill the tab. in_view: name of the dataset that was opened in the Pictures tab."""
-    parts = components()
+    """Fill the tab. in_view: name of the dataset that was opened in the Dataset tab; seen: what
+    stands outside of the tab, made by `running`.
+    """
+    parts = components(seen)
     handlers = Handlers(workspace, parts)
     connect(parts, handlers, page, tab)
     if in_view is not None:

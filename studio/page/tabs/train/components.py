@@ -9,16 +9,15 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from studio.page import forms, polling
+from studio.page import forms, polling, words
 from studio.page.handlers import LIGHTEN, PLAIN
 from studio.page.scripts import script
 from studio.page.tabs.asking import Asking, asking
 from studio.page.tabs.train import several
-from studio.page.templates import render
+from studio.page.templates import note, render
 from studio.page.views import previews as previews_view
 from studio.page.views import queue as queue_view
 from training.config.presets import LENGTHS, PRESETS, STRENGTHS
-from training.config.schema import RunConfig
 from training.config.settings import settings
 
 # Set by the page: the dataset's folder, the workspace's folder of runs. Set by nobody here: where
@@ -50,6 +49,19 @@ class Form:
 
 
 @dataclass(frozen=True)
+class Running:
+    """What is there in every place. chip: the run that is going; follower: asks how it stands."""
+
+    chip: gr.HTML
+    follower: gr.HTML
+
+
+def running() -> Running:
+    """Lay it out, outside of the tabs."""
+    return Running(gr.HTML(elem_id="job", **PLAIN), polling.follower(elem_id="follows-training"))
+
+
+@dataclass(frozen=True)
 class RunView:
     """What shows a run. sent: what the page was sent last, so that nothing is sent twice and no
     open picture is closed by a look.
@@ -68,12 +80,15 @@ class RunView:
     use: gr.Button
     compare: gr.Button
     reuse: gr.Button
+    go_on: gr.Button
+    verdict: gr.HTML
     loss: gr.HTML
     previews: gr.HTML
     messages: gr.HTML
     report: gr.HTML
     rate: gr.HTML
     follower: gr.HTML
+    chip: gr.HTML
     sent: gr.State
     ending: Asking
 
@@ -101,21 +116,22 @@ class Parts:
     view: RunView
 
 
-def components() -> Parts:
-    """Lay the tab out: the form on the left, the run on the right."""
-    with gr.Row():
-        with gr.Column(scale=2, min_width=400):
+def components(seen: Running | None = None) -> Parts:
+    """Lay the tab out: the form on the left, the run on the right. seen: in every place."""
+    with gr.Row(elem_classes="desk-row"):
+        with gr.Column(scale=2, min_width=320, elem_classes="inspector"):
             form = _form()
-            preflight = gr.HTML(elem_id="preflight", **PLAIN)
-            wrong = gr.HTML(elem_id="wrong", apply_default_css=False, js_on_load=MARK)
-            with gr.Row():
-                start = gr.Button("Start training", variant="primary", elem_id="start")
-                measure = gr.Button("Estimate time and memory", elem_id="measure")
-            asks_to_start = asking("start", yes="Start anyway", no="Not yet")
             plan = gr.HTML(elem_id="plan", padding=False)
             together = several.components()
-        with gr.Column(scale=3, min_width=480):
-            view = _run_view()
+            preflight = gr.HTML(elem_id="preflight", **PLAIN)
+            wrong = gr.HTML(elem_id="wrong", apply_default_css=False, js_on_load=MARK)
+            with gr.Column(elem_classes="foot"):
+                asks_to_start = asking("start", yes="Start anyway", no="Cancel")
+                with gr.Row():
+                    start = gr.Button("Start training", variant="primary", elem_id="start")
+                    measure = gr.Button("Estimate", elem_id="measure", min_width=96)
+        with gr.Column(scale=3, min_width=320, elem_classes="canvas"):
+            view = _run_view(seen or running())
     return Parts(form, preflight, wrong, start, measure, asks_to_start, plan, together, view)
 
 
@@ -129,7 +145,7 @@ def _form() -> Form:
     dataset = gr.Dropdown(
         [],
         label="Dataset",
-        info="Made in the Pictures tab",
+        info="The pictures to train on",
         elem_id="train-dataset",
         interactive=True,
     )
@@ -138,10 +154,11 @@ def _form() -> Form:
         fields |= forms.controls([rows["optim.steps"], rows["optim.batch_size"]])
     fields |= forms.controls(s for s in rows.values() if not s.advanced and s.key not in fields)
     others = [s for s in rows.values() if s.key not in fields]
-    with gr.Accordion("Everything", open=False, elem_id="everything"):
+    with gr.Accordion("Advanced settings", open=False, elem_id="everything"):
         for section, members in groupby(others, key=lambda s: s.section):
-            with gr.Accordion(forms.SECTIONS[section], open=False, elem_id=f"section-{section}"):
-                gr.Markdown(RunConfig.model_fields[section].annotation.__doc__)
+            title, about = words.SECTIONS[section]
+            with gr.Accordion(title, open=False, elem_id=f"section-{section}"):
+                gr.HTML(note(about), **PLAIN)
                 with gr.Row():
                     fields |= forms.controls(list(members))
     return Form(knobs, dataset, fields)
@@ -152,46 +169,49 @@ def _knobs() -> tuple[gr.Radio, gr.Radio, gr.Radio]:
     bar = {"elem_classes": "choice", "min_width": 160}
     preset = gr.Radio(
         list(PRESETS),
-        label="Start from",
-        info="Everything that it chooses can be changed below",
+        label="Preset",
+        info="You can change everything below",
         elem_id="preset",
-        **bar,
+        elem_classes=["choice", "cards"],
+        min_width=160,
     )
     gr.HTML(render("presets", presets=PRESETS), padding=False)
     with gr.Row():
         length = gr.Radio(
-            list(LENGTHS), value="normal", label="How long", elem_id="preset-length", **bar
+            list(LENGTHS), value="normal", label="Training length", elem_id="preset-length", **bar
         )
         strength = gr.Radio(
-            list(STRENGTHS), value="normal", label="How strong", elem_id="preset-strength", **bar
+            list(STRENGTHS), value="normal", label="Intensity", elem_id="preset-strength", **bar
         )
     return preset, length, strength
 
 
-def _run_view() -> RunView:
+def _run_view(seen: Running) -> RunView:
     """The queue, the chosen run and what can be done with it."""
     queue = gr.HTML(elem_id="line", padding=False, js_on_load=queue_view.DO)
     run = gr.Dropdown([], label="Run", elem_id="run", interactive=True)
     status = gr.HTML(elem_id="status", padding=False, js_on_load=ENTITLE)
     gr.HTML(render("tell_me"), padding=False)
+    verdict = gr.HTML(elem_id="verdict", **PLAIN)
     with gr.Row():
         buttons = {
-            "draw": gr.Button("Draw now", elem_id="draw-now", min_width=90, **HIDDEN),
-            "save": gr.Button("Save now", elem_id="save-now", min_width=90, **HIDDEN),
+            "draw": gr.Button("Generate samples", elem_id="draw-now", min_width=90, **HIDDEN),
+            "save": gr.Button("Save checkpoint", elem_id="save-now", min_width=90, **HIDDEN),
             "pause": gr.Button("Pause", elem_id="pause", min_width=80, **HIDDEN),
             "stop": gr.Button("Stop and save", variant="stop", elem_id="stop", **HIDDEN),
             "resume": gr.Button("Resume", variant="primary", elem_id="resume", **HIDDEN),
             "style": gr.DownloadButton(
-                "Download the style", variant="primary", elem_id="download-style", **HIDDEN
+                "Download style", variant="primary", elem_id="download-style", **HIDDEN
             ),
             "compare": gr.Button("Compare", elem_id="compare-run", min_width=90, **HIDDEN),
-            "reuse": gr.Button("Use its settings", elem_id="reuse", **HIDDEN),
+            "reuse": gr.Button("Reuse settings", elem_id="reuse", min_width=90, **HIDDEN),
+            "go_on": gr.Button("Continue training", elem_id="go-on", min_width=90, **HIDDEN),
         }
     with gr.Row():
         small: dict[str, Any] = {"visible": False, "size": "sm"}
-        buttons["use"] = gr.Button("Use the recommended one", elem_id="use-recommended", **small)
+        buttons["use"] = gr.Button("Use recommended", elem_id="use-recommended", **small)
         buttons["last"] = gr.DownloadButton("Download", elem_id="download-last", **small)
-    ending = asking("end", yes="End it now", no="Let it save", variant="stop")
+    ending = asking("end", yes="Stop without saving", no="Let it save", variant="stop")
     loss = gr.HTML(elem_id="loss", padding=False)
     previews = gr.HTML(elem_id="previews", padding=False, js_on_load=previews_view.LOOK)
     messages = gr.HTML(elem_id="messages", padding=False)
@@ -203,12 +223,14 @@ def _run_view() -> RunView:
         run,
         status,
         **buttons,
+        verdict=verdict,
         loss=loss,
         previews=previews,
         messages=messages,
         report=report,
         rate=rate,
-        follower=polling.follower(elem_id="follows-training"),
+        follower=seen.follower,
+        chip=seen.chip,
         sent=gr.State({}),
         ending=ending,
     )

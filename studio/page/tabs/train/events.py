@@ -60,6 +60,7 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
         None, None, None, js=script("open_compare")
     )
     view.reuse.click(handlers.from_a_run, view.run, form.outputs, **QUIET)
+    view.go_on.click(handlers.go_on, view.run, form.outputs, **QUIET)
 
 
 def follow(parts: Parts, handlers: Handlers, in_view: gr.Textbox) -> None:

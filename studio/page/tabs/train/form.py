@@ -29,7 +29,7 @@ def config_of(workspace: Workspace, dataset: str | None, values: dict[str, Any])
     folder = store.folder(workspace, dataset or "")
     if not store.pictures(folder):
         raise DataError(
-            f"The dataset {folder.name} has no pictures yet. Add some in the Pictures tab."
+            f"The dataset {folder.name} has no pictures yet. Add some in Dataset first."
         )
     mapping = forms.to_mapping(tuple(values), tuple(values.values()))
     mapping["data"]["folder"] = str(folder)

@@ -69,7 +69,7 @@ class Handlers:
         if id is None:
             return gr.skip()
         config = continue_from.config_for(self.workspace, library.style(self.workspace, id))
-        gr.Info("The form goes on from that style: choose the pictures and start.")
+        gr.Info("The settings continue from that style. Choose a dataset and start.")
         return self._filled(None, config)
 
     @shows_errors
@@ -78,7 +78,7 @@ class Handlers:
         config = process.earlier(library.run(self.workspace, name))
         if config is None:
             raise StudioError(
-                f"The settings of “{name}” cannot be read from its run.toml. Choose another run."
+                f"The settings of “{name}” cannot be read any more. Choose another run."
             )
         return self._filled(None, config)
 
@@ -98,7 +98,7 @@ class Handlers:
 
     @shows_errors
     def follow_pictures(self, name: str) -> Any:
-        """Take the dataset that was opened in the Pictures tab."""
+        """Take the dataset that was opened in the Dataset tab."""
         if name not in store.names(self.workspace):
             return gr.skip()
         return gr.Dropdown(choices=collection.choices(self.workspace), value=name)
@@ -164,7 +164,7 @@ class Handlers:
         ending = self.parts.view.ending
         if process.state(library.run(self.workspace, run)) == "stopping":
             return ending.asks(
-                f"End “{run}” without saving? What it learnt since its last checkpoint is lost."
+                f"Stop “{run}” without saving? Everything since its last checkpoint is lost."
             )
         queue_actions.stop(self.workspace, self.queue, run)
         return ending.asks()
@@ -182,10 +182,10 @@ class Handlers:
         found = recommended.recommended(folder)
         if found is not None and found.in_use:
             recommended.use_last(folder, last)
-            gr.Info(f"“{run}” in Styles and Compare is step {last} again.")
+            gr.Info(f"Styles and Create use step {last} of “{run}” again.")
         else:
             step = recommended.use(folder, last).step
-            gr.Info(f"“{run}” in Styles and Compare is step {step} from now on.")
+            gr.Info(f"Styles and Create now use step {step} of “{run}”.")
 
     @shows_errors
     def compare(self, run: str | None) -> None:
@@ -196,6 +196,14 @@ class Handlers:
         if found is not None and not found.in_use:
             id = f"step:{folder.name}:{found.step}"
         preferences.compare_with(self.workspace, library.style(self.workspace, id).id, strength)
+
+    @shows_errors
+    def go_on(self, run: str | None) -> Answer:
+        """Fill the form for training the style of a run further."""
+        folder = library.run(self.workspace, run)
+        style = library.style(self.workspace, f"run:{folder.name}")
+        gr.Info("The settings continue from that style. Choose a dataset and start.")
+        return self._filled(None, continue_from.config_for(self.workspace, style))
 
     @shows_errors
     def act_on_job(self, run: str | None, event: gr.EventData) -> Any:
@@ -228,25 +236,42 @@ class Handlers:
         if name not in library.runs(self.workspace):
             waiting = next((job for job in jobs if job.run == name), None)
             follower = polling.following(LOOK) if moving else ""
-            return {"queue": row, **rendering.nothing_to_show(waiting), "follower": follower}
+            nothing = rendering.nothing_to_show(waiting)
+            chip = self._chip([job.run for job in jobs if job.state == "running"] + together)
+            return {"queue": row, **nothing, "follower": follower, "chip": chip}
         run = library.run(self.workspace, name)
         state = process.state(run)
         waits = any(job.run == name and job.state in ("waiting", "interrupted") for job in jobs)
         # by state: a run's end is seen at once
         so_far = self.recent.of((name, state), lambda: charts.progress(self._tail(run).read_on()))
         goes_on = moving or state in process.GOING
+        going = [name] if state in process.GOING else []
+        going += [job.run for job in jobs if job.state == "running"] + together
         return {
+            "chip": self._chip(going),
             "queue": row,
             **rendering.run_view(run, state, waits, so_far),
             "follower": polling.following(LOOK, speak=name) if goes_on else "",
         }
+
+    def _chip(self, going: list[str]) -> str:
+        """The first run that is going; "" where none is."""
+        for name in going:
+            if name in library.runs(self.workspace):
+                run = library.run(self.workspace, name)
+                state = process.state(run)
+                so_far = self.recent.of(
+                    (name, state), lambda run=run: charts.progress(self._tail(run).read_on())
+                )
+                return rendering.chip(name, state, so_far)
+        return ""
 
     def _tail(self, run: Path) -> process.Tail:
         return self.tails.setdefault(run.name, process.Tail(run / "events.jsonl"))
 
     def _request(self, run: str | None, what: RunRequest) -> None:
         send_request(library.run(self.workspace, run), what)
-        gr.Info("It is done after the update that is being made.")
+        gr.Info("This happens after the current step.")
 
     def _runs(self, name: str | None) -> Any:
         listing, shown = queue_actions.listed_runs(self.workspace, self.queue, name)

@@ -21,16 +21,16 @@ CALLED = {
     "broken": ("picture that cannot be read", "pictures that cannot be read"),
     "unreadable": ("caption that cannot be read", "captions that cannot be read"),
     "wordless": ("picture without a caption", "pictures without a caption"),
-    "alike": ("set of near copies", "sets of near copies"),
+    "alike": ("group of near-duplicates", "groups of near-duplicates"),
     "small": ("picture that is too small", "pictures that are too small"),
-    "lonely": ("picture of a shape of its own", "pictures of a shape of their own"),
+    "lonely": ("picture with an unusual aspect ratio", "pictures with unusual aspect ratios"),
     "odd": ("caption with a link or a file name", "captions with links or file names"),
     "untidy": ("caption with repeated tags", "captions with repeated tags"),
-    "repeated": ("caption shared by several pictures", "captions shared by several pictures"),
-    "long": ("caption that is cut off", "captions that are cut off"),
+    "repeated": ("caption used more than once", "captions used more than once"),
+    "long": ("caption that is too long", "captions that are too long"),
 }
 BY_PICTURE = ("broken", "unreadable", "wordless", "small", "lonely", "odd", "untidy", "long")
-NO_TRIGGER = "No trigger word. The style is then always on: no prompt can call it or leave it out."
+NO_TRIGGER = "No trigger word. Without one, prompts cannot turn the style on or off."
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ def _of_pictures(folder: Path, model: str, trigger: str) -> list[Remark]:
     found = _findings(folder, replace(base, trigger=trigger), _state(folder))
     if not found:
         return []
-    words = f"To look at in “{collection.title(folder)}”: {', '.join(_counted(found))}."
+    words = f"The dataset check of “{collection.title(folder)}” found {', '.join(_counted(found))}."
     spoilt = {name for finding in found if _spoils(finding) for name in finding.pictures}
-    question = f"Start although {_are(len(spoilt))}?" if spoilt else ""
-    return [Remark(words, question, "Open Pictures", "Pictures")]
+    question = f"Start anyway? {_are(len(spoilt))}." if spoilt else ""
+    return [Remark(words, question, "Open Dataset", "Dataset")]
 
 
 def _are(count: int) -> str:
-    return f"{count} picture{' has' if count == 1 else 's have'} no words or cannot be read"
+    return f"{count} picture{' has' if count == 1 else 's have'} no caption or cannot be read"
 
 
 def _counted(found: Sequence[checks.Finding]) -> list[str]:

@@ -54,9 +54,7 @@ def resume(workspace: Workspace, queue: Queue, name: str | None) -> str:
         return begun(queue, job.id)
     config = process.earlier(library.run(workspace, name))
     if config is None:
-        raise StudioError(
-            f"The settings of “{name}” cannot be read from its run.toml. Start a new run."
-        )
+        raise StudioError(f"The settings of “{name}” cannot be read any more. Start a new run.")
     return begun(queue, queue.add(config))
 
 

@@ -24,9 +24,9 @@ from training.errors import ConfigError
 
 SMALL, LARGE = 160, 1024  # px of a preview's longer side, in the strip and opened
 BUTTONS = (
-    "draw", "save", "pause", "stop", "resume", "style", "last", "use", "compare", "reuse"
+    "draw", "save", "pause", "stop", "resume", "style", "last", "use", "compare", "reuse", "go_on"
 )  # fmt: skip
-NOTHING_YET = empty("No training yet. Choose a dataset, name the style and start.")
+NOTHING_YET = empty("No runs yet. Choose a dataset, name your style and start training.")
 
 
 def run_view(
@@ -47,8 +47,26 @@ def run_view(
         "previews": Late(
             of_strip, lambda: previews_view.preview_strip(_previews(run, so_far.previews))
         ),
+        "verdict": _verdict(run, state, so_far),
         **_buttons(run, state, waits, so_far),
     }
+
+
+def chip(run: str, state: process.State, so_far: charts.Progress) -> str:
+    """The run that is going, as it is shown in every place."""
+    share = 100 * so_far.step / so_far.steps if so_far.steps else 0.0
+    left = so_far.curve[-1].left if so_far.curve and so_far.step < so_far.steps else 0.0
+    words = charts.duration(left) + " left" if left and state == "running" else charts.WORDS[state]
+    return render("job_chip", run=run, share=share, words=words)
+
+
+def _verdict(run: Path, state: process.State, so_far: charts.Progress) -> str:
+    """Which checkpoint of a finished run is recommended, at which strength."""
+    found = recommended.recommended(run) if state == "finished" else None
+    if found is None:
+        return ""
+    step = found.step or so_far.step
+    return render("run_verdict", step=step, strength=found.strength, last=step == so_far.step)
 
 
 def wrong(error: ConfigError) -> str:
@@ -61,7 +79,7 @@ def nothing_to_show(waiting: Job | None) -> dict[str, Any]:
     words = NOTHING_YET
     if waiting is not None:
         words = charts.waits(waiting.run, queue_view.WORDS[waiting.state])
-    empty = dict.fromkeys(("loss", "rate", "messages", "report", "previews"), "")
+    empty = dict.fromkeys(("loss", "rate", "messages", "report", "previews", "verdict"), "")
     return {"status": words, **empty, **dict.fromkeys(BUTTONS, gr.update(visible=False))}
 
 
@@ -69,7 +87,7 @@ def _buttons(
     run: Path, state: process.State, waits: bool, so_far: charts.Progress
 ) -> dict[str, Any]:
     """What can be done with a run as it stands."""
-    stop = "Stop at once, without saving" if state == "stopping" else "Stop and save"
+    stop = "Stop without saving" if state == "stopping" else "Stop and save"
     return {
         **dict.fromkeys(("draw", "save", "pause"), gr.update(visible=state == "running")),
         "stop": gr.update(value=stop, visible=state in process.GOING),
@@ -85,7 +103,7 @@ def _files(run: Path, state: process.State, so_far: charts.Progress) -> dict[str
     if file is None or state not in ("finished", "stopped") or not file.is_file():
         return {
             **dict.fromkeys(("style", "last"), gr.update(value=None, visible=False)),
-            **dict.fromkeys(("use", "compare"), gr.update(visible=False)),
+            **dict.fromkeys(("use", "compare", "go_on"), gr.update(visible=False)),
         }
     found = recommended.recommended(run) if state == "finished" else None
     offers: dict[str, Any] = {
@@ -93,6 +111,7 @@ def _files(run: Path, state: process.State, so_far: charts.Progress) -> dict[str
         "last": gr.update(value=None, visible=False),
         "use": gr.update(visible=False),
         "compare": gr.update(visible=True),
+        "go_on": gr.update(visible=True),
     }
     if found is None or not found.step or found.step == so_far.step:
         return offers
@@ -108,7 +127,7 @@ def _files(run: Path, state: process.State, so_far: charts.Progress) -> dict[str
             value=offered(last), label=f"Download step {so_far.step} (the last)", visible=True
         )
         used = f"Use step {so_far.step} again" if found.in_use else f"Use step {found.step}"
-        offers["use"] = gr.update(value=f"{used} in Styles and Compare", visible=True)
+        offers["use"] = gr.update(value=used, visible=True)
     return offers
 
 

@@ -26,11 +26,11 @@ Answer = dict[Block, Any]
 
 TRIES = 2  # settings that can vary at once
 PICTURE = 1024  # px
-WAITING = "Waits for its turn"
+WAITING = "Waiting"
 LOOK = 2.0  # seconds between two looks, while somebody is at the page
 EXPLAINED = (
-    "The styles share one base and are trained together, each exactly as if it were trained "
-    "alone. Then all of them are compared with the base."
+    "Train several styles in one go: one for each dataset, or one for each value of a setting. "
+    "They are compared with the base model at the end."
 )
 
 
@@ -49,18 +49,18 @@ class Parts:
 def components() -> Parts:
     """Lay out an accordion."""
     titles = {s.key: forms.label(s) for s in settings()}
-    choices = [("–", ""), *((f"{titles[key]} ({key})", key) for key in sweeps.varied())]
-    with gr.Accordion("Train several at once", open=False, elem_id="several"):
+    choices = [("–", ""), *((titles[key], key) for key in sweeps.varied())]
+    with gr.Accordion("Batch and sweep", open=False, elem_id="several"):
         gr.Markdown(EXPLAINED)
         datasets = gr.Dropdown(
             [],
             multiselect=True,
-            label="Train these together",
-            info="Datasets, each a style of its own",
+            label="Datasets",
+            info="Each becomes a style",
             elem_id="together-sets",
         )
         tries = [part for number in range(1, TRIES + 1) for part in _try(number, choices)]
-        start = gr.Button("Start all", elem_id="start-several")
+        start = gr.Button("Start batch", elem_id="start-several")
         status = gr.HTML(elem_id="several-status", padding=False)
     follower = polling.follower(elem_id="follows-several")
     return Parts(datasets, tries, start, status, follower, gr.State({}))
@@ -72,7 +72,7 @@ def _try(number: int, choices: list[tuple[str, str]]) -> tuple[gr.Dropdown, gr.T
         key = gr.Dropdown(
             choices,
             value="",
-            label="Try these settings" if number == 1 else "And these",
+            label="Setting to vary" if number == 1 else "Second setting",
             elem_id=f"try-{number}",
         )
         values = gr.Textbox(
@@ -115,8 +115,8 @@ class Handlers:
         tables, configs = sweeps.planned(self.workspace, config, datasets, varied)
         sweeps.begin(self.workspace, tables)
         gr.Info(
-            f"{len(configs)} styles are trained together. Each is a run in the list.",
-            title="Training has begun",
+            f"Training {len(configs)} styles. Each has its own run in the list.",
+            title="Training started",
         )
 
     def look(self, sent: dict[str, str]) -> Answer:
@@ -166,7 +166,7 @@ def status_html(workspace: Workspace, folder: Path, going: bool) -> str:
     return render(
         "several_status",
         runs=runs,
-        words=f"{done} of {len(runs)} styles are finished.",
+        words=f"{done} of {len(runs)} styles finished.",
         log=_without_folders(process.log_tail(folder, 8), workspace) if failed else "",
         picture=address(grid, PICTURE) if grid else "",
     )
