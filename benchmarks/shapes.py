@@ -15,6 +15,8 @@ from torch import nn
 
 from training.models import loader, sd, sdxl
 from training.models.family import Parts
+from training.models.latent_space import space_of
+from training.models.loader import table_of
 from training.modules.conv import freeze_convolutions
 from training.modules.group_norm import use_fast_group_norm
 from training.runtime.device import DeviceSpec
@@ -115,8 +117,6 @@ def scheduler(shape: str) -> Any:
 
 def parts(shape: str, place: DeviceSpec) -> Parts:
     """A base as families.detect.load gives it."""
-    from diffusers import DDPMScheduler
-
     family = FAMILIES[shape]
     networks = {part: network(shape, part, place) for part in family.classes}
     for part in ("unet", "vae"):
@@ -134,10 +134,10 @@ def parts(shape: str, place: DeviceSpec) -> Parts:
         hash="",
         vae_hash="",
         size=unet.sample_size * pixel_step,
-        latent_scale=vae.scaling_factor,
+        objective=table_of(noise),
+        space=space_of(networks["vae"]),
         pixel_step=pixel_step,
         multiple=pixel_step * 2 ** (len(unet.block_out_channels) - 1),
-        alphas_cumprod=DDPMScheduler.from_config(noise.config).alphas_cumprod.float(),
     )
 
 

@@ -83,7 +83,7 @@ def ours(request: Case, batch: int, device: str, dtype: str) -> Update:
 
     from benchmarks.shapes import parts as random_parts
     from training.adapters.lora_layers import attach, chosen_modules, set_gradient_checkpointing
-    from training.diffusion import objective
+    from training.models import objective
     from training.modules.attention import choose_attention
     from training.modules.compile import begin_pass, compile_passes
     from training.runtime.device import DeviceSpec, choose, has_own_memory, sent
@@ -137,7 +137,6 @@ def ours(request: Case, batch: int, device: str, dtype: str) -> Update:
     compile_passes(parts.denoiser, request.compiled)
     chance: dict[str, Any] = {
         "shape": latents.shape("picture"),
-        "timesteps": 1000,
         "flip": False,
         "caption_dropout": 0.0,
         "noise_offset": 0.0,
@@ -150,19 +149,17 @@ def ours(request: Case, batch: int, device: str, dtype: str) -> Update:
             torch.stack([latents.sample("picture", d.latent_noise) for d in draws]),
             torch.stack([d.noise for d in draws]),
         )
-        t = torch.tensor([d.timestep for d in draws])
-        alpha_bar = parts.alphas_cumprod[t]
-        noisy = objective.noised(x0, noise, alpha_bar).to(
-            place.dtype, memory_format=torch.channels_last
-        )
-        wanted = objective.target(parts.prediction_type, x0, noise, alpha_bar)
+        table = parts.objective
+        t = table.levels([table.level(d.u) for d in draws])
+        noisy = table.noised(x0, noise, t).to(place.dtype, memory_format=parts.memory_format)
+        wanted = table.target(x0, noise, t)
         return tuple(
             sent(x, place.device)
             for x in (
                 noisy,
                 t,
                 wanted,
-                objective.loss_weights(parts.prediction_type, alpha_bar, 5.0),
+                table.weights(t, 5.0),
             )
         )
 

@@ -4,9 +4,11 @@ from collections import Counter
 
 import torch
 
+from training.models.objective import Table
 from training.runtime.rng import Order, drawn, seeded_generator
 
-CHANCE = dict(shape=(4, 8, 8), timesteps=1000, flip=True, caption_dropout=0.3, noise_offset=0.0)
+TABLE = Table(torch.linspace(0.99, 0.01, 1000), "epsilon")
+CHANCE = dict(shape=(4, 8, 8), flip=True, caption_dropout=0.3, noise_offset=0.0)
 
 
 def test_what_a_row_gets_depends_on_its_place_alone() -> None:
@@ -15,7 +17,7 @@ def test_what_a_row_gets_depends_on_its_place_alone() -> None:
     again = drawn(7, 3, 2, **CHANCE)
     assert (
         torch.equal(first.noise, again.noise)
-        and first.timestep == again.timestep
+        and first.u == again.u
         and first.mirrored == again.mirrored
     )
 
@@ -34,8 +36,9 @@ def test_chance_has_the_shares_that_were_asked_for() -> None:
     draws = [drawn(0, step, 0, **CHANCE) for step in range(2000)]
     assert abs(sum(d.wordless for d in draws) / 2000 - 0.3) < 0.05
     assert abs(sum(d.mirrored for d in draws) / 2000 - 0.5) < 0.05
-    assert abs(sum(d.timestep for d in draws) / 2000 - 500) < 30
-    assert 0 <= min(d.timestep for d in draws) and max(d.timestep for d in draws) < 1000
+    timesteps = [TABLE.level(d.u) for d in draws]
+    assert abs(sum(timesteps) / 2000 - 500) < 30
+    assert 0 <= min(timesteps) and max(timesteps) < 1000
     everything = torch.stack([d.noise for d in draws[:200]])
     assert abs(everything.mean()) < 0.02 and abs(everything.std() - 1) < 0.02
 
@@ -76,16 +79,12 @@ def test_dice_do_not_touch_the_global_generator() -> None:
 
 
 def test_a_timestep_bias_leans_towards_noise_or_strokes() -> None:
+    draws = [drawn(0, step, 0, **CHANCE).u for step in range(3000)]
+
     def mean(bias):
-        return (
-            sum(drawn(0, step, 0, **CHANCE, timestep_bias=bias).timestep for step in range(3000))
-            / 3000
-            / 1000
-        )
+        return sum(TABLE.level(u, bias=bias) for u in draws) / 3000 / 1000
 
     # The mean of u^(2^-b) is 1 / (1 + 2^-b)
     for bias in (-2.0, -1.0, 0.0, 1.0, 2.0):
         assert abs(mean(bias) - 1 / (1 + 2**-bias)) < 0.02
-    assert all(
-        0 <= drawn(0, step, 0, **CHANCE, timestep_bias=3.0).timestep < 1000 for step in range(500)
-    )
+    assert all(0 <= TABLE.level(u, bias=3.0) < 1000 for u in draws)

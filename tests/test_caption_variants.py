@@ -78,11 +78,9 @@ def test_the_draw_of_a_caption_comes_after_all_that_was_drawn_before() -> None:
     g = seeded_generator(5, ROW, 7, 1)
     u = torch.rand(3, generator=g, dtype=torch.float64).tolist()
     noise, latent_noise = torch.randn(shape, generator=g), torch.randn(shape, generator=g)
-    found = drawn(
-        5, 7, 1, shape=shape, timesteps=1000, flip=True, caption_dropout=0.5, noise_offset=0.0
-    )
+    found = drawn(5, 7, 1, shape=shape, flip=True, caption_dropout=0.5, noise_offset=0.0)
     assert torch.equal(found.noise, noise) and torch.equal(found.latent_noise, latent_noise)
-    assert (found.timestep, found.mirrored) == (int(u[0] * 1000), u[1] < 0.5)
+    assert (found.u, found.mirrored) == (u[0], u[1] < 0.5)
     assert found.choice == torch.rand(1, generator=g, dtype=torch.float64).item()
 
 

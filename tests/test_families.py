@@ -243,7 +243,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"addition_embed_type": "image"},
         "wants more than pictures and words",
     ),
-    "another pipeline": ("model_index.json", {"_class_name": "FluxPipeline"}, "is a FluxPipeline"),
+    "another pipeline": ("model_index.json", {"_class_name": "SanaPipeline"}, "is a SanaPipeline"),
     "normalised latents": (
         "vae/config.json",
         {"latents_mean": [0.0] * 4},

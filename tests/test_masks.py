@@ -17,8 +17,8 @@ from training.data.buckets import Bucket
 from training.data.dataset import read_dataset
 from training.data.masks import Mask, read_mask, weights
 from training.data.pictures import pixels
-from training.diffusion.objective import weighted_loss
 from training.errors import DataError
+from training.models.objective import weighted_loss
 from training.style_files.reading import read_style
 from training.trainer import setup
 from training.trainer.loop import train

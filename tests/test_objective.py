@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.diffusion import objective
+from training.models import objective
 
 KINDS = ["epsilon", "v_prediction"]
 

@@ -247,7 +247,7 @@ def test_a_checkpoint_is_the_folder_it_was_made_from(
     texts = ["an icon of a cat", ""]
     for name, tokenizer in ours.tokenizers.items():
         assert tokenizer(texts).input_ids == theirs.tokenizers[name](texts).input_ids
-    assert torch.equal(ours.alphas_cumprod, theirs.alphas_cumprod)
+    assert torch.equal(ours.objective.alphas_cumprod, theirs.objective.alphas_cumprod)
 
 
 def test_it_is_converted_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

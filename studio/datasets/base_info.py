@@ -16,6 +16,7 @@ from training.data.captions import TEMPLATE, captioned
 from training.data.checks import Reader, kept, trained_caption
 from training.errors import ModelError
 from training.storage.paths import builtin_base, read_regular
+from training.style_files.family_spec import SPECS, FamilySpec
 
 USUAL_SIDE, USUAL_MULTIPLE, USUAL_TOKENS = (
     512,
@@ -98,6 +99,7 @@ def known(model: str) -> Base:
     files = [
         folder / name
         for name in (
+            "model_index.json",
             "unet/config.json",
             "vae/config.json",
             "tokenizer/tokenizer_config.json",
@@ -110,6 +112,10 @@ def known(model: str) -> Base:
 
 @functools.lru_cache(maxsize=8)
 def _read(folder: Path, _: tuple[int, ...]) -> Base:
+    pipeline = _json(folder / "model_index.json").get("_class_name")
+    for spec in SPECS.values():
+        if spec.denoiser == "transformer" and pipeline in spec.pipelines:
+            return _transformer(folder, spec)
     unet, vae, words = (
         _json(folder / f"{part}.json")
         for part in ("unet/config", "vae/config", "tokenizer/tokenizer_config")
@@ -130,6 +136,13 @@ def _read(folder: Path, _: tuple[int, ...]) -> Base:
             f"the configs in {folder} cannot be understood ({error}). Download the base again."
         ) from None
     return Base(side, multiple, most, _tokenizer(folder / "tokenizer"))
+
+
+def _transformer(folder: Path, spec: FamilySpec) -> Base:
+    """Of a family of transformers, whose last text encoder reads the most."""
+    own = _json(folder / "vae" / "config.json").get("sample_size")
+    side = own if isinstance(own, int) and own > 0 else spec.side
+    return Base(side, spec.grid, spec.tokens, _tokenizer(folder / spec.tokenizers[-1]))
 
 
 def _folder(model: str) -> Path | None:

@@ -18,6 +18,7 @@ from training.diffusion.sampling import draw
 from training.errors import OutOfMemory
 from training.models import base_files, loader
 from training.models.family import Parts
+from training.models.textual_inversion import count_ids
 from training.prompt import Prompt
 from training.runtime import device
 from training.style_files.reading import read_style
@@ -129,6 +130,8 @@ def is_cut(parts: Parts, text: str, pieces: int = 1) -> bool:
     """Whether the base reads only the beginning of a text, because it is too long. pieces: of the
     text encoder's length that are read, as the styles were trained.
     """
+    if most := parts.family.spec.tokens:  # the last text encoder reads the most
+        return count_ids([*parts.tokenizers.values()][-1], text) > most
     return any(
         len(tokenizer(text).input_ids) - 2 > (tokenizer.model_max_length - 2) * pieces
         for tokenizer in parts.tokenizers.values()

@@ -17,7 +17,7 @@ from training.style_files.family_spec import SPECS
 from training.style_files.merge import packed
 from training.style_files.metadata import GROUPS, PUBLIC, MetadataField, published, rewritten
 from training.style_files.reading import Style, read_style, style_from_bytes
-from training.style_files.writing import named, placed, style_bytes
+from training.style_files.writing import named, placed, style_bytes, written_dialect
 
 Form = Literal["kohya", "diffusers", "zip"]
 FORMS: Mapping[str, Form] = {
@@ -86,7 +86,7 @@ def made(
             "rewritten. Share the file as it is."
         )
     stem = plain_stem(card.title or style.title or path.stem)
-    dialect = "diffusers" if form == "diffusers" else "kohya"
+    dialect = written_dialect("diffusers" if form == "diffusers" else "kohya", family)
     modules = named(placed(style, family), dialect, family)
     content = style_bytes(
         f"{stem}.safetensors",

@@ -40,11 +40,10 @@ def load_style(style: Style, parts: Parts) -> ActiveStyle:
 
     Raises StyleFileError when it does not fit.
     """
-    shapes = {
-        part: loader.weight_shapes(parts.networks[part])
-        for part in (parts.family.denoiser, *parts.family.text_encoders)
-    }
+    shapes = {part: loader.weight_shapes(parts.networks[part]) for part in parts.family.adapted}
     clip_skip, pieces = style.reading
+    if not parts.family.text_groups:
+        clip_skip, pieces = 0, 1  # of CLIP's encoders, whose last states are not heard there
     if clip_skip:
         encoder = parts.networks[parts.family.text_encoders[0]]
         layers = getattr(encoder.config, "num_hidden_layers", 0)

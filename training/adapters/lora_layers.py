@@ -32,13 +32,14 @@ def chosen_modules(
     network: nn.Module, groups: Mapping[str, Sequence[str]], targets: Sequence[str]
 ) -> list[str]:
     """Names of the linears and convolutions that the named groups stand for, in the network's
-    order.
+    order. A target that the groups have not stands for none.
     """
-    endings = tuple("." + ending for target in targets for ending in groups[target])
+    endings = [re.escape(end) for target in targets for end in groups.get(target, ())]
+    chosen = re.compile(rf"(?:.*\.)?(?:{'|'.join(endings)})".replace(r"\*", r"\d+"))
     return [
         name
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d) and f".{name}".endswith(endings)
+        if isinstance(module, nn.Linear | nn.Conv2d) and endings and chosen.fullmatch(name)
     ]
 
 

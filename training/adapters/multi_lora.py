@@ -31,7 +31,7 @@ class SharedBase:
 
     def parts(self) -> Parts:
         """Return the base, for a run that may drop the networks it needs no more."""
-        return replace(self._parts, networks=dict(self._parts.networks))
+        return replace(self._parts, networks=self._parts.networks.copy())
 
     def new_adapter_index(self) -> int:
         """Return the number of one more style."""

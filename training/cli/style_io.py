@@ -28,7 +28,7 @@ from training.style_files.reading import (
     read_style,
     style_from_bytes,
 )
-from training.style_files.writing import EMPTY, named, placed, style_bytes
+from training.style_files.writing import EMPTY, named, placed, style_bytes, written_dialect
 
 ULP = {
     "float32": 2.0**-22,
@@ -106,6 +106,7 @@ def style_content(
             "written has letters, digits, _ and - only.",
             file=sys.stderr,
         )
+    dialect = written_dialect(dialect, family)
     modules = named(changes, dialect, family)
     metadata = rewritten(
         metadata,

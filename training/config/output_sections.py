@@ -151,6 +151,16 @@ class Save(Section):
         le=10_000,
         why="enough for tens of thousands of pictures at 512 px",
     )
+    text_states: float = setting(
+        4.0,
+        "disk space for what captions say (states of text encoders) that later runs can use, for "
+        "all bases whose text encoders are not trained together; 0 = none",
+        unit="GiB",
+        ge=0,
+        le=10_000,
+        why="hundreds of captions of the largest text encoder; a run that finds all its captions "
+        "there loads none",
+    )
     resume: Literal["exact", "adapt", "anew"] = setting(
         "exact",
         "if a run of this name has other settings or pictures: exact refuses and lists them, "

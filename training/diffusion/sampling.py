@@ -8,10 +8,12 @@ so it is the same everywhere.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,7 +24,7 @@ from training.models.family import Conditioning, Parts
 from training.modules.compile import as_written
 from training.prompt import Prompt
 from training.runtime import cpu_threads
-from training.samplers import OWN, SAMPLERS, named
+from training.samplers import FLOW_SAMPLERS, OWN, SAMPLERS, named
 
 DECODE_AT_ONCE = 8  # pictures of the base's own size; more at once cost memory and win nothing
 
@@ -48,47 +50,92 @@ def draw(
     if len(shared) != 1:
         raise ValueError("prompts drawn together must share steps, guidance, size and sampler")
     (steps, guidance, _, sampler), count = shared.pop(), len(prompts)
-    scheduler = scheduler_of(parts, sampler)
-    latents = noise(parts, prompts)
+    family, two_rows = parts.family, parts.family.guided == "two rows" and guidance > 1
     tokens = [[token for active in row for token in active.words] for row in rows]
     reader = read_by(parts, rows) if rows else parts
-    encode = encode or (lambda texts: parts.family.encode_text(reader, texts, tokens))
-    networks = {
-        name: parts.networks[name]
-        for name in (parts.family.denoiser, *parts.family.text_encoders)
-        if name in parts.networks
-    }
+    encode = encode or (lambda texts: reader.encode_text(texts, tokens))
+    negatives = [p.negative or family.empty for p in prompts] if two_rows else []
+    if parts.text_states is not None:  # before the denoiser is there
+        encode([*negatives, *(p.text for p in prompts)])
+    latents = noise(parts, prompts)
+    scheduler = schedule(parts, sampler, steps, latents)
+    networks = {name: parts.networks[name] for name in family.adapted if name in parts.networks}
     with as_written(parts.denoiser), apply_styles(networks, rows) if rows else nullcontext():
         words = encode([p.text for p in prompts])
-        if guidance > 1:
-            words = parts.family.gather([encode([p.negative for p in prompts]), words])
-        scheduler.set_timesteps(steps, device=latents.device)
+        if two_rows:
+            words = family.gather([encode(negatives), words])
+        heard = (guidance,) if family.guided == "number" else ()
         extra = _step_arguments(scheduler, prompts)
-        latents = latents * scheduler.init_noise_sigma
+        latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
         for i, t in enumerate(scheduler.timesteps):
             cpu_threads.follow()
-            noisy = scheduler.scale_model_input(
-                torch.cat([latents] * 2) if guidance > 1 else latents, t
-            )
-            noisy = noisy.to(parts.denoiser.dtype, memory_format=torch.channels_last)
-            said = parts.family.predict(parts, noisy, t.expand(len(noisy)), words).to(latents.dtype)
-            if guidance > 1:  # Ho and Salimans 2022, eq. 6
+            noisy = _denoiser_input(parts, scheduler, latents, t, two_rows)
+            level = t if family.flow is None else flow_level(scheduler, i, t)
+            level = level.expand(len(noisy))
+            said = family.predict(parts, noisy, level, words, *heard).to(latents.dtype)
+            if two_rows:  # Ho and Salimans 2022, eq. 6
                 without, with_words = said.split(count)
                 said = without + guidance * (with_words - without)
+                said = family.steer(said, with_words) if family.steer else said
             latents = scheduler.step(said, t, latents, return_dict=False, **extra)[0]
             if on_progress:
                 on_progress(i + 1, steps)
     return decoded(parts, latents)
 
 
-def scheduler_of(parts: Parts, sampler: str) -> Any:
+def _denoiser_input(
+    parts: Parts, scheduler: Any, latents: Tensor, t: Tensor, two_rows: bool
+) -> Tensor:
+    """The latents of this step in the denoiser's precision, twice where guidance has two rows."""
+    noisy = torch.cat([latents] * 2) if two_rows else latents
+    if hasattr(scheduler, "scale_model_input"):  # those of flows have nothing to scale
+        noisy = scheduler.scale_model_input(noisy, t)
+    return noisy.to(parts.denoiser.dtype, memory_format=parts.memory_format)
+
+
+def schedule(parts: Parts, sampler: str, steps: int, latents: Tensor) -> Any:
+    """A sampler that is ready for so many steps with latents [B, C, h, w].
+
+    Raises ConfigError as scheduler_of does.
+    """
+    if parts.family.flow is None:
+        scheduler = scheduler_of(parts, sampler)
+        scheduler.set_timesteps(steps, device=latents.device)
+        return scheduler
+    own, tokens = parts.scheduler.config, parts.tokens(*latents.shape[2:])
+    mu = math.log(own.shift)
+    if own.use_dynamic_shifting:
+        flow, drawn_at = parts.family.flow, parts.family.drawn_at
+        mu = drawn_at(tokens, steps) if drawn_at else flow.shift.at(tokens)
+    scheduler = scheduler_of(parts, sampler, mu)
+    if named(sampler) != OWN:
+        scheduler.set_timesteps(steps, device=latents.device)
+    elif parts.family.own_levels:
+        scheduler.set_timesteps(steps, device=latents.device)
+    else:
+        moved = {"mu": mu} if own.use_dynamic_shifting else {}
+        sigmas = np.linspace(1.0, 1 / steps, steps)
+        scheduler.set_timesteps(sigmas=sigmas, device=latents.device, **moved)
+    return scheduler
+
+
+def flow_level(scheduler: Any, i: int, t: Tensor) -> Tensor:
+    """The level of step i. Samplers that round their timesteps keep the level in sigmas."""
+    sigmas = scheduler.sigmas
+    exact = len(sigmas) == len(scheduler.timesteps) + 1
+    return sigmas[i].to(t.device) if exact else t / 1000
+
+
+def scheduler_of(parts: Parts, sampler: str, mu: float = 0.0) -> Any:
     """A fresh sampler of that name, in any way to write it, with the base's noise schedule and
-    prediction.
+    prediction. mu: by which a flow's levels are shifted, where it is not the base's own sampler.
 
     Raises ConfigError when there is none of that name or when it cannot follow that schedule.
     """
     own = parts.scheduler
     sampler = named(sampler)
+    if parts.family.flow is not None and sampler != OWN:
+        return _flow_sampler(parts, sampler, mu)
     if sampler == OWN:
         return type(own).from_config(own.config)
     import diffusers
@@ -106,6 +153,19 @@ def scheduler_of(parts: Parts, sampler: str) -> Any:
     return kind.from_config(own.config, **chosen.options)
 
 
+def _flow_sampler(parts: Parts, sampler: str, mu: float) -> Any:
+    """One of the samplers that follow a flow without bias (tests/test_flow_samplers.py)."""
+    import diffusers
+
+    if sampler not in FLOW_SAMPLERS:
+        raise ConfigError(
+            f"the sampler {sampler} cannot follow a flow, as {parts.title} is one. Choose base, "
+            f"{', '.join(FLOW_SAMPLERS)}."
+        )
+    chosen = FLOW_SAMPLERS[sampler]
+    return getattr(diffusers, chosen.kind)(**chosen.options, **{chosen.shift: math.exp(mu)})
+
+
 def noise(parts: Parts, prompts: Sequence[Prompt]) -> Tensor:
     """First latents [B, C, h, w], each from its own seed, in float32 or better."""
     side = prompts[0].size or parts.size
@@ -116,7 +176,7 @@ def noise(parts: Parts, prompts: Sequence[Prompt]) -> Tensor:
         )
     shape = (
         1,
-        parts.denoiser.config.in_channels,
+        parts.space.channels,
         side // parts.pixel_step,
         side // parts.pixel_step,
     )
@@ -138,13 +198,11 @@ def _step_arguments(scheduler: Any, prompts: Sequence[Prompt]) -> Mapping[str, A
 @torch.no_grad()
 def decoded(parts: Parts, latents: Tensor) -> list[Image.Image]:
     """Latents [B, C, h, w] -> pictures, a few at a time."""
-    vae = parts.vae
+    vae, space = parts.vae, parts.space
     pictures = []
     for some in latents.split(DECODE_AT_ONCE):
-        z = (some / parts.latent_scale + parts.latent_shift).to(
-            vae.dtype, memory_format=torch.channels_last
-        )
-        pixels = vae.decode(z, return_dict=False)[0].float().clamp(-1, 1)
+        made = vae.decode(space.unscaled(some, vae.dtype), return_dict=False)[0]
+        pixels = space.picture(made).float().clamp(-1, 1)
         values = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         pictures += [Image.fromarray(picture) for picture in values]
     return pictures

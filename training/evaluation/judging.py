@@ -14,7 +14,6 @@ from torch import Tensor
 from training.adapters.inference import ActiveStyle, apply_styles, load_style, read_by
 from training.data.dataset import Dataset
 from training.data.pictures import open_picture
-from training.diffusion import objective
 from training.diffusion.sampling import draw
 from training.errors import ConfigError
 from training.evaluation import metrics
@@ -221,15 +220,15 @@ def band_losses(
     shown = [open_picture(e.path, background) for e in pictures.examples]
     x = metrics.encoded(parts, metrics.tensors(shown, parts.size))
     captions = [e.caption for e in pictures.examples]
-    found = []
+    found, objective = [], parts.objective
     for k, (low, high) in enumerate(metrics.BANDS):
-        t = torch.full((len(x),), int((low + high) / 2 * len(parts.alphas_cumprod)))
-        alpha_bar = parts.alphas_cumprod[t]
+        level = objective.share((low + high) / 2, parts.tokens(*x.shape[2:]))
+        t = objective.levels([level] * len(x))
         noise = torch.stack(
             [torch.randn(row.shape, generator=seeded_generator(k, i)) for i, row in enumerate(x)]
         )
-        noisy = objective.noised(x, noise, alpha_bar)
-        target = objective.target(parts.prediction_type, x, noise, alpha_bar)
+        noisy = objective.noised(x, noise, t)
+        target = objective.target(x, noise, t)
         errors: list[Tensor] = []
         for at in range(0, len(x), AT_ONCE):
             rows = slice(at, at + AT_ONCE)
@@ -246,14 +245,12 @@ def _predicted_with(
     words = [token for style in active for token in style.words]
     with apply_styles(_networks(parts), [list(active)] * len(noisy)):
         reader = read_by(parts, [list(active)] * len(noisy))
-        states = parts.family.encode_text(reader, captions, [words] * len(noisy))
+        states = reader.encode_text(captions, [words] * len(noisy))
         return metrics.predicted(parts, noisy, t, states)
 
 
 def _networks(parts: Parts) -> Mapping[str, torch.nn.Module]:
-    return {
-        name: parts.networks[name] for name in (parts.family.denoiser, *parts.family.text_encoders)
-    }
+    return {name: parts.networks[name] for name in parts.family.adapted}
 
 
 def drawn(

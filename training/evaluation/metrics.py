@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from training.diffusion import objective
 from training.models.family import Parts
 from training.runtime.rng import seeded_generator
 
@@ -27,8 +26,8 @@ CHANNELS = 96
 # share of the identity in the covariance; with some ten pictures of hundreds of features most of it
 # is noise
 SHRINKAGE = 0.3
-# Shares of the noise schedule at which the base is asked what it sees: neither all noise nor all
-# picture
+# Shares of the noise levels of a training at which the base is asked what it sees: neither all
+# noise nor all picture
 NOISE_SHARES = (0.35, 0.5, 0.65)
 BANDS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))  # of timesteps, little noise first
 
@@ -76,7 +75,7 @@ def style_features(parts: Parts, x: Tensor) -> Tensor:
     found = []
     for some in x.split(AT_ONCE):
         with _listening(layers) as heard:
-            vae.encode(some.to(vae.device, vae.dtype, memory_format=torch.channels_last))
+            vae.encode(parts.space.pixels(some.to(vae.device, vae.dtype)))
             found.append(torch.cat([_statistics(h) for h in heard], 1).cpu())
     return torch.cat(found)
 
@@ -101,25 +100,17 @@ def encoded(parts: Parts, x: Tensor) -> Tensor:
     vae = parts.vae
     found = []
     for some in x.split(AT_ONCE):
-        mean = vae.encode(
-            some.to(vae.device, vae.dtype, memory_format=torch.channels_last)
-        ).latent_dist.mean.float()
-        found.append(((mean - parts.latent_shift) * parts.latent_scale).cpu())
+        pixels = parts.space.pixels(some.to(vae.device, vae.dtype))
+        mean = vae.encode(pixels).latent_dist.mean.float().cpu()
+        found.append(parts.space.scaled(mean))
     return torch.cat(found)
 
 
 def predicted(parts: Parts, noisy: Tensor, t: Tensor, words: Any) -> Tensor:
-    """What the denoiser says to noisy latents [B, C, h, w] at timesteps [B], in float32 on
-    the CPU.
-    """
+    """What the denoiser says to noisy latents [B, C, h, w] at levels [B], in float32 on the CPU."""
     device, dtype = parts.denoiser.device, parts.denoiser.dtype
-    return (
-        parts.family.predict(
-            parts, noisy.to(device, dtype, memory_format=torch.channels_last), t.to(device), words
-        )
-        .float()
-        .cpu()
-    )
+    noisy = noisy.to(device, dtype, memory_format=parts.memory_format)
+    return parts.family.predict(parts, noisy, t.to(device), words).float().cpu()
 
 
 @torch.no_grad()
@@ -127,18 +118,15 @@ def retrieval_ranks(parts: Parts, x: Tensor, prompts: Sequence[str], seed: int =
     """The base's denoising loss of every picture under every prompt, [N, prompts]: the diffusion
     classifier of Li et al. 2023 (arXiv 2303.16203, eq. 8), with the same noise for all, so that
     only words differ."""
-    latents = encoded(parts, x)
-    words = [parts.family.encode_text(parts, [p]) for p in prompts]
+    latents, objective = encoded(parts, x), parts.objective
+    words = [parts.encode_text([p]) for p in prompts]
     losses = torch.zeros(len(latents), len(prompts))
     for i, latent in enumerate(latents):
         for k, share in enumerate(NOISE_SHARES):
-            t = torch.tensor([int(share * len(parts.alphas_cumprod))])
+            t = objective.levels([objective.share(share, parts.tokens(*latent.shape[1:]))])
             noise = torch.randn((1, *latent.shape), generator=seeded_generator(seed, k))
-            alpha_bar = parts.alphas_cumprod[t]
-            noisy, wanted = (
-                objective.noised(latent[None], noise, alpha_bar),
-                objective.target(parts.prediction_type, latent[None], noise, alpha_bar),
-            )
+            noisy = objective.noised(latent[None], noise, t)
+            wanted = objective.target(latent[None], noise, t)
             for at in range(0, len(prompts), AT_ONCE):
                 some = words[at : at + AT_ONCE]
                 said = predicted(

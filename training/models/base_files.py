@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from training.errors import ModelError
-from training.models import sd, sdxl, single_file
+from training.models import flux, flux2, sd, sdxl, single_file, z_image
 from training.models.family import Family
 from training.models.files import (
     AGAIN,
@@ -40,10 +40,14 @@ XL_PIPELINES = (
 BY_TEXT_WIDTH = {768: sd.SD1, 1024: sd.SD2}  # width of the text states that the UNet attends to
 
 
-FAMILIES: dict[str, Family] = {f.name: f for f in (sd.MINI, sd.SD1, sd.SD2, sdxl.SDXL)}
+TRANSFORMERS = (z_image.Z_IMAGE, flux2.KLEIN, flux.FLUX)
+FAMILIES: dict[str, Family] = {
+    f.name: f for f in (sd.MINI, sd.SD1, sd.SD2, sdxl.SDXL, *TRANSFORMERS)
+}
+EVERY_PART = tuple(dict.fromkeys(part for f in FAMILIES.values() for part in f.classes))
 
 
-KINDS = "Stable Diffusion 1.x, 2.x and XL"
+KINDS = f"Stable Diffusion 1.x, 2.x and XL, {', '.join(f.title for f in TRANSFORMERS)}"
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,11 @@ def find(model: str) -> BaseFiles:
     if index.get("_class_name") not in (*PIPELINES, *XL_PIPELINES, *own):
         found = index.get("_class_name") or "folder without a pipeline"
         raise ModelError(f"{model} is a {found}: this version trains {KINDS}. Choose such a base.")
-    unet = read_json(folder / "unet" / "config.json", model)
-    family = own.get(index["_class_name"]) or _family(index, unet, model)
+    family = own.get(index["_class_name"])
+    unet: dict[str, Any] = {}
+    if family is None or family.denoiser == "unet":
+        unet = read_json(folder / "unet" / "config.json", model)
+        family = family or _family(index, unet, model)
     for part in (*family.classes, "scheduler", *family.tokenizers):
         if not (folder / part).is_dir():
             raise ModelError(
@@ -81,7 +88,12 @@ def find(model: str) -> BaseFiles:
                 f"{folder / part} has no vocab.json or tokenizer.json, so captions cannot be "
                 f"read. {AGAIN}"
             )
-    _check_inputs(unet, read_json(folder / "vae" / "config.json", model), family, model)
+    if family.denoiser == "unet":
+        _check_inputs(unet, read_json(folder / "vae" / "config.json", model), family, model)
+    else:
+        config = _checked_transformer(folder, family, model)
+        if family.distilled(config, index):
+            family = replace(family, guided="not")
     return BaseFiles(folder, family, title)
 
 
@@ -149,6 +161,34 @@ def _check_inputs(unet: dict[str, Any], vae: dict[str, Any], family: Family, mod
         )
 
 
+def _checked_transformer(folder: Path, family: Family, model: str) -> dict[str, Any]:
+    """Return the transformer's config. Raises ModelError for a relative of a family's text-to-image
+    models, and for a tokenizer that cannot put captions as they are to be put.
+    """
+    config, spec = read_json(folder / "transformer" / "config.json", model), family.spec
+    kind, wanted = config.get("_class_name"), spec.classes["transformer"]
+    if kind != wanted:
+        raise ModelError(
+            f"the transformer of {model} is a {shown(str(kind))}, {wanted} was expected. {AGAIN}"
+        )
+    into = config.get("in_channels", spec.in_channels)
+    if into != spec.in_channels:
+        raise ModelError(
+            f"the transformer of {model} takes {into} channels, {spec.in_channels} were expected: "
+            "it draws from more than words (filling, depth, edges or editing), which cannot be "
+            "trained on pictures alone. Choose the text-to-image model it came from."
+        )
+    for name in spec.tokenizers if spec.chats else ():
+        words = read_json(folder / name / "tokenizer_config.json", model)
+        beside = folder / name / "chat_template.jinja"
+        if not words.get("chat_template") and not beside.is_file():
+            raise ModelError(
+                f"{folder / name} has no chat template (chat_template.jinja), in which "
+                f"{family.title} is given its captions. {AGAIN}"
+            )
+    return config
+
+
 def _folder(model: str) -> tuple[Path, str]:
     if model == "mini":
         if not (builtin_base() / "model_index.json").exists():
@@ -202,7 +242,8 @@ def _downloaded(model: str) -> Path:
         "*.json",
         "*/*.json",
         "*/*.txt",
-        *(f"{part}/*model*.safetensors" for part in sdxl.SDXL.classes),
+        "*/*.jinja",
+        *(f"{part}/*model*.safetensors" for part in EVERY_PART),
     ]
     download = partial(
         snapshot_download,
@@ -238,7 +279,7 @@ def _is_whole(folder: Path) -> bool:
         return False
     try:
         index = read_json(folder / "model_index.json", folder.name)
-        for part in sdxl.SDXL.classes:
+        for part in EVERY_PART:
             if _there(index, part):
                 weights_of(folder / part, folder.name)
     except (ModelError, OSError):

@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,10 +34,14 @@ from training.models.files import (
     unusable,
     weights_of,
 )
+from training.models.latent_space import space_of
+from training.models.lazy_networks import LazyNetworks
+from training.models.objective import Table
+from training.models.text_states import StoredStates
 from training.modules.conv import freeze_convolutions
 from training.modules.group_norm import use_fast_group_norm
 from training.modules.stored import shape_of, store_weights
-from training.runtime.device import DeviceSpec
+from training.runtime.device import DeviceSpec, device_record
 
 PREDICTIONS = ("epsilon", "v_prediction")
 # Samplers for which diffusers needs scipy, which is not installed with us (a second to import), and
@@ -86,7 +91,7 @@ def load_part(files: BaseFiles, part: str, place: DeviceSpec, *, waiting: bool =
             f"{folder} lacks {len(missing)} of its weights ({missing[0]}). Download the base again."
         )
     network.eval().requires_grad_(False)
-    if part not in files.family.text_encoders:
+    if part == "unet" or (part == "vae" and all(p.dim() < 5 for p in network.parameters())):
         network = network.to(memory_format=torch.channels_last)
         use_fast_group_norm(network)
         freeze_convolutions(network)
@@ -111,6 +116,10 @@ def sides(files: BaseFiles) -> tuple[int, int]:
 
     Reads its configs only.
     """
+    spec = files.family.spec
+    if spec.denoiser == "transformer":
+        own = read_json(files.folder / "vae" / "config.json", files.title).get("sample_size")
+        return own if isinstance(own, int) and own > 0 else spec.side, spec.grid
     unet, vae = (
         read_json(files.folder / part / "config.json", files.title) for part in ("unet", "vae")
     )
@@ -145,16 +154,24 @@ def load(
         _scheduler(files),
         {name: _tokenizer(files, name) for name in family.tokenizers},
     )
-    networks = {part: load_part(files, part, place, waiting=waiting) for part in family.classes}
-    for tokenizer, part in zip(tokenizers.values(), family.text_encoders, strict=True):
+    lazy = not family.text_groups  # its text encoders and its denoiser come in turns
+    at_once = ("vae",) if lazy else tuple(family.classes)
+    networks: dict[str, Network] = {
+        part: load_part(files, part, place, waiting=waiting) for part in at_once
+    }
+    if lazy:
+        load_one = partial(load_part, files, place=place, waiting=waiting)
+        networks = LazyNetworks(networks, (family.denoiser,), load_one)
+    asked = () if lazy else family.text_encoders
+    for tokenizer, part in zip(tokenizers.values() if asked else (), asked, strict=True):
         known = cast(TextEncoder, networks[part]).get_input_embeddings().num_embeddings
         if len(tokenizer) > known:
             raise ModelError(
                 f"the tokenizer of {files.title} has {len(tokenizer)} words, its text encoder "
                 f"knows {known}. Download the base again."
             )
-    vae = networks["vae"].config
-    ddpm: Any = library().DDPMScheduler
+    vae = networks["vae"]
+    space = space_of(vae)
     return Parts(
         family=family,
         networks=networks,
@@ -165,11 +182,12 @@ def load(
         vae_hash=part_hash(files, "vae"),
         size=size,
         folder=files.folder,
-        latent_scale=vae.scaling_factor,
-        latent_shift=vae.shift_factor or 0.0,
-        pixel_step=2 ** (len(vae.block_out_channels) - 1),
+        index=read_json(files.folder / "model_index.json", files.title),
+        objective=family.flow or table_of(scheduler),
+        text_states=_text_states(files, place) if lazy else None,
+        space=space,
+        pixel_step=pixel_step(vae.config) * space.patch,
         multiple=multiple,
-        alphas_cumprod=ddpm.from_config(scheduler.config).alphas_cumprod.float(),
         readings=(reading,),
     )
 
@@ -192,6 +210,33 @@ def check_reading(files: BaseFiles, clip_skip: int) -> None:
             f"base.clip_skip is {clip_skip}: 0 (the base's own){few} was expected for "
             f"{files.title}."
         )
+
+
+def pixel_step(vae: Any) -> int:
+    """px of a side of a VAE's latents. vae: its config."""
+    return 2 ** (len(vae.get("block_out_channels") or vae.get("dim_mult")) - 1)
+
+
+def _text_states(files: BaseFiles, place: DeviceSpec) -> StoredStates:
+    """What captions say, for a base whose text encoders are not trained."""
+    family = files.family
+
+    def made_by() -> dict[str, Any]:
+        hashes = {part: part_hash(files, part) for part in family.text_encoders}
+        for name in family.tokenizers:
+            small = sorted(p for p in (files.folder / name).iterdir() if p.is_file())
+            hashes[name] = " ".join(file_hash(path) for path in small)
+        index = read_json(files.folder / "model_index.json", files.title)
+        return {"family": family.name, "index": index, **hashes, **device_record(place)}
+
+    return StoredStates(partial(load_part, files, place=place), made_by, place.device)
+
+
+def table_of(scheduler: Any) -> Table:
+    """The objective of a base whose sampler has a noise schedule of betas."""
+    ddpm: Any = library().DDPMScheduler
+    alphas_cumprod = ddpm.from_config(scheduler.config).alphas_cumprod.float()
+    return Table(alphas_cumprod, scheduler.config.prediction_type)
 
 
 def weight_count(files: BaseFiles, parts: Iterable[str]) -> int:
@@ -251,6 +296,8 @@ def _scheduler(files: BaseFiles) -> Any:
                 f"{files.folder / 'model_index.json'} names {shown(repr(named))} as scheduler, "
                 f"which diffusers does not have. {AGAIN}"
             )
+        if files.family.flow is not None:
+            return _flow_scheduler(files, kind)
         if "beta_schedule" not in inspect.signature(kind.__init__).parameters:
             raise ModelError(
                 f"{files.title} is sampled by {name}, which has no noise schedule of betas: "
@@ -273,12 +320,29 @@ def _scheduler(files: BaseFiles) -> Any:
     return scheduler
 
 
+def _flow_scheduler(files: BaseFiles, kind: type[Any]) -> Any:
+    """The sampler of a flow. kind: the class that the base names."""
+    if kind.__name__ != "FlowMatchEulerDiscreteScheduler":
+        raise ModelError(
+            f"{files.title} is sampled by {kind.__name__}, FlowMatchEulerDiscreteScheduler was "
+            f"expected. {AGAIN}"
+        )
+    try:
+        return kind.from_pretrained(files.folder / "scheduler", local_files_only=True)
+    except unusable() as error:
+        raise ModelError(
+            f"{files.folder / 'scheduler'} cannot be used ({reason(error)}). Download the base "
+            "again."
+        ) from None
+
+
 def _tokenizer(files: BaseFiles, name: str) -> Any:
     with quiet():
-        from transformers import CLIPTokenizer
+        import transformers
 
+        kind = getattr(transformers, files.family.spec.tokenizer_classes.get(name, "CLIPTokenizer"))
         try:
-            return CLIPTokenizer.from_pretrained(files.folder / name, local_files_only=True)
+            return kind.from_pretrained(files.folder / name, local_files_only=True)
         except unusable() as error:
             raise ModelError(
                 f"{files.folder / name} cannot be loaded ({reason(error)}). Download the base "
@@ -287,12 +351,22 @@ def _tokenizer(files: BaseFiles, name: str) -> Any:
 
 
 def base_shapes(model: str) -> tuple[str, dict[str, dict[str, tuple[int, ...]]]]:
-    """Return the family's name and, for the UNet and every text encoder, each linear or
+    """Return the family's name and, for every part that may have adapters, each linear or
     convolution's weight shape. Loads no weights.
     """
     files = find(model)
-    parts = (files.family.denoiser, *files.family.text_encoders)
-    return files.family.name, {part: weight_shapes(outline(files, part)) for part in parts}
+    found = {part: weight_shapes(outline(files, part)) for part in files.family.adapted}
+    return files.family.name, found
+
+
+def adaptable_shapes(files: BaseFiles, parts: Parts) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The same of a base that is loaded, but for parts that come later. Of a network with adapters
+    the layers are named otherwise: ask before they go on.
+    """
+    return {
+        part: weight_shapes(parts.networks.get(part) or outline(files, part))
+        for part in parts.family.adapted
+    }
 
 
 def outline(files: BaseFiles, part: str) -> nn.Module:

@@ -34,7 +34,7 @@ class Draw:
 
     noise: Tensor  # [C, h, w], float32
     latent_noise: Tensor  # [C, h, w], to sample from the VAE's posterior
-    timestep: int
+    u: float  # uniform in [0, 1): how much noise, of which the base's objective makes a level
     mirrored: bool
     wordless: bool  # the caption is dropped
     choice: float = 0.0  # in [0, 1): which of several captions is said
@@ -47,17 +47,11 @@ def drawn(
     row: int,
     *,
     shape: tuple[int, ...],
-    timesteps: int,
     flip: bool,
     caption_dropout: float,
     noise_offset: float,
-    timestep_bias: float = 0.0,
 ) -> Draw:
-    """The chance of row `row` of update `step`; shape: [C, h, w] of the latents.
-
-    Timesteps are T u^(2^-b) with u uniform and b the bias: their density is uniform at 0, rises
-    linearly with noise at 1, and at -1 falls as t^(-1/2).
-    """
+    """The chance of row `row` of update `step`; shape: [C, h, w] of the latents."""
     g = seeded_generator(seed, ROW, step, row)
     u = torch.rand(3, generator=g, dtype=torch.float64).tolist()
     noise = torch.randn(shape, generator=g)
@@ -66,7 +60,7 @@ def drawn(
     return Draw(
         noise,
         torch.randn(shape, generator=g),
-        int(u[0] ** 2.0**-timestep_bias * timesteps),
+        u[0],
         flip and u[1] < 0.5,
         u[2] < caption_dropout,
         # After all that earlier versions drew

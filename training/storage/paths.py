@@ -40,6 +40,11 @@ def latents_folder() -> Path:
     return cache_folder() / "latents"
 
 
+def text_states_folder() -> Path:
+    """Where what captions say lies, of every base whose text encoders are not trained."""
+    return cache_folder() / "text_states"
+
+
 def checked_name(name: str, setting: str = "name") -> str:
     """Return name if it can be a file's name on every system; else raise ConfigError.
 

@@ -9,15 +9,30 @@ import re
 from collections.abc import Mapping
 
 from training.style_files.family_spec import SPECS
+from training.style_files.transformer_names import family_of_layers
 
 Shapes = Mapping[str, tuple[int, ...]]  # name in either dialect -> shape of the base's weight
 
 # Kinds of base that are recognised and not trained: name -> as it is shown
-OTHERS = {"sdxl-refiner": "SDXL refiner", "sd3": "SD 3", "flux": "FLUX"}
+OTHERS = {
+    "sdxl-refiner": "SDXL refiner",
+    "flux": "FLUX",
+    "flux2-klein": "FLUX.2",
+    "chroma": "Chroma",
+    "z-image": "Z-Image",
+    "krea2": "Krea 2",
+    "qwen-image": "Qwen-Image",
+    "sd3": "SD 3",
+}
 REFINER_WIDTH = 1280  # of the text that its cross-attention reads
 OTHER_CLAIMS = {
     "sd3": "sd3",
     "flux": "flux",
+    "flux-2": "flux2-klein",
+    "flux2": "flux2-klein",
+    "chroma": "chroma",
+    "krea": "krea2",
+    "qwen": "qwen-image",
     "stable-diffusion-xl-v1-refiner": "sdxl-refiner",
     "stable-diffusion-3": "sd3",
 }
@@ -25,7 +40,7 @@ OTHER_CLAIMS = {
 
 def bases() -> dict[str, str]:
     """Return every kind of base that is recognised, and as it is shown."""
-    return {spec.name: spec.short_title for spec in SPECS.values()} | OTHERS
+    return OTHERS | {spec.name: spec.short_title for spec in SPECS.values()}
 
 
 def family_of_shapes(shapes: Shapes) -> str:
@@ -33,17 +48,11 @@ def family_of_shapes(shapes: Shapes) -> str:
     or none.
     """
     names = {name.replace(".", "_"): shape for name, shape in shapes.items()}
-    if any(
-        word in name
-        for name in names
-        for word in ("double_blocks", "single_blocks", "single_transformer_blocks")
-    ):
-        return "flux"
-    if any("joint_blocks" in name or name.startswith("transformer_") for name in names):
-        return "sd3"
+    if family := family_of_layers(names):
+        return family
     if width := text_width(shapes):
         widths = {REFINER_WIDTH: "sdxl-refiner"}
-        widths |= {spec.text_width: spec.name for spec in SPECS.values()}
+        widths |= {spec.text_width: spec.name for spec in SPECS.values() if spec.text_width}
         return widths.get(width, "")
     for spec in SPECS.values():
         if spec.only_here and any(re.search(spec.only_here, name) for name in names):
@@ -85,7 +94,7 @@ def family_in(metadata: Mapping[str, str]) -> str:
         metadata.get("ss_base_model_version", ""),
         metadata.get("modelspec.architecture", ""),
     )
-    starts = {claim: spec.name for spec in SPECS.values() for claim in spec.claims} | OTHER_CLAIMS
+    starts = OTHER_CLAIMS | {claim: spec.name for spec in SPECS.values() for claim in spec.claims}
     for text in (version, architecture):
         if found := [start for start in starts if text.startswith(start)]:
             return starts[max(found, key=len)]
@@ -101,7 +110,7 @@ def misfit(own: str, base: str, widths: tuple[int, int], trained_on: str) -> str
     made_for = f" It was trained on {trained_on!r}." if trained_on else ""
     kind = "a style for another base"
     if own:
-        article = "a" if own == "flux" else "an"
+        article = "an" if OTHERS.get(own, "").startswith("S") else "a"
         kind = SPECS[own].style_phrase if own in SPECS else f"{article} {OTHERS[own]} style"
     if own and base and own != base:
         return f"This is {kind}, your base is {bases()[base]}.{made_for}"

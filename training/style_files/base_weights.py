@@ -37,7 +37,13 @@ from training.style_files.safetensors_io import (
 from training.system import file_system
 
 DTYPES: dict[str, Dtype] = {"F16": "float16", "F32": "float32", "BF16": "bfloat16"}
-COPIED = (".json", ".txt", ".md", ".model")  # what goes along into a new base; pickles do not
+COPIED = (
+    ".json",
+    ".txt",
+    ".md",
+    ".model",
+    ".jinja",
+)  # what goes along into a new base; pickles do not
 EMBEDDINGS = ("token_embedding", "position_embedding")
 
 
@@ -51,15 +57,16 @@ class BaseWeights:
     """An opened diffusers folder. shapes: part -> module -> shape of every linear and 2-D
     convolution.
 
-    Raises ModelError for a folder without a UNet, StyleFileError for a damaged file.
+    Raises ModelError for a folder without a denoiser, StyleFileError for a damaged file.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files = {part: found for part in WORDS if (found := _weight_files(folder / part))}
-        if "unet" not in self.files:
+        if not {"unet", "transformer"} & set(self.files):
             raise ModelError(
-                f"{folder} holds no unet/ with .safetensors weights. Give a diffusers folder."
+                f"{folder} holds no unet/ or transformer/ with .safetensors weights. Give a "
+                "diffusers folder."
             )
         self.tensors: dict[tuple[str, str], _Tensor] = {}  # (part, name in the file)
         for part, files in self.files.items():

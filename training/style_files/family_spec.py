@@ -1,81 +1,14 @@
-"""Model families as records without torch: what their parts, layers and metadata are called.
+"""Every model family as a record without torch. `SPECS` lists the families that are trained.
 
-`SPECS` lists the families that are trained. What encodes and predicts is in `training/models/`.
+What encodes and predicts is in `training/models/`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Literal
-
-# Target -> endings of module names, in every UNet with cross-attention and in CLIP's text encoders
-UNET_GROUPS = {
-    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
-    "feed_forward": ("ff.net.0.proj", "ff.net.2"),
-    "projections": ("proj_in", "proj_out"),
-    "convolutions": (
-        "conv1",
-        "conv2",
-        "conv_shortcut",
-        "downsamplers.0.conv",
-        "upsamplers.0.conv",
-    ),
-}
-CLIP_GROUPS = {
-    "attention": ("q_proj", "k_proj", "v_proj", "out_proj"),
-    "feed_forward": ("fc1", "fc2"),
-}
-NOTHING: Mapping[str, str] = MappingProxyType({})
-
-
-@dataclass(frozen=True, kw_only=True)
-class FamilySpec:
-    """The names of one family.
-
-    Widths are of text states or embeddings, 0 for those that do not tell it.
-    """
-
-    name: str
-    title: str
-    short_title: str  # as a style's family is shown
-    style_phrase: str  # as a message names one of its styles
-    pipeline: str  # class name in diffusers
-    pipelines: tuple[str, ...] = ()  # classes in model_index.json that are this family and no other
-    denoiser: str = "unet"
-    text_encoders: tuple[str, ...]
-    classes: Mapping[str, str]  # part -> class name in diffusers or transformers, of every network
-    tokenizers: tuple[str, ...]  # one a text encoder, in their order
-    groups: Mapping[str, tuple[str, ...]]  # target -> endings of module names in the denoiser
-    text_groups: Mapping[str, tuple[str, ...]]
-
-    # Keys of style files
-    prefixes: Mapping[str, str]  # part -> how kohya names begin
-    block_names: Literal["diffusers", "sgm"] = "diffusers"  # of the denoiser, as written
-    reads_sgm: bool = False  # whether sgm's block names are read as well
-    pointwise: tuple[str, ...] = ()  # last names of its 1x1 convolutions
-    resnets: int = 2  # of a level on the way down, at most
-    openclip: str = ""  # the text encoder that other programs take from OpenCLIP
-
-    # Metadata
-    architecture: str  # modelspec.architecture, without /lora
-    architecture_v: str = ""  # of bases with v-prediction, where it differs
-    version: str  # ss_base_model_version
-    version_v: str = ""
-    claims: tuple[str, ...]  # beginnings of either that name this family
-    implementation: str = "diffusers"
-    is_v2: bool = False  # ss_v2
-    webui_version: str = "Unknown"  # "sd version" of A1111
-
-    # What shows the family of weights
-    text_width: int  # that cross-attention reads
-    vector_widths: tuple[int, ...] = ()  # of learnt words, where there is one text encoder
-    only_here: str = ""  # pattern of layer names (in underscores) that no other family has
-
-    # Checkpoints of one file: part -> (beginning of its names, the library that names the rest)
-    checkpoint_encoders: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-
+from training.style_files.family_record import CLIP_GROUPS as CLIP_GROUPS
+from training.style_files.family_record import UNET_GROUPS as UNET_GROUPS
+from training.style_files.family_record import FamilySpec as FamilySpec
+from training.style_files.transformer_specs import TRANSFORMERS
 
 _CLIP_UNET = {
     "unet": "UNet2DConditionModel",
@@ -185,4 +118,4 @@ SDXL = FamilySpec(
     },
 )
 
-SPECS: dict[str, FamilySpec] = {spec.name: spec for spec in (MINI, SD1, SD2, SDXL)}
+SPECS: dict[str, FamilySpec] = {spec.name: spec for spec in (MINI, SD1, SD2, SDXL, *TRANSFORMERS)}

@@ -21,12 +21,20 @@ from typing import Literal
 
 from training.errors import StyleFileError
 from training.style_files.family_spec import SPECS
+from training.style_files.transformer_names import Names as Names
+from training.style_files.transformer_names import Place as Place
+from training.style_files.transformer_names import (
+    dotted,
+    family_of_layers,
+    transformer_names,
+    written_name,
+)
 
-Part = Literal["unet", "text_encoder", "text_encoder_2"]
-Place = tuple[str, str, tuple[int, ...]]  # part, live dotted module name, shape of its weight
+Part = Literal["unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"]
 
 ALSO = {
     "unet": ("lycoris_",),
+    "transformer": ("lycoris_", "lora_transformer_"),
     "text_encoder": ("lora_te1_",),
 }  # diffusers' own converter writes lora_te1_ for a single text encoder, too
 DOTTED = {  # how dotted names begin elsewhere -> here
@@ -50,7 +58,12 @@ PROCESSOR = re.compile(r"(?P<before>.+?)(?P<processor>\.processor)?\.to_(?P<whic
 THREE_BY_THREE = re.compile(
     r"(conv1|conv2|conv_in|conv_out|samplers_0_conv|in_layers_2|out_layers_3|_\d_0_op|_[12]_conv|input_blocks_0_0|unet_out_2)$"
 )
-WORDS = {"unet": "UNet", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
+WORDS = {
+    "unet": "UNet",
+    "transformer": "transformer",
+    "text_encoder": "text encoder",
+    "text_encoder_2": "second text encoder",
+}
 
 # SDXL's modules in sgm (Stability-AI/generative-models), as sd-scripts and diffusers write and read
 # them.
@@ -72,11 +85,20 @@ SGM_COLUMN = {"resnets": 0, "attentions": 1}
 
 
 def canonical_name(part: str, module: str, family: str) -> str:
-    """Return the kohya name a style file is written with.
+    """Return the name a style file is written with: kohya's, and of transformers the dotted one
+    that all programs read.
 
     module: the live dotted name. Raises StyleFileError for an unknown family or part.
     """
+    if part == "transformer" and family in SPECS:
+        return written_name(SPECS[family], module)
     return _prefix(part, family) + _spellings(part, module, family)[0].replace(".", "_")
+
+
+def dialect_of(family: str) -> Literal["kohya", "diffusers"]:
+    """The dialect that styles of a family are written in, that of its canonical names."""
+    is_transformer = family in SPECS and SPECS[family].denoiser == "transformer"
+    return "diffusers" if is_transformer else "kohya"
 
 
 def kohya_names(part: str, modules: Iterable[str], family: str) -> dict[str, str]:
@@ -125,6 +147,9 @@ def dotted_name(name: str, part: str = "") -> str:
 
     part: where a name without one belongs, "" to tell by its blocks.
     """
+    found = dotted(name) if part in ("", "transformer") else name
+    if found.startswith("transformer."):
+        return found
     for elsewhere, here in DOTTED.items():
         if name.startswith(elsewhere):
             name = here + name.removeprefix(elsewhere)
@@ -158,15 +183,20 @@ def is_pointwise(part: str, module: str, family: str) -> bool:
     return part == "unet" and module.rpartition(".")[2] in names
 
 
-def accepted_names(
-    parts: Mapping[str, Mapping[str, tuple[int, ...]]], family: str
-) -> dict[str, Place]:
+def accepted_names(parts: Mapping[str, Mapping[str, tuple[int, ...]]], family: str) -> Names:
     """Return name in a file -> its place in the base, in both dialects.
 
     parts: part -> live module -> shape of its weight.
     """
-    accepted: dict[str, Place] = {}
+    accepted = Names({})
     for part, shapes in parts.items():
+        if part != "transformer" and dialect_of(family) == "diffusers":
+            continue  # text encoders, of which styles of these families change nothing
+        if part == "transformer":
+            found = transformer_names(SPECS[family], shapes)
+            accepted.update(found)
+            accepted.fused.update(found.fused)
+            continue
         for name, module in (
             kohya_names(part, shapes, family) | diffusers_names(part, shapes, family)
         ).items():
@@ -180,6 +210,8 @@ def standard_places(family: str) -> dict[str, tuple[str, str]]:
     """
     places: dict[str, tuple[str, str]] = {}
     for part in SPECS[family].prefixes if family in SPECS else ():
+        if part == "transformer":
+            continue  # their number of blocks is no family's: see transformer_places
         modules = list(_standard_unet(family) if part == "unet" else _standard_text_encoder())
         places |= {
             name: (part, module)
@@ -198,6 +230,8 @@ def is_kohya(name: str) -> bool:
 
 def part_of(name: str) -> str:
     """Return the part that a name of either dialect belongs to, "" when it is none of ours."""
+    if family_of_layers({name.replace(".", "_"): ()}):
+        return "transformer"
     of_families = [spec.prefixes for spec in SPECS.values()]
     dotted = {part: f"{part}." for part in WORDS}
     for prefixes in (*of_families, dotted, {"unet": "lycoris_"}):

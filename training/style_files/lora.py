@@ -83,6 +83,16 @@ def from_matrices(up: np.ndarray, down: np.ndarray, shape: tuple[int, ...]) -> L
     )
 
 
+def split_rows(lora: Lora, counts: Sequence[int]) -> list[Lora]:
+    """The changes of matrices that lie one below the other in a matrix of this change; counts: the
+    rows of each. Exact: all share what is below the rank.
+    """
+    if len(counts) == 1:
+        return [lora]
+    ends = np.cumsum(counts)
+    return [replace(lora, up=lora.up[end - n : end]) for end, n in zip(ends, counts, strict=True)]
+
+
 def added(changes: Sequence[tuple[Lora, float]]) -> Lora:
     """The weighted sum, exactly: matrices side by side, so the ranks add up. All of one shape."""
     flats = [(*lora.flat(), weight) for lora, weight in changes]

@@ -10,12 +10,11 @@ from training.style_files import embeddings
 from training.style_files.base_family import bases as bases
 from training.style_files.base_family import family_in as family_in
 from training.style_files.base_family import family_of_shapes, misfit, text_width
-from training.style_files.key_names import (
-    Place,
-)
+from training.style_files.key_names import Names, Place
 from training.style_files.key_names import accepted_names as accepted_names
 from training.style_files.key_names import canonical_name as canonical_name
 from training.style_files.lora import Lora as Lora
+from training.style_files.lora import split_rows
 from training.style_files.reading import Style
 from training.style_files.safetensors_io import printable as printable
 
@@ -43,22 +42,26 @@ def match(style: Style, names: Mapping[str, Place]) -> dict[tuple[str, str], Lor
     widths = {
         part: shape[1]
         for part, module, shape in names.values()
-        if part != "unet" and module.endswith("q_proj")
+        if part.startswith("text_encoder") and module.endswith("q_proj")
     }
     if said := embeddings.complaint(style.words, widths):
         raise StyleFileError(f"{said} Choose the base it was made for, or another style.")
     matched: dict[tuple[str, str], Lora] = {}
+    fused = names.fused if isinstance(names, Names) else {}
     for name, lora in style.modules.items():
         part, module, shape = names.get(name, ("", "", ()))
         fitted = lora.shaped(shape)
         if fitted is None:
             continue
-        if (part, module) in matched:
-            raise StyleFileError(
-                f"The style holds {part}.{module} twice, under two names. Export it again with "
-                "one of them."
-            )
-        matched[part, module] = fitted
+        parts = fused.get(module, ((part, module, shape),))
+        pieces = split_rows(fitted, [rows for _, _, (rows, *_) in parts])
+        for (_, own, _), piece in zip(parts, pieces, strict=True):
+            if (part, own) in matched:
+                raise StyleFileError(
+                    f"The style holds {part}.{own} twice, under two names. Export it again with "
+                    "one of them."
+                )
+            matched[part, own] = piece
     if unfit := unfitting(style, names):
         count = f"{len(unfit)} of the style's {len(style.modules)} layers"
         listed = "\n".join(f"  - {name} ({reason})" for name, reason in unfit[:5])

@@ -67,6 +67,10 @@ PUBLIC = (
 ANONYMOUS = ("kind", "words")  # what is left after scrubbing
 
 
+# "" is left out: of flows ModelSpec knows nothing
+MODELSPEC_PREDICTION = {"epsilon": "epsilon", "v_prediction": "v", "flow": ""}
+
+
 @dataclass(frozen=True)
 class Made:
     """How a style was made, as far as the settings do not say it."""
@@ -74,7 +78,7 @@ class Made:
     family: str  # a name in SPECS
     base_name: str
     base_hash: str  # sha256 of the base's weights, "" when it has none
-    prediction: Literal["epsilon", "v_prediction"]
+    prediction: Literal["epsilon", "v_prediction", "flow"]
     resolution: int  # px
     steps: int  # updates done
     pictures: int
@@ -230,7 +234,7 @@ def _modelspec(config: RunConfig, made: Made) -> dict[str, str]:
         "modelspec.trigger_phrase": config.data.trigger,
         "modelspec.usage_hint": f"Prompt: {usage}",
         "modelspec.encoder_layer": str(config.base.clip_skip or ""),
-        "modelspec.prediction_type": "v" if made.prediction == "v_prediction" else "epsilon",
+        "modelspec.prediction_type": MODELSPEC_PREDICTION[made.prediction],
     }
 
 

@@ -91,7 +91,7 @@ class Style:
 
     @property
     def family(self) -> str:
-        """mini, sd1, sd2, sdxl, sdxl-refiner, sd3 or flux; "" when it cannot be found out.
+        """The kind of base, one of bases(); "" when it cannot be found out.
 
         From the weights, else from the metadata.
         """

@@ -17,8 +17,11 @@ from training.errors import ConfigError
 from training.style_files.lora import Lora
 
 LARGEST = 10.0  # factor; ten times what was trained is noise already
-GROUPS = "unet, text, text_encoder, text_encoder_2, down, mid, up, or one block as down.0 or up.2"
-GROUP = re.compile(r"unet|text(_encoder(_2)?)?|mid|(down|up)(\.\d)?")
+GROUPS = (
+    "unet, text, text_encoder, text_encoder_2, down, mid, up, or one block as down.0 or up.2; of "
+    "transformers block, single, or one as block.7 or single.12"
+)
+GROUP = re.compile(r"unet|text(_encoder(_2)?)?|mid|(down|up)(\.\d)?|(block|single)(\.\d{1,2})?")
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 SPEC = rf"{NUMBER}(?::{NUMBER})?(?::[a-z_]+[^/\\:]*=[^/\\:]*)?|[a-z_]+[^/\\:]*=[^/\\:]*"
 ENDING = r"\.safetensors"
@@ -42,7 +45,7 @@ class Weight:
         found = next((named[group] for group in groups_of(part, module) if group in named), None)
         if found is not None:
             return found
-        return self.unet if part == "unet" else self.text
+        return self.unet if part in ("unet", "transformer") else self.text
 
     def times(self, unet: float, text: float) -> Weight:
         """The same, with another factor on all that is in the UNet and all that is in the text
@@ -62,8 +65,10 @@ class Weight:
 
 
 def groups_of(part: str, module: str) -> list[str]:
-    """What a module can be called by, the narrowest first: `up.1`, `up`."""
-    if part != "unet":
+    """What a module can be called by, the narrowest first: `up.1`, `up`; of a transformer
+    `block.7`, `block`, or `single.12`, `single`.
+    """
+    if part not in ("unet", "transformer"):
         return [part, "text"]
     match module.split("."):
         case ["mid_block", *_]:
@@ -71,6 +76,10 @@ def groups_of(part: str, module: str) -> list[str]:
         case ["down_blocks" | "up_blocks" as side, level, *_]:
             side = side.removesuffix("_blocks")
             return [f"{side}.{level}", side]
+        case ["transformer_blocks" | "layers" | "blocks", level, *_] if part == "transformer":
+            return [f"block.{level}", "block"]
+        case ["single_transformer_blocks", level, *_]:
+            return [f"single.{level}", "single"]
     return []
 
 

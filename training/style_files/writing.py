@@ -20,6 +20,7 @@ from training.style_files.formats import Dialect
 from training.style_files.key_names import accepted_names as accepted_names
 from training.style_files.key_names import canonical_name as canonical_name
 from training.style_files.key_names import (
+    dialect_of,
     diffusers_names,
     is_pointwise,
     standard_places,
@@ -38,6 +39,7 @@ from training.style_files.safetensors_io import (
     stored,
 )
 from training.style_files.safetensors_io import printable as printable
+from training.style_files.transformer_places import placed_transformer
 
 ROLES = {
     "kohya": {"down": ".lora_down.weight", "up": ".lora_up.weight"},
@@ -206,6 +208,8 @@ def placed(style: Style, family: str) -> dict[tuple[str, str], Lora]:
         raise StyleFileError(
             "This style is DoRA, whose effect depends on the base's weights. Say which with --base."
         )
+    if dialect_of(family) == "diffusers":
+        return placed_transformer(SPECS[family], style.modules)
     places = standard_places(family)
     if unknown := [name for name in style.modules if name not in places]:
         raise StyleFileError(
@@ -229,14 +233,23 @@ def placed(style: Style, family: str) -> dict[tuple[str, str], Lora]:
     return found
 
 
+def written_dialect(dialect: Dialect, family: str) -> Dialect:
+    """The dialect in which a style of a family is written where one is asked for: transformers have
+    one that all programs read.
+    """
+    return "diffusers" if dialect_of(family) == "diffusers" else dialect
+
+
 def named(
     changes: Mapping[tuple[str, str], Lora], dialect: Dialect, family: str
 ) -> dict[str, Lora]:
     """Return name in a file -> Lora.
 
     In kohya's dialect, attention of an OpenCLIP text encoder is written whole (see
-    _whole_attention).
+    _whole_attention). Layers of transformers have one name, whatever the dialect.
     """
+    if dialect_of(family) == "diffusers":
+        return {canonical_name(*place, family): lora for place, lora in changes.items()}
     if dialect == "diffusers":
         return {
             next(iter(diffusers_names(part, [module]))): lora

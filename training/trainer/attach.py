@@ -63,7 +63,7 @@ def attach(
     adapter_index = shared_base.new_adapter_index() if shared_base else 0
     adapters: Adapters = {}
     groups: dict[str, Group] = {}
-    for part in (parts.family.denoiser, *parts.family.text_encoders):
+    for part in parts.family.adapted:
         is_denoiser = part == parts.family.denoiser
         lr = optim.unet_lr if is_denoiser else optim.text_encoder_lr
         if lr == 0:
@@ -105,7 +105,9 @@ def _modules(config: RunConfig, parts: Parts, part: str) -> list[str]:
     family, adapter = parts.family, config.adapter
     network = parts.networks[part]
     if part == family.denoiser:
+        idle = family.idle(parts.denoiser)
         names = lora_layers.chosen_modules(network, family.groups, adapter.targets)
+        names = [name for name in names if name not in idle]
         return kept(names, adapter.only, adapter.without)
     return lora_layers.chosen_modules(network, family.text_groups, adapter.text_encoder_targets)
 

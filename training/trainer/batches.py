@@ -16,7 +16,6 @@ from torch import Tensor
 from training.config.schema import RunConfig
 from training.data.buckets import Bucket
 from training.data.dataset import Example
-from training.diffusion import objective
 from training.models.family import Parts
 from training.runtime.device import DeviceSpec, sent
 from training.runtime.distributed import ProcessGroup
@@ -32,7 +31,7 @@ class Batch:
 
     noisy: Tensor  # [B, C, h, w], in the base's precision
     wanted: Tensor  # [B, C, h, w]
-    t: Tensor  # [B]
+    t: Tensor  # [B], levels of the base's objective: timesteps, or shares of noise
     weights: Tensor  # [B]
     captions: list[str]
     rows: int
@@ -154,13 +153,14 @@ class BatchMaker:
         x0 = torch.stack(
             [data.latents.sample(k, d.latent_noise) for k, d in zip(keys, draws, strict=True)]
         )
-        noise, t = torch.stack([d.noise for d in draws]), torch.tensor([d.timestep for d in draws])
-        alpha_bar, prediction = self.parts.alphas_cumprod[t], self.parts.prediction_type
+        noise, objective = torch.stack([d.noise for d in draws]), self.parts.objective
+        tokens = self.parts.tokens(*shape[1:])
+        t = objective.levels([objective.level(d.u, tokens, optim.timestep_bias) for d in draws])
         shares = torch.tensor([weight for _, _, weight in picked])
-        weights = objective.loss_weights(prediction, alpha_bar, optim.min_snr) * shares
-        noisy = objective.noised(x0, noise, alpha_bar)
-        noisy = noisy.to(place.dtype, memory_format=torch.channels_last)
-        wanted = objective.target(prediction, x0, noise, alpha_bar)
+        weights = objective.weights(t, optim.min_snr) * shares
+        noisy = objective.noised(x0, noise, t)
+        noisy = noisy.to(place.dtype, memory_format=self.parts.memory_format)
+        wanted = objective.target(x0, noise, t)
         said = [
             several[int(d.choice * len(several))]
             for (_, several, _), d in zip(picked, draws, strict=True)
@@ -197,9 +197,7 @@ class BatchMaker:
             step,
             k * 2 * rows + row,
             shape=shape,
-            timesteps=len(self.parts.alphas_cumprod),
             flip=data.flip,
             caption_dropout=data.caption_dropout if row < rows else 0.0,
             noise_offset=optim.noise_offset,
-            timestep_bias=optim.timestep_bias,
         )

@@ -13,6 +13,8 @@ def caption_reader(parts: Parts, config: RunConfig) -> Reader | None:
     tokenizers = list(parts.tokenizers.values())
     if not tokenizers:
         return None
+    if most := parts.family.spec.tokens:  # the last text encoder reads the most
+        return Reader(lambda text: count_ids(tokenizers[-1], text), most)
     word, vectors = config.data.trigger, config.adapter.tokens
 
     def count(text: str) -> int:

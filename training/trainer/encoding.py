@@ -130,12 +130,7 @@ def _store(plan: Plan, parts: Parts) -> LatentStore | None:
     room = int(plan.config.save.latents * 2**30)
     if not (room and parts.vae_hash):
         return None
-    made_by = {
-        "vae": parts.vae_hash,
-        "scale": parts.latent_scale,
-        "shift": parts.latent_shift,
-        **device_record(plan.place),
-    }
+    made_by = {"vae": parts.vae_hash, **parts.space.record, **device_record(plan.place)}
     return LatentStore(made_by, room)
 
 

@@ -87,7 +87,7 @@ def _conditioning(each: Sequence[tuple[Trainer, Batch]], shared_base: SharedBase
         captions = [caption for _, batch in fresh for caption in batch.captions]
         tokens = [trainer.tokens for trainer, batch in fresh for _ in batch.t]
         with shared_base.routed(_rows(fresh)):
-            kept.insert(0, first.family.encode_text(first, captions, tokens))
+            kept.insert(0, first.encode_text(captions, tokens))
     return first.family.gather(kept)
 
 

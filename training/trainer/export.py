@@ -14,7 +14,7 @@ from training.models.textual_inversion import as_words
 from training.storage.disk_errors import advice, cause
 from training.storage.paths import fsync_folder, inside, write_whole
 from training.style_files import embeddings
-from training.style_files.key_names import canonical_name
+from training.style_files.key_names import canonical_name, dialect_of
 from training.style_files.matching import match
 from training.style_files.metadata import Made, metadata_for
 from training.style_files.reading import Lora, Style, read_style
@@ -52,6 +52,7 @@ def export(trainer: Trainer, file: str = "") -> Path:
         unchecked,
         {canonical_name(part, module, family): lora for (part, module), lora in own.items()},
         metadata_for(_as_trained(trainer), _made(trainer), config.save.leave_out),
+        dialect=dialect_of(family),
         words=words,
     )
     written = read_style(unchecked)

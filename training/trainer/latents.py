@@ -74,16 +74,14 @@ def posterior(parts: Parts, pixels: np.ndarray) -> tuple[Tensor, Tensor]:
     """Mean and deviation [C, h, w] in the denoiser's scale, float32, on the CPU, of uint8 [H, W,
     3].
     """
-    vae = parts.vae
+    vae, space = parts.vae, parts.space
     x = (
         torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).to(vae.device).to(vae.dtype) / 127.5
         - 1
     )
-    found = vae.encode(x.to(memory_format=torch.channels_last)).latent_dist
-    mean, deviation = found.mean[0].float(), found.std[0].float()
-    return ((mean - parts.latent_shift) * parts.latent_scale).cpu(), (
-        deviation * parts.latent_scale
-    ).cpu()
+    found = vae.encode(space.pixels(x)).latent_dist
+    mean, deviation = found.mean.float().cpu(), found.std.float().cpu()
+    return space.scaled(mean)[0], space.deviation(deviation)[0]
 
 
 class Words:
@@ -95,7 +93,9 @@ class Words:
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> Conditioning:
+        if self._parts.text_states is not None:  # which keeps them
+            return self._parts.encode_text(captions)
         for caption in captions:
             if caption not in self._kept:
-                self._kept[caption] = self._parts.family.encode_text(self._parts, [caption])
+                self._kept[caption] = self._parts.encode_text([caption])
         return self._parts.family.gather([self._kept[caption] for caption in captions])

@@ -48,7 +48,10 @@ class MemoryWatch:
         if place.storage:
             needed = predicted(self.plan.config, files, place).frozen
         else:
-            needed = loader.weight_count(files, parts) * place.dtype.itemsize / GIB
+            counts = [loader.weight_count(files, [part]) for part in parts]
+            # Without text groups the text encoders and the denoiser come one after the other
+            weights = sum(counts) if files.family.text_groups else max(counts)
+            needed = weights * place.dtype.itemsize / GIB
         if needed <= self.free:
             return
         half = ", or set base.dtype = bfloat16" if place.dtype == torch.float32 else ""

@@ -44,4 +44,4 @@ class Networks:
     def drop(self, *names: str) -> None:
         """Let go of networks that will not be needed again."""
         for name in names:
-            self.parts.networks.pop(name)
+            self.parts.networks.pop(name, None)

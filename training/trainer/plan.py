@@ -52,6 +52,8 @@ class Plan:
     @property
     def trains_text(self) -> bool:
         """Whether what a caption says changes from update to update."""
+        if not self.files.family.text_groups:
+            return False
         return self.config.optim.text_encoder_lr > 0 or self.config.adapter.tokens > 0
 
 
@@ -70,6 +72,7 @@ def planned(config: RunConfig) -> Plan:
     files = base_files.find(config.base.model)
     check_resolution(config, files)
     loader.check_reading(files, config.base.clip_skip)
+    check_targets(config, files)
     data = config.data
     check_patterns(config, files)
     dataset = read_dataset(
@@ -201,6 +204,33 @@ def check_resolution(config: RunConfig, files: base_files.BaseFiles) -> None:
         raise ConfigError(
             f"data.resolution is {side} px, a multiple of {multiple} was expected for "
             f"{files.title}. Try {near}."
+        )
+
+
+def check_targets(config: RunConfig, files: base_files.BaseFiles) -> None:
+    """Refuse settings by which a base's layers would not be trained, or its words not be learnt."""
+    family, adapter = files.family, config.adapter
+    if not set(adapter.targets) & set(family.groups):
+        raise ConfigError(
+            f"adapter.targets names {', '.join(adapter.targets)}, of which {family.title} has "
+            f"none. It has {', '.join(family.groups)}."
+        )
+    if family.text_groups:
+        return
+    if adapter.tokens:
+        raise ConfigError(
+            f"adapter.tokens is {adapter.tokens}, and the text encoders of {family.title} are not "
+            "trained, so they learn no words. Set adapter.tokens to 0."
+        )
+    if config.base.clip_skip or config.base.text_pieces != 1:
+        raise ConfigError(
+            "base.clip_skip and base.text_pieces are for Stable Diffusion's text encoders: of "
+            f"{family.title} set them to 0 and 1."
+        )
+    if not config.optim.unet_lr:
+        raise ConfigError(
+            f"optim.unet_lr is 0, and of {family.title} the transformer alone is trained. Set it "
+            "above 0."
         )
 
 

@@ -46,9 +46,10 @@ def predicted(
     family, optim = files.family, config.optim
     networks = {} if outlines is None else outlines
     # What waits beside a GPU is not in its memory
-    trained = [family.denoiser, *(family.text_encoders if optim.text_encoder_lr else ())]
-    used = {*trained, *(family.text_encoders if config.adapter.tokens else ())}
-    there = used if has_own_memory(place.device) else {*family.classes}
+    encoders = family.text_encoders if family.text_groups else ()  # others are gone by then
+    trained = [family.denoiser, *(encoders if optim.text_encoder_lr else ())]
+    used = {*trained, *(encoders if config.adapter.tokens else ())}
+    there = used if has_own_memory(place.device) else {family.denoiser, "vae", *encoders}
     for part in there - networks.keys():
         networks[part] = loader.outline(files, part)
     frozen = sum(

@@ -48,26 +48,32 @@ def set_up(
     watch = MemoryWatch(plan, world)
     networks = _networks(plan, shared_base, watch)
     parts = networks.parts
+    if parts.text_states is not None:
+        parts.text_states.most = int(config.save.text_states * 2**30)
     choices = chosen_buckets(plan, parts)
     yield from remarks(plan, parts, choices)
     yield from cuts(plan, choices)
     prior_examples: list[Example] = []
     if config.prior.images and config.prior.weight:
-        with networks.at_hand(*parts.networks):
+        if parts.text_states is not None:  # before the denoiser is there
+            parts.text_states.prepare(parts, [config.prior.prompt, ""])
+        with networks.at_hand(*{*parts.networks, parts.family.denoiser}):
             prior_examples = yield from _class_pictures(plan, parts, world, draw=not trial)
     count = len(plan.dataset.examples) + len(prior_examples)
     yield Noted(f"encoding {count} pictures")
     with networks.at_hand("vae"), watch.watched(parts.networks.values(), "encoding"):
         data = encode(plan, parts, world, choices, prior_examples)
     # Before the adapters go on: their layers are named as the base's own
-    adaptable = (parts.family.denoiser, *parts.family.text_encoders)
-    shapes = {part: loader.weight_shapes(parts.networks[part]) for part in adaptable}
-    names = accepted_names(shapes, parts.family.name)
+    names = accepted_names(loader.adaptable_shapes(plan.files, parts), parts.family.name)
     words = Words(parts)
-    with networks.at_hand(*(() if plan.trains_text else parts.family.text_encoders)):
+    asked = () if plan.trains_text or parts.text_states else parts.family.text_encoders
+    with networks.at_hand(*asked):
         drop_unneeded(plan, data, networks, words)
-    networks.keep(adaptable)
-    choose_attention(parts.denoiser)
+    if parts.family.denoiser not in parts.networks:
+        yield Noted(f"loading the {parts.family.denoiser} of {plan.files.title}")
+    denoiser = parts.denoiser  # loaded now, if it had to wait
+    networks.keep(parts.family.adapted)
+    choose_attention(denoiser)
     attached = attach.attach(config, parts, names, shared_base, plan.start)
     largest = config.optim.batch_size * (2 if prior_examples else 1)
     folder = config.run_folder if world.writes and not trial else None
@@ -150,7 +156,11 @@ def drop_unneeded(plan: Plan, data: EncodedData, networks: Networks, words: Word
         networks.drop("vae")
     if plan.trains_text:
         return
-    words(sorted(_captions(plan, data)))
+    captions, parts = sorted(_captions(plan, data)), networks.parts
+    if parts.text_states is not None:
+        parts.text_states.prepare(parts, captions)
+    else:
+        words(captions)
     networks.drop(*networks.parts.family.text_encoders)
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from training.adapters import lora_layers
 from training.adapters.multi_lora import SharedBase
 from training.config.schema import RunConfig
-from training.diffusion import objective
 from training.errors import DivergedError, OutOfMemory, SpaceError
 from training.events import Stepped, Warned
+from training.models import objective
 from training.models.family import Conditioning, Parts
 from training.models.textual_inversion import Token
 from training.modules.compile import begin_pass
@@ -386,7 +386,7 @@ class Trainer:
         """The states of captions, from memory where the text encoder is not trained."""
         if not self.plan.trains_text:
             return self.words(captions)
-        return self.parts.family.encode_text(self.parts, captions, [self.tokens] * len(captions))
+        return self.parts.encode_text(captions, [self.tokens] * len(captions))
 
     def adapters_active(self) -> AbstractContextManager[None]:
         """While inside, the base is drawn with this run's adapters, as it is all the time where the

@@ -1,0 +1,231 @@
+"""Tiny real bases of the flow families: whole pipelines of the real classes in diffusers' layout,
+with random weights, 1 to 2 MB each. Knows nothing of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SIDE = 32  # px of a picture
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random weights that do not depend on what was made before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def qwen_tokenizer() -> Any:
+    """Every byte is a token."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    words = [*sorted(ByteLevel.alphabet()), *marks]
+    tokenizer = Qwen2Tokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[])
+    tokenizer.add_special_tokens({"additional_special_tokens": marks[1:]})
+    tokenizer.chat_template = CHAT
+    return tokenizer
+
+
+def qwen3(layers: int) -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def flux_vae(**kwargs: Any) -> Any:
+    """The VAE of FLUX.1 and Z-Image, and with other numbers of SD 3."""
+    from diffusers import AutoencoderKL
+
+    sizes: dict[str, Any] = {"scaling_factor": 0.3611, "shift_factor": 0.1159} | kwargs
+    return AutoencoderKL(
+        block_out_channels=(8, 16, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=16,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        sample_size=SIDE,
+        **sizes,
+    )
+
+
+def filled(network: Any) -> Any:
+    """Give random numbers to parameters that begin as nothing in particular, or as zeros that would
+    hide mistakes.
+    """
+    for name, parameter in network.named_parameters():
+        if name.endswith(("pad_token", "scale_shift_table")) or not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+def z_image(folder: Path) -> Path:
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        ZImagePipeline,
+        ZImageTransformer2DModel,
+    )
+
+    with seeded(0):
+        transformer = ZImageTransformer2DModel(
+            in_channels=16,
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=32,
+            axes_dims=[4, 6, 6],
+            axes_lens=[512, 64, 64],
+        )
+        pipe = ZImagePipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=flux_vae(),
+            text_encoder=qwen3(4),
+            tokenizer=qwen_tokenizer(),
+            transformer=filled(transformer),
+        )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def clip(width: int, kind: str = "CLIPTextModel") -> Any:
+    """A CLIP text encoder and its tokenizer."""
+    import transformers
+
+    from tests.tiny import tiny_clip, tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    return getattr(transformers, kind)(tiny_clip(tokenizer, width)), tokenizer
+
+
+def t5() -> Any:
+    """A T5 encoder, and a tokenizer that knows single letters."""
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    config = T5Config(
+        vocab_size=64,
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+    )
+    words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    words += [(letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz,"]
+    return T5EncoderModel(config), T5Tokenizer(vocab=words, extra_ids=0)
+
+
+def klein(folder: Path) -> Path:
+    from diffusers import (
+        AutoencoderKLFlux2,
+        FlowMatchEulerDiscreteScheduler,
+        Flux2KleinPipeline,
+        Flux2Transformer2DModel,
+    )
+
+    with seeded(0):
+        vae = AutoencoderKLFlux2(
+            block_out_channels=(8, 16, 16, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            latent_channels=32,
+            mid_block_add_attention=False,
+            sample_size=SIDE,
+        )
+        vae.bn.running_mean.normal_()
+        vae.bn.running_var.uniform_(0.5, 2)
+        transformer = Flux2Transformer2DModel(
+            in_channels=128,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=96,
+            mlp_ratio=3.0,
+            axes_dims_rope=(4, 4, 4, 4),
+            guidance_embeds=False,
+            timestep_guidance_channels=16,
+        )
+        pipe = Flux2KleinPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+            vae=vae,
+            text_encoder=qwen3(28),
+            tokenizer=qwen_tokenizer(),
+            transformer=filled(transformer),
+        )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def flux(folder: Path) -> Path:
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        FluxPipeline,
+        FluxTransformer2DModel,
+    )
+
+    with seeded(0):
+        transformer = FluxTransformer2DModel(
+            in_channels=64,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=32,
+            guidance_embeds=True,
+            axes_dims_rope=(4, 6, 6),
+        )
+        text_encoder, tokenizer = clip(32)
+        text_encoder_2, tokenizer_2 = t5()
+        pipe = FluxPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+            vae=flux_vae(),
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
+            transformer=filled(transformer),
+        )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "z-image": z_image,
+    "flux2-klein": klein,
+    "flux": flux,
+}
+# Our guidance -> what diffusers' pipeline of the family is given for it
+GUIDANCE: dict[str, Callable[[float], dict[str, float]]] = {
+    "z-image": lambda guidance: {"guidance_scale": guidance - 1},
+    "flux2-klein": lambda guidance: {"guidance_scale": guidance},
+    "flux": lambda guidance: {"guidance_scale": guidance},
+}
