@@ -24,7 +24,11 @@ def data_files() -> set[str]:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", *PACKAGES],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.splitlines()  # fmt: skip
-    return {name for name in listed if not name.endswith(".py") and (ROOT / name).is_file()}
+    return {
+        name
+        for name in listed
+        if not name.endswith(".py") and "/begun/" not in name and (ROOT / name).is_file()
+    }
 
 
 def test_every_file_that_is_no_python_is_packaged() -> None:
@@ -67,6 +71,7 @@ def test_built_and_installed_elsewhere_it_trains_draws_and_opens(tmp_path: Path)
         inside = set(opened.namelist())
     assert data_files() <= inside and "sample_data/mini-sd/unet/config.json" in inside
     assert not any(name.startswith(("tests/", "benchmarks/", "docs/")) for name in inside)
+    assert not any("/begun/" in name for name in inside)
 
     run(sys.executable, "-m", "venv", "there")
     commands = tmp_path / "there" / "bin"

@@ -81,11 +81,13 @@ def test_a_new_state_goes_on_from_the_weights_that_are_kept(tmp_path: Path) -> N
 
     state, kept = tmp_path / "state", tmp_path / "begun"
     assert begun.autoencoder(state, kept) == state / "frozen" / "vae"
-    assert begun.painter(kept) == RECIPE.parent
+    assert begun.painter(kept) == RECIPE.parent and begun.unfinished_autoencoder(kept) is None
     begun.take_tokenizer(state, kept)
     assert not (state / "tokenizer").exists()
     for part in ("vae", "unet", "tokenizer"):
         (kept / part).mkdir(parents=True)
+    (kept / "autoencoder").mkdir()
+    assert begun.unfinished_autoencoder(kept) == kept / "autoencoder"
     (kept / "tokenizer" / "merges.txt").write_text("a b\n")
     assert begun.autoencoder(state, kept) == kept / "vae" and begun.painter(kept) == kept
     begun.take_tokenizer(state, kept)
@@ -111,6 +113,20 @@ def test_a_wider_autoencoder_does_at_first_what_the_old_one_does() -> None:
         back = new.decode(torch.cat([z.mean, torch.zeros_like(wide.mean[:, 8:])], 1)).sample
         torch.testing.assert_close(back, old.decode(z.mean).sample)
     assert new.config["latent_channels"] == 16
+
+
+def test_an_autoencoder_goes_on_from_what_was_kept(tmp_path: Path) -> None:
+    import autoencoder16
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL(latent_channels=16, norm_num_groups=8, block_out_channels=(8,))
+    autoencoder16.publish(vae, tmp_path)
+    assert next(vae.parameters()).dtype == torch.float32
+    back = AutoencoderKL.from_pretrained(tmp_path / "autoencoder", torch_dtype=torch.float32)
+    for one, other in zip(vae.parameters(), back.parameters(), strict=True):
+        assert torch.equal(one.half().float(), other)
+    begun, _ = autoencoder16.started(tmp_path, "cpu", refine=False)
+    assert begun.config["latent_channels"] == autoencoder16.CHANNELS
 
 
 def test_a_pool_is_read_by_step_and_only_as_far_as_it_is_drawn(tmp_path: Path) -> None:

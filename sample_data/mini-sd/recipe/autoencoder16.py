@@ -3,7 +3,8 @@
     python sample_data/mini-sd/recipe/autoencoder16.py --state FOLDER --minutes 100
 
 goes on where it stopped; FOLDER/pool holds the pictures (pool.py draws them, also meanwhile),
-FOLDER/vae the state, a log and a sheet. Starts from the present base's autoencoder.
+FOLDER/vae the state, a log and a sheet. Starts from `begun/autoencoder`, where that is there, else
+from the present base's autoencoder.
 
     autoencoder16.py --state FOLDER --freeze
 
@@ -18,6 +19,7 @@ trains the decoder alone from there on, in FOLDER/decoder: latents stay what the
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from pathlib import Path
 
@@ -167,12 +169,13 @@ def look(vae: AutoencoderKL, folder: Path, drawn: Path, step: int) -> None:
 
 def started(state: Path, device: str, *, refine: bool) -> tuple[AutoencoderKL, Path]:
     """Return the autoencoder to train, as it is before the first step, and its folder."""
-    former = begun.autoencoder(state) if refine else HERE.parent / "vae"
+    begins = begun.unfinished_autoencoder()
+    former = begun.autoencoder(state) if refine else begins or HERE.parent / "vae"
     vae = AutoencoderKL.from_pretrained(former, torch_dtype=torch.float32)
     if refine:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    else:
+    elif not begins:
         vae = widened(vae)
     vae = vae.to(device, memory_format=torch.channels_last)
     use_fast_group_norm(vae)
@@ -187,6 +190,11 @@ def freeze(vae: AutoencoderKL, state: Path) -> None:
     vae.save_pretrained(state / "frozen" / "vae")
 
 
+def publish(vae: AutoencoderKL, out: Path) -> None:
+    """Write the autoencoder in float16 where a later training begins with it."""
+    copy.deepcopy(vae).half().save_pretrained(out / "autoencoder")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -198,6 +206,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--freeze", action="store_true", help="write FOLDER/frozen/vae and stop")
+    parser.add_argument("--publish", type=Path, metavar="BEGUN", help="write it there and stop")
     parser.add_argument("--refine", action="store_true", help="train its decoder alone")
     args = parser.parse_args()
     pictures = args.state / "pool"
@@ -209,6 +218,8 @@ def main() -> None:
     resumed = training.resume()
     if args.freeze:
         return training.with_averaged(lambda: freeze(vae, args.state))
+    if args.publish:
+        return training.with_averaged(lambda: publish(vae, args.publish))
     if not resumed:
         look(vae, folder, args.state / "pool", 0)
     # How many shards there are is part of the state: a step that is made again finds the same ones
