@@ -295,5 +295,5 @@ def test_without_a_model_the_page_says_so(
     monkeypatch.setattr(captioning, "present", lambda: None)
     (answer,) = handler("mine", "", "mini")
     words, stop = answer.values()
-    assert "no captioning model" in words and captioning.MODELS[1] in words
+    assert "No captioning model" in words and captioning.MODELS[1] in words
     assert "hf download" not in words and not stop.visible

@@ -37,6 +37,8 @@ PARTS = (
     "use",
     "last",
     "compare",
+    "verdict",
+    "go_on",
 )
 
 

@@ -369,7 +369,7 @@ def test_what_is_predicted_is_said_by_the_file_or_beside_it(checkpoint: Path, fa
     assert prediction(checkpoint) == ("v_prediction", True)
     schedule = loader.load(
         base_files.find(str(checkpoint)), DeviceSpec(torch.device("cpu"), torch.float32)
-    ).alphas_cumprod
+    ).objective.alphas_cumprod
     assert schedule[-1] < 1e-6
     rewritten(checkpoint, drop="ztsnr")
     rewritten(checkpoint, drop="v_pred")

@@ -435,6 +435,7 @@ def test_text_says_its_encoding(path: Path) -> None:
             "os.open",
             "webbrowser.open",
             "opened.open",
+            "opener.open",
             "zipped.open",
             "self.database.open",
         ):

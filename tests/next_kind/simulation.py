@@ -319,11 +319,12 @@ def remembered(mapping: dict[str, object]) -> object:
 def cheaper() -> Iterator[None]:
     """What is slow and always the same is computed once; workers look less often."""
     texts: dict[tuple[Any, ...], str] = {}
+    exact = loading.to_toml
 
     def to_toml(config: RunConfig) -> str:
         key = (repr(config.save), config.base.device)  # all that differs here
         if key not in texts:
-            texts[key] = loading.to_toml(config)
+            texts[key] = exact(config)
         return texts[key]
 
     new: list[tuple[Any, str, Any]] = [
@@ -332,7 +333,7 @@ def cheaper() -> Iterator[None]:
         (process, "from_mapping", remembered),
         (process, "read_toml", read_toml),
         (process, "environment", dict),
-        *((module, "to_toml", to_toml) for module in (process, queue, queue_database, worker)),
+        *((module, "to_toml", to_toml) for module in (loading, queue, queue_database, worker)),
     ]
     with contextlib.ExitStack() as stack:
         for owner, name, value in new:
