@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +27,7 @@ from training.models.family import Parts
 # How long an example takes says how busy the machine is
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
-# What measures the memory of its own process comes before all that fills it. Then the files that
-# take longest, longest first: a worker that got one last would hold up the end
+# The files that take longest, longest first: a worker that got one last would hold up the end
 FIRST_FILES = (
     "test_passes.py",
     "test_page.py",
@@ -49,6 +49,7 @@ FIRST_FILES = (
     "test_slow_clients.py",
     "test_tabs.py",
 )
+IN_ITS_OWN = "STYLE_STUDIO_TEST_IN_ITS_OWN_PROCESS"  # set where such a test runs
 MOST_SHOWN = 20  # files in the table of those that took longest
 SECONDS: Counter[str] = Counter()  # file -> what its tests took, set-up included
 
@@ -57,6 +58,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put FIRST_FILES first; the order within a file and of the others stays."""
     rank = {name: place for place, name in enumerate(FIRST_FILES)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that measures its process in a fresh one: what other tests and thousands of
+    collected ones have taken and given back is no longer counted as growth there.
+    """
+    if pyfuncitem.get_closest_marker("own_process") is None or os.environ.get(IN_ITS_OWN):
+        return None
+    clean = {n: v for n, v in os.environ.items() if not n.startswith(("PYTEST_", "COV_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", pyfuncitem.nodeid],
+        cwd=pyfuncitem.config.rootpath, env=clean | {IN_ITS_OWN: "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.fail(f"In a process of its own:\n{done.stdout}\n{done.stderr}", pytrace=False)
+    return True
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

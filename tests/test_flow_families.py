@@ -24,7 +24,7 @@ from training.adapters.multi_lora import SharedBase
 from training.config.loading import from_mapping
 from training.config.schema import RunConfig
 from training.diffusion.sampling import draw
-from training.errors import ConfigError, ModelError, StyleFileError
+from training.errors import ConfigError, ModelError, SpaceError, StyleFileError
 from training.events import Finished, Stepped
 from training.models import base_files, loader
 from training.models.family import Parts
@@ -312,6 +312,29 @@ def test_a_style_is_trained_resumed_and_drawn(
     plain, styled = draw(base, prompts, rows=[[], [loaded_style(path, base)]])
     (alone,) = draw(base, prompts[:1])
     assert apart(plain, styled) > 2 and apart(plain, alone) <= 1
+
+
+def test_a_full_disk_costs_no_states_that_are_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STYLE_STUDIO_CACHE", str(tmp_path))
+    parts = loader.load(base_files.find(str(folder)), FLOAT32)
+    states = parts.text_states
+    assert states is not None
+    states.prepare(parts, ["a disk with room"])
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    assert kept
+
+    def full(*_: object) -> None:
+        raise SpaceError("no room")
+
+    monkeypatch.setattr("training.models.text_states.write_whole", full)
+    monkeypatch.setattr(states, "full", False)
+    states.prepare(parts, ["a full disk"])
+    assert states.full
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == kept
+    monkeypatch.setattr(states, "load", None)  # both are at hand: nothing is loaded for them
+    states.of(parts, ["a full disk", "a disk with room"])
 
 
 def test_mixed_styles_change_their_own_rows(parts: Parts) -> None:

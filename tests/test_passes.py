@@ -122,6 +122,7 @@ def large(config: RunConfig, parts: Any) -> RunConfig:
     return changed(config, data__resolution=128, optim__batch_size=8, optim__steps=2)
 
 
+@pytest.mark.own_process
 def test_the_plan_says_how_it_fits_and_what_that_costs(
     large: RunConfig, with_room: Callable[[int], None]
 ) -> None:

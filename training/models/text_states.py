@@ -25,8 +25,7 @@ from training.models.conditioning import as_tensors, from_tensors
 from training.models.lazy_networks import LazyNetworks
 from training.runtime import memory
 from training.runtime.device import has_own_memory, sent
-from training.storage.paths import text_states_folder, write_whole
-from training.system import file_system
+from training.storage.paths import keep_within, text_states_folder, write_whole
 
 if TYPE_CHECKING:
     from training.models.family import Conditioning, Network, Parts
@@ -49,9 +48,15 @@ class StoredStates:
     ) -> None:
         self.load, self.made_by, self.device = load, made_by, device
         self.most = MOST
+        self.full = False  # the disk
         self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._stored: set[str] = set()
         self._folder: Path | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether states are written to the disk: that is neither turned off nor is it full."""
+        return self.most > 0 and not self.full
 
     @torch.no_grad()
     def of(self, parts: Parts, captions: Sequence[str]) -> Conditioning:
@@ -102,7 +107,8 @@ class StoredStates:
             memory.give_back(self.device)
             if denoiser is not None:
                 denoiser.to(place)
-        self._tidy()
+        if self.writes:
+            keep_within(text_states_folder(), self.most)
 
     def _found(self, caption: str) -> bool:
         """Whether a caption's states are at hand; those on disk are read."""
@@ -131,12 +137,12 @@ class StoredStates:
 
     def _put(self, caption: str, tensors: dict[str, Tensor]) -> None:
         self._kept[caption] = tensors
-        if not self.most:
+        if not self.writes:
             return
         try:
             write_whole(self._path(caption), save(tensors))
         except SpaceError:
-            self.most = 0  # nothing is lost: the states are in memory
+            self.full = True  # nothing is lost: the states are in memory
             return
         self._stored.add(caption)
 
@@ -147,22 +153,6 @@ class StoredStates:
             if size <= IN_MEMORY:
                 return
             size -= sum(t.nbytes for t in self._kept.pop(caption).values())
-
-    def _tidy(self) -> None:
-        """Take the longest unused files away until all are within bounds."""
-        try:
-            files = [(path, path.stat()) for path in text_states_folder().rglob("*.safetensors")]
-        except OSError:  # another process tidies as well
-            return
-        left = sum(stat.st_size for _, stat in files)
-        for path, stat in sorted(files, key=lambda file: file[1].st_mtime):
-            if left <= self.most:
-                return
-            try:
-                file_system.remove(path)
-            except OSError:
-                return
-            left -= stat.st_size
 
     def _path(self, caption: str) -> Path:
         if self._folder is None:

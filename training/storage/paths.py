@@ -164,6 +164,25 @@ def write_whole(path: Path, content: bytes | str) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def keep_within(folder: Path, most: int) -> None:
+    """Take the longest unused .safetensors files of a cache away until all take `most` bytes; those
+    that cannot be taken away stay.
+    """
+    try:
+        files = [(path, path.stat()) for path in folder.rglob("*.safetensors")]
+    except OSError:  # another process tidies as well
+        return
+    left = sum(found.st_size for _, found in files)
+    for path, found in sorted(files, key=lambda file: file[1].st_mtime):
+        if left <= most:
+            return
+        try:
+            file_system.remove(path)
+        except OSError:  # a cache that cannot be written: nothing more goes into it either
+            return
+        left -= found.st_size
+
+
 def copied_tree(source: Path, target: Path) -> None:
     """Copy a folder's files and folders without their permissions and times, which not every drive
     keeps. Raises OSError.

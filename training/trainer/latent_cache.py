@@ -20,8 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from training.errors import SpaceError
-from training.storage.paths import latents_folder, write_whole
-from training.system import file_system
+from training.storage.paths import keep_within, latents_folder, write_whole
 
 FORMAT = 1  # of what is kept; another one is another place
 
@@ -88,19 +87,7 @@ class LatentStore:
 
     def tidy(self) -> None:
         """Take the longest unused away until all is within bounds."""
-        try:
-            files = [(path, path.stat()) for path in latents_folder().rglob("*.safetensors")]
-        except OSError:  # another process tidies as well
-            return
-        left = sum(stat.st_size for _, stat in files)
-        for path, stat in sorted(files, key=lambda file: file[1].st_mtime):
-            if left <= self.most:
-                return
-            try:
-                file_system.remove(path)
-            except OSError:  # a cache that cannot be written: nothing more goes into it either
-                return
-            left -= stat.st_size
+        keep_within(latents_folder(), self.most)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
