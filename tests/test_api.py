@@ -14,9 +14,11 @@ from PIL import Image
 
 gradio_client = pytest.importorskip("gradio_client")
 
-from studio.page.api import VERBS  # noqa: E402
+from studio.page.api import VERBS, _run_status  # noqa: E402
+from studio.processes import process  # noqa: E402
 from studio.processes.queue import Queue  # noqa: E402
 from tests.test_page import drawn_pictures, free_port, page_process  # noqa: E402
+from training import events  # noqa: E402
 from training.storage.paths import Workspace  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,6 +93,24 @@ def test_from_upload_to_grid_by_program(page: Any, workspace: Path, tmp_path: Pa
     )
     assert grid["state"] == "finished", grid
     assert Image.open(grid["grid"]).width > 96
+
+
+def test_a_run_that_ends_while_it_is_asked_about_has_its_style(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, style = tmp_path / "balls", tmp_path / "balls" / "balls.safetensors"
+    run.mkdir()
+    log = run / "events.jsonl"
+    events.append(log, events.Started(0, 3, 4, 10, 100, "cpu", "float32"))
+
+    def ends(folder: Path) -> str:
+        style.write_bytes(b"style")
+        events.append(log, events.Finished(3, style.name, stopped=False, seconds=1.0))
+        return "finished"
+
+    monkeypatch.setattr(process, "state", ends)
+    found = _run_status(run)
+    assert found["state"] == "finished" and found["step"] == 3 and found["id"] == "run:balls"
 
 
 BAD = [

@@ -174,8 +174,8 @@ class Verbs:
 
 def _run_status(run: Path) -> dict[str, Any]:
     """What status answers about a run that has begun."""
+    state = process.state(run)  # before the events: a run that has ended has written them all
     so_far = charts.progress(list(events.read(run / "events.jsonl")))
-    state = process.state(run)
     last = so_far.curve[-1] if so_far.curve else None
     file = run / so_far.style if so_far.style else None
     has_style = file is not None and file.is_file()
