@@ -46,13 +46,13 @@ TEXTS = ["a cat", "two black dogs on a chair"]
 STYLE = tuple[str, str]  # part, module
 
 
-@pytest.fixture(scope="module", params=tiny_flow.MAKERS)
+@pytest.fixture(scope="session", params=tiny_flow.PIPELINES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base of every family; read only."""
-    return tiny_flow.MAKERS[request.param](tmp_path_factory.mktemp("flow") / request.param)
+    return tiny_flow.made(request.param, tmp_path_factory.mktemp("flow") / request.param)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def parts(folder: Path) -> Parts:
     return loader.load(base_files.find(str(folder)), FLOAT32)
 

@@ -74,6 +74,12 @@ def flux_vae(**kwargs: Any) -> Any:
     )
 
 
+def sampler(**config: Any) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **config})
+
+
 def filled(network: Any) -> Any:
     """Give random numbers to parameters that begin as nothing in particular, or as zeros that would
     hide mistakes.
@@ -82,36 +88,6 @@ def filled(network: Any) -> Any:
         if name.endswith(("pad_token", "scale_shift_table")) or not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
     return network
-
-
-def z_image(folder: Path) -> Path:
-    from diffusers import (
-        FlowMatchEulerDiscreteScheduler,
-        ZImagePipeline,
-        ZImageTransformer2DModel,
-    )
-
-    with seeded(0):
-        transformer = ZImageTransformer2DModel(
-            in_channels=16,
-            dim=32,
-            n_layers=2,
-            n_refiner_layers=1,
-            n_heads=2,
-            n_kv_heads=2,
-            cap_feat_dim=32,
-            axes_dims=[4, 6, 6],
-            axes_lens=[512, 64, 64],
-        )
-        pipe = ZImagePipeline(
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-            vae=flux_vae(),
-            text_encoder=qwen3(4),
-            tokenizer=qwen_tokenizer(),
-            transformer=filled(transformer),
-        )
-    pipe.save_pretrained(folder, safe_serialization=True)
-    return folder
 
 
 def clip(width: int, kind: str = "CLIPTextModel") -> Any:
@@ -142,90 +118,144 @@ def t5() -> Any:
     return T5EncoderModel(config), T5Tokenizer(vocab=words, extra_ids=0)
 
 
-def klein(folder: Path) -> Path:
-    from diffusers import (
-        AutoencoderKLFlux2,
-        FlowMatchEulerDiscreteScheduler,
-        Flux2KleinPipeline,
-        Flux2Transformer2DModel,
+def z_image() -> Any:
+    from diffusers import ZImagePipeline, ZImageTransformer2DModel
+
+    transformer = ZImageTransformer2DModel(
+        in_channels=16,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=32,
+        axes_dims=[4, 6, 6],
+        axes_lens=[512, 64, 64],
+    )
+    return ZImagePipeline(
+        scheduler=sampler(),
+        vae=flux_vae(),
+        text_encoder=qwen3(4),
+        tokenizer=qwen_tokenizer(),
+        transformer=filled(transformer),
     )
 
-    with seeded(0):
-        vae = AutoencoderKLFlux2(
-            block_out_channels=(8, 16, 16, 16),
-            layers_per_block=1,
-            norm_num_groups=4,
-            latent_channels=32,
-            mid_block_add_attention=False,
-            sample_size=SIDE,
-        )
-        vae.bn.running_mean.normal_()
-        vae.bn.running_var.uniform_(0.5, 2)
-        transformer = Flux2Transformer2DModel(
-            in_channels=128,
-            num_layers=2,
-            num_single_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=96,
-            mlp_ratio=3.0,
-            axes_dims_rope=(4, 4, 4, 4),
-            guidance_embeds=False,
-            timestep_guidance_channels=16,
-        )
-        pipe = Flux2KleinPipeline(
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-            vae=vae,
-            text_encoder=qwen3(28),
-            tokenizer=qwen_tokenizer(),
-            transformer=filled(transformer),
-        )
-    pipe.save_pretrained(folder, safe_serialization=True)
-    return folder
 
+def klein() -> Any:
+    from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
 
-def flux(folder: Path) -> Path:
-    from diffusers import (
-        FlowMatchEulerDiscreteScheduler,
-        FluxPipeline,
-        FluxTransformer2DModel,
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 16, 16, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=32,
+        mid_block_add_attention=False,
+        sample_size=SIDE,
+    )
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2)
+    transformer = Flux2Transformer2DModel(
+        in_channels=128,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=96,
+        mlp_ratio=3.0,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+        timestep_guidance_channels=16,
+    )
+    return Flux2KleinPipeline(
+        scheduler=sampler(use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=qwen3(28),
+        tokenizer=qwen_tokenizer(),
+        transformer=filled(transformer),
     )
 
-    with seeded(0):
-        transformer = FluxTransformer2DModel(
-            in_channels=64,
-            num_layers=2,
-            num_single_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=32,
-            pooled_projection_dim=32,
-            guidance_embeds=True,
-            axes_dims_rope=(4, 6, 6),
-        )
-        text_encoder, tokenizer = clip(32)
-        text_encoder_2, tokenizer_2 = t5()
-        pipe = FluxPipeline(
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-            vae=flux_vae(),
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            text_encoder_2=text_encoder_2,
-            tokenizer_2=tokenizer_2,
-            transformer=filled(transformer),
-        )
-    pipe.save_pretrained(folder, safe_serialization=True)
-    return folder
+
+def flux() -> Any:
+    from diffusers import FluxPipeline, FluxTransformer2DModel
+
+    transformer = FluxTransformer2DModel(
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 6, 6),
+    )
+    text_encoder, tokenizer = clip(32)
+    text_encoder_2, tokenizer_2 = t5()
+    return FluxPipeline(
+        scheduler=sampler(use_dynamic_shifting=True),
+        vae=flux_vae(),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=tokenizer_2,
+        transformer=filled(transformer),
+    )
 
 
-MAKERS: dict[str, Callable[[Path], Path]] = {
+def sd3() -> Any:
+    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pooled_projection_dim=32,
+        out_channels=16,
+        pos_embed_max_size=16,
+        qk_norm="rms_norm",
+        dual_attention_layers=(0,),
+    )
+    text_encoder, tokenizer = clip(16, "CLIPTextModelWithProjection")
+    text_encoder_2, tokenizer_2 = clip(16, "CLIPTextModelWithProjection")
+    text_encoder_3, tokenizer_3 = t5()
+    return StableDiffusion3Pipeline(
+        scheduler=sampler(),
+        vae=flux_vae(scaling_factor=1.5305, shift_factor=0.0609),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=tokenizer_2,
+        text_encoder_3=text_encoder_3,
+        tokenizer_3=tokenizer_3,
+        transformer=filled(transformer),
+    )
+
+
+PIPELINES: dict[str, Callable[[], Any]] = {
     "z-image": z_image,
     "flux2-klein": klein,
     "flux": flux,
+    "sd3": sd3,
 }
+
+
+def made(family: str, folder: Path) -> Path:
+    """A tiny base of a family in diffusers' layout."""
+    with seeded(0):
+        pipe = PIPELINES[family]()
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
 # Our guidance -> what diffusers' pipeline of the family is given for it
 GUIDANCE: dict[str, Callable[[float], dict[str, float]]] = {
     "z-image": lambda guidance: {"guidance_scale": guidance - 1},
     "flux2-klein": lambda guidance: {"guidance_scale": guidance},
     "flux": lambda guidance: {"guidance_scale": guidance},
+    "sd3": lambda guidance: {"guidance_scale": guidance},
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import ModelError
-from training.models import flux, flux2, sd, sdxl, single_file, z_image
+from training.models import flux, flux2, sd, sd3, sdxl, single_file, z_image
 from training.models.family import Family
 from training.models.files import (
     AGAIN,
@@ -40,7 +40,7 @@ XL_PIPELINES = (
 BY_TEXT_WIDTH = {768: sd.SD1, 1024: sd.SD2}  # width of the text states that the UNet attends to
 
 
-TRANSFORMERS = (z_image.Z_IMAGE, flux2.KLEIN, flux.FLUX)
+TRANSFORMERS = (z_image.Z_IMAGE, flux2.KLEIN, flux.FLUX, sd3.SD3)
 FAMILIES: dict[str, Family] = {
     f.name: f for f in (sd.MINI, sd.SD1, sd.SD2, sdxl.SDXL, *TRANSFORMERS)
 }

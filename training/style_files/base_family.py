@@ -16,25 +16,17 @@ Shapes = Mapping[str, tuple[int, ...]]  # name in either dialect -> shape of the
 # Kinds of base that are recognised and not trained: name -> as it is shown
 OTHERS = {
     "sdxl-refiner": "SDXL refiner",
-    "flux": "FLUX",
-    "flux2-klein": "FLUX.2",
     "chroma": "Chroma",
-    "z-image": "Z-Image",
     "krea2": "Krea 2",
     "qwen-image": "Qwen-Image",
-    "sd3": "SD 3",
 }
 REFINER_WIDTH = 1280  # of the text that its cross-attention reads
 OTHER_CLAIMS = {
-    "sd3": "sd3",
     "flux": "flux",
-    "flux-2": "flux2-klein",
-    "flux2": "flux2-klein",
     "chroma": "chroma",
     "krea": "krea2",
     "qwen": "qwen-image",
     "stable-diffusion-xl-v1-refiner": "sdxl-refiner",
-    "stable-diffusion-3": "sd3",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 # Target -> endings of module names, in every UNet with cross-attention and in CLIP's text encoders
 UNET_GROUPS = {
@@ -100,3 +100,42 @@ class FamilySpec:
     def adapted(self) -> tuple[str, ...]:
         """The parts that may have adapters, the denoiser first."""
         return (self.denoiser, *(self.text_encoders if self.text_groups else ()))
+
+
+def transformer_spec(
+    title: str,
+    pipelines: tuple[str, ...],
+    *,
+    transformer: str,
+    vae: str = "AutoencoderKL",
+    text_encoders: Mapping[str, str],
+    short_title: str = "",
+    article: str = "a",
+    **more: Any,
+) -> FamilySpec:
+    """The record of a flow-matching transformer: what all of them have alike, and the classes of
+    its parts. pipelines: the one that draws from words first; text_encoders: part -> class;
+    more: the rest of the record.
+    """
+    short = short_title or title
+    return FamilySpec(
+        title=title,
+        short_title=short,
+        style_phrase=f"{article} {short} style",
+        pipeline=pipelines[0],
+        pipelines=pipelines,
+        denoiser="transformer",
+        text_encoders=tuple(text_encoders),
+        classes={"transformer": transformer, "vae": vae, **text_encoders},
+        tokenizers=tuple(part.replace("text_encoder", "tokenizer") for part in text_encoders),
+        side=1024,
+        grid=16,
+        text_groups={},
+        prefixes={"transformer": "lora_unet_"},  # kohya's, for denoisers of every kind
+        **more,
+    )
+
+
+def of_blocks(blocks: str, *modules: str) -> tuple[str, ...]:
+    """The patterns of modules that every block has."""
+    return tuple(f"{blocks}.*.{module}" for module in modules)

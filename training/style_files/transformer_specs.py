@@ -5,11 +5,9 @@ their layers: other programs store styles under those names.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 
-from training.style_files.family_record import FamilySpec
-
-_TRANSFORMER = {"transformer": "lora_unet_"}  # kohya's prefix for denoisers of every kind
+from training.style_files.black_forest_specs import FLUX, KLEIN
+from training.style_files.family_record import of_blocks, transformer_spec
 
 _Z_IMAGE_NATIVE = {
     "to_q": ("qkv", 0),
@@ -17,6 +15,8 @@ _Z_IMAGE_NATIVE = {
     "to_v": ("qkv", 2),
     "to_out.0": ("out", 0),
 }
+_Z_IMAGE_ATTENTION = tuple(f"attention.{module}" for module in _Z_IMAGE_NATIVE)
+_Z_IMAGE_FEED_FORWARD = tuple(f"feed_forward.w{n}" for n in (1, 2, 3))
 
 
 def _z_image_native(module: str) -> tuple[str, int] | None:
@@ -29,45 +29,26 @@ def _z_image_native(module: str) -> tuple[str, int] | None:
     return re.sub(r"^all_(x_embedder|final_layer)\.2-1", r"\1", module), 0
 
 
-Z_IMAGE = FamilySpec(
+Z_IMAGE = transformer_spec(
+    "Z-Image",
+    ("ZImagePipeline", "ZImageImg2ImgPipeline"),
     name="z-image",
-    title="Z-Image",
-    short_title="Z-Image",
-    style_phrase="a Z-Image style",
-    pipeline="ZImagePipeline",
-    pipelines=("ZImagePipeline", "ZImageImg2ImgPipeline"),
-    denoiser="transformer",
-    text_encoders=("text_encoder",),
-    classes={
-        "transformer": "ZImageTransformer2DModel",
-        "vae": "AutoencoderKL",
-        "text_encoder": "Qwen3ForCausalLM",
-    },
-    tokenizers=("tokenizer",),
+    transformer="ZImageTransformer2DModel",
+    text_encoders={"text_encoder": "Qwen3ForCausalLM"},
     tokenizer_classes={"tokenizer": "Qwen2Tokenizer"},
     chats=True,
     tokens=500,  # 512 with the template
     in_channels=16,
-    side=1024,
-    grid=16,
     groups={
-        "attention": tuple(f"layers.*.attention.to_{x}" for x in ("q", "k", "v", "out.0")),
-        "feed_forward": tuple(f"layers.*.feed_forward.w{n}" for n in (1, 2, 3)),
+        "attention": of_blocks("layers", *_Z_IMAGE_ATTENTION),
+        "feed_forward": of_blocks("layers", *_Z_IMAGE_FEED_FORWARD),
     },
     also_read=(
         "layers.*.adaLN_modulation.0",
-        *(
-            f"{refiner}.*.{inner}"
-            for refiner in ("noise_refiner", "context_refiner")
-            for inner in (
-                *(f"attention.to_{x}" for x in ("q", "k", "v", "out.0")),
-                *(f"feed_forward.w{n}" for n in (1, 2, 3)),
-            )
-        ),
+        *of_blocks("noise_refiner", *_Z_IMAGE_ATTENTION, *_Z_IMAGE_FEED_FORWARD),
+        *of_blocks("context_refiner", *_Z_IMAGE_ATTENTION, *_Z_IMAGE_FEED_FORWARD),
         "noise_refiner.*.adaLN_modulation.0",
     ),
-    text_groups={},
-    prefixes=_TRANSFORMER,
     spelt=lambda module: f"diffusion_model.{module}",
     elsewhere=_z_image_native,
     architecture="z-image",
@@ -76,168 +57,59 @@ Z_IMAGE = FamilySpec(
     implementation="https://github.com/Tongyi-MAI/Z-Image",
 )
 
-# Live module of a double block -> its matrix in Black Forest Labs' own code, and the place of its
-# rows there
-_DOUBLE_ATTENTION = {
-    "attn.to_q": ("img_attn.qkv", 0),
-    "attn.to_k": ("img_attn.qkv", 1),
-    "attn.to_v": ("img_attn.qkv", 2),
-    "attn.to_out.0": ("img_attn.proj", 0),
-    "attn.add_q_proj": ("txt_attn.qkv", 0),
-    "attn.add_k_proj": ("txt_attn.qkv", 1),
-    "attn.add_v_proj": ("txt_attn.qkv", 2),
-    "attn.to_add_out": ("txt_attn.proj", 0),
-}
-_FLUX_DOUBLE = _DOUBLE_ATTENTION | {
-    "ff.net.0.proj": ("img_mlp.0", 0),
-    "ff.net.2": ("img_mlp.2", 0),
-    "ff_context.net.0.proj": ("txt_mlp.0", 0),
-    "ff_context.net.2": ("txt_mlp.2", 0),
-    "norm1.linear": ("img_mod.lin", 0),
-    "norm1_context.linear": ("txt_mod.lin", 0),
-}
-_FLUX_SINGLE = {
-    "attn.to_q": ("linear1", 0),
-    "attn.to_k": ("linear1", 1),
-    "attn.to_v": ("linear1", 2),
-    "proj_mlp": ("linear1", 3),
-    "proj_out": ("linear2", 0),
-    "norm.linear": ("modulation.lin", 0),
-}
-_FLUX_EDGES = {
-    "x_embedder": "img_in",
-    "context_embedder": "txt_in",
-    "proj_out": "final_layer.linear",
-    "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
-    "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
-    "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
-    "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
-    "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
-    "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
-}
-_KLEIN_DOUBLE = _DOUBLE_ATTENTION | {
-    "ff.linear_in": ("img_mlp.0", 0),
-    "ff.linear_out": ("img_mlp.2", 0),
-    "ff_context.linear_in": ("txt_mlp.0", 0),
-    "ff_context.linear_out": ("txt_mlp.2", 0),
-}
-_KLEIN_SINGLE = {"attn.to_qkv_mlp_proj": ("linear1", 0), "attn.to_out": ("linear2", 0)}
-_KLEIN_EDGES = {
-    "x_embedder": "img_in",
-    "context_embedder": "txt_in",
-    "proj_out": "final_layer.linear",
+_SD3_NATIVE = {
+    "attn.to_q": ("x_block.attn.qkv", 0),
+    "attn.to_k": ("x_block.attn.qkv", 1),
+    "attn.to_v": ("x_block.attn.qkv", 2),
+    "attn.to_out.0": ("x_block.attn.proj", 0),
+    "attn.add_q_proj": ("context_block.attn.qkv", 0),
+    "attn.add_k_proj": ("context_block.attn.qkv", 1),
+    "attn.add_v_proj": ("context_block.attn.qkv", 2),
+    "attn.to_add_out": ("context_block.attn.proj", 0),
+    "attn2.to_q": ("x_block.attn2.qkv", 0),
+    "attn2.to_k": ("x_block.attn2.qkv", 1),
+    "attn2.to_v": ("x_block.attn2.qkv", 2),
+    "attn2.to_out.0": ("x_block.attn2.proj", 0),
+    "ff.net.0.proj": ("x_block.mlp.fc1", 0),
+    "ff.net.2": ("x_block.mlp.fc2", 0),
+    "ff_context.net.0.proj": ("context_block.mlp.fc1", 0),
+    "ff_context.net.2": ("context_block.mlp.fc2", 0),
+    # The last block's of the words is none: its halves are swapped there
+    "norm1.linear": ("x_block.adaLN_modulation.1", 0),
 }
 
 
-def _black_forest(
-    double: Mapping[str, tuple[str, int]],
-    single: Mapping[str, tuple[str, int]],
-    edges: Mapping[str, str],
-) -> Callable[[str], tuple[str, int] | None]:
-    """Names of Black Forest Labs' own code, of double blocks, single blocks and what lies around
-    them. What has none is norm_out, whose halves are swapped there.
-    """
-
-    def native(module: str) -> tuple[str, int] | None:
-        block = re.fullmatch(r"(single_)?transformer_blocks\.(\d+)\.(.+)", module)
-        if block is None:
-            return (edges[module], 0) if module in edges else None
-        table, blocks = (single, "single_blocks") if block[1] else (double, "double_blocks")
-        name, place = table.get(block[3], ("", 0))
-        return (f"{blocks}.{block[2]}.{name}", place) if name else None
-
-    return native
+def _sd3_native(module: str) -> tuple[str, int] | None:
+    block = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", module)
+    name, place = _SD3_NATIVE.get(block[2], ("", 0)) if block else ("", 0)
+    return (f"joint_blocks.{block[1]}.{name}", place) if block and name else None
 
 
-def _of(blocks: str, *modules: str) -> tuple[str, ...]:
-    return tuple(f"{blocks}.*.{module}" for module in modules)
-
-
-FLUX = FamilySpec(
-    name="flux",
-    title="FLUX.1",
-    short_title="FLUX.1",
-    style_phrase="a FLUX.1 style",
-    pipeline="FluxPipeline",
-    pipelines=("FluxPipeline", "FluxImg2ImgPipeline"),
-    denoiser="transformer",
-    text_encoders=("text_encoder", "text_encoder_2"),
-    classes={
-        "transformer": "FluxTransformer2DModel",
-        "vae": "AutoencoderKL",
-        "text_encoder": "CLIPTextModel",
-        "text_encoder_2": "T5EncoderModel",
+SD3 = transformer_spec(
+    "Stable Diffusion 3 and 3.5",
+    ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"),
+    name="sd3",
+    short_title="SD 3",
+    article="an",
+    transformer="SD3Transformer2DModel",
+    text_encoders={
+        "text_encoder": "CLIPTextModelWithProjection",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+        "text_encoder_3": "T5EncoderModel",
     },
-    tokenizers=("tokenizer", "tokenizer_2"),
-    tokenizer_classes={"tokenizer_2": "T5Tokenizer"},
-    tokens=511,
-    in_channels=64,
-    side=1024,
-    grid=16,
+    tokenizer_classes={"tokenizer_3": "T5Tokenizer"},
+    tokens=255,
+    in_channels=16,
     groups={
-        "attention": (
-            *_of("transformer_blocks", *_DOUBLE_ATTENTION),
-            *_of("single_transformer_blocks", "attn.to_q", "attn.to_k", "attn.to_v"),
-        ),
-        "feed_forward": (
-            *_of("transformer_blocks", "ff.net.0.proj", "ff.net.2"),
-            *_of("transformer_blocks", "ff_context.net.0.proj", "ff_context.net.2"),
-            *_of("single_transformer_blocks", "proj_mlp", "proj_out"),
-        ),
+        group: of_blocks("transformer_blocks", *(m for m in _SD3_NATIVE if m.startswith(start)))
+        for group, start in (("attention", "attn"), ("feed_forward", "ff"))
     },
-    text_groups={},
-    prefixes=_TRANSFORMER,
-    elsewhere=_black_forest(_FLUX_DOUBLE, _FLUX_SINGLE, _FLUX_EDGES),
-    also_read=(
-        *_of("transformer_blocks", "norm1.linear", "norm1_context.linear"),
-        *_of("single_transformer_blocks", "norm.linear"),
-        *_FLUX_EDGES,
-    ),
-    shares={"linear1": (1, 1, 1, 4)},
-    architecture="flux-1-dev",
-    version="flux1",
-    claims=("flux1", "flux-1", "flux_1"),
-    implementation="https://github.com/black-forest-labs/flux",
-)
-KLEIN = FamilySpec(
-    name="flux2-klein",
-    title="FLUX.2 klein",
-    short_title="FLUX.2",
-    style_phrase="a FLUX.2 style",
-    pipeline="Flux2KleinPipeline",
-    pipelines=("Flux2KleinPipeline",),
-    denoiser="transformer",
-    text_encoders=("text_encoder",),
-    classes={
-        "transformer": "Flux2Transformer2DModel",
-        "vae": "AutoencoderKLFlux2",
-        "text_encoder": "Qwen3ForCausalLM",
-    },
-    tokenizers=("tokenizer",),
-    tokenizer_classes={"tokenizer": "Qwen2Tokenizer"},
-    chats=True,
-    tokens=500,  # 512 with the template
-    in_channels=128,
-    side=1024,
-    grid=16,
-    groups={
-        "attention": (
-            *_of("transformer_blocks", *_DOUBLE_ATTENTION),
-            *_of("single_transformer_blocks", *_KLEIN_SINGLE),
-        ),
-        "feed_forward": (
-            *_of("transformer_blocks", "ff.linear_in", "ff.linear_out"),
-            *_of("transformer_blocks", "ff_context.linear_in", "ff_context.linear_out"),
-        ),
-    },
-    text_groups={},
-    prefixes=_TRANSFORMER,
-    elsewhere=_black_forest(_KLEIN_DOUBLE, _KLEIN_SINGLE, _KLEIN_EDGES),
-    also_read=tuple(_KLEIN_EDGES),
-    architecture="flux-2-klein",
-    version="flux2_klein",
-    claims=("flux2", "flux-2", "flux_2"),
-    implementation="https://github.com/black-forest-labs/flux2",
+    elsewhere=_sd3_native,
+    also_read=("transformer_blocks.*.norm1.linear",),
+    architecture="stable-diffusion-3",
+    version="sd3",
+    claims=("sd3", "stable-diffusion-3"),
+    implementation="https://github.com/Stability-AI/sd3.5",
 )
 
-TRANSFORMERS = (Z_IMAGE, KLEIN, FLUX)
+TRANSFORMERS = (Z_IMAGE, KLEIN, FLUX, SD3)
