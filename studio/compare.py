@@ -8,6 +8,7 @@ complaints are at once.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import sys
@@ -22,19 +23,20 @@ from PIL.PngImagePlugin import PngInfo
 
 from studio import grid_events
 from studio.grid import _footer, grid_of, headings
-from studio.grid_spec import GridSpec, Taken, grid_spec_from
+from studio.grid_spec import GridSpec, Row, Taken, grid_spec_from
 from studio.lettering import readable, unreadable
 from training import __version__
 from training.cli.for_programs import print_line
 from training.cli.output import lasting_output
 from training.errors import DataError, StudioError
 from training.prompt import KEY, Prompt
-from training.storage.paths import write_whole
+from training.storage.paths import read_regular, write_whole
 from training.style_files.metadata import model_name
 from training.style_files.reading import Style, printable
 
 if TYPE_CHECKING:
     from studio.library.generator import Generator
+    from training.diffusion.from_picture import Start
 
 
 @lasting_output()
@@ -103,25 +105,48 @@ def compare(spec: GridSpec) -> Path:
                 ):
                     _note(spec, f"{taken.title}: {warning}")
         with cpu_threads.following():
+            starts = _starts(spec, size, multiple)
             pictures = [
-                _row(generator, spec, prompt, seed, on_progress) for prompt, seed in spec.rows
+                _row(generator, spec, row, on_progress, starts.get(row.strength))
+                for row in spec.rows
             ]
     made = dataclasses.replace(spec, size=size)
     settings = described(made, files.title, parts.hash, generator.place.precision)
-    if missing := unreadable([*made.prompts, *(c.title for c in made.columns)]):
-        _note(
-            spec,
-            f"no font here has {missing[:20]}: in the picture they are written out, as "
-            f"{readable(missing[0])}. Install a font for them, for instance Noto Sans.",
-        )
-    labels = [(prompt, f"seed {seed}") for prompt, seed in made.rows]
-    grid = grid_of(headings(made, files.title), labels, pictures, footer=_footer(settings))
+    _note_letters(made)
+    originals = [starts[row.strength].pixels for row in made.rows] if starts else []
+    grid = _grid(made, files.title, pictures, [*map(Image.fromarray, originals)], settings)
     if spec.cells:
         for r, row in enumerate(pictures):
             for c, picture in enumerate(row):
                 write_whole(spec.cells / f"{r}-{c}.png", _cell(made, settings, r, c, picture))
     write_whole(spec.out, _png(grid, {KEY: json.dumps(settings, ensure_ascii=False)}))
     return spec.out
+
+
+def _note_letters(spec: GridSpec) -> None:
+    """Name the letters that no font here has."""
+    if missing := unreadable([*spec.prompts, *(c.title for c in spec.columns)]):
+        _note(
+            spec,
+            f"no font here has {missing[:20]}: in the picture they are written out, as "
+            f"{readable(missing[0])}. Install a font for them, for instance Noto Sans.",
+        )
+
+
+def _grid(
+    spec: GridSpec,
+    base: str,
+    pictures: list[list[Image.Image]],
+    originals: list[Image.Image],
+    settings: dict[str, Any],
+) -> Image.Image:
+    """The grid, with what each row began with as its first column."""
+    heads = headings(spec, base)
+    if originals:
+        heads = [("original", ""), *heads]
+        pictures = [[first, *row] for first, row in zip(originals, pictures, strict=True)]
+    labels = [(row.prompt, row.remark) for row in spec.rows]
+    return grid_of(heads, labels, pictures, footer=_footer(settings))
 
 
 def _match_named(taken: Taken, check: Callable[[Style], Any]) -> None:
@@ -132,19 +157,30 @@ def _match_named(taken: Taken, check: Callable[[Style], Any]) -> None:
         raise type(error)(f"{taken.path.name}: {error}") from None
 
 
+def _starts(spec: GridSpec, size: int, multiple: int) -> dict[float | None, Start]:
+    """What the rows of each strength begin with; {} where they begin with noise."""
+    from training.diffusion.from_picture import start_from
+
+    if spec.image is None:
+        return {}
+    first = start_from(spec.image, 1.0, side=size, multiple=multiple, mask=spec.mask)
+    return {strength: dataclasses.replace(first, strength=strength) for strength in spec.strengths}
+
+
 def _row(
     generator: Generator,
     spec: GridSpec,
-    prompt: str,
-    seed: int,
+    row: Row,
     on_progress: Callable[[int, int], None],
+    start: Start | None,
 ) -> list[Image.Image]:
     """All columns of one row in one denoising loop."""
-    prompts = prompts_of(spec, prompt, seed)
+    prompts = prompts_of(spec, row.prompt, row.seed)
     return generator.draw(
         prompts,
         [generator.wear([(t.path, t.weight) for t in c.styles]) for c in spec.columns],
         on_progress,
+        start,
     )
 
 
@@ -188,6 +224,13 @@ def _quieten() -> None:
         library.disable_progress_bar()
 
 
+def _steps(spec: GridSpec, row: Row) -> int:
+    """Denoising steps of a row."""
+    from training.diffusion.from_picture import steps_left
+
+    return spec.steps if row.strength is None else steps_left(spec.steps, row.strength)
+
+
 @contextmanager
 def _progress(spec: GridSpec) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr where that is a terminal, else now and then a line, and an event; yields what
@@ -203,7 +246,7 @@ def _progress(spec: GridSpec) -> Iterator[Callable[[int, int], None]]:
     )
 
     console, done, reported = Console(stderr=True), 0, time.monotonic()
-    rows, steps = len(spec.rows), len(spec.rows) * spec.steps
+    rows, steps = len(spec.rows), sum(_steps(spec, row) for row in spec.rows)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -239,7 +282,12 @@ def _progress(spec: GridSpec) -> Iterator[Callable[[int, int], None]]:
 def described(spec: GridSpec, base: str, base_hash: str, precision: str) -> dict[str, Any]:
     """The settings that decide the grid, for its metadata. Names and hashes, no folders."""
     columns = [c.described() | {"prompts": [c.text(p) for p in spec.prompts]} for c in spec.columns]
-    return {
+    begun = {}
+    if spec.image is not None:
+        begun = {"image": _of_file(spec.image), "strengths": list(spec.strengths)}
+    if spec.mask is not None:
+        begun["mask"] = _of_file(spec.mask)
+    return begun | {
         "kind": "comparison",
         "version": __version__,
         "base": {"title": base, "model": model_name(spec.base), "sha256": base_hash},
@@ -259,15 +307,23 @@ def _cell(
     spec: GridSpec, settings: dict[str, Any], row: int, column: int, picture: Image.Image
 ) -> bytes:
     """One picture: its Prompt under the usual key, and beside it the base and the style."""
-    prompt = prompts_of(spec, *spec.rows[row])[column]
+    at = spec.rows[row]
+    prompt = prompts_of(spec, at.prompt, at.seed)[column]
     style = {k: v for k, v in settings["columns"][column].items() if k != "prompts"}
-    return _png(
-        picture,
-        {
-            KEY: prompt.to_json(),
-            f"{KEY}_column": json.dumps({"base": settings["base"], **style}, ensure_ascii=False),
-        },
-    )
+    texts = {
+        KEY: prompt.to_json(),
+        f"{KEY}_column": json.dumps({"base": settings["base"], **style}, ensure_ascii=False),
+    }
+    if at.strength is not None:
+        start = {name: settings[name] for name in ("image", "mask") if name in settings}
+        texts[f"{KEY}_start"] = json.dumps(start | {"strength": at.strength}, ensure_ascii=False)
+    return _png(picture, texts)
+
+
+def _of_file(path: Path) -> dict[str, str]:
+    """A picture that was begun with, by its name and hash."""
+    digest = hashlib.sha256(read_regular(path)).hexdigest()
+    return {"file": path.name, "sha256": digest}
 
 
 def _png(picture: Image.Image, texts: dict[str, str]) -> bytes:

@@ -52,8 +52,9 @@ def grid_of(
     headings: title and remark of each column; rows: prompt and remark of each row; pictures:
     [rows][columns].
     """
-    side = pictures[0][0].width
+    side, high = pictures[0][0].size
     cell = side * max(1, -(-SMALLEST_CELL // side))
+    tall = high * cell // side
     large = min(30, max(15, cell // 15))  # px, letters
     gap, small = max(6, cell // 32), round(large * 0.82)
     margin, label = 3 * gap, min(340, max(170, round(cell * 0.75)))
@@ -64,41 +65,31 @@ def grid_of(
     heading = max(_height(t, large) + _height(r, small) for t, r in zip(*tops, strict=True)) + gap
     width = margin + label + len(headings) * (gap + cell) + margin
     end = _lines(footer, width - 2 * margin, small, 2)
-    sheet = Image.new(
-        "RGB",
-        (
-            width,
-            margin
-            + heading
-            + len(rows) * (cell + gap)
-            + (_height(end, small) + gap if end else 0)
-            + margin
-            - gap,
-        ),
-        PAPER,
-    )
+    footing = _height(end, small) + gap if end else 0
+    height = margin + heading + len(rows) * (tall + gap) + footing + margin - gap
+    sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     for c, (title, remark) in enumerate(zip(*tops, strict=True)):
         x = margin + label + gap + c * (cell + gap)
         y = margin + heading - gap - _height(title, large) - _height(remark, small)
         _write(pen, x, _write(pen, x, y, title, large, INK), remark, small, GREY)
     for r, (prompt, remark) in enumerate(rows):
-        y = margin + heading + r * (cell + gap)
-        fitting = max(1, int((cell - 2 * small) / (large * 1.3)))
+        y = margin + heading + r * (tall + gap)
+        fitting = max(1, int((tall - 2 * small) / (large * 1.3)))
         below = _write(
             pen, margin, y, _lines(prompt or "(no words)", label, large, fitting), large, INK
         )
         _write(pen, margin, below + gap // 2, [remark], small, GREY)
         for c, picture in enumerate(pictures[r]):
             shown = (
-                picture if cell == side else picture.resize((cell, cell), Image.Resampling.LANCZOS)
+                picture if cell == side else picture.resize((cell, tall), Image.Resampling.LANCZOS)
             )
             x = margin + label + gap + c * (cell + gap)
             pen.rectangle(
-                (x - 1, y - 1, x + cell, y + cell), outline=HAIRLINE
+                (x - 1, y - 1, x + cell, y + tall), outline=HAIRLINE
             )  # white pictures end somewhere too
             sheet.paste(shown, (x, y))
-    _write(pen, margin, margin + heading + len(rows) * (cell + gap) + gap // 2, end, small, GREY)
+    _write(pen, margin, margin + heading + len(rows) * (tall + gap) + gap // 2, end, small, GREY)
     return sheet
 
 

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
-from training.cli.for_programs import add_completion
+from studio.grid_arguments import EVERY, MOST_SIZE, STRENGTH, number, parser, whole
 from training.data.captions import TEMPLATE, captioned
+from training.data.pictures import open_picture
 from training.errors import ConfigError, DataError
-from training.samplers import OWN, SAMPLERS, named
+from training.prompt import LEAST_STRENGTH, MOST_GUIDANCE, MOST_STEPS
+from training.samplers import OWN, named
 from training.storage.paths import checked_writable
 from training.style_files.reading import Style, printable, read_style
-from training.style_files.strengths import GROUPS, Weight, mix
-
-if TYPE_CHECKING:
-    pass
-
-
-MOST_STEPS, MOST_GUIDANCE, MOST_SIZE = 200, 30.0, 4096  # denoising steps, scale, px
-
-
-STYLES = (
-    "style files, each a column; strength 1 is as trained, 0 is the base. FILE:0.7:0.2 takes "
-    "the text encoders at 0.2, "
-    f"FILE:0.7:mid=1,up.1=0 groups of layers otherwise ({GROUPS}); FILE:0.7+FILE:0.5 is a mix"
-)
-
-
-EVERY = "15"  # seconds between lines where there is no terminal to draw a bar in
+from training.style_files.strengths import Weight, mix
 
 
 @dataclass(frozen=True)
@@ -117,11 +102,28 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Row:
+    """A row of the grid. strength: of the picture that it begins with, None for none."""
+
+    prompt: str
+    seed: int
+    strength: float | None = None
+
+    @property
+    def remark(self) -> str:
+        """What stands below the prompt."""
+        begun = "" if self.strength is None else f", strength {self.strength:g}"
+        return f"seed {self.seed}{begun}"
+
+
+@dataclass(frozen=True)
 class GridSpec:
     """What to compare, checked as far as it can be without a base.
 
     size: px, 0 for the base's own; cells: None for no single pictures; events: file that is told
-    how far the drawing is, None for none; as_json: the same and the result on stdout.
+    how far the drawing is, None for none; as_json: the same and the result on stdout; image: what
+    the pictures begin with, None for noise alone; strengths: shares of the noise levels that are
+    gone through from there; mask: where the picture is drawn anew, None for everywhere.
     """
 
     base: str
@@ -140,117 +142,16 @@ class GridSpec:
     every: float = float(EVERY)
     events: Path | None = None
     as_json: bool = False
+    image: Path | None = None
+    strengths: tuple[float, ...] = ()
+    mask: Path | None = None
 
     @property
-    def rows(self) -> list[tuple[str, int]]:
-        """Prompt and seed of every row."""
-        return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse that complains as the rest of the project does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. See compare-styles --help.")
-
-
-def parser() -> Parser:
-    made = Parser(
-        prog="compare-styles",
-        description="Draw a base model beside styles, all from the same noise, into one "
-        "labelled picture.",
-        allow_abbrev=False,
-    )
-    add_completion(made)
-    add = made.add_argument
-    several: dict[str, Any] = {"nargs": "+", "action": "extend"}
-    add(
-        "--base",
-        required=True,
-        metavar="MODEL",
-        help="mini (built in), a diffusers folder, a single .safetensors checkpoint, or a hub id",
-    )
-    add("--style", **several, default=[], metavar="FILE[:STRENGTH]", help=STYLES)
-    add(
-        "--prompt",
-        **several,
-        default=[],
-        metavar="TEXT",
-        help="what to draw, each a row for every seed",
-    )
-    add("--seed", **several, metavar="N", help="noise of the rows (default: 0)")
-    add(
-        "--negative",
-        default="",
-        metavar="TEXT",
-        help="what to keep away from; needs a guidance above 1",
-    )
-    add(
-        "--steps",
-        default="25",
-        metavar="N",
-        help=f"denoising steps, 1 to {MOST_STEPS} (default: 25)",
-    )
-    add(
-        "--guidance",
-        default="5",
-        metavar="G",
-        help=f"guidance scale, 1 to {MOST_GUIDANCE:g}; 1 = off (default: 5)",
-    )
-    add(
-        "--sampler",
-        default=OWN,
-        metavar="NAME",
-        help=f"base (its own, the default), {', '.join(SAMPLERS)}",
-    )
-    add("--size", default="0", metavar="PX", help="side of a picture; 0 = the base's own (default)")
-    _add_output_arguments(made)
-    return made
-
-
-def _add_output_arguments(made: Parser) -> None:
-    """Where the pictures go, what they leave out, and what they are drawn on."""
-    add = made.add_argument
-    add("--out", required=True, metavar="GRID.png", help="the grid; replaced when it exists")
-    add(
-        "--cells",
-        metavar="FOLDER",
-        help="also every picture by itself, as <row>-<column>.png, both counted from 0",
-    )
-    add("--no-base", action="store_true", help="leave out the base's column")
-    add(
-        "--no-trigger",
-        action="store_true",
-        help="draw every column from the prompt as it is, without the style's trigger word",
-    )
-    add(
-        "--dtype",
-        default="auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        help="precision of the base (default: auto)",
-    )
-    add(
-        "--device",
-        default="auto",
-        metavar="NAME",
-        help="auto, cpu, cuda, cuda:N, xpu, xpu:N or mps (default: auto)",
-    )
-    add(
-        "--every",
-        default=EVERY,
-        metavar="S",
-        help=f"seconds between words on what is done, where no bar can be drawn (default: {EVERY})",
-    )
-    add(
-        "--events",
-        metavar="FILE",
-        help="also append what is done to FILE, every --every seconds, one JSON object a line",
-    )
-    add(
-        "--json",
-        action="store_true",
-        help="print the same lines instead of a bar, and the result as the last one",
-    )
+    def rows(self) -> list[Row]:
+        """Every prompt with every seed, and where it begins with a picture at every strength."""
+        begun = self.strengths or (None,)
+        pairs = [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
+        return [Row(prompt, seed, strength) for prompt, seed in pairs for strength in begun]
 
 
 def grid_spec_from(argv: Sequence[str]) -> GridSpec:
@@ -272,12 +173,13 @@ def grid_spec_from(argv: Sequence[str]) -> GridSpec:
             "expected."
         )
     numbers = {
-        "seeds": tuple(_whole("--seed", s, 0, 2**63 - 1) for s in given.seed or ["0"]),
-        "steps": _whole("--steps", given.steps, 1, MOST_STEPS),
-        "guidance": _number("--guidance", given.guidance, 1, MOST_GUIDANCE),
-        "size": _whole("--size", given.size, 0, MOST_SIZE),
-        "every": _number("--every", given.every, 0, 3600),
+        "seeds": tuple(whole("--seed", s, 0, 2**63 - 1) for s in given.seed or ["0"]),
+        "steps": whole("--steps", given.steps, 1, MOST_STEPS),
+        "guidance": number("--guidance", given.guidance, 1, MOST_GUIDANCE),
+        "size": whole("--size", given.size, 0, MOST_SIZE),
+        "every": number("--every", given.every, 0, 3600),
     }
+    begun = _begun(given)
     out = Path(given.out).expanduser()
     cells = Path(given.cells).expanduser() if given.cells else None
     events = Path(given.events).expanduser() if given.events else None
@@ -305,24 +207,29 @@ def grid_spec_from(argv: Sequence[str]) -> GridSpec:
         "device": given.device,
     }
     return GridSpec(
-        given.base, columns, tuple(given.prompt), out=out, cells=cells, **plain, **numbers
+        given.base, columns, tuple(given.prompt), out=out, cells=cells, **plain, **numbers, **begun
     )
 
 
-def _is_number(text: str) -> bool:
-    return bool(re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", text))
-
-
-def _number(what: str, text: str, low: float, high: float) -> float:
-    if not _is_number(text) or not low <= float(text) <= high or not math.isfinite(float(text)):
-        raise ConfigError(f"{what} is {text!r}: a number from {low:g} to {high:g} was expected.")
-    return float(text)
-
-
-def _whole(what: str, text: str, low: int, high: int) -> int:
-    if not re.fullmatch(r"[+-]?\d{1,30}", text) or not low <= int(text) <= high:
-        raise ConfigError(f"{what} is {text!r}: a whole number from {low} to {high} was expected.")
-    return int(text)
+def _begun(given: argparse.Namespace) -> dict[str, Any]:
+    """What the pictures begin with: image, strengths, mask. Raises ConfigError, DataError."""
+    strengths = tuple(
+        number("--strength", text, LEAST_STRENGTH, 1) for text in given.strength or [STRENGTH]
+    )
+    files = {}
+    for name in ("image", "mask"):
+        files[name] = Path(text).expanduser() if (text := getattr(given, name)) else None
+    if files["image"] is None:
+        for name in ("strength", "mask"):
+            if getattr(given, name):
+                raise ConfigError(
+                    f"--{name} needs --image, the picture to begin with. Add it, or leave out "
+                    f"--{name}."
+                )
+        return {}
+    for path in filter(None, files.values()):
+        open_picture(path)  # what cannot be read is refused before a base is loaded
+    return {**files, "strengths": tuple(dict.fromkeys(strengths))}
 
 
 def _columns(chosen: Sequence[tuple[Taken, ...]], *, calls: bool, base: bool) -> tuple[Column, ...]:

@@ -71,7 +71,7 @@ def test_the_notebook_is_valid_and_holds_no_output() -> None:
 @pytest.mark.parametrize("command", ["train-style", "compare-styles", "style-studio"])
 def test_the_notebook_uses_flags_that_there_are(command: str) -> None:
     from studio.__main__ import _parser as studio_parser
-    from studio.grid_spec import parser as compare_parser
+    from studio.grid_arguments import parser as compare_parser
     from training.cli.train_arguments import parser as train_parser
 
     made = {

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+MOST_STEPS, MOST_GUIDANCE = 200, 30.0  # denoising steps, scale
+LEAST_STRENGTH = 0.01  # of a picture to begin with
 KEY = "style_studio"  # the PNG text chunk that holds the record
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One picture to draw. size:
-
-    px of a square's side, 0 for the base's own; equal prompts draw equal pictures on a CPU.
+    """One picture to draw. size: its width in px, 0 for the base's own; height: px, 0 for a square.
+    Equal prompts draw equal pictures on a CPU.
     """
 
     text: str
@@ -30,9 +31,18 @@ class Prompt:
     seed: int = 0
     size: int = 0
     sampler: str = "base"  # of training.samplers; base = the one that the base comes with
+    height: int = 0
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Width and height in px, 0 for the base's own."""
+        return self.size, self.height or self.size
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+        record = dataclasses.asdict(self)
+        if not self.height:  # as earlier versions wrote it, and read it
+            del record["height"]
+        return json.dumps(record, ensure_ascii=False)
 
     def to_png(self, picture: Image.Image) -> bytes:
         """The picture as a PNG file that says how it was drawn."""

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from training.adapters.inference import ActiveStyle, load_style
+from training.diffusion.from_picture import Start
 from training.diffusion.sampling import draw
 from training.errors import OutOfMemory
 from training.models import base_files, loader
@@ -102,16 +103,17 @@ class Generator:
         prompts: Sequence[Prompt],
         rows: Sequence[Sequence[ActiveStyle]] = (),
         on_progress: Callable[[int, int], None] | None = None,
+        start: Start | None = None,
     ) -> list[Image.Image]:
         """One picture a prompt, in one denoising loop; rows: what each picture wears, () for the
-        base alone, several styles mix.
+        base alone, several styles mix; start: the picture that all of them begin with.
 
         Where the memory is too small for all of them, in two loops of half as many, and so on.
         Raises OutOfMemory when one is too much.
         """
         with self._turn:
             try:
-                return draw(self.parts, prompts, rows=rows, on_progress=on_progress)
+                return draw(self.parts, prompts, rows=rows, start=start, on_progress=on_progress)
             except torch.OutOfMemoryError:
                 if len(prompts) == 1:
                     where = self.place.name
@@ -121,8 +123,8 @@ class Generator:
                     ) from None
             torch.cuda.empty_cache()
             half = (len(prompts) + 1) // 2
-            return self.draw(prompts[:half], rows[:half], on_progress) + self.draw(
-                prompts[half:], rows[half:], on_progress
+            return self.draw(prompts[:half], rows[:half], on_progress, start) + self.draw(
+                prompts[half:], rows[half:], on_progress, start
             )
 
 

@@ -11,6 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from training.adapters.inference import ActiveStyle, apply_styles, read_by
+from training.diffusion.from_picture import Begun, Start
 from training.errors import ConfigError, DataError
 from training.models.family import Conditioning, Parts
 from training.modules.compile import as_written
@@ -35,21 +37,20 @@ def draw(
     prompts: Sequence[Prompt],
     *,
     rows: Sequence[Sequence[ActiveStyle]] = (),
+    start: Start | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     encode: Callable[[Sequence[str]], Conditioning] | None = None,
 ) -> list[Image.Image]:
     """Draw one picture a prompt, all in one denoising loop. rows: the styles of each picture,
-    none for the base as it is.
+    none for the base as it is; start: the picture that all of them begin with.
 
     Prompts of one call share steps, guidance, size and sampler; each has its own text, negative and
     seed. on_progress(step, steps) is called after every denoising step. encode: says texts, when
     the text encoders are gone. Raises DataError when a size does not fit the base, ConfigError when
     the sampler does not.
     """
-    shared = {(p.steps, p.guidance, p.size, p.sampler) for p in prompts}
-    if len(shared) != 1:
-        raise ValueError("prompts drawn together must share steps, guidance, size and sampler")
-    (steps, guidance, _, sampler), count = shared.pop(), len(prompts)
+    steps, guidance, sampler = _shared(prompts)
+    count = len(prompts)
     family, two_rows = parts.family, parts.family.guided == "two rows" and guidance > 1
     tokens = [[token for active in row for token in active.words] for row in rows]
     reader = read_by(parts, rows) if rows else parts
@@ -57,8 +58,9 @@ def draw(
     negatives = [p.negative or family.empty for p in prompts] if two_rows else []
     if parts.text_states is not None:  # before the denoiser is there
         encode([*negatives, *(p.text for p in prompts)])
-    latents = noise(parts, prompts)
+    latents = noise(parts, prompts if start is None else [_sized(p, start) for p in prompts])
     scheduler = schedule(parts, sampler, steps, latents)
+    begun = Begun(parts, scheduler, prompts, start, latents) if start is not None else None
     networks = {name: parts.networks[name] for name in family.adapted if name in parts.networks}
     with as_written(parts.denoiser), apply_styles(networks, rows) if rows else nullcontext():
         words = encode([p.text for p in prompts])
@@ -67,10 +69,13 @@ def draw(
         heard = (guidance,) if family.guided == "number" else ()
         extra = _step_arguments(scheduler, prompts)
         latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
-        for i, t in enumerate(scheduler.timesteps):
+        timesteps, skipped = scheduler.timesteps, 0
+        if begun is not None:
+            latents, timesteps, skipped = begun.latents, begun.timesteps, begun.skipped
+        for i, t in enumerate(timesteps):
             cpu_threads.follow()
             noisy = _denoiser_input(parts, scheduler, latents, t, two_rows)
-            level = t if family.flow is None else flow_level(scheduler, i, t)
+            level = t if family.flow is None else flow_level(scheduler, skipped + i, t)
             level = level.expand(len(noisy))
             said = family.predict(parts, noisy, level, words, *heard).to(latents.dtype)
             if two_rows:  # Ho and Salimans 2022, eq. 6
@@ -78,9 +83,26 @@ def draw(
                 said = without + guidance * (with_words - without)
                 said = family.steer(said, with_words) if family.steer else said
             latents = scheduler.step(said, t, latents, return_dict=False, **extra)[0]
+            latents = begun.masked(latents, i) if begun else latents
             if on_progress:
-                on_progress(i + 1, steps)
-    return decoded(parts, latents)
+                on_progress(i + 1, begun.steps if begun else steps)
+    pictures = decoded(parts, latents)
+    return begun.finished(pictures) if begun else pictures
+
+
+def _shared(prompts: Sequence[Prompt]) -> tuple[int, float, str]:
+    """Steps, guidance and sampler of prompts that are drawn together."""
+    shared = {(p.steps, p.guidance, p.extent, p.sampler) for p in prompts}
+    if len(shared) != 1:
+        raise ValueError("prompts drawn together must share steps, guidance, size and sampler")
+    steps, guidance, _, sampler = shared.pop()
+    return steps, guidance, sampler
+
+
+def _sized(prompt: Prompt, start: Start) -> Prompt:
+    """The prompt in the size of the picture that it begins with."""
+    width, height = start.size
+    return replace(prompt, size=width, height=height)
 
 
 def _denoiser_input(
@@ -168,18 +190,15 @@ def _flow_sampler(parts: Parts, sampler: str, mu: float) -> Any:
 
 def noise(parts: Parts, prompts: Sequence[Prompt]) -> Tensor:
     """First latents [B, C, h, w], each from its own seed, in float32 or better."""
-    side = prompts[0].size or parts.size
-    if side % parts.multiple:
+    width = prompts[0].size or parts.size
+    height = prompts[0].height or width
+    if width % parts.multiple or height % parts.multiple:
+        shown = f"{width}" if width == height else f"{width} x {height}"
         raise DataError(
-            f"pictures of {side} px cannot be drawn with {parts.title}: a multiple of "
+            f"pictures of {shown} px cannot be drawn with {parts.title}: a multiple of "
             f"{parts.multiple} px was expected."
         )
-    shape = (
-        1,
-        parts.space.channels,
-        side // parts.pixel_step,
-        side // parts.pixel_step,
-    )
+    shape = (1, parts.space.channels, height // parts.pixel_step, width // parts.pixel_step)
     drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(p.seed)) for p in prompts]
     return torch.cat(drawn).to(
         parts.denoiser.device, torch.promote_types(parts.denoiser.dtype, torch.float32)
