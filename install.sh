@@ -83,6 +83,8 @@ case $(uname -m) in
 x86_64 | amd64 | arm64 | aarch64) ;;
 *) fail "there is no torch for a $(uname -m) processor." "A 64-bit Intel, AMD or ARM processor and system are needed." ;;
 esac
+[ "$(getconf LONG_BIT 2>/dev/null || echo 64)" != 32 ] ||
+    fail "there is no torch for a 32-bit system." "Install a 64-bit system on this machine."
 free=$(df -Pk . | awk 'NR == 2 { print $4 }')
 if [ ! -f .venv/.installed ] && [ "${free:-$least_free}" -lt "$least_free" ]; then
     fail "only $((free / 1000)) MB are free on this disk." \

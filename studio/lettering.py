@@ -7,12 +7,14 @@ for among the system's fonts.
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
 import os
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,9 +27,7 @@ TRIAL = 20  # px
 # One shape a letter, to see whether a font has it: other layouts put marks on dotted circles
 SIMPLE = ImageFont.Layout.BASIC
 BLOCK = 128  # letters next to each other, which fonts have together
-MOST_FONTS = 12  # of a block
-# Where the small scripts end: of those a font has some letters of a block and lacks others
-LAST_SMALL = 0x2E7F
+MOST_FONTS = 12  # that are tried for a letter
 # Parts of the names of fonts that have the letters of a whole script, as systems bring them
 LIKELY = (
     *("notosanscjk", "sourcehansans", "msyh", "simsun", "simhei", "malgun", "yugoth", "meiryo"),
@@ -116,7 +116,7 @@ def _trial() -> Any:
 @functools.lru_cache(maxsize=4096)
 def font_with(letter: str) -> tuple[str, int] | None:
     """A font that has a letter, as its file and the number in it; None when there is none."""
-    for place in ((str(OWN), 0), *_of_system(ord(letter) // BLOCK * BLOCK)):
+    for place in ((str(OWN), 0), *_of_system(letter)):
         try:
             if _has(_tried(*place), letter):
                 return place
@@ -125,11 +125,20 @@ def font_with(letter: str) -> tuple[str, int] | None:
     return None
 
 
+def _of_system(letter: str) -> Sequence[tuple[str, int]]:
+    """The system's fonts that have a letter, or where nobody says so any one next to it, the likely
+    ones first.
+    """
+    known = _of_fontconfig()
+    if known is None:
+        return _near(ord(letter) // BLOCK * BLOCK)
+    said = (place for place, letters in known if _is_among(letter, letters))
+    return [*itertools.islice(said, MOST_FONTS)]
+
+
 @functools.lru_cache(maxsize=64)
-def _of_system(block: int) -> tuple[tuple[str, int], ...]:
-    """The system's fonts that have any letter of a block, the likely ones first."""
-    asked = _of_fontconfig(block)
-    places = asked if asked is not None else [(path, 0) for path in _files_of_system()]
+def _near(block: int) -> tuple[tuple[str, int], ...]:
+    places = ((path, 0) for path in _files_of_system())
     return tuple(place for place in places if _covers(place, block))[:MOST_FONTS]
 
 
@@ -141,11 +150,12 @@ def _covers(place: tuple[str, int], block: int) -> bool:
         return False
 
 
-@functools.lru_cache(maxsize=64)
-def _of_fontconfig(block: int) -> list[tuple[str, int]] | None:
-    """Fonts that fontconfig has for any letter of a block; None where there is no fontconfig."""
-    asked = ["fc-list", "--format", "%{file}\n%{index}\n"]
-    asked += [f":charset={block + BLOCK // 2:x}"] if block > LAST_SMALL else []
+@functools.cache
+def _of_fontconfig() -> list[tuple[tuple[str, int], str]] | None:
+    """The fonts that fontconfig knows, the likely ones first, and the letters of each as
+    "20-7e 3041-3096"; None where there is no fontconfig.
+    """
+    asked = ["fc-list", "--format", "%{file}\n%{index}\n%{charset}\n"]
     try:
         done = subprocess.run(
             asked, capture_output=True, timeout=LONGEST_ASKING, check=True, stdin=subprocess.DEVNULL
@@ -153,10 +163,29 @@ def _of_fontconfig(block: int) -> list[tuple[str, int]] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     lines = os.fsdecode(done.stdout).splitlines()
-    pairs = zip(lines[::2], lines[1::2], strict=False)
     # In the upper half of the index is the number of a variable font's instance
-    places = {(file, int(index) & 0xFFFF) for file, index in pairs if index.isdigit()}
-    return sorted(places, key=lambda place: (*_likeliness(place[0]), place[1]))
+    found = {
+        (file, int(index) & 0xFFFF): letters
+        for file, index, letters in zip(lines[::3], lines[1::3], lines[2::3], strict=False)
+        if index.isdigit()
+    }
+    return sorted(found.items(), key=lambda font: (*_likeliness(font[0][0]), font[0][1]))
+
+
+def _is_among(letter: str, letters: str) -> bool:
+    starts, ends = _ranges(letters)
+    at = bisect.bisect_right(starts, ord(letter)) - 1
+    return at >= 0 and ord(letter) <= ends[at]
+
+
+@functools.lru_cache(maxsize=4096)
+def _ranges(letters: str) -> tuple[list[int], list[int]]:
+    """First and last numbers of ranges of letters in rising order."""
+    pairs = [part.partition("-") for part in letters.split()]
+    return (
+        [int(first, 16) for first, _, _ in pairs],
+        [int(last or first, 16) for first, _, last in pairs],
+    )
 
 
 @functools.cache

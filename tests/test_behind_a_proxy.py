@@ -1,6 +1,6 @@
 """The page behind a real nginx and a real Caddy on loopback, as docs/behind-a-proxy.md has them.
 
-nginx also with TLS, under a certificate that is made here.
+Both also with TLS, under a certificate that is made here.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ server {{ listen 127.0.0.1:{port} {tls}; location / {{
 proxy_pass http://127.0.0.1:{page}; proxy_http_version 1.1;
 proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr;
 proxy_set_header X-Forwarded-Proto {scheme}; proxy_buffering off; }} }} }}"""
+# As documented: the name, the protocol and the client's address are Caddy's own doing
+CADDY_TLS = """{{ admin off\n auto_https off\n default_sni {name}\n }}
+https://{name}:{port} {{ bind 127.0.0.1\n tls {folder}/certificate {folder}/key
+ reverse_proxy 127.0.0.1:{page} {{\n flush_interval -1\n }}\n }}\n"""
 CADDY = """{{ admin off\n auto_https off\n }}\nhttp://{name}:{port} {{ bind 127.0.0.1
  reverse_proxy 127.0.0.1:{page} {{
  header_up Host {name}\n header_up X-Forwarded-Proto https\n flush_interval -1\n }}\n }}\n"""
@@ -62,7 +66,7 @@ def command(
     program: str, folder: Path, port: int, page: int, *, encrypted: bool = False
 ) -> list[str]:
     file = folder / "config"
-    text = {"nginx": NGINX, "caddy": CADDY}[program]
+    text = {"nginx": NGINX, "caddy": CADDY_TLS if encrypted else CADDY}[program]
     tls = TLS.format(folder=folder) if encrypted else ""
     scheme = "$scheme" if encrypted else "https"
     places = {"folder": folder, "port": port, "page": page}
@@ -144,7 +148,8 @@ def test_the_page_answers_to_its_public_name(program: str, page: int, tmp_path: 
         check_public_name(port)
 
 
-def test_the_page_answers_behind_tls(page: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", ["nginx", "caddy"])
+def test_the_page_answers_behind_tls(program: str, page: int, tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make a certificate with")
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
@@ -152,12 +157,13 @@ def test_the_page_answers_behind_tls(page: int, tmp_path: Path) -> None:
     made += ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "certificate")]
     subprocess.run(made, check=True, capture_output=True)
     tls = ssl.create_default_context(cafile=str(tmp_path / "certificate"))
-    with proxy("nginx", tmp_path, page, tls) as port:
+    with proxy(program, tmp_path, page, tls) as port:
         check_public_name(port, tls)
 
 
 def test_another_name_is_refused(page: int) -> None:
-    assert ask(page, "GET", "/", Host="other.invalid")[0] == 400
+    status, text = ask(page, "GET", "/", Host="other.invalid")
+    assert status == 400 and "asked for as other.invalid, which" in text
 
 
 def test_a_proxy_that_asks_under_its_own_name_is_answered(page: int) -> None:

@@ -150,7 +150,8 @@ def test_the_queue_takes_the_device_that_torch_was_made_for(
     [
         ("CPU", "echo Grand Card 9000", "Grand Card 9000"),
         ("CPU", "exit 9", ""),  # the program is there, its driver is not
-        ("CUDA 13.0", "echo Grand Card 9000", ""),
+        ("CUDA 13.0", "echo Grand Card 9000", "the driver is too old"),
+        ("CUDA 13.0", "exit 9", ""),
         ("CPU", None, ""),
     ],
 )

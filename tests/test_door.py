@@ -15,11 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from studio.server import auth
 from studio.system import doctor, storage
 from tests.test_page import ROOT, free_port, page_process
-from training.errors import ConfigError, StudioError
+from training.errors import ConfigError, StudioError, without_controls
 from training.storage.paths import Workspace
 
 SECRET = "correct horse battery"
@@ -270,3 +273,28 @@ def test_the_doctor_says_what_is_bad_and_what_to_do(
     for about in ("device", "no-such-library", "workspace folder"):
         assert found[about].state == "bad" and found[about].advice, about
     assert "pip install" in doctor.summary_line(found["no-such-library"])
+
+
+@pytest.mark.parametrize(
+    ("name", "is_known"),
+    [
+        *(("127.0.0.1:7860", True), ("localhost", True), ("[::1]:7860", True)),
+        *(("Studio.Example.org", True), ("box.lan:7860", False)),
+        *(("studio.example.org.evil", False), ("127.0.0.1.evil:7860", False)),
+        *(("\x1b[31m", False), ("a" * 500, False)),
+    ],
+)
+def test_another_name_is_named_and_how_to_give_it(name: str, is_known: bool) -> None:
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("the page")(scope, receive, send)
+
+    names = auth.names("127.0.0.1", "studio.example.org")
+    asker = TestClient(auth.KnownNames(page, names), base_url="http://127.0.0.1")
+    answer = asker.get("/", headers={"host": name})
+    assert answer.status_code == (200 if is_known else 400)
+    if is_known:
+        assert answer.text == "the page"
+    else:
+        assert f"asked for as {without_controls(name)[:100]}, " in answer.text
+        assert "--public-name NAME" in answer.text
+        assert "studio.example.org" not in answer.text.replace(name, "")

@@ -14,7 +14,6 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from gradio import routes
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.testclient import TestClient
 
 from studio.page import app
@@ -118,7 +117,7 @@ def file_without_sandbox(asker: TestClient) -> bool:
 GUARDS: list[tuple[type, Callable[[TestClient], bool]]] = [
     (auth.SameOrigin, writes_for_another_site),
     (auth.SameOrigin, reads_for_another_site),
-    (TrustedHostMiddleware, reads_under_another_name),
+    (auth.KnownNames, reads_under_another_name),
     (rate_limit.Limits, reads_a_token),
     (rate_limit.Limits, event_of_half_a_gigabyte),
     (app.WithHeaders, file_without_sandbox),

@@ -6,6 +6,14 @@ Imports no gradio and nothing of studio/.
 import os
 import sys
 
+if sys.version_info < (3, 11) or sys.maxsize < 2**32:
+    bits = "64" if sys.maxsize > 2**32 else "32"
+    # Written so that older ones can read it, too
+    found = "This is Python " + sys.version.split()[0] + " of " + bits + " bits: " + sys.executable
+    sys.stderr.write("Style Studio needs Python 3.11 or newer, of 64 bits. " + found + "\n")
+    sys.stderr.write("Install one from python.org, or run install.sh or install.ps1.\n")
+    sys.exit(2)
+
 from training import openmp
 
 __version__ = "0.1.0"

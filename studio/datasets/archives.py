@@ -7,6 +7,7 @@ the folder they came from.
 
 from __future__ import annotations
 
+import errno
 import re
 import struct
 import zipfile
@@ -30,7 +31,8 @@ from training.data.file_kinds import (
     why_not_taken,
 )
 from training.data.pictures import LARGEST_PICTURE_FILE
-from training.errors import DataError
+from training.errors import DataError, SpaceError
+from training.storage.disk_errors import advice, cause
 
 MOST_MEMBERS = 5000  # pictures and captions that are taken from one zip
 MOST_NAMES = 20_000  # in its listing, folders and all
@@ -49,7 +51,7 @@ def is_zip(file: Path) -> bool:
 
 def unpacked(archive: Path, into: Path) -> tuple[list[Incoming], list[tuple[str, str]]]:
     """Unpack pictures and captions into `into`; return them, and what was refused with the reason.
-    Raises DataError for what is no zip at all.
+    Raises DataError for what is no zip at all, SpaceError where the disk takes no more.
     """
     taken: list[Incoming] = []
     refused: list[tuple[str, str]] = []
@@ -78,6 +80,13 @@ def unpacked(archive: Path, into: Path) -> tuple[list[Incoming], list[tuple[str,
                 folder = str(inside.parent).removeprefix(".")
                 taken.append(Incoming(inside.name, path, folder, str(archive), is_readable))
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        # Without a number, or for a place that no file has, zipfile says it of the archive
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            elsewhere = "set TMPDIR to a folder on another disk and start the page again"
+            raise SpaceError(
+                f"A zip cannot be unpacked among the temporary files ({cause(error)}). "
+                f"{advice(error, elsewhere)}"
+            ) from error
         raise DataError(
             f"cannot be opened as a zip ({type(error).__name__}). Pack it again."
         ) from None

@@ -15,6 +15,7 @@ from typing import Any
 from training.data.captions import TEMPLATE, captioned
 from training.data.checks import Reader, kept, trained_caption
 from training.errors import ModelError
+from training.storage.disk_errors import reading_aid
 from training.storage.paths import builtin_base, read_regular
 from training.style_files.family_spec import SPECS, FamilySpec
 
@@ -180,8 +181,10 @@ def _json(path: Path) -> dict[str, Any]:
         found = json.loads(read_regular(path).decode("utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError):
-        raise ModelError(f"{path} cannot be read. Download the base again.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{path} cannot be read ({error}). {reading_aid(error) or 'Download the base again'}."
+        ) from None
     return found if isinstance(found, dict) else {}
 
 
@@ -220,7 +223,8 @@ def _tokenizer(folder: Path) -> Any:
             return None
     except Exception as error:  # the tokenizers library raises nothing narrower for a damaged file
         raise ModelError(
-            f"the tokenizer in {folder} cannot be read ({error}). Download the base again."
+            f"the tokenizer in {folder} cannot be read ({error}). "
+            f"{reading_aid(error) or 'Download the base again'}."
         ) from None
     found.no_truncation()
     found.no_padding()

@@ -12,7 +12,6 @@ import gradio as gr
 from gradio.data_classes import BlocksConfigDict
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.page import api
@@ -184,9 +183,7 @@ def middleware(page: gr.Blocks, *, host: str, public_name: str = "") -> list[Mid
         upload_folder=folder,
         is_logged_in=gradio_patches.is_logged_in,
     )
-    known = Middleware(
-        TrustedHostMiddleware, allowed_hosts=auth.names(host, public_name), www_redirect=False
-    )
+    known = Middleware(auth.KnownNames, names=auth.names(host, public_name))
     same = Middleware(auth.SameOrigin, public_name=public_name)
     return [
         Middleware(WithHeaders),

@@ -15,14 +15,18 @@ import socket
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import psutil
+from starlette.datastructures import Headers
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from training.errors import ConfigError
+from training.errors import ConfigError, without_controls
 
 USER = "studio"  # the one name that the login asks for
 VARIABLE = "STYLE_STUDIO_PASSWORD"
@@ -149,6 +153,39 @@ def names(host: str, public_name: str = "") -> list[str]:
         ]
         found += [name, f"{name}.local", *(a if ":" not in a else f"[{a}]" for a in addresses)]
     return list(dict.fromkeys(found))
+
+
+class KnownNames:
+    """Refuses what is asked under a name that is not this page's (DNS rebinding), and says under
+    which one and what to do. It names no address of this machine: another site's script may read
+    the answer.
+    """
+
+    def __init__(self, app: ASGIApp, names: Sequence[str]) -> None:
+        self.app, self.names = app, names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_known = False
+
+        async def known(*asked: Any) -> None:
+            nonlocal is_known
+            is_known = True
+            await self.app(scope, receive, send)
+
+        async def unsaid(message: Message) -> None:
+            """What starlette says of a name, in place of which ours is said."""
+
+        check = TrustedHostMiddleware(known, allowed_hosts=self.names, www_redirect=False)
+        await check(scope, receive, unsaid)
+        if not is_known:
+            found = without_controls(Headers(scope=scope).get("host", ""))[:100] or "no name"
+            words = (
+                f"This page was asked for as {found}, which is none of its names. Open it as "
+                "127.0.0.1 or localhost on its own machine. Behind a proxy, or for another name, "
+                "start it with --public-name NAME --password-file FILE; for other machines of the "
+                "network, with --host ADDRESS and the address that is opened."
+            )
+            await PlainTextResponse(words, 400)(scope, receive, send)
 
 
 class SameOrigin:

@@ -94,8 +94,14 @@ def _device() -> Iterator[Finding]:
     try:
         device = storage.device()
     except StudioError as error:
+        was_busy = isinstance(error.__cause__, subprocess.TimeoutExpired)
         yield Finding(
-            "device", "bad", str(error), "Install torch again: pip install --force-reinstall torch"
+            "device",
+            "bad",
+            f"what torch can run on could not be found out ({storage.why(error.__cause__)})",
+            "Close other programs and look again."
+            if was_busy
+            else "Install torch again: pip install --force-reinstall torch",
         )
         return
     works = device.pop("a first product", "works")
@@ -111,13 +117,8 @@ def _device() -> Iterator[Finding]:
         "" if works == "works" else ("Set base.device = \"cpu\", or install the build of torch "
                                     "that is made for this device."),
     )  # fmt: skip
-    if device.get("build") == "CPU" and (card := _card()):
-        yield Finding(
-            "build of torch",
-            "worth a look",
-            f"this torch is made for CPUs, so {card} does nothing",
-            REINSTALL,
-        )
+    if device.get("device") == "cpu" and (card := _card()):
+        yield _idle(card, device.get("build", "CPU"))
     if device.get("device") == "cpu" and device.get("precision") == "float32":
         yield Finding(
             "precision",
@@ -125,6 +126,16 @@ def _device() -> Iterator[Finding]:
             "this CPU does not multiply bfloat16",
             "A newer CPU, or a GPU, trains several times as fast.",
         )
+
+
+def _idle(card: str, build: str) -> Finding:
+    """Why torch does not see a card. build: what this torch was made for."""
+    if build == "CPU":
+        words, advice = f"this torch is made for CPUs, so {card} does nothing", REINSTALL
+    else:
+        words = f"this torch is made for {build} and does not find {card}: the driver is too old"
+        advice = f"Update the driver, or install a torch that fits it. {REINSTALL}"
+    return Finding("build of torch", "worth a look", words, advice)
 
 
 def _card() -> str:

@@ -207,12 +207,12 @@ def device() -> dict[str, str]:
         return {str(key): str(value) for key, value in json.loads(said.splitlines()[-1]).items()}
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, AttributeError) as error:
         raise StudioError(
-            f"What torch can run on here could not be found out ({_why(error)}). Run "
+            f"What torch can run on here could not be found out ({why(error)}). Run "
             "style-studio doctor in a terminal; if torch does not load, install it again."
         ) from error
 
 
-def _why(error: Exception) -> str:
+def why(error: BaseException | None) -> str:
     """Why a process gave no answer: the last line it printed, or that it took too long."""
     if isinstance(error, subprocess.TimeoutExpired):
         return f"no answer within {error.timeout:g} seconds"

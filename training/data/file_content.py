@@ -7,7 +7,7 @@ from pathlib import Path
 
 from training.data.image_decoding import reason
 from training.errors import DataError
-from training.storage.disk_errors import FORBIDDEN
+from training.storage.disk_errors import reading_aid
 from training.storage.paths import read_regular
 
 AS_UTF8 = "Save it again as UTF-8 (in an editor: Save as, encoding UTF-8)."
@@ -44,8 +44,7 @@ def read_content(path: Path, largest: int) -> bytes:
             )
         content = read_regular(path, largest)
     except OSError as error:
-        forbidden = error.errno in FORBIDDEN
-        what = "Allow reading it" if forbidden else "Look whether its disk is sound and connected"
+        what = reading_aid(error) or "Look whether its disk is sound and connected"
         raise DataError(f"cannot be read ({reason(error)}). {what}, or remove it.") from None
     if len(content) > largest:
         raise DataError(f"has more than {largest:,} bytes. Make it smaller, or remove it.")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from training.errors import ConfigError
 from training.modules.torch_patches import in_memory_format
+from training.storage.disk_errors import reading_aid
 
 FILE = "judge/model.safetensors"  # in a base's folder
 SIDE = 64  # px
@@ -116,10 +117,10 @@ def judge_of(base: Path) -> ThingJudge | None:
     try:
         return _read(file)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+        aid = reading_aid(error) or "Fetch the base again"
         raise ConfigError(
             f"{file} should hold the judge of what pictures show, but cannot be read "
-            f"({type(error).__name__}). Fetch the base again, or delete the file: the report then "
-            "does without it."
+            f"({type(error).__name__}). {aid}, or delete the file: the report then does without it."
         ) from error
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from training.errors import ModelError
+from training.storage.disk_errors import reading_aid
 from training.storage.paths import read_regular
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -55,9 +56,7 @@ def read_json(path: Path, model: str) -> dict[str, Any]:
             "another base.model."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{path} cannot be read ({reason(error)}). Download the base again."
-        ) from None
+        raise ModelError(f"{path} cannot be read ({reason(error)}). {remedy(error)}") from None
     if not isinstance(found, dict):
         raise ModelError(
             f"{path} is not a config: an object was expected. Download the base again."
@@ -149,6 +148,12 @@ def unusable() -> tuple[type[Exception], ...]:
         SafetensorError,
         StrictDataclassError,
     )
+
+
+def remedy(error: Exception) -> str:
+    """What to do about a base's file that a library could not use."""
+    aid = reading_aid(error)
+    return f"{aid}." if aid else "Download the base again."
 
 
 def reason(error: Exception) -> str:

@@ -30,6 +30,7 @@ from training.models.files import (
     quiet,
     read_json,
     reason,
+    remedy,
     shown,
     unusable,
     weights_of,
@@ -81,7 +82,7 @@ def load_part(files: BaseFiles, part: str, place: DeviceSpec, *, waiting: bool =
             )
         except unusable() as error:
             raise ModelError(
-                f"{folder} cannot be loaded ({reason(error)}). Download the base again."
+                f"{folder} cannot be loaded ({reason(error)}). {remedy(error)}"
             ) from None
     # Both libraries make up what a file does not hold, and go on
     if missing := sorted(
@@ -308,8 +309,7 @@ def _scheduler(files: BaseFiles) -> Any:
             diffusers.DDPMScheduler.from_config(scheduler.config)
         except unusable() as error:
             raise ModelError(
-                f"{files.folder / 'scheduler'} cannot be used ({reason(error)}). Download the "
-                "base again."
+                f"{files.folder / 'scheduler'} cannot be used ({reason(error)}). {remedy(error)}"
             ) from None
     if scheduler.config.get("prediction_type") not in PREDICTIONS:
         found = scheduler.config.get("prediction_type")
@@ -331,8 +331,7 @@ def _flow_scheduler(files: BaseFiles, kind: type[Any]) -> Any:
         return kind.from_pretrained(files.folder / "scheduler", local_files_only=True)
     except unusable() as error:
         raise ModelError(
-            f"{files.folder / 'scheduler'} cannot be used ({reason(error)}). Download the base "
-            "again."
+            f"{files.folder / 'scheduler'} cannot be used ({reason(error)}). {remedy(error)}"
         ) from None
 
 
@@ -345,8 +344,7 @@ def _tokenizer(files: BaseFiles, name: str) -> Any:
             return kind.from_pretrained(files.folder / name, local_files_only=True)
         except unusable() as error:
             raise ModelError(
-                f"{files.folder / name} cannot be loaded ({reason(error)}). Download the base "
-                "again."
+                f"{files.folder / name} cannot be loaded ({reason(error)}). {remedy(error)}"
             ) from None
 
 

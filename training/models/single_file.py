@@ -20,8 +20,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from training.errors import ModelError, SpaceError
-from training.models.files import AGAIN, file_hash, library, quiet, read_json, reason, unusable
-from training.storage.disk_errors import advice
+from training.models.files import (
+    AGAIN,
+    file_hash,
+    library,
+    quiet,
+    read_json,
+    reason,
+    remedy,
+    unusable,
+)
+from training.storage.disk_errors import advice, reading_aid
 from training.storage.paths import cache_folder, open_regular
 from training.style_files.checkpoint_keys import FIRST, usual_names
 from training.style_files.formats import is_style_layer
@@ -108,6 +117,8 @@ def examined(checkpoint: Path) -> CheckpointInfo:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
+        if aid := reading_aid(error):
+            raise ModelError(f"{checkpoint} cannot be read ({reason(error)}). {aid}.") from None
         raise ModelError(f"{checkpoint} is damaged or cut off ({reason(error)}). {AGAIN}") from None
     usual = usual_names(shapes)
     names = set(usual.values())
@@ -300,7 +311,9 @@ def _opened(given: Path, configs: Path, checkpoint: Path) -> Any:
                 **extra,
             )
         except unusable() as error:
-            raise ModelError(f"{checkpoint} cannot be opened ({reason(error)}). {AGAIN}") from None
+            raise ModelError(
+                f"{checkpoint} cannot be opened ({reason(error)}). {remedy(error)}"
+            ) from None
     for part in pipe.components.values():
         unread = (
             [name for name, p in part.named_parameters() if p.is_meta]

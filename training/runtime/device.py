@@ -74,7 +74,7 @@ def choose(device: str = "auto", dtype: str = "auto") -> DeviceSpec:
     if int(index or 0) >= here[kind]:
         raise ConfigError(
             f"base.device is {device}, which this machine or this build of torch does not "
-            "have. Set it to auto or cpu."
+            "have. Set it to auto or cpu; `style-studio doctor` says what is missing."
         )
     return DeviceSpec(
         torch.device(device),

@@ -21,6 +21,7 @@ from PIL import Image
 from training.data import image_worker
 from training.data.pictures import LARGEST_PICTURE_FILE
 from training.errors import DataError, StyleFileError
+from training.storage.disk_errors import cause, reading_aid
 from training.style_files.base_weights import BaseWeights
 from training.style_files.family_spec import SPECS
 from training.style_files.key_names import Place
@@ -274,9 +275,8 @@ def _thumbnail(picture: Path) -> bytes:
             raise DataError(f"has more than {LARGEST_PICTURE_FILE:,} bytes. Give a smaller one.")
         small = image_worker.decode_as_stored(picture.read_bytes(), PIXELS)
     except OSError as error:
-        raise DataError(
-            f"{picture} cannot be read as a picture ({error}). Give a .png or .jpg."
-        ) from None
+        aid = reading_aid(error) or "Give the path of a .png or .jpg"
+        raise DataError(f"{picture} cannot be read ({cause(error)}). {aid}.") from None
     except DataError as error:
         raise DataError(f"{picture} {error}") from None
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
