@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import huggingface_hub
 import pytest
 import torch
@@ -227,10 +227,14 @@ def refused(kind: type[hub.HfHubHTTPError], status: int) -> Exception:
 def test_why_the_hub_gave_nothing_is_said(
     error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def download(*_: object, local_files_only: bool = False, **__: object) -> str:
-        raise hub.LocalEntryNotFoundError("not here") if local_files_only else error
+    def nothing(*_: object, **__: object) -> str:
+        raise hub.LocalEntryNotFoundError("not here")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    def failed(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", nothing)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", failed)
     monkeypatch.setattr(huggingface_hub.constants, "is_offline_mode", lambda: False)
     with pytest.raises(ModelError, match=said):
         base_files._downloaded("someone/base")

@@ -622,12 +622,18 @@ def test_every_place_has_an_address_and_arrow_keys_lead_there(
     expect(tab.locator("#start")).to_be_in_viewport()
     tab.go_back()
     expect(tab.get_by_role("tab", name="Create")).to_have_attribute("aria-selected", "true")
-    for width in (390, 768, 1920):
+    frame = "getComputedStyle(document.querySelector('.gradio-container main')).paddingLeft"
+    for width, left in (
+        (390, 16),
+        (768, 76 + 24),
+        (1920, 208 + 24),
+    ):  # px; left: what the rail takes
         tab.set_viewport_size({"width": width, "height": 900})
         opened(tab, "Train")
         expect(tab.locator("#start")).to_be_in_viewport()
         expect(tab.get_by_role("tab")).to_have_count(5)
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.evaluate(frame) == f"{left}px"
     tab.set_viewport_size({"width": 1280, "height": 900})
     opened(tab, "Dataset")
 

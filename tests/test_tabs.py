@@ -863,7 +863,8 @@ def test_a_training_that_saves_is_ended_after_a_question(workspace: Workspace) -
 
 def test_a_base_that_is_not_there_cannot_be_chosen(workspace: Workspace) -> None:
     parts, handlers = tab(workspace, settings)
-    assert set(handlers.show()) == {parts.base, parts.bases, parts.workspace}
+    followed = {parts.fetchable, parts.follower}
+    assert set(handlers.show()) == {parts.base, parts.bases, parts.workspace, *followed}
     with pytest.raises(gr.Error, match="not on this machine any more"):
         handlers.choose_base("another")
 

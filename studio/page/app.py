@@ -57,6 +57,7 @@ HEADERS = [
 CLOCKS = f"<script>{script('clocks')}{script('connection')}</script>".encode()
 # What gradio 6.31 announces to screen readers by a key that has no words in it
 ANNOUNCED: Any = {"common": {"complete": "Done"}}
+FRAME = Path(__file__).parent / "assets" / "frame.css"
 LOOKS, KEYS = (Path(__file__).parent / "assets" / f"page.{kind}" for kind in ("css", "js"))
 
 
@@ -235,6 +236,7 @@ def serve(
         footer_links=[],
         theme=theme(),
         css_paths=[LOOKS],
+        head=f"<style>{FRAME.read_text(encoding='utf-8')}</style>",
         js=KEYS.read_text(encoding="utf-8"),
         i18n=gr.I18n(en=ANNOUNCED),
         app_kwargs=settings,

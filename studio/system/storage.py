@@ -145,6 +145,11 @@ def _size_of_base(place: Path) -> int:
     return size_of(place) if place.is_dir() else _size_of_file(place.resolve())
 
 
+def names_of_hub() -> list[str]:
+    """The bases in the hub's cache, by their hub ids."""
+    return [found.setting for found in _of_hub(set())]
+
+
 def _of_hub(known: set[str]) -> list[Base]:
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound

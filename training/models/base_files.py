@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from training.errors import ModelError
-from training.models import flux, flux2, sd, sd3, sdxl, single_file, z_image
+from training.models import flux, flux2, hub, sd, sd3, sdxl, single_file, z_image
 from training.models.family import Family
 from training.models.files import (
     AGAIN,
     PICKLES,
     read_json,
-    reason,
     shown,
     weights_of,
 )
-from training.storage.disk_errors import FORBIDDEN, FULL, advice
 from training.storage.paths import builtin_base
 
 # What a pipeline draws does not say what it may be trained for: the UNet's inputs do
@@ -237,57 +233,21 @@ def _folder(model: str) -> tuple[Path, str]:
 
 def _downloaded(model: str) -> Path:
     """The hub's cache first, the network only when that has nothing or not all."""
-    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    wanted = [
-        "*.json",
-        "*/*.json",
-        "*/*.txt",
-        "*/*.jinja",
-        *(f"{part}/*model*.safetensors" for part in EVERY_PART),
-    ]
-    download = partial(
-        snapshot_download,
-        model,
-        allow_patterns=wanted,
-        ignore_patterns=["*non_ema*", "*openvino*", "*flax*"],
-    )
     cached = None
     try:
-        cached = Path(download(local_files_only=True))
+        cached = Path(snapshot_download(model, local_files_only=True))
         if _is_whole(cached):
             return cached
     except (LocalEntryNotFoundError, ValueError):
         pass  # the network will tell
     try:
-        return Path(download())
-    except (httpx.HTTPError, OSError, ValueError) as error:
+        return hub.fetch(model, EVERY_PART)
+    except ModelError as error:
         state = "is only partly in the local cache" if cached else "is not in the local cache"
-        raise ModelError(
-            f"{model} {state} and cannot be downloaded ({reason(error)}). "
-            f"{_hub_advice(model, error)}"
-        ) from None
-
-
-def _hub_advice(model: str, error: Exception) -> str:
-    """What to do about a base that the hub did not give."""
-    from huggingface_hub import constants, errors
-
-    if isinstance(error, errors.GatedRepoError):
-        return f"Accept its terms on https://huggingface.co/{model}, then log in: hf auth login."
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return "Check the name. A private one needs a login: hf auth login."
-    if constants.is_offline_mode():
-        return "HF_HUB_OFFLINE is set, so the hub was not asked: take that away."
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        return "Check the network; behind a proxy set HTTPS_PROXY."
-    if isinstance(error, OSError) and error.errno in (*FULL, *FORBIDDEN, errno.EROFS):
-        return advice(error, "set HF_HOME to a folder on another disk")
-    if isinstance(error, ValueError):
-        return "The hub has names such as owner/name; a folder or file of this name is not here."
-    return "Check the name and the network; behind a proxy set HTTPS_PROXY."
+        raise ModelError(f"{model} {state}. {error}") from None
 
 
 def _is_whole(folder: Path) -> bool:

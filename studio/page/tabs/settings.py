@@ -11,16 +11,21 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
-from studio.library import preferences
+from studio.library import fetches, preferences
+from studio.library.known_bases import KNOWN
+from studio.page import polling
 from studio.page.handlers import PLAIN, PRIVATE, QUIET, shows_errors
 from studio.page.tabs.asking import Asking, asking
 from studio.page.templates import note
+from studio.page.views import bases as bases_view
 from studio.page.views import settings as views
 from studio.system import doctor, storage
 from training.errors import StudioError
 from training.storage.paths import Workspace
 
 MOST_NAMED = 6  # things in the trash that are named
+LOOK = 1.0  # seconds between two looks while a base is fetched
+LONG_LOOK = 5.0  # seconds for which the list of what is in the hub's cache is kept
 DOCTOR = "Checks what works on this machine and how to fix what does not. Takes a few seconds."
 
 
@@ -30,6 +35,10 @@ class Parts:
 
     base: gr.Dropdown
     bases: gr.HTML
+    fetchable: gr.HTML
+    other: gr.Textbox
+    fetch: gr.Button
+    follower: gr.HTML
     device: gr.HTML
     examine: gr.Button
     workspace: gr.HTML
@@ -56,9 +65,21 @@ def components() -> Parts:
                 elem_id="default-base",
             )
             bases = gr.HTML(elem_id="bases", **PLAIN)
-            gr.Markdown("### System check")
-            device = gr.HTML(note(DOCTOR), elem_id="device", **PLAIN)
-            examine = gr.Button("Check this machine", size="sm", elem_id="ask-device")
+            gr.Markdown("### Download a base model")
+            fetchable = gr.HTML(
+                elem_id="fetchable", apply_default_css=False, js_on_load=bases_view.ACT
+            )
+            with gr.Row(elem_id="other-row"):
+                other = gr.Textbox(
+                    label="Another one from the Hugging Face hub",
+                    placeholder="owner/name",
+                    max_length=200,
+                    elem_id="other-base",
+                )
+                fetch = gr.Button(
+                    "Download", size="sm", scale=0, min_width=120, elem_id="fetch-base"
+                )
+            follower = polling.follower(elem_id="follows-fetches")
         with gr.Column(min_width=340):
             gr.Markdown("### Workspace")
             used = gr.HTML(elem_id="workspace", **PLAIN)
@@ -67,9 +88,14 @@ def components() -> Parts:
                 trash = gr.Button("Empty the trash", variant="stop", elem_id="empty-trash", **small)
                 caches = gr.Button("Clear caches", elem_id="clear-cache", **small)
             asks = asking("trash", yes="Delete permanently", no="Cancel", variant="stop")
+            gr.Markdown("### System check")
+            device = gr.HTML(note(DOCTOR), elem_id="device", **PLAIN)
+            examine = gr.Button("Check this machine", size="sm", elem_id="ask-device")
             gr.Markdown("### Versions")
             gr.HTML(views.table(storage.versions()), elem_id="versions", **PLAIN)
-    return Parts(base, bases, device, examine, used, trash, asks, caches)
+    return Parts(
+        base, bases, fetchable, other, fetch, follower, device, examine, used, trash, asks, caches
+    )
 
 
 class Handlers:
@@ -78,6 +104,7 @@ class Handlers:
     def __init__(self, workspace: Workspace, parts: Parts) -> None:
         self.workspace = workspace
         self.parts = parts
+        self.lately = polling.Lately(LONG_LOOK)
 
     @shows_errors
     def show(self) -> dict[Block, Any]:
@@ -94,7 +121,36 @@ class Handlers:
             ),
             self.parts.bases: views.table(bases, where),
             self.parts.workspace: views.table(self._sizes()),
+            **self.look(),
         }
+
+    @shows_errors
+    def look(self) -> dict[Block, Any]:
+        """What can be fetched, and how far what is being fetched is."""
+        here = self.lately.of("bases", lambda: set(storage.names_of_hub()))
+        found = fetches.every(self.workspace)
+        going = any(fetch.state == "fetching" for fetch in found)
+        return {
+            self.parts.fetchable: bases_view.bases_html(KNOWN, found, here),
+            self.parts.follower: polling.following(LOOK) if going else "",
+        }
+
+    @shows_errors
+    def fetch_other(self, model: str | None) -> dict[Block, Any]:
+        """Fetch the base whose hub id was typed."""
+        fetches.begin(self.workspace, (model or "").strip())
+        return {self.parts.other: "", **self.look()}
+
+    @shows_errors
+    def act_on_base(self, event: gr.EventData) -> dict[Block, Any]:
+        """Do with a base what its button says."""
+        act, model = event._data.get("act"), str(event._data.get("model"))
+        if act == "use":
+            return self.choose_base(model)
+        acts = {"fetch": fetches.begin, "pause": fetches.pause, "forget": fetches.forget}
+        if act in acts:
+            acts[act](self.workspace, model)
+        return self.show()
 
     @shows_errors
     def choose_base(self, setting: str | None) -> dict[Block, Any]:
@@ -144,9 +200,19 @@ class Handlers:
 
 def connect(parts: Parts, handlers: Handlers, tab: gr.Tab) -> None:
     """Which event calls which handler."""
-    shown = [parts.base, parts.bases, parts.workspace]
+    followed = [parts.fetchable, parts.follower]
+    shown = [parts.base, parts.bases, parts.workspace, *followed]
     tab.select(handlers.show, None, shown, **QUIET)
     parts.base.input(handlers.choose_base, parts.base, shown, **QUIET)
+    parts.follower.tick(handlers.look, None, followed, **QUIET)
+    parts.fetchable.click(handlers.act_on_base, None, shown, **QUIET)
+    gr.on(
+        [parts.fetch.click, parts.other.submit],
+        handlers.fetch_other,
+        parts.other,
+        [parts.other, *followed],
+        **QUIET,
+    )
     parts.examine.click(handlers.examine, None, parts.device, **PRIVATE)
     parts.empty_trash.click(handlers.ask_to_empty, None, parts.asking.shown, **QUIET)
     parts.asking.yes.click(handlers.empty_trash, None, [*shown, *parts.asking.shown], **PRIVATE)
