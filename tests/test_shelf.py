@@ -48,7 +48,16 @@ def test_a_damaged_card_is_no_trouble(workspace: Workspace, content: str) -> Non
     assert library.style(workspace, "run:ink").id == "run:ink"
 
 
-@pytest.mark.parametrize("bad", [Card("x" * 81), Card("two\nlines"), Card(notes="x" * 4001)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Card("x" * 81),
+        Card("two\nlines"),
+        Card(notes="x" * 4001),
+        Card(folder="two\nlines"),
+        Card(tags="x, " * 100),
+    ],
+)
 def test_a_card_with_too_much_is_refused_and_nothing_written(
     workspace: Workspace, bad: Card
 ) -> None:
@@ -56,6 +65,11 @@ def test_a_card_with_too_much_is_refused_and_nothing_written(
     with pytest.raises(ConfigError):
         write_card(run / "ink.safetensors", bad)
     assert not card_file(run / "ink.safetensors").exists()
+
+
+def test_a_tag_counts_once_and_empty_ones_do_not() -> None:
+    assert Card(tags=" ink,, portraits ,ink , ").each_tag == ["ink", "portraits"]
+    assert Card().each_tag == []
 
 
 def test_what_another_page_saved_meanwhile_stays() -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 from studio import grid_events
 from studio.datasets import store
 from studio.library import comparisons, sweeps
+from studio.library.cards import Card, write_card
 from studio.library.comparisons import ComparisonSpec
 from studio.page import app, templates
 from studio.page.tabs import compare, pictures, settings, styles, train
@@ -29,6 +30,7 @@ from studio.page.tabs.pictures import rendering
 from studio.page.tabs.train import rendering as train_rendering
 from studio.page.tabs.train import several
 from studio.page.views import charts
+from studio.page.views import styles as styles_view
 from studio.processes import process
 from studio.processes import queue as queue_module
 from studio.processes.queue import Queue
@@ -749,6 +751,44 @@ def test_a_style_is_shown_and_its_card_is_left_while_it_is_typed(workspace: Work
     assert set(first) == set(parts.everything) and first[parts.chosen] == "run:ink"
     again = handlers.open_tab("run:ink", "")
     assert set(parts.everything) - set(again) == set(parts.card.fields)
+
+
+def test_styles_stand_in_folders_are_found_by_tag_and_compared_by_their_settings(
+    workspace: Workspace,
+) -> None:
+    for name, words in (("ink", "ink, portraits"), ("oil", "portraits, <b>"), ("fog", "")):
+        run = finished_run(workspace, name)
+        write_card(run / f"{name}.safetensors", Card(folder="Clients" * bool(words), tags=words))
+    parts, handlers = tab(workspace, styles)
+    shown = handlers.open_tab("run:ink", "")
+    listing = shown[parts.listing]
+    assert [part.partition("<")[0] for part in listing.split('class="folder">')[1:]] == ["Clients"]
+    assert listing.index("run:fog") < listing.index("Clients") < listing.index("run:oil")
+    assert listing.index('data-tag="portraits"') < listing.index('data-tag="ink"')
+    assert 'data-tag="&lt;b&gt;"' in listing and "<b>" not in listing
+    found = handlers.find_tag("run:ink", gr.EventData(None, {"tag": "ink"}))
+    assert found[parts.search] == "#ink" and "run:oil" not in found[parts.listing]
+    assert 'data-tag="ink" aria-pressed="true"' in found[parts.listing]
+    assert "run:oil" in handlers.find("run:ink", "CLIENTS portr")
+    assert "No results" in handlers.find("run:ink", "#portr")
+    ids = [id for _, id in shown[parts.recipes.other].choices]
+    assert sorted(ids) == ["run:fog", "run:oil"]
+    assert "ink and oil say nothing" in handlers.compare("run:ink", "run:oil")
+    assert handlers.compare("run:ink", None) == ""
+    with pytest.raises(gr.Error):
+        handlers.compare("run:ink", "../other")
+
+
+def test_settings_that_differ_stand_side_by_side_escaped() -> None:
+    first = {"adapter": {"rank": 8, "targets": ["attention"]}, "optim": {"steps": 9}}
+    other = {"adapter": {"rank": 16, "targets": ["attention"]}, "<i>": {"x": "<b>"}}
+    shown = styles_view.differences(["ink", "<oil>"], [first, other])
+    assert "<td>8</td><td>16</td>" in shown and "targets" not in shown
+    assert "<td>9</td><td>–</td>" in shown
+    assert "<b>" not in shown and "<i>" not in shown and "<oil>" not in shown
+    assert "same settings" in styles_view.differences(["ink", "oil"], [first, first])
+    silent = styles_view.differences(["ink", "oil"], [{}, first])
+    assert "ink says nothing of the training settings" in silent
 
 
 def test_a_style_is_shown_before_and_after_its_training(workspace: Workspace, judged: Path) -> None:

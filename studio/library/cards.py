@@ -13,17 +13,34 @@ from pathlib import Path
 from training.errors import ConfigError
 from training.storage.paths import read_regular, write_whole
 
-LONGEST = {"title": 80, "licence": 200, "credit": 200, "notes": 4000}  # characters
+LONGEST = {  # characters
+    "title": 80,
+    "licence": 200,
+    "credit": 200,
+    "notes": 4000,
+    "folder": 60,
+    "tags": 200,
+}
+ONE_LINE = ("title", "folder", "tags")
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a user says of a style; it stays here until it is exported."""
+    """What a user says of a style; it stays here until it is exported. folder: the heading that it
+    stands under; tags: with commas between them; both are never exported.
+    """
 
     title: str = ""
     licence: str = ""
     credit: str = ""
     notes: str = ""
+    folder: str = ""
+    tags: str = ""
+
+    @property
+    def each_tag(self) -> list[str]:
+        """Every tag once, in the order they were written."""
+        return list(dict.fromkeys(filter(None, map(str.strip, self.tags.split(",")))))
 
 
 def card_file(style: Path) -> Path:
@@ -67,6 +84,8 @@ def write_card(style: Path, said: Card) -> None:
                 for name in too_long
             )
         )
-    if "\n" in cleaned["title"]:
-        raise ConfigError("The title has more than one line. Write it in one.")
+    for name in ONE_LINE:
+        if "\n" in cleaned[name]:
+            has = "have" if name == "tags" else "has"
+            raise ConfigError(f"The {name} {has} more than one line. Write one line.")
     write_whole(card_file(style), json.dumps(cleaned, ensure_ascii=False, indent=2) + "\n")

@@ -21,18 +21,38 @@ LONGEST_VALUE = 600  # characters of a field that are shown
 @dataclass(frozen=True)
 class Item:
     """A style of the library. address: of its picture, "" where there is none; facts: short words
-    below the name.
+    below the name; folder: the heading that it stands under, "" for none.
     """
 
     id: str
     name: str
     address: str
     facts: tuple[str, ...]
+    folder: str = ""
 
 
-def library_html(items: Sequence[Item], chosen: str, searched: str) -> str:
-    """The styles as cards. chosen: id of the one that is shown."""
-    return render("styles_library", items=items, chosen=chosen, searched=searched)
+def library_html(
+    items: Sequence[Item], chosen: str, searched: str, tags: Sequence[str] = ()
+) -> str:
+    """The styles as cards, under the names of their folders, those of none first. chosen: id of the
+    one that is shown; tags: offered above, to be searched for.
+    """
+    folders: dict[str, list[Item]] = {}
+    for item in items:
+        folders.setdefault(item.folder, []).append(item)
+    ordered = sorted(folders.items(), key=lambda pair: pair[0].casefold())
+    return render("styles_library", folders=ordered, chosen=chosen, searched=searched, tags=tags)
+
+
+def differences(names: Sequence[str], recipes: Sequence[Mapping[str, object]]) -> str:
+    """Two styles' settings where they differ. names: of the styles; recipes: section -> settings,
+    of unknown origin.
+    """
+    one, other = (dict(_recipe(recipe)) for recipe in recipes)
+    keys = list(dict.fromkeys([*one, *other]))
+    rows = [(k, one.get(k, "–"), other.get(k, "–")) for k in keys if one.get(k) != other.get(k)]
+    said = [name for name, known in zip(names, (one, other), strict=True) if not known]
+    return render("styles_differences", names=names, rows=rows, silent=said)
 
 
 def detail(

@@ -19,20 +19,23 @@ HIDDEN: dict[str, Any] = {"visible": False}
 
 @dataclass(frozen=True)
 class CardForm:
-    """Title, licence, credit and notes of a style. shown: the card as the form was filled, so that
-    only changed fields are saved, whatever another page has saved meanwhile.
+    """What its user says of a style. shown: the card as the form was filled, so that only changed
+    fields are saved, whatever another page has saved meanwhile.
     """
 
     title: gr.Textbox
     licence: gr.Textbox
     credit: gr.Textbox
     notes: gr.Textbox
+    folder: gr.Textbox
+    tags: gr.Textbox
     save: gr.Button
     shown: gr.Textbox
 
     @property
     def fields(self) -> list[Component]:
-        return [self.title, self.licence, self.credit, self.notes, self.shown]
+        words = [self.title, self.licence, self.credit, self.notes, self.folder, self.tags]
+        return [*words, self.shown]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,18 @@ class Sharing:
     published: gr.HTML
     make: gr.Button
     download: gr.DownloadButton
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """The settings of the chosen style beside those of another one."""
+
+    other: gr.Dropdown
+    differences: gr.HTML
+
+    @property
+    def parts(self) -> list[Component]:
+        return [self.other, self.differences]
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,7 @@ class Parts:
     actions: gr.Column
     card: CardForm
     sharing: Sharing
+    recipes: Recipes
     use: gr.Button
     go_on: gr.Button
     remove: gr.Button
@@ -78,6 +94,7 @@ class Parts:
             self.sharing.download,
             self.remove,
             self.style_report,
+            *self.recipes.parts,
         ]
 
     @property
@@ -102,6 +119,8 @@ def components() -> Parts:
                     card = _card()
                 with gr.Accordion("Publish", open=False, elem_id="share"):
                     sharing = _sharing()
+                with gr.Accordion("Compare settings", open=False, elem_id="recipes"):
+                    recipes = _recipes()
                 with gr.Row(elem_classes="foot"):
                     small: dict[str, Any] = {"size": "md", "min_width": 150, "scale": 0}
                     use = gr.Button(
@@ -117,6 +136,7 @@ def components() -> Parts:
         actions=actions,
         card=card,
         sharing=sharing,
+        recipes=recipes,
         use=use,
         go_on=go_on,
         remove=remove,
@@ -131,7 +151,7 @@ def _library() -> dict[str, Any]:
     search = gr.Textbox(
         "",
         label="Search",
-        placeholder="Name, trigger word or base model",
+        placeholder="Name, trigger word, base model, folder or #tag",
         max_lines=1,
         elem_id="search-styles",
     )
@@ -167,9 +187,30 @@ def _card() -> CardForm:
         lines=3,
         elem_id="style-notes",
     )
+    with gr.Row():
+        folder = gr.Textbox(
+            "",
+            label="Folder",
+            info="Styles of a folder stand together",
+            max_lines=1,
+            elem_id="style-folder",
+        )
+        tags = gr.Textbox(
+            "",
+            label="Tags",
+            info="With commas between them",
+            placeholder="ink, portraits",
+            max_lines=1,
+            elem_id="style-tags",
+        )
     save = gr.Button("Save", size="sm", elem_id="save-card")
     shown = gr.Textbox("", visible="hidden", elem_id="style-card")
-    return CardForm(title, licence, credit, notes, save, shown)
+    return CardForm(title, licence, credit, notes, folder, tags, save, shown)
+
+
+def _recipes() -> Recipes:
+    other = gr.Dropdown([], label="Compare with", elem_id="other-style")
+    return Recipes(other, gr.HTML(elem_id="differences", **PLAIN))
 
 
 def _sharing() -> Sharing:

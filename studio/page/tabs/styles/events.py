@@ -17,6 +17,9 @@ def connect(parts: Parts, handlers: Handlers, tab: gr.Tab) -> None:
     # not also at page.load: a late answer would undo what is being typed
     tab.select(handlers.open_tab, [chosen, search], everything, **QUIET)
     parts.listing.select(handlers.choose, [chosen, search], everything, **QUIET)
+    parts.listing.click(handlers.find_tag, chosen, [search, parts.listing], **QUIET)
+    recipes = parts.recipes
+    recipes.other.input(handlers.compare, [chosen, recipes.other], recipes.differences, **QUIET)
     search.change(
         handlers.find, [chosen, search], parts.listing, trigger_mode="always_last", **QUIET
     )

@@ -44,6 +44,17 @@ class Handlers:
         return rendering.listing(self.workspace, id, searched)
 
     @shows_errors
+    def find_tag(self, id: str, event: gr.EventData) -> Answer:
+        """Search for a tag, or for nothing."""
+        tag = str(event._data.get("tag") or "")
+        searched = f"#{tag}" if tag else ""
+        return {self.parts.search: searched, self.parts.listing: self.find(id, searched)}
+
+    @shows_errors
+    def compare(self, id: str, other: str | None) -> str:
+        return rendering.differences(self.workspace, id, other)
+
+    @shows_errors
     def bring(self, files: list[str] | None, id: str) -> Answer:
         done = import_export.bring(self.workspace, [Path(f) for f in files or []])
         uploads.used(files or [])
@@ -133,6 +144,10 @@ class Handlers:
                 f"Restore “{taken}”" if taken else "Restore", visible=taken is not None
             ),
             **self._one(rendering.one(self.workspace, style, any_there=bool(listing))),
+            parts.recipes.other: gr.Dropdown(
+                choices=rendering.others(self.workspace, style), value=None
+            ),
+            parts.recipes.differences: "",
         }
         if at and at == shown:
             return {part: value for part, value in answer.items() if part not in parts.card.fields}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from training.style_files.base_family import bases
 from training.style_files.reading import Style, read_style
 
 THUMBNAIL, EXAMPLE, HERO = 256, 320, 768  # px of the longer side
+MOST_TAGS = 30  # that are offered above the library, the most used first
 LONGEST_CHOICE = 60  # characters of a value that a shared file may hold
 NO_STYLE = empty("Styles that you train or import appear here.")
 NONE_CHOSEN = empty("Choose a style to see its details.")
@@ -41,15 +43,41 @@ class Shown:
 
 
 def listing(workspace: Workspace, chosen: str, searched: str) -> str:
-    """The styles that hold every searched word."""
-    wanted = (searched or "").casefold().split()
-    items = []
+    """The styles that hold every searched word, or the tag that follows a #, by folder; the tags
+    of all.
+    """
+    items, tags = [], Counter[str]()
     for style in library.styles(workspace):
-        text = f"{style.name} {style.trigger} {style.base}".casefold()
-        if all(word in text for word in wanted):
-            picture = _first_picture(workspace, style)
-            items.append(views.Item(style.id, style.name, picture, _short_facts(style)))
-    return views.library_html(items, chosen, searched or "")
+        said = card(style.path)
+        tags.update(said.each_tag)
+        if _matches(style, said, (searched or "").strip().casefold()):
+            picture, facts = _first_picture(workspace, style), _short_facts(style)
+            items.append(views.Item(style.id, style.name, picture, facts, said.folder))
+    most = [tag for tag, _ in tags.most_common(MOST_TAGS)]
+    return views.library_html(items, chosen, searched or "", most)
+
+
+def _matches(style: library.Style, said: Card, searched: str) -> bool:
+    if searched.startswith("#"):
+        return searched[1:].strip() in map(str.casefold, said.each_tag)
+    text = f"{style.name} {style.trigger} {style.base} {said.folder} {said.tags}".casefold()
+    return all(word in text for word in searched.split())
+
+
+def others(workspace: Workspace, chosen: library.Style | None) -> list[tuple[str, str]]:
+    """Styles to compare the chosen one with: what each is called, and its id."""
+    found = library.styles(workspace) if chosen is not None else []
+    return [(s.name, s.id) for s in found if chosen is not None and s.id != chosen.id]
+
+
+def differences(workspace: Workspace, id: str, other: str | None) -> str:
+    """In which settings two styles were trained differently, as a table; "" without another one."""
+    if not other:
+        return ""
+    pair = [library.style(workspace, one) for one in (id, other)]
+    return views.differences(
+        [style.name for style in pair], [read_style(style.path).recipe for style in pair]
+    )
 
 
 def one(workspace: Workspace, style: library.Style | None, *, any_there: bool = False) -> Shown:
@@ -139,6 +167,8 @@ def _card_fields(style: library.Style, read: Style, said: Card) -> tuple[str, ..
         said.licence or read.metadata.get("modelspec.license", ""),
         said.credit or read.metadata.get("modelspec.author", ""),
         said.notes,
+        said.folder,
+        said.tags,
     )
     return (*astuple(shown), json.dumps(asdict(shown)))
 
@@ -157,4 +187,6 @@ def _facts(style: library.Style, read: Style, said: Card) -> dict[str, str]:
         "Licence": said.licence or read.metadata.get("modelspec.license", ""),
         "Credit": said.credit or read.metadata.get("modelspec.author", ""),
         "Notes": said.notes,
+        "Folder": said.folder,
+        "Tags": ", ".join(said.each_tag),
     }
