@@ -106,7 +106,7 @@ def test_they_are_trained_resumed_written_and_read(config: RunConfig) -> None:
     ready = trainers.ready(planned(changed(again, save__name="again")), trial=True)
     for (part, module), (down, up) in ready.adapters.items():
         if part == "unet":
-            rank, scale = len(down), config.adapter.factor
+            rank, scale = len(down), config.adapter.multiplier
             first = up.detach().flatten(1) @ down.detach().flatten(1) * scale
             wanted = style.modules["lora_unet_" + module.replace(".", "_")].delta()
             np.testing.assert_allclose(first, wanted.reshape(first.shape), atol=2e-3)

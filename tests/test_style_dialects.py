@@ -36,6 +36,7 @@ from training.errors import StyleFileError
 from training.style_files.family_spec import SPECS
 from training.style_files.formats import layer_limit
 from training.style_files.key_names import canonical_name, diffusers_names, kohya_names
+from training.style_files.lora import Kron
 from training.style_files.matching import match
 from training.style_files.reading import Lora, Style, accepted_names, read_style, style_from_bytes
 from training.style_files.writing import converted, style_bytes
@@ -278,7 +279,13 @@ def file_of(
     return tensors, changes
 
 
-def compare(modules: dict[tuple[str, str], Lora], changes: dict[tuple[str, str], Change]) -> None:
+def matrices_of(change: Lora | Kron) -> tuple[np.ndarray, np.ndarray]:
+    return (change.one, change.two) if isinstance(change, Kron) else (change.down, change.up)
+
+
+def compare(
+    modules: dict[tuple[str, str], Lora | Kron], changes: dict[tuple[str, str], Change]
+) -> None:
     assert modules.keys() == changes.keys()
     for place, change in changes.items():
         assert modules[place].shape == change.shape
@@ -905,8 +912,9 @@ def test_damaged_files_are_refused_or_harmless(count: int, shapes: dict[str, Sha
             style = style_from_bytes(bytes(content), "a.safetensors")
             read += 1
             assert all(
-                np.isfinite(found.down).all() and np.isfinite(found.up).all()
+                np.isfinite(matrix).all()
                 for found in style.modules.values()
+                for matrix in matrices_of(found)
             )
             assert all(
                 np.isfinite(values).all() and values.ndim == 2

@@ -163,9 +163,15 @@ def test_what_a_foreign_file_tells_of_its_maker_is_not_carried_on() -> None:
     assert group_of("ss_tag_frequency") == "pictures" and group_of("anything\nelse") == "other"
 
 
+def of_rank(rank: int) -> Lora:
+    return Lora(np.ones((rank, 3), np.float32), np.ones((5, rank), np.float32), 4.0)
+
+
 def test_a_rewritten_file_names_the_base_its_weights_show() -> None:
     lied = rewritten(
-        {"ss_base_model_version": "sdxl_base_v1-0", "ss_network_dim": "8"}, "sd1", [4, 8], [4.0]
+        {"ss_base_model_version": "sdxl_base_v1-0", "ss_network_dim": "8"},
+        "sd1",
+        [of_rank(4), of_rank(8)],
     )
     assert (lied["ss_base_model_version"], lied["ss_network_dim"], lied["ss_network_alpha"]) == (
         "sd_v1",
@@ -177,4 +183,4 @@ def test_a_rewritten_file_names_the_base_its_weights_show() -> None:
         "modelspec.architecture": "stable-diffusion-v2-768-v/lora",
         "ss_v2": "True",
     }
-    assert kept.items() <= rewritten(kept, "sd2", [4], [4.0]).items()
+    assert kept.items() <= rewritten(kept, "sd2", [of_rank(4)]).items()

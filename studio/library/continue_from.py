@@ -11,6 +11,7 @@ from studio.processes import process
 from training.config.loading import from_mapping
 from training.config.schema import RunConfig
 from training.storage.paths import Workspace
+from training.style_files.lora import Kron
 from training.style_files.reading import Style, read_style
 
 # What of a layer's name in a file tells which target it is, in every naming: attn1_to_q, attn1.to_q
@@ -46,12 +47,10 @@ def config_for(workspace: Workspace, style: library.Style) -> RunConfig:
 
 
 def _fitting(workspace: Workspace, style: library.Style, read: Style) -> dict[str, dict[str, Any]]:
-    rank = max(lora.rank for lora in read.modules.values())
     text = [name for name in read.modules if re.search(OF_TEXT, name)]
     unet = [name for name in read.modules if name not in text]
     adapter: dict[str, Any] = {
-        "rank": rank,
-        "alpha": float(rank),
+        **_method(read),
         "targets": _targets(TARGETS, unet) or ["attention"],
     }
     if text:
@@ -63,6 +62,15 @@ def _fitting(workspace: Workspace, style: library.Style, read: Style) -> dict[st
         "adapter": adapter,
         "optim": optim,
     }
+
+
+def _method(read: Style) -> dict[str, Any]:
+    """How a run must train to begin as this style."""
+    krons = [change for change in read.modules.values() if isinstance(change, Kron)]
+    if krons:
+        return {"method": "lokr", "factor": max(max(kron.one.shape) for kron in krons)}
+    rank = max(change.rank for change in read.modules.values())
+    return {"rank": rank, "alpha": float(rank)}
 
 
 def _targets(endings: Mapping[str, str], names: Sequence[str]) -> list[str]:

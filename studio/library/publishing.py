@@ -122,12 +122,8 @@ def _offered(style: Style, card: Card) -> dict[str, str]:
         "modelspec.author": card.credit,
         "modelspec.description": card.notes,
     }
-    ranks, alphas = (
-        {lora.rank for lora in style.modules.values()},
-        {lora.alpha for lora in style.modules.values()},
-    )
     found = (
-        rewritten(style.metadata, style.family, ranks, alphas)
+        rewritten(style.metadata, style.family, list(style.modules.values()))
         if style.family in SPECS
         else dict(style.metadata)
     )

@@ -128,6 +128,7 @@ HINTS: Mapping[str, str] = {
     "prior.frozen_weight": "Keeps prompts without the trigger word unchanged. 0 is off",
     "adapter.method": "The kind of adapter that is trained",
     "adapter.rank": "Higher learns finer detail and makes a larger file",
+    "adapter.factor": "For LoKr. 0 makes the smallest files",
     "adapter.start": "A style file. Empty starts from scratch",
     "adapter.alpha": "The adapter is scaled by alpha / rank",
     "adapter.targets": "More layers learn more, and make a larger file",

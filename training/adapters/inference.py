@@ -10,21 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.adapters.lora_layers import Adapter, LoraLayer, Router
+from training.adapters.lora_layers import Adapter, KronAdapter, LoraLayer, Router
 from training.models import loader
 from training.models.clip_text import clip_skips
 from training.models.family import OWN_WAY, Parts, Reading
 from training.models.textual_inversion import Token, of_words
 from training.style_files.key_names import accepted_names
+from training.style_files.lora import Change, Kron, Lora
 from training.style_files.matching import match
-from training.style_files.reading import Lora, Style
+from training.style_files.reading import Style
 
 
 @dataclass(frozen=True)
 class ActiveStyle:
-    """A style put on some rows of a batch: for every part, module -> Lora, and how strongly."""
+    """A style put on some rows of a batch: for every part, module -> change, and how strongly."""
 
-    modules: Mapping[tuple[str, str], Lora]  # (part, module name) -> matrices
+    modules: Mapping[tuple[str, str], Change]  # (part, module name) -> matrices
     strength: float = 1.0
     tokens: tuple[Token, ...] = ()  # its own words, which know no strength
     reading: Reading = OWN_WAY  # how captions were read when it was trained
@@ -104,12 +105,31 @@ def apply_styles(
                         for active in row
                         if (part, name) in active.modules
                     ]
-                    if own:
-                        layer.adapters[index] = _joined(layer.base.weight, own)
+                    _put_on(layer, index, own)
         yield
     finally:
         for layer in reversed(layers):
             layer.restore()
+
+
+def _put_on(layer: LoraLayer, index: int, styles: Sequence[tuple[Change, float]]) -> None:
+    """Put the styles of one row on a layer: low-rank ones as one adapter, Kronecker products one by
+    one.
+    """
+    low_rank = [(change, strength) for change, strength in styles if isinstance(change, Lora)]
+    krons = [change.times(s) for change, s in styles if isinstance(change, Kron)]
+    if not styles:
+        return
+    weight = layer.base.weight
+    if low_rank:
+        layer.adapters[index] = _joined(weight, low_rank)
+    if krons:
+        layer.krons[index] = [
+            KronAdapter(
+                *(torch.from_numpy(np.ascontiguousarray(m)).to(weight) for m in (k.one, k.two))
+            )
+            for k in krons
+        ]
 
 
 def _joined(weight: Tensor, styles: Sequence[tuple[Lora, float]]) -> Adapter:

@@ -12,16 +12,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.adapters.kronecker import factor_shapes, kron_change
 from training.adapters.low_rank import Adaptable, for_all_rows, for_each_row
 from training.models.family import Network
+from training.modules.stored import shape_of
 from training.modules.torch_patches import replace_forward
 from training.runtime.device import sent
 from training.runtime.rng import FIRST_WEIGHTS, seeded_generator
-from training.style_files.reading import Lora
+from training.style_files.lora import Kron, Lora
 
 TRANSFORMER = "Transformer2DModel"  # diffusers' stack of transformer blocks at one place of a UNet
 ROUTER = "lora_router"  # the attribute of a network that `attach` gave adapters
@@ -63,6 +66,16 @@ class Adapter:
     @property
     def rank(self) -> int:
         return len(self.down)
+
+
+@dataclass(frozen=True)
+class KronAdapter:
+    """The factors of one adapter of one layer: see training.adapters.kronecker. Any strength is
+    inside.
+    """
+
+    one: Tensor
+    two: Tensor
 
 
 @dataclass(frozen=True)
@@ -133,6 +146,7 @@ class LoraLayer:
         """frozen: what the changes are added to, the module's present forward where None."""
         self.module, self.router = module, router
         self.adapters: dict[int, Adapter | PeftAdapter] = {}
+        self.krons: dict[int, list[KronAdapter]] = {}  # added to those
         self._stacks: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         self.base = adaptable(getattr(module, "base_layer", module))  # PEFT wraps its layers
         self.frozen = frozen or module.forward
@@ -146,16 +160,35 @@ class LoraLayer:
         if isinstance(route, int):
             adapter = self.adapters.get(route)
             if adapter is None:
-                return self.frozen(x)
-            return for_all_rows(self.base, x, adapter.down, adapter.up, adapter.scale)
-        return self._each_row(x, route)
+                y = self.frozen(x)
+            else:
+                y = for_all_rows(self.base, x, adapter.down, adapter.up, adapter.scale)
+        else:
+            y = self._each_row(x, route)
+        return self._with_krons(y, x, route) if self.krons else y
+
+    def _with_krons(self, y: Tensor, x: Tensor, route: int | tuple[int, ...]) -> Tensor:
+        """y with the Kronecker products of every row."""
+        for index, krons in self.krons.items():
+            if isinstance(route, int):
+                rows = range(len(x)) if index == route else ()
+            else:
+                rows = [row for row in range(len(x)) if route[row % len(route)] == index]
+            for kron in krons if rows else ():
+                if len(rows) == len(x):
+                    y = y + kron_change(self.base, x, kron.one, kron.two)
+                    continue
+                order = self.router.order(tuple(rows), x.device)
+                own = x.index_select(0, order)
+                y = y.index_add(0, order, kron_change(self.base, own, kron.one, kron.two))
+        return y
 
     def _each_row(self, x: Tensor, route: tuple[int, ...]) -> Tensor:
         known = tuple(index for index in dict.fromkeys(route) if index in self.adapters)
+        if len(x) % len(route) and (known or self.krons):
+            raise ValueError(f"a batch of {len(x)} rows does not fit a route of {len(route)} rows")
         if not known:
             return self.frozen(x)
-        if len(x) % len(route):
-            raise ValueError(f"a batch of {len(x)} rows does not fit a route of {len(route)} rows")
         down, up = self._stacked(known, x.dtype)
         place = {index: i for i, index in enumerate(known)}
         # One without this layer: zeros, the last
@@ -232,6 +265,29 @@ def attach(
     return found
 
 
+def attach_kron(
+    network: nn.Module, modules: Sequence[str], *, factor: int, seed: int
+) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
+    """Put LoKr on the named modules; return module name -> (one, two), float32, trainable. A new
+    adapter changes nothing: two is 0.
+    """
+    router = Router(0)
+    vars(network)[ROUTER] = router
+    found: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
+    for name in modules:
+        layer = LoraLayer(network.get_submodule(name), router)
+        found[name] = first_factors(layer.base, factor, seed, len(found))
+        layer.krons[0] = [KronAdapter(*found[name])]
+    return found
+
+
+def first_factors(
+    base: Adaptable, factor: int, seed: int, place: int
+) -> tuple[nn.Parameter, nn.Parameter]:
+    """Masters of a new LoKr adapter; place: as in first_weights."""
+    return first_weights(base, *factor_shapes(shape_of(base), factor), seed, place)
+
+
 def first_weights(
     base: Adaptable, down: Sequence[int], up: Sequence[int], seed: int, place: int
 ) -> tuple[nn.Parameter, nn.Parameter]:
@@ -300,6 +356,12 @@ def adapters_disabled(networks: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def as_lora(down: Tensor, up: Tensor, alpha: float) -> Lora:
-    return Lora(
-        down.detach().float().cpu().numpy().copy(), up.detach().float().cpu().numpy().copy(), alpha
-    )
+    return Lora(_as_array(down), _as_array(up), alpha)
+
+
+def as_kron(one: Tensor, two: Tensor) -> Kron:
+    return Kron(_as_array(one), _as_array(two))
+
+
+def _as_array(matrix: Tensor) -> np.ndarray:
+    return matrix.detach().float().cpu().numpy().copy()

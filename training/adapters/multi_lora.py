@@ -13,11 +13,20 @@ from dataclasses import replace
 
 from torch import nn
 
-from training.adapters.lora_layers import Adapter, LoraLayer, Router, adaptable, first_weights
+from training.adapters.lora_layers import (
+    Adapter,
+    KronAdapter,
+    LoraLayer,
+    Router,
+    adaptable,
+    first_factors,
+    first_weights,
+)
+from training.adapters.low_rank import Adaptable
 from training.models.family import Parts
 from training.modules.stored import shape_of
 
-Pair = tuple[nn.Parameter, nn.Parameter]  # down, up
+Pair = tuple[nn.Parameter, nn.Parameter]  # down, up; of LoKr one, two
 
 
 class SharedBase:
@@ -55,15 +64,35 @@ class SharedBase:
         found: dict[str, Pair] = {}
         for name in modules:
             base = adaptable(network.get_submodule(name))
-            if base not in self._layers:
-                self._layers[base] = LoraLayer(base, self._router)
             shape = shape_of(base)
             own = (ranks or {}).get(name, rank)
             down, up = (own, *shape[1:]), (shape[0], own, *(1 for _ in shape[2:]))
             pair = first_weights(base, down, up, seed, len(found))
-            self._layers[base].adapters[adapter_index] = Adapter(*pair, alpha / rank)
+            self._layer(base).adapters[adapter_index] = Adapter(*pair, alpha / rank)
             found[name] = pair
         return found
+
+    def attach_kron(
+        self,
+        adapter_index: int,
+        network: nn.Module,
+        modules: Sequence[str],
+        *,
+        factor: int,
+        seed: int,
+    ) -> dict[str, Pair]:
+        """The same for LoKr, as lora_layers.attach_kron does for one style alone."""
+        found: dict[str, Pair] = {}
+        for name in modules:
+            base = adaptable(network.get_submodule(name))
+            found[name] = first_factors(base, factor, seed, len(found))
+            self._layer(base).krons[adapter_index] = [KronAdapter(*found[name])]
+        return found
+
+    def _layer(self, base: Adaptable) -> LoraLayer:
+        if base not in self._layers:
+            self._layers[base] = LoraLayer(base, self._router)
+        return self._layers[base]
 
     def leave(self, adapter_index: int) -> None:
         """Take away the adapters of a style that is done; a layer that no style adapts is the
@@ -71,7 +100,8 @@ class SharedBase:
         """
         for base, layer in list(self._layers.items()):
             layer.adapters.pop(adapter_index, None)
-            if not layer.adapters:
+            layer.krons.pop(adapter_index, None)
+            if not (layer.adapters or layer.krons):
                 layer.restore()
                 del self._layers[base]
 

@@ -21,11 +21,12 @@ from training.errors import StyleFileError
 from training.storage.paths import checked_writable, inside, write_whole
 from training.style_files.base_weights import write_single, write_with_style
 from training.style_files.embeddings import Words, embedding_bytes, joined
-from training.style_files.key_names import counted
+from training.style_files.key_names import counted, dialect_of
 from training.style_files.matching import match
 from training.style_files.merge import (
     Result,
     extracted,
+    low_rank,
     merged,
     packed,
     resized,
@@ -48,6 +49,8 @@ def convert(arguments: argparse.Namespace) -> Answer:
     else:
         family = family_of(style, arguments.file, arguments.family)
         result = Result(placed(style, family))
+    if arguments.to == "diffusers" and dialect_of(family) != "diffusers":
+        result = low_rank(result)
     words = style.words if arguments.to == "kohya" else {}
     if style.words and not words:
         command = f"style-file words {arguments.file} --out FOLDER"

@@ -88,7 +88,7 @@ def described(style: Style) -> dict[str, Any]:
             f"{printable(word, 60)} ({len(next(iter(v.values())))} vectors)"
             for word, v in style.words.items()
         ],
-        "weights": sum(lora.down.size + lora.up.size for lora in style.modules.values()),
+        "weights": sum(change.size for change in style.modules.values()),
         "dialect": style.dialect,
         "dtype": style.dtype,
         "sha256": style.sha256,

@@ -18,10 +18,10 @@ from training.style_files.base_weights import BaseWeights
 from training.style_files.embeddings import Words, alike, writable
 from training.style_files.family_spec import SPECS
 from training.style_files.key_names import counted
+from training.style_files.lora import Change, Kron
 from training.style_files.merge import Changes, Result
 from training.style_files.metadata import rewritten, without
 from training.style_files.reading import (
-    Lora,
     Style,
     bases,
     printable,
@@ -95,7 +95,7 @@ def style_content(
     dtype: Any,
     dialect: Any = "kohya",
     words: Words = EMPTY,
-) -> tuple[bytes, dict[str, Lora]]:
+) -> tuple[bytes, dict[str, Change]]:
     """The bytes of a new style file, read back and compared, and its layers by name. Words that can
     be no tensor's name everywhere are left out, and named.
     """
@@ -108,12 +108,7 @@ def style_content(
         )
     dialect = written_dialect(dialect, family)
     modules = named(changes, dialect, family)
-    metadata = rewritten(
-        metadata,
-        family,
-        {lora.rank for lora in changes.values()},
-        {lora.alpha for lora in changes.values()},
-    )
+    metadata = rewritten(metadata, family, list(changes.values()))
     metadata = without(metadata, arguments.leave_out)
     stored = arguments.dtype or dtype
     content = style_bytes(
@@ -142,8 +137,7 @@ def _check_same(
         written = found.get(key)
         if written is not None and _same_matrices(written, lora, ULP[stored]):
             continue
-        up, down = lora.flat()
-        bound = 2 * ULP[stored] * (abs(up) @ abs(down)).max() + 1e-6
+        bound = 2 * ULP[stored] * _largest_sum(lora) + 1e-6
         off = _largest_difference(written, lora)
         if not off <= bound:
             raise StyleFileError(
@@ -157,7 +151,15 @@ def _check_same(
         )
 
 
-def _largest_difference(written: Lora | None, lora: Lora) -> float:
+def _largest_sum(change: Change) -> float:
+    """The largest number that a change is added up to, signs aside."""
+    if isinstance(change, Kron):
+        return float(abs(change.one).max() * abs(change.two).max())
+    up, down = change.flat()
+    return float((abs(up) @ abs(down)).max())
+
+
+def _largest_difference(written: Change | None, lora: Change) -> float:
     if written is None:
         return np.inf
     return abs(written.delta().ravel() - lora.delta().ravel()).max()
@@ -169,18 +171,25 @@ def _without_prefix(place: tuple[str, str]) -> tuple[str, str]:
     return part, module.removeprefix("text_model.")
 
 
-def _same_matrices(found: Lora, lora: Lora, ulp: float) -> bool:
+def _same_matrices(found: Change, lora: Change, ulp: float) -> bool:
     """Whether two changes are made of the same matrices, but for rounding.
 
     Then so are the products, which take a hundred times as long.
     """
-    pairs = list(zip(found.flat(), lora.flat(), strict=True))
+    if isinstance(found, Kron) or isinstance(lora, Kron):
+        if not (isinstance(found, Kron) and isinstance(lora, Kron)):
+            return False
+        pairs = [(found.one, lora.one), (found.two, lora.two)]
+    else:
+        pairs = list(zip(found.flat(), lora.flat(), strict=True))
     return all(
         a.shape == b.shape and bool((abs(a - b) <= ulp * abs(b) + SMALLEST).all()) for a, b in pairs
     )
 
 
-def write_checked(out: Path, content: bytes, modules: Mapping[str, Lora], result: Result) -> Answer:
+def write_checked(
+    out: Path, content: bytes, modules: Mapping[str, Change], result: Result
+) -> Answer:
     write_whole(out, content)
     lost = f" {result.residual:.2%} of the change is left out." if result.residual > 1e-6 else ""
     record = {

@@ -172,6 +172,8 @@ def _cross_checks(config: RunConfig) -> Iterator[str]:
     if config.save.webhook and (complaint := address_complaint(config.save.webhook)):
         yield f"save.webhook is {_shown(config.save.webhook)}: {complaint}"
     yield from _optimiser_complaints(config.optim)
+    if config.adapter.method == "lokr":
+        yield from _lokr_complaints(config)
     try:
         parsed_ranks(config.adapter.ranks)
     except ValueError as error:
@@ -179,6 +181,22 @@ def _cross_checks(config: RunConfig) -> Iterator[str]:
     yield from _template_complaints(config.data)
     for s in settings():
         yield from _text_complaints(s.key, getattr(getattr(config, s.section), s.name))
+
+
+def _lokr_complaints(config: RunConfig) -> Iterator[str]:
+    """Settings that mean nothing for two whole matrices."""
+    if config.adapter.ranks:
+        yield "adapter.ranks is of adapter.method = lora; LoKr has adapter.factor: leave it empty"
+    if config.adapter.scale != "alpha_over_rank":
+        yield (
+            f"adapter.scale is {config.adapter.scale} with adapter.method = lokr, whose scale "
+            "is 1: set it to alpha_over_rank"
+        )
+    if config.optim.up_ratio != 1:
+        yield (
+            f"optim.up_ratio is {config.optim.up_ratio:g} with adapter.method = lokr, which has no "
+            "up matrices: set it to 1"
+        )
 
 
 def _optimiser_complaints(optim: Optim) -> Iterator[str]:

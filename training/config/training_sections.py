@@ -20,16 +20,28 @@ Method = Literal[
 class Adapter(Section):
     """What is trained: small matrices beside the frozen weights."""
 
-    method: Literal["lora"] = setting(
-        "lora", "lora: low-rank adaptation (Hu et al. 2021)", why="every program can read it"
+    method: Literal["lora", "lokr"] = setting(
+        "lora",
+        "lora: low-rank adaptation (Hu et al. 2021); lokr: a Kronecker product of two matrices "
+        "(Yeh et al. 2024), read by ComfyUI, A1111, Forge and InvokeAI, by diffusers not for "
+        "Stable Diffusion",
+        why="every program can read it",
     )
     rank: int = setting(
         16,
-        "rank of the adapters; a higher one learns finer detail and makes a larger file",
+        "rank of the adapters (lora); a higher one learns finer detail and makes a larger file",
         ge=1,
         le=512,
         why="rank 8 had 8 points less style and 13 less content on linocut; the file stays at a "
         "few MB",
+    )
+    factor: int = setting(
+        8,
+        "of lokr: outputs and inputs of a layer are divided by it, or by the largest number below "
+        "it that goes; 0 = as near the root as can be, for small files (LyCORIS's -1)",
+        ge=0,
+        le=512,
+        why="what guides use: a 64th of a layer's weights, of nearly any rank",
     )
     start: str = setting(
         "",
@@ -97,7 +109,7 @@ class Adapter(Section):
     )
 
     @property
-    def factor(self) -> float:
+    def multiplier(self) -> float:
         """What a layer's `up @ down` is multiplied with."""
         root = self.scale == "alpha_over_root"
         return self.alpha / (math.sqrt(self.rank) if root else self.rank)
@@ -107,7 +119,7 @@ class Adapter(Section):
         divides it.
         """
         as_set = self.scale == "alpha_over_rank" and rank == self.rank
-        return self.alpha if as_set else self.factor * rank
+        return self.alpha if as_set else self.multiplier * rank
 
 
 class Optim(Section):

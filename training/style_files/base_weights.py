@@ -22,7 +22,7 @@ from training.storage.disk_errors import advice, cause
 from training.storage.paths import fsync_folder, open_regular
 from training.style_files.checkpoint_keys import Piece, pieces
 from training.style_files.key_names import WORDS
-from training.style_files.lora import Lora
+from training.style_files.lora import Change
 from training.style_files.safetensors_io import (
     ON_DISK,
     Dtype,
@@ -130,12 +130,12 @@ def _head(path: Path) -> Head:
 
 def write_with_style(
     base: BaseWeights,
-    changes: Mapping[tuple[str, str], Lora],
+    changes: Mapping[tuple[str, str], Change],
     out: Path,
     on_progress: Callable[[str], None] | None = None,
 ) -> None:
     """Write a new base, the old one with changes added to its weights: whole or not at all.
-    changes: (part, module as in the base) -> Lora.
+    changes: (part, module as in the base) -> its change.
 
     Everything keeps its precision; on_progress gets the name of each file. Raises StyleFileError
     when out exists or a value does not fit, SpaceError.
@@ -192,7 +192,7 @@ def _going_along(base: BaseWeights) -> Iterator[Path]:
             yield path
 
 
-def _write_with_style(path: Path, copy: Path, changes: Mapping[str, Lora]) -> None:
+def _write_with_style(path: Path, copy: Path, changes: Mapping[str, Change]) -> None:
     """One file, tensor by tensor; the header stays as it is, since shapes and precision do."""
     head = _head(path)
     with path.open("rb") as source, copy.open("wb") as target:
@@ -205,7 +205,7 @@ def _write_with_style(path: Path, copy: Path, changes: Mapping[str, Lora]) -> No
         os.fsync(target.fileno())
 
 
-def _with_style(path: Path, name: str, entry: Entry, data: bytes, lora: Lora) -> bytes:
+def _with_style(path: Path, name: str, entry: Entry, data: bytes, lora: Change) -> bytes:
     if entry.dtype not in DTYPES:
         raise ModelError(
             f"{path} stores {name} as {entry.dtype}, expected F16, BF16 or F32. Convert it first."
@@ -219,7 +219,7 @@ def _with_style(path: Path, name: str, entry: Entry, data: bytes, lora: Lora) ->
 def write_single(
     base: BaseWeights,
     family: str,
-    changes: Mapping[tuple[str, str], Lora],
+    changes: Mapping[tuple[str, str], Change],
     out: Path,
     on_progress: Callable[[str], None] | None = None,
 ) -> None:
@@ -299,7 +299,7 @@ def _tensors_of(folder: Path) -> dict[str, _Tensor]:
 
 
 def _content_of(
-    tensor: _Tensor, piece: Piece, name: str, changes: Mapping[tuple[str, str], Lora]
+    tensor: _Tensor, piece: Piece, name: str, changes: Mapping[tuple[str, str], Change]
 ) -> bytes:
     path, entry, start = tensor
     with open_regular(path) as file:

@@ -1,4 +1,4 @@
-"""The tensors of a style file, in whichever form a program wrote them, as one Lora a layer. Pure
+"""The tensors of a style file, in whichever form a program wrote them, as one change a layer. Pure
 arithmetic; knows nothing of files or bases.
 
 LoRA      down, up                          kohya, diffusers old and new, peft; with lora_mid: LoCon
@@ -31,7 +31,7 @@ LIMITS = (
     256,
     128,
     64,
-)  # ranks that LoHa and LoKr are rewritten with, the first that keeps within MAX_WEIGHTS
+)  # ranks that LoHa is rewritten with, the first that keeps within MAX_WEIGHTS
 
 LEAVES = {
     ".lora_down.weight": "down",
@@ -204,17 +204,19 @@ def _size(shapes: Mapping[str, tuple[int, ...]]) -> _Size:
     if any(role.startswith("lokr") for role in shapes):
         one = _factor_size(shapes, "lokr_w1", ())
         two = _factor_size(shapes, "lokr_w2", shapes.get("lokr_t2", ()))
-        return _Size(one[0] * two[0], one[1] * two[1], one[2] * two[2])
+        rows, columns = one[0] * two[0], one[1] * two[1]
+        numbers = one[0] * one[1] + two[0] * two[1]  # its factors stay as they are
+        return _Size(rows, columns, -(-numbers // max(rows + columns, 1)), rewritten=False)
     kernel = math.prod((shapes.get("mid") or shapes.get("down", ()))[2:])
     return _Size(side("up", 0), side("down", 1) * kernel, side("down", 0), rewritten=False)
 
 
 def _factor_size(
     shapes: Mapping[str, tuple[int, ...]], name: str, core: tuple[int, ...]
-) -> tuple[int, int, int]:
+) -> tuple[int, int]:
     if name in shapes:
         rows, columns = (shapes[name] or (1,))[0], math.prod(shapes[name][1:])
     else:
         a, b = shapes.get(f"{name}_a") or (1, 1), shapes.get(f"{name}_b") or (1, 1)
         rows, columns = (a[-1] if core else a[0]), math.prod(b[1:]) * math.prod(core[2:])
-    return rows, columns, min(rows, columns)
+    return rows, columns

@@ -1,4 +1,6 @@
-"""One layer of a style in whichever method it was trained, as a low-rank change."""
+"""One layer of a style in whichever method it was trained, as a low-rank change or a Kronecker
+product.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from training.errors import StyleFileError
 from training.style_files.key_names import kernel_of
-from training.style_files.lora import Lora, from_matrices, hadamard, kronecker, whole
+from training.style_files.lora import Change, Kron, Lora, from_matrices, hadamard, whole
 from training.style_files.safetensors_io import damaged
 
 Arrays = Mapping[str, np.ndarray]
@@ -39,7 +41,7 @@ class Magnitude(NamedTuple):
 
 
 class Layer(NamedTuple):
-    lora: Lora
+    change: Change
     kind: str  # LoRA, LoCon with a Tucker core, LoHa, LoKr
     magnitude: Magnitude | None
     left_out: float  # Frobenius norm of what a Lora of the largest rank cannot hold
@@ -115,7 +117,7 @@ class Settings:
 def layer_of(label: str, name: str, arrays: Arrays, settings: Settings, limit: int) -> Layer:
     """One layer from its tensors, float32.
 
-    limit: the largest rank of a Lora that LoHa and LoKr become. Raises StyleFileError.
+    limit: the largest rank of a Lora that LoHa becomes. Raises StyleFileError.
     """
     roles = set(arrays)
     lora_roles, kind = {"down", "up"}, "LoRA"
@@ -149,22 +151,30 @@ def layer_of(label: str, name: str, arrays: Arrays, settings: Settings, limit: i
     if any(arrays[role].ndim < 2 for role in lora_roles):
         raise misfits
     alpha, rank = _strength(label, name, arrays, kind, settings)
-    build: Callable[..., tuple[Lora, float]] = {"LoRA": _plain, "LoHa": _loha, "LoKr": _lokr}.get(
+    build: Callable[..., tuple[Change, float]] = {"LoRA": _plain, "LoHa": _loha, "LoKr": _lokr}.get(
         kind, _tucker
     )
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            lora, left_out = build(name, arrays, limit)
+            change, left_out = build(name, arrays, limit)
+            scaled = _scaled(change, alpha, rank)
     except (ValueError, IndexError, np.linalg.LinAlgError):
         raise misfits from None
-    lora = Lora(lora.down, lora.up, alpha if lora.rank == rank else alpha / rank * lora.rank)
-    if complaint := complaint_about(lora):
+    if complaint := complaint_about(scaled):
         raise StyleFileError(
             f"{label} cannot be used: {name} {complaint}. Export it again, or use another file."
         )
     if settings.promises_dora(name) and not roles & {"dora_scale", "magnitude"}:
         raise damaged(label, f"it says it is DoRA (use_dora), and {name} has no magnitudes")
-    return Layer(lora, kind, _magnitude(label, name, arrays, lora), left_out * alpha / rank)
+    return Layer(scaled, kind, _magnitude(label, name, arrays, scaled), left_out * alpha / rank)
+
+
+def _scaled(change: Change, alpha: float, rank: int) -> Change:
+    """A change of scale 1 with its strength, which a Kronecker product holds in its factors."""
+    if isinstance(change, Kron):
+        return change if alpha == rank else change.times(alpha / rank)
+    own = change.rank
+    return Lora(change.down, change.up, alpha if own == rank else alpha / rank * own)
 
 
 def _kronecker_roles(roles: set[str]) -> set[str]:
@@ -217,7 +227,7 @@ def _loha(name: str, arrays: Arrays, limit: int) -> tuple[Lora, float]:
     return whole(((a1 @ b1) * (a2 @ b2)).reshape(shape), limit)
 
 
-def _lokr(name: str, arrays: Arrays, limit: int) -> tuple[Lora, float]:
+def _lokr(name: str, arrays: Arrays, limit: int) -> tuple[Kron, float]:
     kernel: tuple[int, ...] = ()
     factors = []
     for factor, core in (("lokr_w1", None), ("lokr_w2", arrays.get("lokr_t2"))):
@@ -229,9 +239,9 @@ def _lokr(name: str, arrays: Arrays, limit: int) -> tuple[Lora, float]:
             found = a @ b
         factors.append(found.reshape(len(found), -1))
     w1, w2 = factors
-    return kronecker(
-        w1, w2, _weight_shape(name, len(w1) * len(w2), w1.shape[1] * w2.shape[1], kernel), limit
-    )
+    shape = _weight_shape(name, len(w1) * len(w2), w1.shape[1] * w2.shape[1], kernel)
+    kernel = shape[2:]
+    return Kron(w1, w2.reshape(len(w2), w2.shape[1] // math.prod(kernel), *kernel)), 0.0
 
 
 def _unfolded(
@@ -257,12 +267,12 @@ def _weight_shape(name: str, rows: int, columns: int, kernel: tuple[int, ...]) -
     return (rows, columns // math.prod(kernel), *kernel)
 
 
-def _magnitude(label: str, name: str, arrays: Arrays, lora: Lora) -> Magnitude | None:
+def _magnitude(label: str, name: str, arrays: Arrays, change: Change) -> Magnitude | None:
     """DoRA's magnitudes and their axis. Raises StyleFileError where the axis is not clear."""
     role = next((role for role in ("magnitude", "dora_scale") if role in arrays), None)
     if role is None:
         return None
-    found, out, channels = arrays[role], lora.shape[0], lora.shape[1]
+    found, out, channels = arrays[role], change.shape[0], change.shape[1]
     long = [i for i, n in enumerate(found.shape) if n > 1]
     fits: list[Literal["out", "in"]] = []
     if len(long) <= 1 and found.ndim <= 4:
@@ -296,8 +306,11 @@ def _magnitude(label: str, name: str, arrays: Arrays, lora: Lora) -> Magnitude |
     return Magnitude(found.reshape(-1), fits[0])
 
 
-def complaint_about(lora: Lora) -> str:
+def complaint_about(change: Change) -> str:
     """What is wrong with a layer, "" when nothing is."""
+    if isinstance(change, Kron):
+        return _complaint_about_kron(change)
+    lora = change
     down, up, alpha = lora.down, lora.up, lora.alpha
     shapes = f"(lora_down {down.shape}, lora_up {up.shape})"
     if (
@@ -315,5 +328,14 @@ def complaint_about(lora: Lora) -> str:
             f"{max(64 * lora.rank, 1024)}"
         )
     if not (np.isfinite(down).all() and np.isfinite(up).all()):
+        return "holds values that are not finite (NaN or infinity)"
+    return ""
+
+
+def _complaint_about_kron(change: Kron) -> str:
+    one, two = change.one, change.two
+    if one.ndim != 2 or two.ndim not in (2, 4) or 0 in (*one.shape, *two.shape):
+        return f"has weights of shapes that no LoKr has (w1 {one.shape}, w2 {two.shape})"
+    if not (np.isfinite(one).all() and np.isfinite(two).all()):
         return "holds values that are not finite (NaN or infinity)"
     return ""

@@ -1,10 +1,11 @@
-"""One layer's low-rank change, and the arithmetic on it:
+"""One layer's change, low-rank or a Kronecker product, and the arithmetic on it:
 
 adding, cutting to a rank, products of other kinds rewritten. Knows numpy only.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -32,6 +33,29 @@ class Lora:
     def shape(self) -> tuple[int, ...]:
         """Shape of the base's weight."""
         return (self.up.shape[0], *self.down.shape[1:])
+
+    @property
+    def size(self) -> int:
+        """How many numbers it is made of."""
+        return self.down.size + self.up.size
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether one of its matrices is zero, so that it changes nothing."""
+        return not (self.down.any() and self.up.any())
+
+    def as_lora(self) -> Lora:
+        """Itself: see Kron."""
+        return self
+
+    def times(self, factor: float) -> Lora:
+        """The same change, so many times as strong."""
+        return replace(self, alpha=self.alpha * factor)
+
+    def square(self) -> float:
+        """The squared Frobenius norm of the change, from its factors."""
+        up, down = (matrix.astype(np.float64) for matrix in self.flat())
+        return float(np.sum((up.T @ up) * (down @ down.T)))
 
     def flat(self) -> tuple[np.ndarray, np.ndarray]:
         """up [out, r] with alpha / rank in it, and down [r, in * k * k]."""
@@ -72,6 +96,85 @@ class Lora:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Kron:
+    """One layer's change as kron(one, two), any scale inside. one: (a, c); two: (b, d) or
+    (b, d, k, k) for a weight of (a b, c d[, k, k]); both float32. LoKr: Yeh et al. 2024, arXiv
+    2309.14859, section 3.3.
+    """
+
+    one: np.ndarray
+    two: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the base's weight."""
+        (a, c), (b, d, *kernel) = self.one.shape, self.two.shape
+        return (a * b, c * d, *kernel)
+
+    @property
+    def rank(self) -> int:
+        """The largest rank that it can have."""
+        return min(self.one.shape) * min(len(self.two), self.two[0].size)
+
+    @property
+    def size(self) -> int:
+        """How many numbers it is made of."""
+        return self.one.size + self.two.size
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether one of its matrices is zero, so that it changes nothing."""
+        return not (self.one.any() and self.two.any())
+
+    def delta(self) -> np.ndarray:
+        """kron(one, two), float32, in the shape of the base's weight."""
+        return np.kron(self.one, self.two.reshape(len(self.two), -1)).reshape(self.shape)
+
+    def as_lora(self) -> Lora:
+        """The same change as a low-rank product, exactly: of as many ranks as it has."""
+        flat = self.two.reshape(len(self.two), -1)
+        return kronecker(self.one, flat, self.shape, self.rank)[0]
+
+    def times(self, factor: float) -> Kron:
+        """The same change, so many times as strong."""
+        return replace(self, one=self.one * np.float32(factor))
+
+    def square(self) -> float:
+        """The squared Frobenius norm of the change: the product of its factors'."""
+        one, two = (np.sum(matrix.astype(np.float64) ** 2) for matrix in (self.one, self.two))
+        return float(one * two)
+
+    def shaped(self, shape: tuple[int, ...]) -> Kron | None:
+        """The same change for a weight of that shape, None when it does not fit: see Lora."""
+        if self.shape == shape:
+            return self
+        inputs = self.one.shape[1]
+        kernel = shape[2:]
+        each = math.prod(kernel)
+        columns = self.two[0].size
+        fits = (
+            len(shape) in (2, 4)
+            and self.shape[0] == shape[0]
+            and inputs * columns == math.prod(shape[1:])
+            and columns % each == 0
+            and (self.two.ndim == 2 or (len(shape) == 2 and self.shape[1] == shape[1]))
+        )
+        if not fits:
+            return None
+        return replace(self, two=self.two.reshape(len(self.two), columns // each, *kernel))
+
+
+Change = Lora | Kron  # of one layer
+
+
+def zeros_of(shape: tuple[int, ...]) -> Lora:
+    """A change of nothing for a weight of that shape."""
+    ones = (1,) * (len(shape) - 2)
+    down, up = np.zeros((1, *shape[1:]), np.float32), np.zeros((shape[0], 1, *ones), np.float32)
+    return Lora(down, up, 1.0)
+
+
 def from_matrices(up: np.ndarray, down: np.ndarray, shape: tuple[int, ...]) -> Lora:
     """A Lora of scale 1 for a weight of that shape. up: [out, r]; down: [r, in * k * k]."""
     ones = (1,) * (len(shape) - 2)
@@ -83,30 +186,45 @@ def from_matrices(up: np.ndarray, down: np.ndarray, shape: tuple[int, ...]) -> L
     )
 
 
-def split_rows(lora: Lora, counts: Sequence[int]) -> list[Lora]:
+def split_rows(change: Change, counts: Sequence[int]) -> list[Change]:
     """The changes of matrices that lie one below the other in a matrix of this change; counts: the
-    rows of each. Exact: all share what is below the rank.
+    rows of each. Exact: all share what is below the rank, or the second factor.
     """
     if len(counts) == 1:
-        return [lora]
+        return [change]
+    if isinstance(change, Kron):
+        height = len(change.two)
+        if any(count % height for count in counts):
+            return split_rows(change.as_lora(), counts)
+        ends = np.cumsum(counts) // height
+        pairs = zip(ends, counts, strict=True)
+        return [replace(change, one=change.one[end - n // height : end]) for end, n in pairs]
     ends = np.cumsum(counts)
-    return [replace(lora, up=lora.up[end - n : end]) for end, n in zip(ends, counts, strict=True)]
+    pairs = zip(ends, counts, strict=True)
+    return [replace(change, up=change.up[end - n : end]) for end, n in pairs]
 
 
-def added(changes: Sequence[tuple[Lora, float]]) -> Lora:
-    """The weighted sum, exactly: matrices side by side, so the ranks add up. All of one shape."""
-    flats = [(*lora.flat(), weight) for lora, weight in changes]
+def added(changes: Sequence[tuple[Change, float]]) -> Change:
+    """The weighted sum, exactly: matrices side by side, so the ranks add up. All of one shape. A
+    Kronecker product alone stays one.
+    """
+    if len(changes) == 1 and isinstance(changes[0][0], Kron):
+        return changes[0][0].times(changes[0][1])
+    flats = [(*change.as_lora().flat(), weight) for change, weight in changes]
     up = np.concatenate([up * np.float32(weight) for up, _, weight in flats], axis=1)
     return from_matrices(up, np.concatenate([down for _, down, _ in flats]), changes[0][0].shape)
 
 
-def cut(lora: Lora, *, rank: int | None = None, energy: float | None = None) -> tuple[Lora, float]:
+def cut(
+    change: Change, *, rank: int | None = None, energy: float | None = None
+) -> tuple[Lora, float]:
     """The nearest change of a smaller rank, and what it leaves out (Frobenius norm). Eckart and
     Young 1936.
 
     rank: at most so many; energy: the fewest that keep this share (0 to 1] of the squared norm;
     with both, the smaller. No more ranks than the change has.
     """
+    lora = change.as_lora()
     up, down = (matrix.astype(np.float64) for matrix in lora.flat())
     if lora.rank >= min(len(up), down.shape[1]):
         return nearest((up @ down).reshape(lora.shape), rank=rank, energy=energy)

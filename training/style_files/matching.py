@@ -13,8 +13,7 @@ from training.style_files.base_family import family_of_shapes, misfit, text_widt
 from training.style_files.key_names import Names, Place
 from training.style_files.key_names import accepted_names as accepted_names
 from training.style_files.key_names import canonical_name as canonical_name
-from training.style_files.lora import Lora as Lora
-from training.style_files.lora import split_rows
+from training.style_files.lora import Change, split_rows
 from training.style_files.reading import Style
 from training.style_files.safetensors_io import printable as printable
 
@@ -26,8 +25,8 @@ class Unfit(NamedTuple):
     reason: str
 
 
-def match(style: Style, names: Mapping[str, Place]) -> dict[tuple[str, str], Lora]:
-    """Return (part, live module) -> its Lora, in the shape of the base's weight. names: from
+def match(style: Style, names: Mapping[str, Place]) -> dict[tuple[str, str], Change]:
+    """Return (part, live module) -> its change, in the shape of the base's weight. names: from
     accepted_names.
 
     Strict: one layer that the base does not have, or has in another shape, and StyleFileError says
@@ -46,7 +45,7 @@ def match(style: Style, names: Mapping[str, Place]) -> dict[tuple[str, str], Lor
     }
     if said := embeddings.complaint(style.words, widths):
         raise StyleFileError(f"{said} Choose the base it was made for, or another style.")
-    matched: dict[tuple[str, str], Lora] = {}
+    matched: dict[tuple[str, str], Change] = {}
     fused = names.fused if isinstance(names, Names) else {}
     for name, lora in style.modules.items():
         part, module, shape = names.get(name, ("", "", ()))

@@ -26,12 +26,12 @@ from training.style_files.base_weights import BaseWeights
 from training.style_files.family_spec import SPECS
 from training.style_files.key_names import Place
 from training.style_files.layers import MAX_RANK, Magnitude
-from training.style_files.lora import Lora, added, cut, nearest
+from training.style_files.lora import Change, Kron, added, cut, nearest
 from training.style_files.matching import match
 from training.style_files.reading import MAX_WORDS, Style, printable
 from training.style_files.strengths import Weight
 
-Changes = dict[tuple[str, str], Lora]  # (part, module) -> Lora
+Changes = dict[tuple[str, str], Change]  # (part, module) -> its change
 SIDE = 512  # px of the picture beside a style
 PIXELS = 64 * 10**6  # the largest picture that is opened
 NOTHING = 1e-7  # share of a weight's norm below which two are equal but for rounding
@@ -98,7 +98,22 @@ def merged(
     return Result(found)
 
 
-def resized(changes: Changes, *, rank: int | None = None, energy: float | None = None) -> Result:
+def low_rank(result: Result) -> Result:
+    """Kronecker products as low-rank ones, for a reader that knows no others."""
+    krons: Changes = {p: c for p, c in result.changes.items() if isinstance(c, Kron)}
+    if not krons:
+        return result
+    cut_down = resized(krons, rank=MAX_RANK)
+    note = f"{len(krons)} layers of LoKr were written as LoRA, since diffusers reads no LoKr here."
+    return Result(result.changes | cut_down.changes, cut_down.residual, (*result.notes, note))
+
+
+def resized(
+    changes: Mapping[tuple[str, str], Change],
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+) -> Result:
     """The nearest style of a smaller rank, layer by layer.
 
     energy: share of each layer's squared norm to keep, above 0 to 1.
@@ -106,13 +121,8 @@ def resized(changes: Changes, *, rank: int | None = None, energy: float | None =
     found, lost, whole = {}, 0.0, 0.0
     for place, lora in changes.items():
         found[place], rest = cut(lora, rank=rank, energy=energy)
-        lost, whole = lost + rest**2, whole + rest**2 + _square(found[place])
+        lost, whole = lost + rest**2, whole + rest**2 + found[place].square()
     return Result(found, math.sqrt(lost / whole) if whole else 0.0)
-
-
-def _square(lora: Lora) -> float:
-    up, down = (matrix.astype(np.float64) for matrix in lora.flat())
-    return float(np.sum((up.T @ up) * (down @ down.T)))
 
 
 def extracted(
@@ -168,7 +178,7 @@ def overpowering(changes: Changes, base: BaseWeights) -> list[tuple[str, str]]:
     return [
         place
         for place, lora in changes.items()
-        if _square(lora) > float(np.sum(base.weight(*place).astype(np.float64) ** 2))
+        if lora.square() > float(np.sum(base.weight(*place).astype(np.float64) ** 2))
     ]
 
 

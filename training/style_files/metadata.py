@@ -16,11 +16,13 @@ from pathlib import PureWindowsPath
 from typing import Any, Literal, NamedTuple
 
 from training.config.schema import RunConfig
-from training.config.training_sections import Optim
+from training.config.training_sections import Adapter, Optim
 from training.errors import StyleFileError
 from training.style_files.base_family import family_in
 from training.style_files.family_spec import SPECS
+from training.style_files.lora import Change, Lora
 
+LYCORIS = "lycoris.kohya"  # the module of sd-scripts that makes LoKr
 # Group of metadata -> what it tells, and the keys in it (patterns over the whole key)
 GROUPS = {
     "kind": (
@@ -162,7 +164,7 @@ def public(metadata: Mapping[str, str], groups: Iterable[str] = PUBLIC) -> dict[
 
 
 def rewritten(
-    metadata: Mapping[str, str], family: str, ranks: Collection[int], alphas: Collection[float]
+    metadata: Mapping[str, str], family: str, changes: Collection[Change]
 ) -> dict[str, str]:
     """What a file that was converted, mixed or cut says about itself:
 
@@ -172,10 +174,18 @@ def rewritten(
     if family_in(found) != family or not found.get("ss_base_model_version"):
         prediction = "v_prediction" if found.get("modelspec.prediction_type") == "v" else "epsilon"
         found |= _kind(family, prediction)
+    loras = [change for change in changes if isinstance(change, Lora)]
+    if len(loras) < len(changes):
+        arguments = json.dumps({"algo": "lokr", "full_matrix": "True"})
+        sizes = ("ss_network_dim", "ss_network_alpha")
+        found = {key: value for key, value in found.items() if key not in sizes}
+        return found | {"ss_network_module": LYCORIS, "ss_network_args": arguments}
+    if found.get("ss_network_module") == LYCORIS:
+        found.pop("ss_network_args", None)
     return found | {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": _one(ranks),
-        "ss_network_alpha": _one(alphas),
+        "ss_network_dim": _one({lora.rank for lora in loras}),
+        "ss_network_alpha": _one({lora.alpha for lora in loras}),
     }
 
 
@@ -239,17 +249,9 @@ def _modelspec(config: RunConfig, made: Made) -> dict[str, str]:
 
 
 def _kohya_metadata(config: RunConfig, made: Made) -> dict[str, str]:
-    adapter, optim = config.adapter, config.optim
-    convolutions = (
-        {"conv_dim": str(adapter.rank), "conv_alpha": str(adapter.file_alpha(adapter.rank))}
-        if "convolutions" in adapter.targets
-        else {}
-    )
+    optim = config.optim
     return {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(adapter.rank),
-        "ss_network_alpha": str(adapter.file_alpha(adapter.rank)),
-        "ss_network_args": json.dumps(convolutions),
+        **_network_metadata(config.adapter),
         "ss_output_name": config.save.name,
         "ss_resolution": f"({made.resolution}, {made.resolution})",
         "ss_learning_rate": str(optim.unet_lr),
@@ -275,6 +277,22 @@ def _kohya_metadata(config: RunConfig, made: Made) -> dict[str, str]:
         "ss_mixed_precision": {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}.get(
             config.base.dtype, ""
         ),
+    }
+
+
+def _network_metadata(adapter: Adapter) -> dict[str, str]:
+    """The method as sd-scripts calls it."""
+    if adapter.method == "lokr":
+        factor = str(adapter.factor or -1)
+        arguments = {"algo": "lokr", "full_matrix": "True", "factor": factor}
+        return {"ss_network_module": LYCORIS, "ss_network_args": json.dumps(arguments)}
+    rank, alpha = str(adapter.rank), str(adapter.file_alpha(adapter.rank))
+    of_convolutions = {"conv_dim": rank, "conv_alpha": alpha}
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": rank,
+        "ss_network_alpha": alpha,
+        "ss_network_args": json.dumps(of_convolutions if "convolutions" in adapter.targets else {}),
     }
 
 

@@ -31,6 +31,7 @@ from training.style_files.key_names import WORDS
 from training.style_files.key_names import accepted_names as accepted_names
 from training.style_files.key_names import canonical_name as canonical_name
 from training.style_files.layers import Layer, Magnitude, Settings, layer_of
+from training.style_files.lora import Change as Change
 from training.style_files.lora import Lora as Lora
 from training.style_files.metadata import read_as
 from training.style_files.safetensors_io import (
@@ -61,13 +62,13 @@ class Style:
     the user.
     """
 
-    modules: dict[str, Lora]
+    modules: dict[str, Change]
     metadata: dict[str, str]
     sha256: str
     dialect: Dialect = "kohya"
     dtype: Dtype = "float16"
     warnings: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ("LoRA",)  # what the file holds; LoHa and LoKr were rewritten as LoRA
+    kinds: tuple[str, ...] = ("LoRA",)  # what the file holds; LoHa was rewritten as LoRA
     # DoRA's; a style with any cannot be matched without the base's weights
     magnitudes: Mapping[str, Magnitude] = field(default_factory=dict)
     # That it brings with it (textual inversion): word -> text encoder -> vectors
@@ -111,8 +112,8 @@ class Style:
 
     @property
     def ranks(self) -> str:
-        """`16`, or `4 to 32` when they differ; "" for words alone."""
-        ranks = sorted({lora.rank for lora in self.modules.values()})
+        """`16`, or `4 to 32` when they differ; "" for words and Kronecker products alone."""
+        ranks = sorted({c.rank for c in self.modules.values() if isinstance(c, Lora)})
         return "".join(map(str, ranks)) if len(ranks) < 2 else f"{ranks[0]} to {ranks[-1]}"
 
     @property
@@ -121,11 +122,11 @@ class Style:
         return recipe_of(self.metadata)
 
 
-def family_of(modules: Mapping[str, Lora]) -> str:
+def family_of(modules: Mapping[str, Change]) -> str:
     """Return the kind of base that the weights show (see bases), "" when they fit several
     or none.
     """
-    return family_of_shapes({name: lora.shape for name, lora in modules.items()})
+    return family_of_shapes({name: change.shape for name, change in modules.items()})
 
 
 def read_style(path: Path) -> Style:
@@ -168,7 +169,7 @@ def style_from_bytes(
         for name, keys in layers.items():
             tensors = {role: array(key) for role, key in keys.items()}
             read[name] = layer_of(label, name, tensors, settings, limit)
-    modules = {name: layer.lora for name, layer in read.items()}
+    modules = {name: layer.change for name, layer in read.items()}
     words = embeddings.read(label, PurePath(label).stem, head.tensors, array)
     unread = [word for word in brought if word not in words]
     unread_words = printable(", ".join(unread), 200)
@@ -231,7 +232,7 @@ def _left_out(read: Mapping[str, Layer], limit: int) -> tuple[str, ...]:
     if not rest:
         return ()
     left_out = sum(norm * norm for norm in rest)
-    kept = sum(_square(layer.lora) for layer in read.values())
+    kept = sum(layer.change.square() for layer in read.values())
     share = (left_out / (left_out + kept)) ** 0.5
     return (
         f"{len(rest)} layers have more ranks than the {limit} that are read: {share:.2%} "
@@ -320,7 +321,7 @@ def _joined(styles: list[Style]) -> Style:
     first = styles[0]
     if len(styles) == 1:
         return first
-    modules = {name: lora for style in styles for name, lora in style.modules.items()}
+    modules = {name: change for style in styles for name, change in style.modules.items()}
     if len(modules) != sum(len(style.modules) for style in styles):
         raise StyleFileError(
             "Two of the folder's adapters change the same layers. Give one of them."
@@ -336,30 +337,27 @@ def _joined(styles: list[Style]) -> Style:
     )
 
 
-def _square(lora: Lora) -> float:
-    """The squared Frobenius norm of a change, from its factors."""
-    up, down = (matrix.astype(np.float64) for matrix in lora.flat())
-    return float(np.sum((up.T @ up) * (down @ down.T)))
-
-
 def _warnings(
-    modules: Mapping[str, Lora], metadata: Mapping[str, str], kinds: Collection[str]
+    modules: Mapping[str, Change], metadata: Mapping[str, str], kinds: Collection[str]
 ) -> tuple[str, ...]:
     """What the user should know. kinds: what the file holds.
 
-    LoHa and LoKr have ranks of our making, of which nothing is said.
+    LoHa has ranks of our making, LoKr none, of which nothing is said.
     """
     found = []
-    if modules and not any(lora.up.any() and lora.down.any() for lora in modules.values()):
+    if modules and all(change.is_zero for change in modules.values()):
         found.append("All its weights are zero: it changes nothing.")
     if wasteful := sum(
-        lora.rank > min(lora.shape[0], lora.down[0].size) for lora in modules.values()
+        lora.rank > min(lora.shape[0], lora.down[0].size)
+        for lora in modules.values()
+        if isinstance(lora, Lora)
     ):
         found.append(
             f"{wasteful} layers have a larger rank than their size allows: `style-file resize` "
             "makes the file smaller without loss."
         )
-    if high := sum(lora.rank > HIGH_RANK for lora in modules.values()) if "LoRA" in kinds else 0:
+    loras = [c for c in modules.values() if isinstance(c, Lora)] if "LoRA" in kinds else []
+    if high := sum(lora.rank > HIGH_RANK for lora in loras):
         found.append(
             f"{high} layers have a rank above {HIGH_RANK}, far more than a style needs: "
             "`style-file resize` makes the file smaller."

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from training.errors import ConfigError
-from training.style_files.lora import Lora
+from training.style_files.lora import Change
 
 LARGEST = 10.0  # factor; ten times what was trained is noise already
 GROUPS = (
@@ -84,15 +84,13 @@ def groups_of(part: str, module: str) -> list[str]:
 
 
 def weakened(
-    changes: Mapping[tuple[str, str], Lora], weight: Weight
-) -> dict[tuple[str, str], Lora]:
-    """(part, module) -> Lora, each as strong as its weight says; those of weight 0 are left out."""
+    changes: Mapping[tuple[str, str], Change], weight: Weight
+) -> dict[tuple[str, str], Change]:
+    """(part, module) -> its change, each as strong as its weight says; those of weight 0 are left
+    out.
+    """
     weighted = {place: (lora, weight.of(*place)) for place, lora in changes.items()}
-    return {
-        place: replace(lora, alpha=lora.alpha * factor)
-        for place, (lora, factor) in weighted.items()
-        if factor
-    }
+    return {place: lora.times(factor) for place, (lora, factor) in weighted.items() if factor}
 
 
 def weighted(text: str) -> tuple[Path, Weight]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from training.errors import StyleFileError
 from training.style_files.family_record import FamilySpec
-from training.style_files.lora import Lora, split_rows
+from training.style_files.lora import Change, split_rows
 from training.style_files.transformer_names import (
     PART,
     native_modules,
@@ -20,10 +20,10 @@ MOST_BLOCKS = 100  # of one kind; the deepest transformer in use has 60
 
 
 def placed_transformer(
-    spec: FamilySpec, modules: Mapping[str, Lora]
-) -> dict[tuple[str, str], Lora]:
-    """Return (part, live module) -> Lora of a style's layers. Raises StyleFileError for those that
-    the family does not have, or that are there twice.
+    spec: FamilySpec, modules: Mapping[str, Change]
+) -> dict[tuple[str, str], Change]:
+    """Return (part, live module) -> the change of a style's layers. Raises StyleFileError for those
+    that the family does not have, or that are there twice.
     """
     known = list(standard_modules(spec))
     names = transformer_names(spec, dict.fromkeys(known, (1, 1)))
@@ -34,7 +34,7 @@ def placed_transformer(
             f"{spec.short_title} model, for instance {unknown[0]}."
             " Say which family it is with --family."
         )
-    found: dict[tuple[str, str], Lora] = {}
+    found: dict[tuple[str, str], Change] = {}
     for name, lora in modules.items():
         _, module, _ = names[name]
         live = native[module] if module in names.fused else [module]

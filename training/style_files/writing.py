@@ -25,7 +25,8 @@ from training.style_files.key_names import (
     is_pointwise,
     standard_places,
 )
-from training.style_files.layers import complaint_about
+from training.style_files.layers import MAX_RANK, complaint_about
+from training.style_files.lora import Change, Kron, cut, zeros_of
 from training.style_files.lora import Lora as Lora
 from training.style_files.reading import Style, _content, style_from_bytes
 from training.style_files.safetensors_io import (
@@ -60,7 +61,7 @@ EMPTY: Words = {}
 
 def write_style(
     path: Path,
-    modules: Mapping[str, Lora],
+    modules: Mapping[str, Change],
     metadata: Mapping[str, str],
     *,
     dtype: Dtype = "float16",
@@ -87,7 +88,7 @@ def write_style(
 
 def style_bytes(
     label: str,
-    modules: Mapping[str, Lora],
+    modules: Mapping[str, Change],
     metadata: Mapping[str, str],
     *,
     dtype: Dtype = "float16",
@@ -105,21 +106,20 @@ def style_bytes(
             f"There are no weights to write into {label}. Train at least one part."
         )
     tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
-    for name, lora in modules.items():
-        if complaint := complaint_about(lora):
+    for name, change in modules.items():
+        if complaint := complaint_about(change):
             raise StyleFileError(
                 f"{label} was not written: {name} {complaint}. Train again with a lower "
                 "learning rate or another seed."
             )
-        up = lora.up if dialect == "kohya" else lora.up * np.float32(lora.alpha / lora.rank)
-        for role, array in (("down", lora.down), ("up", up)):
-            tensors[name + ROLES[dialect][role]] = (
+        for leaf, array in _leaves(change, dialect).items():
+            tensors[name + leaf] = (
                 STORED[dtype],
                 array.shape,
                 stored(label, name, array, dtype),
             )
-        if dialect == "kohya":
-            tensors[f"{name}.alpha"] = ("F32", (), np.array(lora.alpha, "<f4").tobytes())
+        if dialect == "kohya" and isinstance(change, Lora):
+            tensors[f"{name}.alpha"] = ("F32", (), np.array(change.alpha, "<f4").tobytes())
     for name, (shape, data) in embeddings.bundled(label, words, dtype).items():
         tensors[name] = (STORED[dtype], shape, data)
     # The order of the library: wider numbers first, then by name. Hashes of the tensor area then
@@ -131,6 +131,16 @@ def style_bytes(
         entries[name] = Entry(code, shape, end, end + len(data))
         end += len(data)
     return with_metadata(label, entries, metadata, b"".join(tensors[name][2] for name in order))
+
+
+def _leaves(change: Change, dialect: Dialect) -> dict[str, np.ndarray]:
+    """End of a tensor's name -> the matrix. Readers take the scale of LoKr's whole factors as 1,
+    whatever alpha says, so none is written.
+    """
+    if isinstance(change, Kron):
+        return {".lokr_w1": change.one, ".lokr_w2": change.two}
+    up = change.up if dialect == "kohya" else change.up * np.float32(change.alpha / change.rank)
+    return {ROLES[dialect]["down"]: change.down, ROLES[dialect]["up"]: up}
 
 
 def with_metadata(
@@ -199,8 +209,8 @@ def scrubbed(path: Path, metadata: Mapping[str, str]) -> bytes:
     return written
 
 
-def placed(style: Style, family: str) -> dict[tuple[str, str], Lora]:
-    """Return (part, module) -> Lora without a model at hand.
+def placed(style: Style, family: str) -> dict[tuple[str, str], Change]:
+    """Return (part, module) -> its change without a model at hand.
 
     family: a name in SPECS. Raises StyleFileError for layers it does not have.
     """
@@ -217,7 +227,7 @@ def placed(style: Style, family: str) -> dict[tuple[str, str], Lora]:
             f"{bases().get(family, family)} model, for instance {unknown[0]}."
             " Say which family it is with --family."
         )
-    found: dict[tuple[str, str], Lora] = {}
+    found: dict[tuple[str, str], Change] = {}
     for name, lora in style.modules.items():
         if places[name] in found:
             raise StyleFileError(
@@ -241,9 +251,9 @@ def written_dialect(dialect: Dialect, family: str) -> Dialect:
 
 
 def named(
-    changes: Mapping[tuple[str, str], Lora], dialect: Dialect, family: str
-) -> dict[str, Lora]:
-    """Return name in a file -> Lora.
+    changes: Mapping[tuple[str, str], Change], dialect: Dialect, family: str
+) -> dict[str, Change]:
+    """Return name in a file -> its change.
 
     In kohya's dialect, attention of an OpenCLIP text encoder is written whole (see
     _whole_attention). Layers of transformers have one name, whatever the dialect.
@@ -252,8 +262,8 @@ def named(
         return {canonical_name(*place, family): lora for place, lora in changes.items()}
     if dialect == "diffusers":
         return {
-            next(iter(diffusers_names(part, [module]))): lora
-            for (part, module), lora in changes.items()
+            next(iter(diffusers_names(part, [module]))): _for_diffusers(change)
+            for (part, module), change in changes.items()
         }
     return {
         canonical_name(part, module, family): lora
@@ -261,9 +271,15 @@ def named(
     }
 
 
+def _for_diffusers(change: Change) -> Lora:
+    """A change as the pipelines of Stable Diffusion read it, which know no LoKr."""
+    lora = change.as_lora()
+    return lora if lora.rank <= MAX_RANK else cut(lora, rank=MAX_RANK)[0]
+
+
 def _whole_attention(
-    changes: Mapping[tuple[str, str], Lora], family: str
-) -> dict[tuple[str, str], Lora]:
+    changes: Mapping[tuple[str, str], Change], family: str
+) -> dict[tuple[str, str], Change]:
     """A1111 drops a LoRA on q, k, v or out of an OpenCLIP text encoder unless all four of a layer
     have one: the missing get zeros.
     """
@@ -274,12 +290,11 @@ def _whole_attention(
         if part != openclip or which not in (four := ("q_proj", "k_proj", "v_proj", "out_proj")):
             continue
         for other in four:
-            zeros = Lora(np.zeros_like(lora.down[:1]), np.zeros_like(lora.up[:, :1]), 1.0)
-            found.setdefault((part, f"{layer}.{other}"), zeros)
+            found.setdefault((part, f"{layer}.{other}"), zeros_of(lora.shape))
     return found
 
 
-def converted(style: Style, dialect: Dialect, family: str) -> dict[str, Lora]:
+def converted(style: Style, dialect: Dialect, family: str) -> dict[str, Change]:
     """Return the style's layers under the names of another dialect, without a model at hand.
 
     family: a name in SPECS.

@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.adapters import lora_layers
 from training.adapters.multi_lora import SharedBase
@@ -20,12 +20,14 @@ from training.models.family import Parts
 from training.models.textual_inversion import Token, first_token
 from training.modules.compile import compile_passes
 from training.style_files.key_names import Place
+from training.style_files.lora import Change, Kron, Lora
 from training.style_files.matching import match
 from training.style_files.reading import Style, printable
 from training.trainer import optimizers
 from training.trainer.optimizer import Group, Optimiser
 
-Adapters = dict[tuple[str, str], tuple[nn.Parameter, nn.Parameter]]  # (part, module): (down, up)
+# (part, module): (down, up), of LoKr (one, two)
+Adapters = dict[tuple[str, str], tuple[nn.Parameter, nn.Parameter]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Attached:
     def count(self) -> int:
         """Weights that are trained."""
         words = sum(vectors.numel() for token in self.tokens for vectors in token.vectors.values())
-        return words + sum(down.numel() + up.numel() for down, up in self.adapters.values())
+        return words + sum(p.numel() for pair in self.adapters.values() for p in pair)
 
 
 def attach(
@@ -68,12 +70,7 @@ def attach(
         lr = optim.unet_lr if is_denoiser else optim.text_encoder_lr
         if lr == 0:
             continue
-        network, modules = parts.networks[part], _modules(config, parts, part)
-        put_on = partial(shared_base.attach, adapter_index) if shared_base else lora_layers.attach
-        adapter = config.adapter
-        own = ranks_of(modules, parsed_ranks(adapter.ranks), adapter.rank) if is_denoiser else None
-        alpha = adapter.file_alpha(adapter.rank)
-        found = put_on(network, modules, rank=adapter.rank, alpha=alpha, seed=optim.seed, ranks=own)
+        found = _put_on(config, parts, part, shared_base, adapter_index)
         adapters |= {(part, module): pair for module, pair in found.items()}
         groups |= _groups(part, list(found.values()), lr, optim.up_ratio)
     compile_passes(parts.denoiser, optim.compile)
@@ -88,6 +85,30 @@ def attach(
         optim.method, groups, weight_decay=optim.weight_decay, clip=optim.clip, ema=optim.ema
     )
     return Attached(names, adapters, tokens, optimiser, adapter_index)
+
+
+def _put_on(
+    config: RunConfig, parts: Parts, part: str, shared_base: SharedBase | None, adapter_index: int
+) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
+    """New adapters of the chosen method on a part's modules."""
+    adapter, seed = config.adapter, config.optim.seed
+    network, modules = parts.networks[part], _modules(config, parts, part)
+    if adapter.method == "lokr":
+        put_kron = lora_layers.attach_kron
+        if shared_base:
+            put_kron = partial(shared_base.attach_kron, adapter_index)
+        return put_kron(network, modules, factor=adapter.factor, seed=seed)
+    put_on = partial(shared_base.attach, adapter_index) if shared_base else lora_layers.attach
+    ranks = parsed_ranks(adapter.ranks) if part == parts.family.denoiser else {}
+    own, alpha = ranks_of(modules, ranks, adapter.rank), adapter.file_alpha(adapter.rank)
+    return put_on(network, modules, rank=adapter.rank, alpha=alpha, seed=seed, ranks=own)
+
+
+def as_change(config: RunConfig, pair: tuple[Tensor, Tensor]) -> Change:
+    """A layer's trained matrices as a style file has them."""
+    if config.adapter.method == "lokr":
+        return lora_layers.as_kron(*pair)
+    return lora_layers.as_lora(*pair, config.adapter.file_alpha(len(pair[0])))
 
 
 def _groups(
@@ -139,15 +160,19 @@ def _begin_as(
     """
     found = match(style, names)
     _check_nothing_lost(style, config, [key for key in found if key not in adapters])
-    scale = config.adapter.factor
-    for key, lora in found.items():
+    if config.adapter.method == "lokr":
+        _begin_as_kron(config, found, adapters)
+        return
+    scale = config.adapter.multiplier
+    loras = {key: change.as_lora() for key, change in found.items()}
+    for key, lora in loras.items():
         if lora.rank > len(adapters[key][0]):
             raise StyleFileError(
                 f"{config.adapter.start} has rank {lora.rank} at {'.'.join(key)}, this run "
                 f"{len(adapters[key][0])}. Raise adapter.rank or what adapter.ranks says of it."
             )
     with torch.no_grad():
-        for key, lora in found.items():
+        for key, lora in loras.items():
             down, up = adapters[key]
             own = torch.from_numpy(
                 np.asarray(lora.up, np.float32) * np.float32(lora.alpha / lora.rank / scale)
@@ -155,6 +180,28 @@ def _begin_as(
             first = torch.from_numpy(np.asarray(lora.down, np.float32))
             down[: lora.rank] = first.view(lora.rank, *down.shape[1:]).to(down)
             up[:, : lora.rank] = own.view(-1, lora.rank, *up.shape[2:]).to(up)
+
+
+def _begin_as_kron(
+    config: RunConfig, found: Mapping[tuple[str, str], Change], adapters: Adapters
+) -> None:
+    for key, change in found.items():
+        if isinstance(change, Lora) and change.is_zero:
+            continue
+        if not isinstance(change, Kron):
+            raise StyleFileError(
+                f"{config.adapter.start} is low-rank at {'.'.join(key)}, this run trains LoKr. Set "
+                'adapter.method = "lora", or start from a LoKr.'
+            )
+        own, shapes = adapters[key], (change.one.shape, change.two.shape)
+        if shapes != tuple(tuple(p.shape) for p in own):
+            raise StyleFileError(
+                f"{config.adapter.start} has factors of {shapes[0]} and {shapes[1]} at "
+                f"{'.'.join(key)}, this run of {tuple(own[0].shape)} and {tuple(own[1].shape)}. "
+                f"Set adapter.factor to {max(shapes[0])}."
+            )
+        for parameter, matrix in zip(own, (change.one, change.two), strict=True):
+            parameter.data.copy_(torch.from_numpy(np.ascontiguousarray(matrix)))
 
 
 def _check_nothing_lost(style: Style, config: RunConfig, untrained: list[tuple[str, str]]) -> None:

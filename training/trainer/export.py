@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from training import __version__
-from training.adapters import lora_layers
 from training.config.schema import RunConfig
 from training.errors import SpaceError, StyleFileError
 from training.models.textual_inversion import as_words
@@ -15,11 +14,13 @@ from training.storage.disk_errors import advice, cause
 from training.storage.paths import fsync_folder, inside, write_whole
 from training.style_files import embeddings
 from training.style_files.key_names import canonical_name, dialect_of
+from training.style_files.lora import Change
 from training.style_files.matching import match
 from training.style_files.metadata import Made, metadata_for
-from training.style_files.reading import Lora, Style, read_style
+from training.style_files.reading import Style, read_style
 from training.style_files.writing import write_style
 from training.system import file_system
+from training.trainer.attach import as_change
 from training.trainer.trainer import Trainer
 
 WORDS = "words"  # folder of learnt words, each in a file of its own
@@ -28,7 +29,7 @@ WORDS = "words"  # folder of learnt words, each in a file of its own
 def has_effect(trainer: Trainer) -> bool:
     """Whether any adapter changes any weight of the base."""
     with trainer.optimiser.averaged():
-        return any(bool(down.any()) and bool(up.any()) for down, up in trainer.adapters.values())
+        return any(bool(a.any()) and bool(b.any()) for a, b in trainer.adapters.values())
 
 
 def export(trainer: Trainer, file: str = "") -> Path:
@@ -42,15 +43,12 @@ def export(trainer: Trainer, file: str = "") -> Path:
     if not trainer.world.writes:
         return path
     with trainer.optimiser.averaged():
-        own = {
-            key: lora_layers.as_lora(down, up, config.adapter.file_alpha(len(down)))
-            for key, (down, up) in trainer.adapters.items()
-        }
+        own = {key: as_change(config, pair) for key, pair in trainer.adapters.items()}
         words = as_words(trainer.tokens)
     unchecked = path.with_name(f".{path.name}")
     write_style(
         unchecked,
-        {canonical_name(part, module, family): lora for (part, module), lora in own.items()},
+        {canonical_name(part, module, family): change for (part, module), change in own.items()},
         metadata_for(_as_trained(trainer), _made(trainer), config.save.leave_out),
         dialect=dialect_of(family),
         words=words,
@@ -106,7 +104,7 @@ def _made(trainer: Trainer) -> Made:
 
 
 def _check_same(
-    path: Path, own: Mapping[tuple[str, str], Lora], written: Style, trainer: Trainer
+    path: Path, own: Mapping[tuple[str, str], Change], written: Style, trainer: Trainer
 ) -> None:
     """Raise StyleFileError where the written style changes weights otherwise than the trained."""
     back = match(written, trainer.attached.names)

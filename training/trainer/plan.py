@@ -132,8 +132,9 @@ def _start(config: RunConfig) -> Style | None:
     if not config.adapter.start:
         return None
     style = read_style(Path(config.adapter.start).expanduser())
-    largest = max((lora.rank for lora in style.modules.values()), default=0)
-    if largest > max([config.adapter.rank, *parsed_ranks(config.adapter.ranks).values()]):
+    largest = max((change.rank for change in style.modules.values()), default=0)
+    highest = max([config.adapter.rank, *parsed_ranks(config.adapter.ranks).values()])
+    if config.adapter.method == "lora" and largest > highest:
         raise StyleFileError(
             f"{config.adapter.start} has rank {largest}, this run {config.adapter.rank}. Set "
             f"adapter.rank to {largest} or more, or cut the style "

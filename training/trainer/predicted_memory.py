@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from training.adapters.kronecker import factor_shapes
 from training.adapters.lora_layers import chosen_modules
 from training.config.layer_patterns import kept, parsed_ranks, ranks_of
 from training.config.schema import RunConfig
@@ -95,4 +96,7 @@ def _trained(config: RunConfig, files: base_files.BaseFiles, part: str, network:
         names = chosen_modules(network, family.text_groups, adapter.text_encoder_targets)
         ranks = dict.fromkeys(names, adapter.rank)
     shapes = loader.weight_shapes(network)
+    if adapter.method == "lokr":
+        pairs = (factor_shapes(shapes[name], adapter.factor) for name in names)
+        return sum(math.prod(one) + math.prod(two) for one, two in pairs)
     return sum(ranks[n] * (shapes[n][0] + math.prod(shapes[n][1:])) for n in names)
