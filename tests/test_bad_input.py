@@ -180,11 +180,11 @@ PICTURES: dict[str, tuple[Callable[[Scene], None], str]] = {
     ),
     "another format in disguise": (
         writes("apple.png", b"GIF89a" + b"\0" * 100),
-        "apple.png is a GIF",
+        "apple.png is damaged or cut off (it has no frame",
     ),
     "program in disguise": (
         writes("apple.png", b"\x7fELF" + bytes(range(256)) * 4),
-        "apple.png is not a PNG",
+        "apple.png is not a picture of a kind that is read",
     ),
     "bomb": (writes("apple.png", png(50_000, 50_000)), "apple.png has"),
     "larger bomb": (writes("apple.png", png(2**31 - 1, 2**31 - 1)), "apple.png has"),

@@ -44,9 +44,9 @@ def frame_of(marker: int, bits: int) -> bytes:
     [
         (frame_of(0xC1, 12), "is a JPEG of 12 bits, which is not read. Save it as PNG"),
         (frame_of(0xC3, 8), "is a lossless or hierarchical JPEG, which is not read"),
-        (b"\0\0\0\x18ftypheic" + bytes(99), "is a HEIC file in spite of its name"),
-        (b"\0\0\0\x18ftypmif1" + bytes(99), "is a HEIC file in spite of its name"),
-        (b"\0\0\0\x18ftypavif" + bytes(99), "is an AVIF file in spite of its name"),
+        (b"\0\0\0\x18ftypavif" + bytes(99), "is damaged or cut off"),
+        (b"II+\0\x08\0\0\0" + bytes(99), "is a BigTIFF file, which is not read"),
+        (b"8BPS" + bytes(99), "is a Photoshop file in spite of its name"),
         (b"\0\0\0\x18ftypisom" + bytes(99), "is a video in spite of its name"),
         (b"\0\0\0\x14ftypqt  " + bytes(99), "is a video in spite of its name"),
         (b"<?xml version='1.0'?><svg/>", "is an SVG file in spite of its name"),

@@ -99,9 +99,9 @@ def png(*chunks: bytes) -> bytes:
 ROWS = chunk(b"IDAT", zlib.compress((b"\0" + b"\x40\x80\xc0" * 16) * 16))
 BOMB = zlib.compress(b"\0" * 80_000_000, 9)
 DISGUISES = {
-    "a GIF": picture("GIF", "P"),
-    "a BMP": picture("BMP"),
-    "a TIFF": picture("TIFF"),
+    "half a GIF": picture("GIF", "P")[:40],
+    "half a BMP": picture("BMP")[:40],
+    "half a TIFF": picture("TIFF")[:40],
     "an icon": picture("ICO", size=(32, 32)),
     "a PPM": picture("PPM"),
     "a TGA": picture("TGA"),

@@ -72,7 +72,7 @@ def test_bad_uploads_are_named_and_the_others_go_on(tmp_path: Path, ink: Path) -
     text.write_text("<html>not found</html>")
     empty.write_bytes(b"")
     cut.write_bytes(good[0].read_bytes()[:60])
-    gif = picture(up / "moving.png", kind="GIF")
+    gif = picture(up / "moving.png", kind="PPM")
     added = store.add(ink, [text, good[0], empty, good[1], cut, gif, good[2]])
     assert added.kept == ("red.png", "blue.jpg", "green.webp")
     assert {name for name, _ in added.refused} == {"page.png", "empty.jpg", "cut.png", "moving.png"}

@@ -154,10 +154,10 @@ def test_a_path_opens_nothing(tmp_path: Path, ink: Path, path: str) -> None:
 
 
 def test_files_that_the_page_did_not_send_are_named(ink: Path) -> None:
-    left = ["phone/IMG_0.HEIC", "phone/a.mov", "phone/meta_cap.json", "phone/.DS_Store"]
+    left = ["phone/IMG_0.NEF", "phone/a.mov", "phone/meta_cap.json", "phone/.DS_Store"]
     refused = dict(store.add(ink, [], [], left).refused)
     assert list(refused) == left[:3]
-    assert "a kind that is not read (HEIC). Save it as PNG" in refused["phone/IMG_0.HEIC"]
+    assert "a kind that is not read (NEF). Save it as PNG" in refused["phone/IMG_0.NEF"]
     assert "may hold captions" in refused["phone/meta_cap.json"]
 
 

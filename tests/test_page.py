@@ -552,10 +552,10 @@ def test_a_folder_is_dropped_and_what_is_no_picture_is_named(
         (tmp_path / "img" / sub).mkdir(parents=True)
         Image.new("RGB", (120, 100), colour).save(tmp_path / "img" / sub / "x1.png")
         (tmp_path / "img" / sub / "x1.txt").write_text(f"something {colour}")
-    (tmp_path / "img" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(2000))
+    (tmp_path / "img" / "IMG_1.NEF").write_bytes(b"\0\0\0\x18ftypheic" + bytes(2000))
     drop(tmp_path / "img")
     expect(tab.locator("#pictures .thumb")).to_have_count(4, timeout=MINUTE)
-    expect(tab.locator("#upload-report")).to_contain_text("img/IMG_1.HEIC is a picture of a kind")
+    expect(tab.locator("#upload-report")).to_contain_text("img/IMG_1.NEF is a picture of a kind")
     for name in ("x1", "x1-2"):
         with Image.open(dataset / f"{name}.png") as shown:
             brown = shown.getpixel((0, 0)) == (165, 42, 42)

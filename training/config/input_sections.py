@@ -63,7 +63,8 @@ class Data(Section):
 
     folder: str = setting(
         "",
-        "folder of .png, .jpg, .jpeg or .webp pictures with .txt captions or a metadata.jsonl",
+        "folder of pictures (.png, .jpg, .webp, .avif, .bmp, .gif, .tiff; .heic with the extra "
+        "heic) with .txt captions or a metadata.jsonl",
         advanced=False,
     )
     trigger: str = setting(

@@ -9,11 +9,14 @@ import re
 from collections.abc import Collection
 from pathlib import PurePosixPath
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".heic", ".heif", ".hif"),
+)
 # Pictures that are not read
 UNREAD_SUFFIXES = tuple(
-    ".3fr .arw .avif .bmp .cr2 .cr3 .dng .exr .gif .heic .heif .hif .ico .jfif .jp2 .jpe .jxl .kra"
-    " .nef .orf .ppm .psd .raf .raw .rw2 .svg .tga .tif .tiff .xcf".split()
+    ".3fr .arw .cr2 .cr3 .dng .exr .ico .jfif .jp2 .jpe .jxl .kra .nef .orf .ppm .psd .raf .raw"
+    " .rw2 .svg .tga .xcf".split()
 )
 # Beside a picture, of the same name: the first kind that is there counts
 CAPTION_SUFFIXES = (".txt", ".caption")

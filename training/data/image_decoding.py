@@ -19,10 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from training.data import image_headers, png
+from training.data import image_containers, image_formats, image_headers, png
 from training.errors import DataError
 
-FORMATS = ("PNG", "JPEG", "WEBP")  # what the content may be, whatever the suffix says
 LARGEST_PICTURE = 100_000_000  # px in all: 100 megapixels; a larger one is halved
 LARGEST_HALVED = 250_000_000  # px in all of what is halved
 SMALLEST_HALVED = 2**20  # bytes; a file of fewer and so many pixels is made to fill memory
@@ -63,7 +62,7 @@ def decoded(content: bytes, background: tuple[int, int, int]) -> Decoded:
 
     Raises DataError without the file's name.
     """
-    content, left_out = image_headers.reduced(content)
+    content, left_out = image_formats.reduced(content)
     picture, remarks = _loaded(content)
     to_srgb, remark = _transform(picture)
 
@@ -84,7 +83,7 @@ def decoded_alpha(content: bytes) -> Decoded:
 
     Raises DataError without the file's name.
     """
-    content, left_out = image_headers.reduced(content)
+    content, left_out = image_formats.reduced(content)
     picture, remarks = _loaded(content)
 
     def strip(part: Image.Image) -> Image.Image:
@@ -101,9 +100,9 @@ def decoded_as_stored(content: bytes, largest: int) -> Decoded:
 
     Raises DataError without the file's name.
     """
-    content, left_out = image_headers.reduced(content)
+    content, left_out = image_formats.reduced(content)
     try:
-        picture = Image.open(io.BytesIO(content), formats=FORMATS)
+        picture = image_formats.opened(content)
         if picture.width * picture.height > largest:
             raise DataError(
                 f"is {picture.width}x{picture.height} px, at most {largest // 10**6} "
@@ -152,7 +151,8 @@ def _loaded(content: bytes) -> tuple[Image.Image, list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
+            picture = image_formats.opened(content)
+            too_large = image_formats.drop_large_details(picture)
             _check_area(*picture.size, len(content))
             _check_sides(*picture.size)
             halved = picture.width * picture.height > LARGEST_PICTURE
@@ -176,14 +176,14 @@ def _loaded(content: bytes) -> tuple[Image.Image, list[str]]:
             "is cut off: it has fewer rows of pixels than it says. Export or download "
             "it again, or remove it."
         )
-    remarks = [HALVED] if halved else []
+    remarks = [*([HALVED] if halved else []), *too_large]
     remarks += [
         f"Damaged details were skipped: {reason(w.message)}"
         for w in caught
         if not issubclass(w.category, Image.DecompressionBombWarning)
     ]
-    if picture.format in ("PNG", "WEBP") and getattr(picture, "is_animated", False):
-        remarks.append("Of animated pictures only the first frame is used")
+    if picture.format in image_formats.ANIMATED and getattr(picture, "is_animated", False):
+        remarks.append(image_formats.ANIMATED[picture.format])
     if picture.format == "PNG" and "transparency" in picture.info:
         upright.info["transparency"] = _key_colour(
             picture, depth=content[24]
@@ -244,7 +244,8 @@ def _disguised(content: bytes) -> str:
     if unusual := image_headers.unusual_jpeg(content):
         return f"is {unusual}, which is not read. Save it as PNG, or remove it."
     is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
-    if content.startswith((b"\x89PNG", b"\xff\xd8")) or is_webp:
+    own = content.startswith((b"\x89PNG", b"\xff\xd8")) or is_webp
+    if own or image_containers.kind_of(content):
         return (
             "is damaged or cut off (its header cannot be read). Export or download it "
             "again, or remove it."
@@ -262,23 +263,16 @@ def _disguised(content: bytes) -> str:
             "is text, not a picture (a web page or a pointer saved in its place?). "
             "Download the picture itself, or remove it."
         )
-    return "is not a PNG, JPEG or WEBP picture. Save it as PNG, or remove it."
+    return "is not a picture of a kind that is read. Save it as PNG, or remove it."
 
 
 def _other_kind(content: bytes) -> str:
     """What a file is by its beginning, "" when that is not known."""
-    if content[4:8] == b"ftyp":  # ISO base media: the brand says of what
-        brand = content[8:12]
-        if brand.startswith((b"he", b"mif", b"msf")):
-            return "a HEIC file"
-        return "an AVIF file" if brand.startswith(b"avi") else "a video"
+    if content[4:8] == b"ftyp":  # ISO base media of another brand
+        return "a video"
     if b"<svg" in content[:1024].lower():
         return "an SVG file"
     kinds = {
-        b"GIF8": "a GIF file",
-        b"BM": "a BMP file",
-        b"II*\0": "a TIFF file",
-        b"MM\0*": "a TIFF file",
         b"%PDF": "a PDF file",
         b"8BPS": "a Photoshop file",
         b"\xff\x0a": "a JPEG XL file",

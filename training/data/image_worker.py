@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 import psutil
 from PIL import Image, ImageCms
 
-from training.data import image_decoding
+from training.data import image_decoding, image_formats
 from training.errors import DataError
 from training.system import limits, processes
 
@@ -356,7 +356,7 @@ def _warm_up() -> None:
     """Import now what Pillow imports when it needs it: later no file can be opened."""
     for name in PLUGINS:
         importlib.import_module(f"PIL.{name}")
-    Image.preinit()
+    image_formats.readable()
     # Sizes are checked before anything is decoded; up to this one Pillow shall not refuse either
     Image.MAX_IMAGE_PIXELS = image_decoding.LARGEST_HALVED
     ImageCms.createProfile("sRGB")

@@ -38,7 +38,7 @@
 
     // A folder that is dropped among the pictures: what is taken is sent as if it had been chosen file by file, with a file that
     // tells where each lay, and the names of those that are not taken. A file that cannot be read does not stop the others.
-    const taken = /\.(png|jpe?g|jpe|jfif|webp|txt|caption|jsonl|csv|zip)$/i;
+    const taken = /\.(png|jpe?g|jpe|jfif|webp|avif|bmp|gif|tiff?|hei[cf]|hif|txt|caption|jsonl|csv|zip)$/i;
     const clutter = /(^|\/)(\.[^/]+|__MACOSX|thumbs\.db|ehthumbs\.db|desktop\.ini)(\/|$)/i;
     const within = async (entry, found) => {
         const path = entry.fullPath.replace(/^\//, '');
