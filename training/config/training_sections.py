@@ -244,6 +244,12 @@ class Optim(Section):
         le=100,
         why="the authors' value; without it 8 points less style and 18 less content on linocut",
     )
+    weighting: Literal["min_snr", "debiased"] = setting(
+        "min_snr",
+        "how much each timestep counts: min_snr as optim.min_snr says; debiased: less the cleaner "
+        "it is (debiased estimation, Yu et al. 2024); neither changes flow matching bases",
+        why="min-SNR is what was measured here",
+    )
     timestep_bias: float = setting(
         0.0,
         "which timesteps are drawn more often: above 0 noisy ones (layout), below 0 clean "
@@ -258,6 +264,21 @@ class Optim(Section):
         ge=0,
         le=1,
         why="it shifts the brightness of all drawings; bases with zero terminal SNR do not need it",
+    )
+    multires: float = setting(
+        0.0,
+        "multi-resolution noise: how much each coarser level counts of the one before; 0 = off; "
+        "made for Stable Diffusion",
+        ge=0,
+        lt=1,
+        why="0.3 to 0.4 in guides; like optim.noise_offset it changes the brightness of drawings",
+    )
+    multires_levels: int = setting(
+        6,
+        "levels of multi-resolution noise",
+        ge=1,
+        le=10,
+        why="as in sd-scripts; a picture of one pixel ends them anyway",
     )
     ema: float = setting(
         0.0,

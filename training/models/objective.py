@@ -67,6 +67,16 @@ def loss_weights(prediction_type: str, alpha_bar: Tensor, gamma: float) -> Tenso
     return bounded / alpha_bar.clamp(min=1e-12) if prediction_type == "epsilon" else bounded
 
 
+def debiased_weights(prediction_type: str, alpha_bar: Tensor) -> Tensor:
+    """Weights [B] of debiased estimation (Yu et al. 2024, arXiv 2310.08442):
+    1 / sqrt(SNR) for epsilon, 1 / (SNR + 1) for v, with an SNR of at most 1000 as in sd-scripts
+    (custom_train_functions.py: apply_debiased_estimation).
+    """
+    a = alpha_bar.clamp(min=1e-12)
+    snr = (a / (1 - a)).clamp(max=1000)
+    return snr.rsqrt() if prediction_type == "epsilon" else 1 / (snr + 1)
+
+
 @dataclass(frozen=True)
 class Loss:
     """What is made of an error e: mse e^2, huber 2 c (sqrt(e^2 + c^2) - c), smooth_l1
@@ -141,8 +151,10 @@ class Table:
         """The x_0 that a prediction stands for."""
         return denoised(self.prediction, noisy, said, self.alphas_cumprod[levels])
 
-    def weights(self, levels: Tensor, gamma: float) -> Tensor:
-        """Min-SNR weights [B]; see loss_weights."""
+    def weights(self, levels: Tensor, gamma: float, debiased: bool = False) -> Tensor:
+        """Min-SNR weights [B], or those of debiased estimation; see loss_weights."""
+        if debiased:
+            return debiased_weights(self.prediction, self.alphas_cumprod[levels])
         return loss_weights(self.prediction, self.alphas_cumprod[levels], gamma)
 
 
@@ -217,8 +229,8 @@ class Flow:
         """The x_0 that a prediction stands for."""
         return noisy - _wide(levels, noisy) * said
 
-    def weights(self, levels: Tensor, gamma: float) -> Tensor:
-        """Ones: levels count by how often they are drawn. gamma is min-SNR's, and none of this."""
+    def weights(self, levels: Tensor, gamma: float, debiased: bool = False) -> Tensor:
+        """Ones: levels count by how often they are drawn. gamma and debiased are of tables."""
         return torch.ones_like(levels)
 
 

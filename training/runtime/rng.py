@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 ORDER, ROW, FIRST_WEIGHTS, FIRST_TOKENS = (
@@ -50,6 +51,8 @@ def drawn(
     flip: bool,
     caption_dropout: float,
     noise_offset: float,
+    multires: float = 0.0,
+    multires_levels: int = 6,
 ) -> Draw:
     """The chance of row `row` of update `step`; shape: [C, h, w] of the latents."""
     g = seeded_generator(seed, ROW, step, row)
@@ -57,16 +60,42 @@ def drawn(
     noise = torch.randn(shape, generator=g)
     if noise_offset:  # https://www.crosslabs.org/blog/diffusion-with-offset-noise
         noise = noise + noise_offset * torch.randn((shape[0], 1, 1), generator=g)
-    return Draw(
-        noise,
-        torch.randn(shape, generator=g),
-        u[0],
-        flip and u[1] < 0.5,
-        u[2] < caption_dropout,
-        # After all that earlier versions drew
+    latent_noise = torch.randn(shape, generator=g)
+    # After all that earlier versions drew
+    choice, version = (
         torch.rand(1, generator=g, dtype=torch.float64).item(),
         torch.rand(1, generator=g, dtype=torch.float64).item(),
     )
+    if multires:
+        noise = pyramid(noise, multires, multires_levels, g)
+    return Draw(
+        noise,
+        latent_noise,
+        u[0],
+        flip and u[1] < 0.5,
+        u[2] < caption_dropout,
+        choice,
+        version,
+    )
+
+
+def pyramid(noise: Tensor, discount: float, levels: int, g: torch.Generator) -> Tensor:
+    """Noise with coarser noise added to it, and the whole divided by its deviation. noise:
+    [C, h, w]; level i (0, 1, ...) is smaller by r^i, r uniform in [2, 4), and counts discount^i;
+    the last one is that of which a side is one pixel.
+
+    Multi-resolution noise as in sd-scripts (custom_train_functions.py: pyramid_noise_like), where
+    it is drawn for a whole batch.
+    """
+    channels, height, width = noise.shape
+    for i in range(levels):
+        r = 2 + 2 * torch.rand(1, generator=g, dtype=torch.float64).item()
+        size = max(1, int(height / r**i)), max(1, int(width / r**i))
+        coarse = torch.randn((1, channels, *size), generator=g)
+        noise = noise + F.interpolate(coarse, (height, width), mode="bilinear")[0] * discount**i
+        if 1 in size:
+            break
+    return noise / noise.std()
 
 
 class Order:

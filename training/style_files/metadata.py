@@ -266,7 +266,7 @@ def _kohya_metadata(config: RunConfig, made: Made) -> dict[str, str]:
         "ss_gradient_checkpointing": str(made.checkpointing),
         "ss_max_grad_norm": str(optim.clip),
         **_loss_metadata(optim),
-        "ss_min_snr_gamma": str(optim.min_snr or None),
+        **_weight_metadata(optim),
         "ss_noise_offset": str(optim.noise_offset or None),
         "ss_caption_dropout_rate": str(config.data.caption_dropout),
         "ss_num_reg_images": str(config.prior.images),
@@ -294,6 +294,17 @@ def _network_metadata(adapter: Adapter) -> dict[str, str]:
         "ss_network_alpha": alpha,
         "ss_network_args": json.dumps(of_convolutions if "convolutions" in adapter.targets else {}),
     }
+
+
+def _weight_metadata(optim: Optim) -> dict[str, str]:
+    """How timesteps count, and coarser noise, as sd-scripts calls them."""
+    debiased = optim.weighting == "debiased"
+    found = {"ss_min_snr_gamma": str(None if debiased else optim.min_snr or None)}
+    found |= {"ss_debiased_estimation": "True"} if debiased else {}
+    if optim.multires:
+        found["ss_multires_noise_discount"] = str(optim.multires)
+        found["ss_multires_noise_iterations"] = str(optim.multires_levels)
+    return found
 
 
 def _loss_metadata(optim: Optim) -> dict[str, str]:

@@ -157,7 +157,8 @@ class BatchMaker:
         tokens = self.parts.tokens(*shape[1:])
         t = objective.levels([objective.level(d.u, tokens, optim.timestep_bias) for d in draws])
         shares = torch.tensor([weight for _, _, weight in picked])
-        weights = objective.weights(t, optim.min_snr) * shares
+        debiased = optim.weighting == "debiased"
+        weights = objective.weights(t, optim.min_snr, debiased) * shares
         noisy = objective.noised(x0, noise, t)
         noisy = noisy.to(place.dtype, memory_format=self.parts.memory_format)
         wanted = objective.target(x0, noise, t)
@@ -200,4 +201,6 @@ class BatchMaker:
             flip=data.flip,
             caption_dropout=data.caption_dropout if row < rows else 0.0,
             noise_offset=optim.noise_offset,
+            multires=optim.multires,
+            multires_levels=optim.multires_levels,
         )
