@@ -1,5 +1,6 @@
 """Every place of the page as a picture, light and dark, in four widths: `python
-benchmarks/screenshots.py --out FOLDER`; `--docs` makes those of docs/ anew.
+benchmarks/screenshots.py --out FOLDER`; `--docs` makes those of docs/ anew, `--devices` shows
+what the system check says on machines with a card that this one need not have.
 
 Opens the page on a free port of this machine, over a workspace that is there or over a new one with
 the example, so that the pictures show what a user would see.
@@ -8,6 +9,7 @@ the example, so that the pictures show what a user would see.
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import subprocess
 import sys
@@ -26,6 +28,14 @@ from tests.chromium import HOW, found  # noqa: E402
 PLACES = ("Dataset", "Train", "Create", "Styles", "Settings")
 # Of docs/, which the README shows
 IN_DOCS = {"Dataset": "pictures", "Train": "train", "Create": "compare", "Styles": "styles"}
+# What the system check is shown for: a device, and whether the driver's program names a card
+MACHINES = {
+    "nvidia": ("cuda", True),
+    "amd": ("rocm", False),
+    "intel": ("xpu", False),
+    "apple": ("mps", False),
+    "idle-nvidia": ("", True),
+}
 WINDOWS = {390: 844, 768: 1024, 1280: 800, 1920: 1080}  # width -> height, px
 PATIENCE = 240_000  # ms: a busy machine is slow
 SETTLED = 3000  # ms after a place was opened
@@ -37,6 +47,7 @@ def main() -> int:
     parser.add_argument("--workspace", type=Path, help="a new one with the example if left out")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--docs", action="store_true", help="renew the pictures of docs/")
+    parser.add_argument("--devices", action="store_true", help="the system check, pretended")
     parser.add_argument("--places", nargs="+", choices=PLACES, default=PLACES)
     given = parser.parse_args()
     if not given.docs and given.out is None:
@@ -47,6 +58,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         workspace = given.workspace or Path(folder) / "workspace"
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        if given.devices:
+            given.out.mkdir(parents=True, exist_ok=True)
+            for machine in MACHINES:
+                checked_machine(browser, machine, Path(folder) / machine, given.out)
+            browser.close()
+            return 0
         with served(workspace) as address:
             if given.docs:
                 for_docs(browser, address)
@@ -78,6 +95,30 @@ def every_width(browser: Browser, address: str, places: Sequence[str], out: Path
         page.close()
 
 
+def checked_machine(browser: Browser, machine: str, folder: Path, out: Path) -> None:
+    """The system check of the page on a pretended machine."""
+    device, has_driver = MACHINES[machine]
+    folder.mkdir()
+    if has_driver:
+        program = folder / "nvidia-smi"
+        program.write_text("#!/bin/sh\necho NVIDIA GeForce RTX 4070\n", encoding="utf-8")
+        program.chmod(0o755)
+    pretended = os.environ | {
+        "PRETENDED_DEVICE": device,
+        "PYTHONPATH": str(ROOT / "tests" / "pretended_devices"),
+        "PATH": os.pathsep.join([str(folder), os.environ.get("PATH", os.defpath)]),
+    }
+    with served(folder / "workspace", pretended, "--begin-with", "empty") as address:
+        page = opened(browser, address, 1280)
+        page.get_by_role("tab", name="Settings").click()
+        page.locator("#ask-device").click()
+        page.locator("#device .facts-table").wait_for()
+        page.wait_for_timeout(SETTLED)
+        page.screenshot(path=out / f"check-{machine}.png", full_page=True)
+        print(out / f"check-{machine}.png", flush=True)
+        page.close()
+
+
 def for_docs(browser: Browser, address: str) -> None:
     page = opened(browser, address, 1280)
     for place, name in IN_DOCS.items():
@@ -100,7 +141,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(workspace: Path) -> Iterator[str]:
+def served(
+    workspace: Path, environment: dict[str, str] | None = None, *given: str
+) -> Iterator[str]:
     """The page's address while it is open."""
     port = free_port()
     command = [
@@ -111,14 +154,20 @@ def served(workspace: Path) -> Iterator[str]:
         str(port),
         "--workspace",
         str(workspace.resolve()),
+        *given,
     ]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     try:
         line = process.stdout.readline()
         if "is open at" not in line:
-            raise SystemExit(f"The page could not be opened: {line}")
+            raise SystemExit(f"The page could not be opened: {line}{process.communicate()[0]}")
         yield f"http://127.0.0.1:{port}/"
     finally:
         process.terminate()

@@ -14,12 +14,13 @@ import torch
 
 from studio.grid_spec import grid_spec_from
 from studio.processes import job
-from studio.system import doctor, storage
+from studio.system import device_worker, doctor, storage
 from training.config.loading import from_mapping
 from training.errors import ConfigError
 from training.runtime import device, memory
 
 GIB = 2**30
+PRETENDED = Path(__file__).parent / "pretended_devices"
 KINDS = ("cuda", "xpu", "mps", "cpu")
 
 
@@ -122,26 +123,43 @@ def test_another_device_is_no_setting(wrong: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "system", "driver", "lane"),
+    ("version", "system", "asked"),
     [
-        ("2.13.0+cpu", "linux", True, "cpu"),
-        ("2.13.0+cu130", "linux", True, "cuda"),
-        ("2.13.0+cu130", "linux", False, "cpu"),
-        ("2.13.0", "linux", True, "cuda"),
-        ("2.13.0", "win32", True, "cpu"),
-        ("2.13.0+cu130", "win32", True, "cuda"),
-        ("2.13.0+rocm6.4", "linux", False, "cuda"),
-        ("2.13.0+xpu", "win32", False, "xpu"),
-        ("2.13.0", "darwin", False, "mps"),
+        ("2.13.0+cpu", "linux", False),
+        ("2.13.0", "win32", False),
+        ("2.13.0+cu130", "linux", True),
+        ("2.13.0", "linux", True),
+        ("2.13.0+cu130", "win32", True),
+        ("2.13.0+rocm6.4", "linux", True),
+        ("2.13.0+xpu", "win32", True),
+        ("2.13.0", "darwin", True),
     ],
 )
-def test_the_queue_takes_the_device_that_torch_was_made_for(
-    monkeypatch: pytest.MonkeyPatch, version: str, system: str, driver: bool, lane: str
+def test_the_queue_asks_torch_unless_it_was_made_for_cpus(
+    monkeypatch: pytest.MonkeyPatch, version: str, system: str, asked: bool
 ) -> None:
     monkeypatch.setattr(metadata, "version", lambda _: version)
     monkeypatch.setattr(job, "sys", SimpleNamespace(platform=system))
-    monkeypatch.setattr(job.shutil, "which", lambda *_, **__: "nvidia-smi" if driver else None)
-    assert job.usual_device() == lane
+    monkeypatch.setattr(job, "_kind_of_torch", lambda: "what torch said")
+    assert job.usual_device.__wrapped__() == ("what torch said" if asked else "cpu")
+
+
+@pytest.mark.parametrize("pretended", ["cuda", "mps"])
+def test_the_queue_believes_what_torch_finds_in_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, pretended: str
+) -> None:
+    """No device file and no program of a driver is here."""
+    monkeypatch.setenv("PYTHONPATH", str(PRETENDED))
+    monkeypatch.setenv("PRETENDED_DEVICE", pretended)
+    assert job._kind_of_torch() == pretended
+
+
+def test_where_torch_cannot_be_asked_the_lane_is_the_cpus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for script in ("raise ImportError", "print('[]')", 'print(\'{"kind": "tpu"}\')', ""):
+        monkeypatch.setattr(job, "ASKED", (sys.executable, "-S", "-c", script))
+        assert job._kind_of_torch() == "cpu"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the pretended program is a shell script")
@@ -196,6 +214,13 @@ def test_an_apple_gpu_is_named_and_its_memory_measured(
     assert memory.free(place.device) == 3  # it shares the machine's memory
     memory.give_back(place.device)
     assert memory.taken(place.device) == 0
+
+
+def test_a_torch_for_apple_gpus_is_not_called_one_for_cpus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_built", lambda: True)
+    assert device_worker._build() == "Metal"
 
 
 def test_an_apple_gpu_that_is_full_says_so_as_others_do(apple: dict[str, int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from studio.page.tabs import compare, pictures, settings, styles, train
 from studio.page.tabs.train.components import running
 from studio.page.templates import render
 from studio.page.theme import theme
+from studio.processes.job import usual_device
 from studio.server import addresses, auth, gradio_patches, rate_limit, streams
 from training.storage.paths import Workspace
 
@@ -210,6 +212,8 @@ def serve(
     Raises OSError when the port cannot be had.
     """
     gradio_patches.apply(behind_proxy=bool(public_name))
+    # So that the first Start need not wait for torch's word on devices
+    threading.Thread(target=usual_device, daemon=True).start()
     passed = middleware(page, host=host, public_name=public_name)
     settings: dict[str, Any] = {
         "docs_url": None,

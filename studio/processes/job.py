@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import functools
+import json
+import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass, fields
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Literal, get_args
 
+from studio.processes import process
 from training.config.loading import from_mapping
 from training.config.schema import RunConfig
 from training.errors import ConfigError
 
 JobState = Literal["waiting", "interrupted", "running", "paused", "finished", "failed", "cancelled"]
 CLAIMABLE = ("waiting", "interrupted")
-# Where the driver's program is looked for, WSL's own folder included
-SEARCHED = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/lib/wsl/lib"])
+KINDS = {kind: kind for kind in ("cuda", "xpu", "mps", "cpu")}  # ROCm's cards are cuda to torch
+ASKED = (sys.executable, "-m", "studio.system.device_worker", "--kind")
+LONGEST_ANSWER = 120.0  # seconds; torch alone takes several to load
 IN_LINE = ("waiting", "interrupted", "running", "paused")  # states that a job may leave
 
 
@@ -73,28 +75,38 @@ def job_of(row: Any) -> Job:
 
 
 def device_of(config: RunConfig) -> str:
-    """The device a run will train on, as far as that can be told without torch:
-
-    cpu, cuda:N, xpu:N or mps.
-    """
+    """The device a run will train on: cpu, cuda:N, xpu:N or mps."""
     asked = config.base.device if config.base.device != "auto" else usual_device()
     return f"{asked}:0" if asked in ("cuda", "xpu") else asked
 
 
+@functools.cache
 def usual_device() -> str:
-    """What `auto` is here: what the installed torch was made for, which its version says, and for
-    CUDA whether there is a driver, of Linux, Windows or WSL.
+    """What `auto` is here. A torch that was made for CPUs, as its version says, has no other
+    device; what another one finds it says itself, in a process of its own that takes seconds.
     """
-    if sys.platform == "darwin":
-        return "mps"
     try:
         build = metadata.version("torch").partition("+")[2]
     except metadata.PackageNotFoundError:
         return "cpu"
-    if build.startswith("xpu"):
-        return "xpu"
-    is_for_cuda = build.startswith("cu") or (not build and sys.platform == "linux")
-    has_driver = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi", path=SEARCHED)
-    if build.startswith("rocm") or (is_for_cuda and has_driver):
-        return "cuda"
-    return "cpu"
+    # Without a build in its version: of PyPI, for CUDA on Linux, for CPUs on Windows
+    is_for_cpu = build == "cpu" or (not build and sys.platform == "win32")
+    return "cpu" if is_for_cpu else _kind_of_torch()
+
+
+def _kind_of_torch() -> str:
+    """The kind of device that torch finds; cpu where it cannot be asked, as no training starts
+    then.
+    """
+    try:
+        said = subprocess.run(
+            ASKED,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=LONGEST_ANSWER,
+            env=process.environment(),
+            check=True,
+        ).stdout
+        return KINDS[json.loads(said.splitlines()[-1])["kind"]]
+    except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError):
+        return "cpu"

@@ -89,6 +89,7 @@ class Queue:
                 f"{self.workspace.runs()}."
             )
         jobs.check(config)
+        device = device_of(config)  # before the database is held: torch may have to be asked
         try:
             with self.transaction() as db:
                 waiting = db.execute(
@@ -103,7 +104,7 @@ class Queue:
                     "INSERT INTO jobs (run, device, settings, state, place, added) "
                     "VALUES (?, ?, ?, 'waiting', (SELECT coalesce(max(place), 0) + 1 FROM "
                     "jobs), ?) RETURNING id",
-                    (run.name, device_of(config), to_toml(config), time.time()),
+                    (run.name, device, to_toml(config), time.time()),
                 ).fetchone()
         except sqlite3.IntegrityError:
             raise StudioError(

@@ -1,6 +1,7 @@
 """What a training would run on, as one JSON object:
 
-`python -m studio.system.device_worker`. Loads torch, therefore a process of its own.
+`python -m studio.system.device_worker`; with --kind only which kind `auto` is. Loads torch,
+therefore a process of its own.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ def _build() -> str:
     """What this torch was made for."""
     import torch
 
+    if torch.backends.mps.is_built():
+        return "Metal"
     names = {"cuda": "CUDA", "hip": "ROCm", "xpu": "XPU"}
     found = {name: getattr(torch.version, key, None) for key, name in names.items()}
     return ", ".join(f"{name} {version}" for name, version in found.items() if version) or "CPU"
@@ -40,6 +43,9 @@ def main() -> int:
     import torch
 
     place = choose()
+    if sys.argv[1:] == ["--kind"]:
+        sys.stdout.write(json.dumps({"kind": place.device.type}) + "\n")
+        return 0
     facts = {key: str(value) for key, value in device_record(place).items()}
     memory = psutil.virtual_memory()
     facts["memory"] = f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f} GiB"
