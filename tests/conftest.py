@@ -5,12 +5,13 @@ one tiny base a session, and a disk that is soon full.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before torch is imported, and for what tests start: one thread each, as workers share the cores
@@ -20,6 +21,7 @@ import hypothesis
 import pytest
 import torch
 
+from tests import tiny_flow
 from tests.tiny import tiny_base
 from training.models import base_files, loader
 from training.models.family import Parts
@@ -32,6 +34,7 @@ FIRST_FILES = (
     "test_passes.py",
     "test_page.py",
     "test_families.py",
+    "test_flow_families.py",
     "test_crashes.py",
     "test_style_dialects.py",
     # Those that train many times, or start processes that do
@@ -116,6 +119,17 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def v_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny v-prediction base with zero terminal SNR, as the built-in one is."""
     return tiny_base(tmp_path_factory.mktemp("base") / "tiny-v", prediction_type="v_prediction")
+
+
+@pytest.fixture(scope="session")
+def flow_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Family -> a tiny base of it, one of those that are trained on flows. Made once; read only."""
+
+    @functools.cache
+    def made(family: str) -> Path:
+        return tiny_flow.made(family, tmp_path_factory.mktemp("flow") / family)
+
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,10 @@ import inspect
 import json
 import re
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ from PIL import Image
 
 from studio.library.generator import loaded_style
 from tests import tiny_flow
+from tests.test_together import elsewhere, exact, same
+from tests.test_together import style as run_of
 from training.adapters import lora_layers
 from training.adapters.inference import ActiveStyle, apply_styles
 from training.adapters.multi_lora import SharedBase
@@ -28,6 +32,7 @@ from training.errors import ConfigError, ModelError, SpaceError, StyleFileError
 from training.events import Finished, Stepped
 from training.models import base_files, loader
 from training.models.family import Parts
+from training.modules.stored import is_stored
 from training.prompt import Prompt
 from training.runtime.device import DeviceSpec
 from training.style_files.base_weights import BaseWeights
@@ -38,8 +43,11 @@ from training.style_files.matching import match
 from training.style_files.reading import read_style, style_from_bytes
 from training.style_files.transformer_names import native_modules
 from training.style_files.writing import named, placed, style_bytes
+from training.trainer.joint import together
 from training.trainer.loop import train
 from training.trainer.plan import planned
+
+__all__ = ("exact",)  # a fixture
 
 FLOAT32 = DeviceSpec(torch.device("cpu"), torch.float32)
 TEXTS = ["a cat", "two black dogs on a chair"]
@@ -47,9 +55,9 @@ STYLE = tuple[str, str]  # part, module
 
 
 @pytest.fixture(scope="session", params=tiny_flow.PIPELINES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(request: pytest.FixtureRequest, flow_base: Callable[[str], Path]) -> Path:
     """A tiny base of every family; read only."""
-    return tiny_flow.made(request.param, tmp_path_factory.mktemp("flow") / request.param)
+    return flow_base(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +124,8 @@ def by_stock(pipe: Any, prompts: list[Prompt], parts: Parts) -> list[Image.Image
     takes = inspect.signature(pipe.__call__).parameters
     if parts.family.guided == "two rows" and guidance > 1 and "negative_prompt" in takes:
         asked["negative_prompt"] = [parts.family.empty] * len(prompts)
+    if parts.family.name == "chroma":
+        asked = chroma_words(pipe, asked)
     asked |= tiny_flow.GUIDANCE[parts.family.name](guidance)
     generators = [torch.Generator().manual_seed(p.seed) for p in prompts]
     return pipe(
@@ -125,6 +135,22 @@ def by_stock(pipe: Any, prompts: list[Prompt], parts: Parts) -> list[Image.Image
         height=parts.size,
         width=parts.size,
     ).images
+
+
+def chroma_words(pipe: Any, asked: dict[str, Any]) -> dict[str, Any]:
+    """The stock pipeline's own states, and its mask as one of yes and no, as the authors' code has
+    it. diffusers 0.42 adds ones and zeros to the scores, by which padding is still heard.
+    """
+    found = pipe.encode_prompt(
+        asked["prompt"],
+        asked.get("negative_prompt"),
+        do_classifier_free_guidance="negative_prompt" in asked,
+    )
+    words = {"prompt_embeds": found[0], "prompt_attention_mask": found[2].bool()}
+    if found[3] is not None:
+        words |= {"negative_prompt_embeds": found[3]}
+        words |= {"negative_prompt_attention_mask": found[5].bool()}
+    return words
 
 
 def apart(a: Image.Image, b: Image.Image) -> int:
@@ -257,7 +283,9 @@ def test_fused_layers_of_other_programs_are_split_exactly(parts: Parts, start: s
         for native, lora in whole.items()
     }
     dialect = "kohya" if kohya else "diffusers"
-    style = style_from_bytes(style_bytes("a", written, {}, dtype="float32", dialect=dialect), "a")
+    # Chroma's layers are FLUX.1's: what the file says of itself tells them apart
+    said = {"modelspec.architecture": "chroma/lora"} if spec.name == "chroma" else {}
+    style = style_from_bytes(style_bytes("a", written, said, dtype="float32", dialect=dialect), "a")
     assert style.family == spec.name
     for found in (match(style, names), placed(style, spec.name)):
         for native, lora in whole.items():
@@ -274,18 +302,24 @@ def weights(config: RunConfig) -> dict[str, np.ndarray]:
     }
 
 
-def test_a_style_is_trained_resumed_and_drawn(
-    config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loads: list[str] = []
+@pytest.fixture
+def loads(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The networks that are loaded, in order, with nothing in the cache."""
+    found: list[str] = []
     load_part = loader.load_part
 
     def counted(files: Any, part: str, *args: Any, **kwargs: Any) -> Any:
-        loads.append(part)
+        found.append(part)
         return load_part(files, part, *args, **kwargs)
 
     monkeypatch.setattr(loader, "load_part", counted)
     monkeypatch.setenv("STYLE_STUDIO_CACHE", str(config.run_folder.parent / "cache"))
+    return found
+
+
+def test_a_style_is_trained_resumed_and_drawn(
+    config: RunConfig, folder: Path, loads: list[str]
+) -> None:
     assert [type(e) for e in train(config)].count(Finished) == 1
     encoders = set(SPECS[folder.name].text_encoders)
     # One after the other: the text encoders are gone when the denoiser comes
@@ -351,6 +385,94 @@ def test_mixed_styles_change_their_own_rows(parts: Parts) -> None:
         torch.testing.assert_close(alone, both[row], rtol=1e-4, atol=1e-4)
 
 
+def test_a_base_in_int8_has_the_bits_of_its_rounded_weights(folder: Path, parts: Parts) -> None:
+    """Forward and backward, with checkpointing and without."""
+    files = base_files.find(str(folder))
+    kept, rounded = (
+        loader.load(files, replace(FLOAT32, storage=storage)) for storage in ("int8", "")
+    )
+    stored = [(name, m) for name, m in kept.denoiser.named_modules() if is_stored(m)]
+    assert set(chosen(parts)) <= {name for name, _ in stored}
+    changed = False
+    with torch.no_grad():
+        for name, module in stored:
+            weight, made = rounded.denoiser.get_submodule(name).weight, module.weight
+            changed |= not torch.equal(cast(torch.Tensor, weight), made)
+            cast(torch.Tensor, weight).copy_(made)
+    assert changed
+    noisy, levels = some_input(parts, 2)
+    words, modules = parts.encode_text(TEXTS), chosen(parts)
+    found: list[list[torch.Tensor]] = []
+    for base, again in ((rounded, False), (kept, False), (kept, True)):
+        shared = SharedBase(base)
+        pairs = shared.attach(0, base.denoiser, modules, rank=2, alpha=2, seed=1)
+        g = torch.Generator().manual_seed(2)
+        for _, up in pairs.values():
+            torch.nn.init.normal_(up, std=0.1, generator=g)
+        lora_layers.set_gradient_checkpointing(base.denoiser, again)
+        with shared.routed([0, 0]):
+            answer = base.family.predict(base, noisy, levels, words)
+            answer.square().sum().backward()
+        grads = [m.grad for pair in pairs.values() for m in pair if m.grad is not None]
+        assert len(grads) == 2 * len(modules)
+        found.append([answer.detach(), *grads])
+        shared.leave(0)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+# --- of one family: what the others have alike ---
+
+one_family = pytest.mark.parametrize("folder", ["z-image"], indirect=True)
+
+
+@one_family
+def test_styles_trained_together_are_what_each_is_alone(
+    folder: Path, tmp_path: Path, exact: None
+) -> None:
+    targets = {"attention": 4, "feed_forward": 2}
+    alone = [
+        run_of(
+            target,
+            folder,
+            tmp_path,
+            adapter__targets=[target],
+            adapter__rank=rank,
+            optim__steps=steps,
+            optim__seed=rank,
+        )
+        for steps, (target, rank) in enumerate(targets.items(), 2)
+    ]
+    for config in alone:
+        list(train(config))
+    many = [elsewhere(config, "many") for config in alone]
+    events = list(together(many))
+    assert sum(isinstance(event, Finished) for _, event in events) == 2
+    for one, other in zip(alone, many, strict=True):
+        same(one, other, 2**-9)
+
+
+@one_family
+def test_a_run_ends_with_a_report(config: RunConfig, folder: Path, loads: list[str]) -> None:
+    pictures = Path(config.data.folder)
+    keys = {
+        "report": {"most": 4, "weakest": 1.0, "minutes": 1000.0, "held_out": str(pictures)},
+        "preview": {"every": 0, "steps": 1},
+        "optim": {"steps": 2},
+    }
+    tables = {name: getattr(config, name).model_copy(update=found) for name, found in keys.items()}
+    run = config.model_copy(update=tables)
+    events = list(train(run))
+    assert isinstance(events[-1], Finished)
+    assert loads.count("text_encoder") == 2  # once for the captions, once for the report
+    record = json.loads((run.run_folder / "report" / "report.json").read_text())
+    assert len(record["prompts"]) == 4 and record["tried"]
+    for tried in record["tried"]:
+        assert 0 <= tried["style"] <= 1 and 0 <= tried["content"] <= 1
+        assert all(np.isfinite(band) and band > 0 for band in tried["bands"])
+    assert any(tried["bands"] for tried in record["tried"])
+
+
 # --- what is refused ---
 
 
@@ -373,6 +495,7 @@ def test_relatives_are_refused_before_anything_is_loaded(folder: Path, tmp_path:
 DISTILLED = {
     "flux": ("transformer/config.json", {"guidance_embeds": False}),
     "flux2-klein": ("model_index.json", {"is_distilled": True}),
+    "krea2": ("model_index.json", {"is_distilled": True}),
 }
 
 
@@ -383,6 +506,8 @@ def test_distilled_bases_are_drawn_without_guidance(folder: Path, tmp_path: Path
         part, keys = DISTILLED[folder.name]
         found = base_files.find(spoilt(folder, tmp_path, part, **keys)).family
         assert found.guided == "not" and found.name == family.name
+        if family.distilled_mu is not None and found.drawn_at is not None:
+            assert found.drawn_at(256, 8) == found.drawn_at(4096, 8) == family.distilled_mu
 
 
 def test_settings_that_mean_nothing_here_are_refused(config: RunConfig) -> None:

@@ -47,6 +47,7 @@ OF_A_FAMILY = (
     "training.models.conditioning",
     "training.models.family",
     "training.models.clip_text",
+    "training.models.instruction",
     "training.models.latent_space",
     "training.models.objective",
     "training.models.textual_inversion",
@@ -215,6 +216,7 @@ def test_a_family_knows_only_the_record(path: Path) -> None:
         "hub.py",
         "single_file.py",
         "text_states.py",
+        "transformer_file.py",
         "fsdp.py",
         "textual_inversion.py",
     ):

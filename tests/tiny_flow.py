@@ -202,6 +202,31 @@ def flux() -> Any:
     )
 
 
+def chroma() -> Any:
+    from diffusers import ChromaPipeline, ChromaTransformer2DModel
+
+    transformer = ChromaTransformer2DModel(
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6),
+        approximator_num_channels=64,
+        approximator_hidden_dim=32,
+        approximator_layers=2,
+    )
+    text_encoder, tokenizer = t5()
+    return ChromaPipeline(
+        scheduler=sampler(use_dynamic_shifting=True),
+        vae=flux_vae(),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        transformer=filled(transformer),
+    )
+
+
 def sd3() -> Any:
     from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
@@ -236,11 +261,111 @@ def sd3() -> Any:
     )
 
 
+def film_vae() -> Any:
+    """The VAE of Qwen-Image and Krea 2, which was made for films."""
+    from diffusers import AutoencoderKLQwenImage
+
+    vae = AutoencoderKLQwenImage(base_dim=8, z_dim=16, dim_mult=[1, 1, 2, 2], num_res_blocks=1)
+    vae.register_to_config(sample_size=SIDE)
+    return vae
+
+
+QWEN_TEXT: dict[str, Any] = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]}
+VISION = {"hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
+
+
+def qwen_image() -> Any:
+    from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    config = Qwen2_5_VLConfig(
+        text_config=QWEN_TEXT | {"num_hidden_layers": 2, "rope_parameters": ROPE},
+        vision_config=VISION | {"depth": 1},
+        image_token_id=300,
+        video_token_id=301,
+        vision_start_token_id=302,
+        vision_end_token_id=303,
+    )
+    transformer = QwenImageTransformer2DModel(
+        in_channels=64,
+        out_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return QwenImagePipeline(
+        scheduler=sampler(
+            shift=1.0,
+            use_dynamic_shifting=True,
+            base_shift=0.5,
+            max_shift=0.9,
+            max_image_seq_len=8192,
+            shift_terminal=0.02,
+        ),
+        vae=film_vae(),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config),
+        tokenizer=qwen_tokenizer(),
+        transformer=filled(transformer),
+    )
+
+
+def krea2() -> Any:
+    from diffusers import Krea2Pipeline, Krea2Transformer2DModel
+    from transformers import Qwen3VLConfig, Qwen3VLModel
+
+    text = {
+        "num_hidden_layers": 4,
+        "head_dim": 8,
+        "rope_parameters": ROPE | {"mrope_interleaved": True},
+    }
+    config = Qwen3VLConfig(
+        text_config=QWEN_TEXT | text,
+        vision_config=VISION | {"depth": 2, "deepstack_visual_indexes": [0]},
+    )
+    transformer = Krea2Transformer2DModel(
+        in_channels=64,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        timestep_embed_dim=16,
+        text_hidden_dim=32,
+        num_text_layers=3,
+        text_num_attention_heads=4,
+        text_num_key_value_heads=4,
+        text_intermediate_size=64,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return Krea2Pipeline(
+        scheduler=sampler(shift=1.0, use_dynamic_shifting=True, max_image_seq_len=6400),
+        vae=film_vae(),
+        text_encoder=Qwen3VLModel(config),
+        tokenizer=qwen_tokenizer(),
+        transformer=filled(transformer),
+        text_encoder_select_layers=(1, 2, 3),
+    )
+
+
 PIPELINES: dict[str, Callable[[], Any]] = {
     "z-image": z_image,
     "flux2-klein": klein,
     "flux": flux,
     "sd3": sd3,
+    "qwen-image": qwen_image,
+    "krea2": krea2,
+    "chroma": chroma,
 }
 
 
@@ -258,4 +383,7 @@ GUIDANCE: dict[str, Callable[[float], dict[str, float]]] = {
     "flux2-klein": lambda guidance: {"guidance_scale": guidance},
     "flux": lambda guidance: {"guidance_scale": guidance},
     "sd3": lambda guidance: {"guidance_scale": guidance},
+    "qwen-image": lambda guidance: {"true_cfg_scale": guidance},
+    "krea2": lambda guidance: {"guidance_scale": guidance - 1},
+    "chroma": lambda guidance: {"guidance_scale": guidance},
 }

@@ -184,7 +184,7 @@ def report(arguments: argparse.Namespace) -> Answer:
     from training.models import base_files, loader
     from training.runtime.device import choose
 
-    files = base_files.find(config.base.model)
+    files = base_files.find(config.base.model, config.base.rest)
     names = accepted_names(loader.base_shapes(config.base.model)[1], files.family.name)
     for path, style in zip(arguments.files, styles, strict=True):
         try:

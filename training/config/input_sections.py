@@ -18,6 +18,12 @@ class Base(Section):
         min_length=1,
         why="it needs no download",
     )
+    rest: str = setting(
+        "",
+        "for a single file that holds a transformer alone: a diffusers folder or hub id of the"
+        " same family, which supplies text encoders, VAE and sampler; asked once for each file",
+        why="other bases are whole",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto",
         "precision of the frozen base; auto: bfloat16 if the device supports it, else float16"

@@ -10,6 +10,7 @@ from typing import Any
 
 PATHS = (
     "base.model",
+    "base.rest",
     "data.folder",
     "prior.folder",
     "adapter.start",
@@ -53,7 +54,7 @@ def seen_from(folder: Path, key: str, path: str) -> str:
     """The absolute path; what may be a built-in name or a hub id, and what no path can be, stays as
     it is for the checks to judge.
     """
-    is_model = key == "base.model"
+    is_model = key in ("base.model", "base.rest")
     if not path or "\0" in path or (is_model and path == "mini"):
         return path
     try:

@@ -181,6 +181,13 @@ def reported(
     request = dataclasses.replace(
         request, others=tuple(t for t in THINGS if t not in texts)[: max(0, AMONG - len(texts))]
     )
+    if parts.text_states is not None:
+        # All at once, so that the text encoders are loaded once; and loading takes no time below
+        shown = [request.pictures, *([request.held_out] if request.held_out else [])]
+        said = {*texts, *map(called, texts), *request.others, request.negative, parts.family.empty}
+        said |= {example.caption for dataset in shown for example in dataset.examples}
+        parts.text_states.prepare(parts, sorted(said))
+        parts.denoiser.eval()  # as it is already, but loaded now
     if math.isfinite(minutes):
         began = time.monotonic()
         drawn(parts, request, texts[:2], [])

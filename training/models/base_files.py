@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from training.errors import ModelError
-from training.models import flux, flux2, hub, sd, sd3, sdxl, single_file, z_image
-from training.models.family import Family
+from training.models import (
+    chroma,
+    flux,
+    flux2,
+    hub,
+    krea2,
+    qwen_image,
+    sd,
+    sd3,
+    sdxl,
+    single_file,
+    transformer_file,
+    z_image,
+)
+from training.models.family import Family, as_distilled
 from training.models.files import (
     AGAIN,
     PICKLES,
@@ -38,7 +51,15 @@ XL_PIPELINES = (
 BY_TEXT_WIDTH = {768: sd.SD1, 1024: sd.SD2}  # width of the text states that the UNet attends to
 
 
-TRANSFORMERS = (z_image.Z_IMAGE, flux2.KLEIN, flux.FLUX, sd3.SD3)
+TRANSFORMERS = (
+    z_image.Z_IMAGE,
+    flux2.KLEIN,
+    flux.FLUX,
+    sd3.SD3,
+    qwen_image.QWEN_IMAGE,
+    krea2.KREA2,
+    chroma.CHROMA,
+)
 FAMILIES: dict[str, Family] = {
     f.name: f for f in (sd.MINI, sd.SD1, sd.SD2, sdxl.SDXL, *TRANSFORMERS)
 }
@@ -57,12 +78,49 @@ class BaseFiles:
     title: str
 
 
-def find(model: str) -> BaseFiles:
-    """Find the base that a setting names, and its family.
+def find(model: str, rest: str = "") -> BaseFiles:
+    """Find the base that a setting names, and its family. rest: the folder or hub id that supplies
+    what a single file of a transformer lacks; once it did, it need not be named again.
 
     Reads small files only. Raises ModelError.
     """
-    folder, title = _folder(model)
+    folder, title = _of_transformer(model, rest) or _folder(model)
+    return BaseFiles(folder, checked(folder, model), title)
+
+
+def _of_transformer(model: str, rest: str) -> tuple[Path, str] | None:
+    """Folder and title of a single file that holds a transformer alone; None for other bases."""
+    path = Path(model).expanduser()
+    is_one = path.suffix.lower() == ".safetensors" and path.is_file()
+    file = transformer_file.examined(path) if is_one else None
+    if file is None:
+        if rest:
+            raise ModelError(
+                f"base.rest is {shown(rest)}, but base.model ({shown(model)}) is no single file of "
+                "a transformer, which alone lacks something. Leave base.rest empty."
+            )
+        return None
+    if not rest:
+        return transformer_file.earlier(file), path.stem
+    if Path(rest).expanduser().is_file():
+        raise ModelError(
+            f"base.rest is {shown(rest)}, a file: a diffusers folder or hub id of "
+            f"{file.spec.title} was expected."
+        )
+    folder, _ = _folder(rest, "base.rest")
+    family = checked(folder, rest, without="transformer")
+    if family.spec != file.spec:
+        raise ModelError(
+            f"{model} is a {file.spec.title}, base.rest ({rest}) a {family.title}. Set base.rest "
+            f"to a {file.spec.title}."
+        )
+    return transformer_file.unpacked(file, folder), path.stem
+
+
+def checked(folder: Path, model: str, without: str = "") -> Family:
+    """The family of a diffusers folder that is whole. without: a part whose weights are not asked
+    for. Raises ModelError.
+    """
     index = read_json(folder / "model_index.json", model)
     own = {name: family for family in FAMILIES.values() for name in family.spec.pipelines}
     if index.get("_class_name") not in (*PIPELINES, *XL_PIPELINES, *own):
@@ -79,7 +137,8 @@ def find(model: str) -> BaseFiles:
                 f"{model} has no {part}/ folder, so it is not a whole {family.title}. {AGAIN}"
             )
     for part in family.classes:
-        weights_of(folder / part, model)
+        if part != without:
+            weights_of(folder / part, model)
     for part in family.tokenizers:
         if not any((folder / part / name).is_file() for name in ("vocab.json", "tokenizer.json")):
             raise ModelError(
@@ -91,8 +150,8 @@ def find(model: str) -> BaseFiles:
     else:
         config = _checked_transformer(folder, family, model)
         if family.distilled(config, index):
-            family = replace(family, guided="not")
-    return BaseFiles(folder, family, title)
+            family = as_distilled(family)
+    return family
 
 
 def _family(index: dict[str, Any], unet: dict[str, Any], model: str) -> Family:
@@ -187,7 +246,7 @@ def _checked_transformer(folder: Path, family: Family, model: str) -> dict[str, 
     return config
 
 
-def _folder(model: str) -> tuple[Path, str]:
+def _folder(model: str, setting: str = "base.model") -> tuple[Path, str]:
     if model == "mini":
         if not (builtin_base() / "model_index.json").exists():
             raise ModelError(
@@ -199,6 +258,9 @@ def _folder(model: str) -> tuple[Path, str]:
     nothing = ModelError(
         f"base.model is {shown(model)}: no such folder or file. Give mini, a diffusers folder, "
         "a .safetensors checkpoint or a hub id (owner/name)."
+        if setting == "base.model"
+        else f"{setting} is {shown(model)}: no such folder. Give a diffusers folder or a hub id "
+        "(owner/name)."
     )
     try:
         is_file, is_folder = path.is_file(), path.is_dir()
@@ -213,6 +275,11 @@ def _folder(model: str) -> tuple[Path, str]:
             ".safetensors of it."
         )
     if is_file:
+        if path.suffix.lower() == ".gguf":
+            raise ModelError(
+                f"{model} is a GGUF file, whose quantised weights are not read. Choose the "
+                ".safetensors file in 16 bits: base.storage = int8 or nf4 keeps it small in memory."
+            )
         if path.suffix.lower() != ".safetensors":
             raise ModelError(
                 f"{model} is a file of an unknown kind: a diffusers folder or a .safetensors "

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -44,6 +45,16 @@ def stacked(some: Sequence[States]) -> States:
 def joined(some: Sequence[Varied]) -> Varied:
     """The same of rows of several lengths."""
     return Varied(tuple(row for one in some for row in one.states))
+
+
+def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows of several lengths as [B, longest, ...] with zeros behind, and which of them are tokens,
+    bool [B, longest]. Lengths are shapes, so a GPU is not waited for.
+    """
+    longest = max(map(len, rows))
+    heard = torch.stack([torch.arange(longest, device=row.device) < len(row) for row in rows])
+    filled = [F.pad(row, (*(0, 0) * (row.dim() - 1), 0, longest - len(row))) for row in rows]
+    return torch.stack(filled), heard
 
 
 def as_tensors(said: Said | States | Varied) -> dict[str, Tensor]:

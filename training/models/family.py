@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -145,8 +145,9 @@ class Family:
     prompt, by a number that the denoiser hears, or not; steer: (guided, with words) -> the
     prediction that is followed; own_levels: whether the sampler spaces the levels as it does by
     itself, else evenly; distilled: (the denoiser's config, model_index.json) -> whether a base is
-    drawn without guidance of any kind; empty: what is said where there is no
-    negative prompt; idle: modules of `groups` that no picture depends on.
+    drawn without guidance of any kind, and distilled_mu the shift it is drawn with, None for the
+    others' own; empty: what is said where there is no negative prompt; idle: modules of `groups`
+    that no picture depends on.
     """
 
     spec: FamilySpec
@@ -160,6 +161,7 @@ class Family:
     steer: Callable[[Tensor, Tensor], Tensor] | None = None
     own_levels: bool = False
     distilled: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = lambda *given: False
+    distilled_mu: float | None = None
     empty: str = ""
     idle: Callable[[nn.Module], Collection[str]] = lambda denoiser: ()
 
@@ -202,6 +204,15 @@ class Family:
     @property
     def text_groups(self) -> Mapping[str, tuple[str, ...]]:
         return self.spec.text_groups
+
+
+def as_distilled(family: Family) -> Family:
+    """The family as its distilled bases are drawn: without guidance, at one shift where they have
+    one.
+    """
+    mu = family.distilled_mu
+    drawn_at = family.drawn_at if mu is None else lambda tokens, steps: mu
+    return replace(family, guided="not", drawn_at=drawn_at)
 
 
 def chat(tokenizer: Any, caption: str, *, thinks: bool) -> str:

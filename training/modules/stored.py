@@ -142,8 +142,9 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        rows = grad.reshape(-1, grad.shape[-1]) @ ctx.make(*ctx.saved_tensors)
-        return (rows.view(*grad.shape[:-1], -1), None, None, *(None for _ in ctx.saved_tensors))
+        kept = ctx.saved_tensors  # once: gradient checkpointing hands them out no more often
+        rows = grad.reshape(-1, grad.shape[-1]) @ ctx.make(*kept)
+        return (rows.view(*grad.shape[:-1], -1), None, None, *(None for _ in kept))
 
 
 class StoredLinear(Stored, nn.Linear):

@@ -16,16 +16,12 @@ Shapes = Mapping[str, tuple[int, ...]]  # name in either dialect -> shape of the
 # Kinds of base that are recognised and not trained: name -> as it is shown
 OTHERS = {
     "sdxl-refiner": "SDXL refiner",
-    "chroma": "Chroma",
-    "krea2": "Krea 2",
-    "qwen-image": "Qwen-Image",
 }
+SAME_LAYERS = {"chroma": "flux"}  # as all of the other's, where both are the same to weights
 REFINER_WIDTH = 1280  # of the text that its cross-attention reads
 OTHER_CLAIMS = {
     "flux": "flux",
-    "chroma": "chroma",
     "krea": "krea2",
-    "qwen": "qwen-image",
     "stable-diffusion-xl-v1-refiner": "sdxl-refiner",
 }
 
@@ -91,6 +87,13 @@ def family_in(metadata: Mapping[str, str]) -> str:
         if found := [start for start in starts if text.startswith(start)]:
             return starts[max(found, key=len)]
     return ""
+
+
+def settled(by_weights: str, by_words: str) -> str:
+    """The kind of base that weights and metadata show together: weights count, but where two
+    families have the same layers, metadata chooses.
+    """
+    return by_words if SAME_LAYERS.get(by_words, "") == by_weights else by_weights or by_words
 
 
 def misfit(own: str, base: str, widths: tuple[int, int], trained_on: str) -> str:

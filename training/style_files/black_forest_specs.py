@@ -143,3 +143,22 @@ KLEIN = transformer_spec(
     claims=("flux2", "flux-2", "flux_2"),
     implementation="https://github.com/black-forest-labs/flux2",
 )
+# FLUX.1's blocks; what modulates them is one small network, which styles leave alone
+CHROMA = transformer_spec(
+    "Chroma",
+    ("ChromaPipeline", "ChromaImg2ImgPipeline"),
+    name="chroma",
+    transformer="ChromaTransformer2DModel",
+    text_encoders={"text_encoder": "T5EncoderModel"},
+    tokenizer_classes={"tokenizer": "T5Tokenizer"},
+    tokens=511,
+    in_channels=64,
+    groups=FLUX.groups,
+    elsewhere=FLUX.elsewhere,
+    also_read=tuple(_KLEIN_EDGES),
+    shares=FLUX.shares,
+    architecture="chroma",
+    version="chroma",
+    claims=("chroma",),
+    implementation="https://github.com/lodestone-rock/flow",
+)

@@ -24,7 +24,7 @@ from training.storage.paths import mode_of, open_regular, read_regular
 from training.style_files import embeddings, remarks
 from training.style_files.base_family import bases as bases
 from training.style_files.base_family import family_in as family_in
-from training.style_files.base_family import family_of_shapes
+from training.style_files.base_family import family_of_shapes, settled
 from training.style_files.embeddings import Words, family_of_words
 from training.style_files.formats import Dialect, layer_limit, sorted_out
 from training.style_files.key_names import WORDS
@@ -96,7 +96,8 @@ class Style:
 
         From the weights, else from the metadata.
         """
-        return family_of(self.modules) or family_of_words(self.words) or family_in(self.metadata)
+        by_weights = family_of(self.modules) or family_of_words(self.words)
+        return settled(by_weights, family_in(self.metadata))
 
     @property
     def prediction(self) -> str:
@@ -362,7 +363,8 @@ def _warnings(
             f"{high} layers have a rank above {HIGH_RANK}, far more than a style needs: "
             "`style-file resize` makes the file smaller."
         )
-    by_weights, by_words = family_of(modules), family_in(metadata)
+    by_words = family_in(metadata)
+    by_weights = settled(family_of(modules), by_words)
     if by_weights and by_words and by_weights != by_words:
         found.append(
             f"Its metadata says {bases()[by_words]}, its weights are those of "

@@ -129,7 +129,8 @@ def family_of_layers(shapes: Mapping[str, tuple[int, ...]]) -> str:
         return "sd3"
     if has(r"^(layers|noise_refiner|context_refiner)_\d+_(attention|feed_forward|adaLN)"):
         return "z-image"
-    if has(r"^(blocks_\d+_attn_(w[qkvo]|gate)|txtfusion|text_fusion)|_attn_to_gate$"):
+    krea2 = r"^(transformer_)?blocks_\d+_(attn_(w[qkvo]|gate)|mlp_(gate|up|down))$"
+    if has(krea2) or has(r"^(txtfusion|text_fusion)|_attn_to_gate$"):
         return "krea2"
     if has(r"^transformer_blocks_\d+_(img|txt)_(mlp|mod)"):
         return "qwen-image"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 
-from training.style_files.black_forest_specs import FLUX, KLEIN
+from training.style_files.black_forest_specs import CHROMA, DOUBLE_ATTENTION, FLUX, KLEIN
 from training.style_files.family_record import of_blocks, transformer_spec
 
 _Z_IMAGE_NATIVE = {
@@ -112,4 +112,75 @@ SD3 = transformer_spec(
     implementation="https://github.com/Stability-AI/sd3.5",
 )
 
-TRANSFORMERS = (Z_IMAGE, KLEIN, FLUX, SD3)
+QWEN_IMAGE = transformer_spec(
+    "Qwen-Image",
+    ("QwenImagePipeline",),
+    name="qwen-image",
+    transformer="QwenImageTransformer2DModel",
+    vae="AutoencoderKLQwenImage",
+    text_encoders={"text_encoder": "Qwen2_5_VLForConditionalGeneration"},
+    tokenizer_classes={"tokenizer": "Qwen2Tokenizer"},
+    tokens=1018,  # 1024 with what closes the template
+    in_channels=64,
+    groups={
+        "attention": of_blocks("transformer_blocks", *DOUBLE_ATTENTION),
+        "feed_forward": of_blocks(
+            "transformer_blocks",
+            *(f"{side}_mlp.net.{n}" for side in ("img", "txt") for n in ("0.proj", "2")),
+        ),
+    },
+    elsewhere=lambda module: (module, 0),  # the authors' own code has diffusers' names
+    also_read=of_blocks("transformer_blocks", "img_mod.1", "txt_mod.1"),
+    architecture="qwen-image",
+    version="qwen_image",
+    claims=("qwen-image", "qwen_image", "qwen"),
+    implementation="https://github.com/QwenLM/Qwen-Image",
+)
+
+_KREA2_NATIVE = {
+    "attn.to_q": "attn.wq",
+    "attn.to_k": "attn.wk",
+    "attn.to_v": "attn.wv",
+    "attn.to_out.0": "attn.wo",
+    "attn.to_gate": "attn.gate",
+    "ff.gate": "mlp.gate",
+    "ff.up": "mlp.up",
+    "ff.down": "mlp.down",
+}
+
+
+def _krea2_native(module: str) -> tuple[str, int] | None:
+    block = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", module)
+    name = _KREA2_NATIVE.get(block[2]) if block else None
+    return (f"blocks.{block[1]}.{name}", 0) if block and name else None
+
+
+def _krea2_spelt(module: str) -> str:
+    native = _krea2_native(module)
+    return f"diffusion_model.{native[0]}" if native else f"transformer.{module}"
+
+
+# text_fusion is in no group: its rows are layers of tokens, which styles in one batch cannot share
+KREA2 = transformer_spec(
+    "Krea 2",
+    ("Krea2Pipeline",),
+    name="krea2",
+    transformer="Krea2Transformer2DModel",
+    vae="AutoencoderKLQwenImage",
+    text_encoders={"text_encoder": "Qwen3VLModel"},
+    tokenizer_classes={"tokenizer": "Qwen2Tokenizer"},
+    tokens=507,  # 512 with what closes the template
+    in_channels=64,
+    groups={
+        group: of_blocks("transformer_blocks", *(m for m in _KREA2_NATIVE if m.startswith(start)))
+        for group, start in (("attention", "attn"), ("feed_forward", "ff"))
+    },
+    spelt=_krea2_spelt,
+    elsewhere=_krea2_native,
+    architecture="krea-2",
+    version="krea2",
+    claims=("krea-2", "krea2", "krea_2"),
+    implementation="https://github.com/krea-ai/krea-2",
+)
+
+TRANSFORMERS = (Z_IMAGE, KLEIN, FLUX, SD3, QWEN_IMAGE, KREA2, CHROMA)

@@ -69,7 +69,7 @@ def planned(config: RunConfig) -> Plan:
     place = choose(config.base.device, config.base.dtype)
     base_storage.check_package(config.base.storage)
     optimizers.check_package(config.optim.method)
-    files = base_files.find(config.base.model)
+    files = base_files.find(config.base.model, config.base.rest)
     check_resolution(config, files)
     loader.check_reading(files, config.base.clip_skip)
     check_targets(config, files)

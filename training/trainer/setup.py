@@ -56,7 +56,7 @@ def set_up(
     prior_examples: list[Example] = []
     if config.prior.images and config.prior.weight:
         if parts.text_states is not None:  # before the denoiser is there
-            parts.text_states.prepare(parts, [config.prior.prompt, ""])
+            parts.text_states.prepare(parts, [config.prior.prompt, parts.family.empty])
         with networks.at_hand(*{*parts.networks, parts.family.denoiser}):
             prior_examples = yield from _class_pictures(plan, parts, world, draw=not trial)
     count = len(plan.dataset.examples) + len(prior_examples)
@@ -168,7 +168,7 @@ def _captions(plan: Plan, data: EncodedData) -> set[str]:
     """Every text that will be asked for."""
     config = plan.config
     said = [caption for several in data.captions for caption in several]
-    texts = {*(one.trained for one in said), "", config.prior.prompt}
+    texts = {*(one.trained for one in said), "", plan.files.family.empty, config.prior.prompt}
     texts |= {one.whole for one in said}  # a run that began with these goes on with them
     if config.prior.frozen_weight:
         texts |= {one.plain for one in said}
