@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -516,3 +516,29 @@ def test_too_few_prompts_are_refused(parts: Parts) -> None:
     )  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"report\.prompts"):
         next(judging.judge(request, parts, str, ["a", "b"]))
+
+
+def test_captions_of_held_out_pictures_are_read_as_those_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (SIDE, SIDE), "red").save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a {red|green} cat\na dog")
+    tables = {
+        "data": {"folder": str(tmp_path), "captions": "lines", "wildcards": True},
+        "report": {"held_out": str(tmp_path)},
+    }
+    config = from_mapping(tables)
+    asked: list[report.ReportRequest] = []
+
+    def kept(request: report.ReportRequest, *_: object, **__: object) -> Iterator[str]:
+        asked.append(request)
+        yield ""
+
+    monkeypatch.setattr(run_report, "reported", kept)
+    pictures = run_report.read_as_trained(config.data, config.data.folder)
+    list(run_report.of_run(config, pictures, None))
+    list(run_report.of_files([], None, tmp_path, config.data, config.preview, config.report))
+    for request in asked:
+        assert request.held_out is not None
+        assert [e.caption for e in request.held_out.examples] == ["a red cat"]
+    assert len(asked) == 2

@@ -82,6 +82,20 @@ def spread(candidates: Sequence[Candidate], most: int) -> tuple[Candidate, ...]:
     return tuple(candidates[round((i + 1) * len(candidates) / most) - 1] for i in range(most))
 
 
+def read_as_trained(settings: Data, folder: str) -> Dataset:
+    """A folder's pictures with captions that are read as those of a training with these settings:
+    the first line where each line is one, the first word of {a|b}. Raises DataError.
+    """
+    return read_dataset(
+        Path(folder),
+        trigger=settings.trigger,
+        template=settings.template,
+        background=settings.background,
+        lines=settings.captions == "lines",
+        wildcards=settings.wildcards,
+    )
+
+
 def of_run(
     config: RunConfig, dataset: Dataset, parts: Parts, *, minutes: float = math.inf
 ) -> Generator[str, None, Path | None]:
@@ -94,13 +108,7 @@ def of_run(
     candidates = tuple(Candidate(f, int(f.stem.rsplit("-", 1)[1])) for f in files) or (
         Candidate(final, 0),
     )
-    held = (
-        read_dataset(
-            Path(settings.held_out), trigger=config.data.trigger, template=config.data.template
-        )
-        if settings.held_out
-        else None
-    )
+    held = read_as_trained(config.data, settings.held_out) if settings.held_out else None
     request = ReportRequest(
         candidates, dataset, held, preview.negative, strengths(settings.weakest),
         preview.steps, preview.guidance, preview.seed, config.data.background,
@@ -131,14 +139,8 @@ def of_files(
     """Judge any style files against a folder of pictures in their style, and write
     <folder>/report.html.
     """
-    read = partial(
-        read_dataset,
-        trigger=settings.trigger,
-        template=settings.template,
-        background=settings.background,
-    )
-    dataset = read(Path(settings.folder))
-    held = read(Path(report.held_out)) if report.held_out else None
+    dataset = read_as_trained(settings, settings.folder)
+    held = read_as_trained(settings, report.held_out) if report.held_out else None
     candidates = tuple(Candidate(file, 0) for file in files)
     request = ReportRequest(
         candidates,
