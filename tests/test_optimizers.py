@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,3 +167,79 @@ def test_settings_that_contradict_each_other_are_refused(
     with pytest.raises(ConfigError, match=said):
         from_mapping({"optim": optim})
     from_mapping({"optim": {"method": "prodigy", "unet_lr": 1.0, "text_encoder_lr": 0.0}})
+
+
+PLUGIN = """
+import torch
+
+
+def momentum(matrices, lr, decay):
+    return torch.optim.SGD(matrices, lr=lr, momentum=0.9, weight_decay=decay)
+
+
+def nothing(matrices, lr, decay):
+    return None
+"""
+OFFERED = """[style_studio.optimizers]
+momentum = a_plugin_of_tests:momentum
+nothing = a_plugin_of_tests:nothing
+broken = a_plugin_of_tests:not_there
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package that offers optimisers."""
+    about = tmp_path / "a_plugin_of_tests-1.5.dist-info"
+    about.mkdir()
+    (tmp_path / "a_plugin_of_tests.py").write_text(PLUGIN)
+    (about / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: a-plugin-of-tests\nVersion: 1.5\n"
+    )
+    (about / "entry_points.txt").write_text(OFFERED)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("plugin")
+def test_an_optimiser_of_another_package_is_used_and_goes_on_to_the_bit() -> None:
+    def of_plugin(own: Sequence[nn.Parameter]) -> Optimiser:
+        groups = {"unet": Group(own, 0.05)}
+        how = {"weight_decay": 0.0, "clip": 0.0, "ema": 0.0, "other": "momentum"}
+        return optimizers.made("other", groups, **how)
+
+    own, other = parameters(), parameters()
+    straight, before = of_plugin(own), of_plugin(other)
+    assert straight.version == "a-plugin-of-tests 1.5"
+    wanted = torch.optim.SGD(theirs := parameters(), lr=0.05, momentum=0.9)
+    for step in range(4):
+        for parameter, gradient in zip(theirs, gradients(theirs, step), strict=True):
+            parameter.grad = gradient
+        wanted.param_groups[0]["lr"] = 0.05 / (1 + step / 10)
+        wanted.step()
+    updated(straight, own, range(4))
+    assert all(torch.equal(a, b) for a, b in zip(own, theirs, strict=True))
+    updated(before, other, range(2))
+    kept = {key: value.detach().clone() for key, value in before.tensors().items()}
+    after = of_plugin(last := parameters(seed=5))
+    assert after.fits(kept) and not made("adamw", parameters()).fits(kept)
+    after.restore(kept)
+    updated(after, last, range(2, 4))
+    assert all(torch.equal(a, b) for a, b in zip(own, last, strict=True))
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("adan", r"optim\.other is 'adan'.*there: broken, momentum, nothing"),
+        ("broken", r"cannot be loaded from a-plugin-of-tests"),
+        ("nothing", r"made NoneType: a torch\.optim\.Optimizer"),
+    ],
+)
+def test_what_another_package_does_not_offer_rightly_is_said(name: str, said: str) -> None:
+    groups = {"unet": Group(parameters(), 0.1)}
+    how = {"weight_decay": 0.0, "clip": 0.0, "ema": 0.0, "other": name}
+    with pytest.raises(ConfigError, match=said):
+        optimizers.made("other", groups, **how)
+    with pytest.raises(ConfigError, match=r"optim\.other is empty"):
+        from_mapping({"optim": {"method": "other"}})

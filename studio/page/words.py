@@ -139,6 +139,7 @@ HINTS: Mapping[str, str] = {
     "adapter.tokens": "New embeddings for the trigger word. 0 uses the plain word",
     "adapter.token_start": "A word close to your style",
     "adapter.text_encoder_targets": "Trained if the text encoder’s learning rate is above 0",
+    "optim.other": "An optimiser of a package that you installed",
     "optim.steps": "More steps learn the style more closely, and take longer",
     "optim.batch_size": "Pictures per step",
     "optim.accumulate": "Batches per step. Saves memory, takes longer",

@@ -205,6 +205,11 @@ def _optimiser_complaints(optim: Optim) -> Iterator[str]:
         for name in ("unet_lr", "text_encoder_lr", "token_lr")
         if getattr(optim, name)
     }
+    if optim.method == "other" and not optim.other.strip():
+        yield (
+            "optim.other is empty with optim.method = other: the name of an installed optimiser "
+            "was expected"
+        )
     if optim.method == "prodigy":
         for name, rate in rates.items():
             if rate < PRODIGY_RATE and name != "token_lr":

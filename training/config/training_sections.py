@@ -13,7 +13,7 @@ Target = Literal["attention", "feed_forward", "projections", "convolutions"]
 
 
 Method = Literal[
-    "adamw", "adamw8bit", "prodigy", "schedule-free", "adafactor", "lion", "came", "muon"
+    "adamw", "adamw8bit", "prodigy", "schedule-free", "adafactor", "lion", "came", "other", "muon"
 ]
 
 
@@ -128,8 +128,15 @@ class Optim(Section):
     method: Method = setting(
         "adamw",
         "optimiser; prodigy finds the learning rate itself, schedule-free needs no schedule; all "
-        "but adamw, adafactor and muon need a package of the extra `optim`",
+        "but adamw, adafactor and muon need a package of the extra `optim`; other: see optim.other",
         why="AdamW is what every guide's rates are for, and needs no package",
+    )
+    other: str = setting(
+        "",
+        "for optim.method = other: the name under which an installed package offers an optimiser "
+        "(entry points `style_studio.optimizers`: make(matrices, lr, weight_decay))",
+        max_length=100,
+        why="only what you installed yourself is ever loaded",
     )
 
     steps: int = setting(

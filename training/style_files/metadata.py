@@ -257,7 +257,7 @@ def _kohya_metadata(config: RunConfig, made: Made) -> dict[str, str]:
         "ss_learning_rate": str(optim.unet_lr),
         "ss_unet_lr": str(optim.unet_lr),
         "ss_text_encoder_lr": str(optim.text_encoder_lr),
-        "ss_optimizer": "AdamW" if optim.method == "adamw" else optim.method,
+        "ss_optimizer": {"adamw": "AdamW", "other": optim.other}.get(optim.method, optim.method),
         "ss_lr_scheduler": optim.schedule,
         "ss_max_train_steps": str(optim.steps),
         "ss_batch_size_per_device": str(optim.batch_size),

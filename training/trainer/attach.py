@@ -82,7 +82,12 @@ def attach(
         vectors = [p for token in tokens for p in token.vectors.values()]
         groups["tokens"] = Group(cast(list[nn.Parameter], vectors), optim.token_lr)
     optimiser = optimizers.made(
-        optim.method, groups, weight_decay=optim.weight_decay, clip=optim.clip, ema=optim.ema
+        optim.method,
+        groups,
+        weight_decay=optim.weight_decay,
+        clip=optim.clip,
+        ema=optim.ema,
+        other=optim.other,
     )
     return Attached(names, adapters, tokens, optimiser, adapter_index)
 

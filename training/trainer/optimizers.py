@@ -13,6 +13,7 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from training.errors import ConfigError
 from training.trainer.optimizer import Group, Optimiser
 
+ENTRY_POINTS = "style_studio.optimizers"  # group, by which packages offer optimisers of theirs
 KINDS = {int: torch.int64, float: torch.float64, bool: torch.bool}  # of numbers in a state
 Made = torch.optim.Optimizer
 
@@ -99,8 +101,13 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def check_package(name: str) -> None:
-    """Raise ConfigError where what an optimiser needs is not installed."""
+def check_package(name: str, other: str = "") -> None:
+    """Raise ConfigError where what an optimiser needs is not installed. other: the name of another
+    package's, for the method "other".
+    """
+    if name == "other":
+        _of_another_package(other)
+        return
     method = METHODS.get(name)
     if method and method.module and importlib.util.find_spec(method.module) is None:
         raise ConfigError(
@@ -109,14 +116,59 @@ def check_package(name: str) -> None:
         )
 
 
+def _of_another_package(name: str) -> Method:
+    """What an installed package offers under a name. Raises ConfigError."""
+    points = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    there = ", ".join(sorted({point.name for point in points})) or "none"
+    point = next((point for point in points if point.name == name), None)
+    if point is None or point.dist is None:
+        raise ConfigError(
+            f"optim.other is {name!r}: no installed package offers an optimiser of that name as an "
+            f"entry point of the group {ENTRY_POINTS} (there: {there}). Install the package, or "
+            "set optim.method = adamw."
+        )
+    try:
+        make = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"optim.other is {name!r}, which cannot be loaded from {point.dist.name} ({error!r}). "
+            "Repair that package, or set optim.method = adamw."
+        ) from error
+    return Method(partial(_checked, name, make), package=point.dist.name)
+
+
+def _checked(
+    name: str,
+    make: Callable[[Sequence[nn.Parameter], float, float], object],
+    matrices: Sequence[nn.Parameter],
+    lr: float,
+    decay: float,
+) -> Made:
+    """Another package's optimiser, if it is one of all the matrices in one group."""
+    found = make(matrices, lr, decay)
+    if not isinstance(found, Made) or len(found.param_groups) != 1:
+        raise ConfigError(
+            f"optim.other is {name!r}, which made {type(found).__name__}: a torch.optim.Optimizer "
+            "with one group of parameters was expected. Tell its authors, or set "
+            "optim.method = adamw."
+        )
+    return found
+
+
 def made(
-    name: str, groups: Mapping[str, Group], *, weight_decay: float, clip: float, ema: float
+    name: str,
+    groups: Mapping[str, Group],
+    *,
+    weight_decay: float,
+    clip: float,
+    ema: float,
+    other: str = "",
 ) -> Optimiser:
     """The optimiser of a name. Raises ConfigError where its package is not there."""
     if name == "adamw":
         return Optimiser(groups, weight_decay=weight_decay, clip=clip, ema=ema)
-    check_package(name)
-    return ByMatrix(name, groups, weight_decay=weight_decay, clip=clip, ema=ema)
+    check_package(name, other)
+    return ByMatrix(name, groups, weight_decay=weight_decay, clip=clip, ema=ema, other=other)
 
 
 class ByMatrix(Optimiser):
@@ -134,12 +186,13 @@ class ByMatrix(Optimiser):
         weight_decay: float,
         clip: float,
         ema: float,
+        other: str = "",
     ) -> None:
         super().__init__(groups, weight_decay=weight_decay, clip=clip, ema=ema)
-        self.method = method
-        package = METHODS[method].package
+        self.method = f"other {other}" if method == "other" else method
+        own = _of_another_package(other) if method == "other" else METHODS[method]
+        package, make, self.averages_itself = own.package, own.make, own.averages
         self.version = f"{package or 'torch'} {importlib.metadata.version(package or 'torch')}"
-        make = METHODS[method].make
         self.inner = {
             name: make(_matrices(group.parameters), group.lr, weight_decay)
             for name, group in groups.items()
@@ -154,7 +207,7 @@ class ByMatrix(Optimiser):
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """As Optimiser's; of a method that keeps an average of its own, that average."""
-        if not METHODS[self.method].averages:
+        if not self.averages_itself:
             with super().averaged():
                 yield
             return

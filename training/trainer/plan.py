@@ -68,7 +68,7 @@ def planned(config: RunConfig) -> Plan:
         )
     place = choose(config.base.device, config.base.dtype)
     base_storage.check_package(config.base.storage)
-    optimizers.check_package(config.optim.method)
+    optimizers.check_package(config.optim.method, config.optim.other)
     files = base_files.find(config.base.model, config.base.rest)
     check_resolution(config, files)
     loader.check_reading(files, config.base.clip_skip)
