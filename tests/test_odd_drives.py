@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 
 from studio.datasets import history, store
 from studio.library import sample_project
+from studio.processes.queue import Queue
 from studio.system import doctor
-from training.errors import SpaceError
+from training.errors import BusyError, SpaceError
+from training.storage import run_lock
 from training.storage.disk_errors import advice, cause
 from training.storage.paths import Workspace, checked_writable, write_whole
+from training.system import locks
 
 
 def refuses(number: int, *, only: Callable[[Any], bool] = lambda _: True) -> Callable[..., Any]:
@@ -135,3 +144,40 @@ def test_a_shares_full_quota_pauses_and_a_refusal_says_so(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(SpaceError, match=r"Disk quota exceeded\)\. Free space"):
         write_whole(tmp_path / "x", b"x")
+
+
+@pytest.fixture
+def without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A drive that refuses every lock, as a network share without lockd does."""
+    monkeypatch.setattr(locks.filelock, "lock_descriptor", refuses(errno.ENOLCK)(bool))
+    return tmp_path
+
+
+def test_without_locks_the_word_of_the_file_keeps_a_run_to_one_process(without_locks: Path) -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as other:
+        holder = run_lock.Holder(other.pid, psutil.Process(other.pid).create_time())
+        (without_locks / run_lock.NAME).write_text(json.dumps(asdict(holder)))
+        with pytest.raises(BusyError, match=str(other.pid)), run_lock.held(without_locks):
+            pass
+        other.communicate()
+    with run_lock.held(without_locks):
+        pass
+
+
+def test_a_workspace_on_a_drive_without_locks_is_called_that(without_locks: Path) -> None:
+    """sqlite says that such a database is locked, as if another program had it open."""
+    held = sqlite3.connect(without_locks / "held.sqlite")
+    held.execute("BEGIN EXCLUSIVE")
+    refused = sqlite3.connect(without_locks / "held.sqlite", timeout=0)
+    with pytest.raises(sqlite3.OperationalError, match="locked") as caught:
+        refused.execute("BEGIN EXCLUSIVE")
+    held.close()
+    said = str(Queue(Workspace(without_locks), None).database._trouble(caught.value))
+    assert "has no locks" in said and "another program" not in said
+    findings = {one.about: one for one in doctor._locks(Workspace(without_locks))}
+    assert findings["locks of the workspace"].state == "bad"
+
+
+def test_a_drive_with_locks_is_not_blamed(tmp_path: Path) -> None:
+    assert locks.are_kept(tmp_path) and locks.are_kept(tmp_path / "nowhere")
+    assert not list(doctor._locks(Workspace(tmp_path))) and not list(tmp_path.iterdir())

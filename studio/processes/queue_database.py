@@ -19,7 +19,7 @@ from training.errors import SpaceError, StudioError
 from training.storage import run_lock
 from training.storage.disk_errors import advice, cause
 from training.storage.paths import fsync_folder, make_folder, read_regular, write_whole
-from training.system import file_system
+from training.system import file_system, locks
 
 NAME = "queue.sqlite"
 COPY = "jobs.json"  # who is in the queue, for the day when the database is damaged
@@ -139,6 +139,11 @@ class QueueDatabase:
             return StudioError(
                 f"The training queue is damaged ({error}). What is training continues. The queue "
                 "is being rebuilt from its copy and the run folders: look again in a moment."
+            )
+        if "locked" in str(error) and not locks.are_kept(self.folder):
+            return SpaceError(
+                "The workspace's drive has no locks, as some network shares have none, and without "
+                "them there is no training queue. Choose a --workspace on a disk of this machine."
             )
         if "locked" in str(error):
             return SpaceError(

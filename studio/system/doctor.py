@@ -23,6 +23,7 @@ from studio.system import storage
 from training.errors import SpaceError, StudioError, without_controls
 from training.storage.disk_errors import advice, cause, system_error
 from training.storage.paths import Workspace, builtin_base, cache_folder, checked_writable
+from training.system import locks
 
 GIB = 1024**3
 LITTLE_DISK, LITTLE_MEMORY = 2 * GIB, 4 * GIB
@@ -78,6 +79,7 @@ def examined(workspace: Workspace) -> Iterator[Finding]:
     )
     for about, folder in (("workspace", workspace.root), ("cache", cache_folder())):
         yield from _folder(about, folder)
+    yield from _locks(workspace)
     whole = (builtin_base() / "model_index.json").is_file()
     yield Finding(
         "built-in base",
@@ -180,6 +182,17 @@ def _folder(about: str, folder: Path) -> Iterator[Finding]:
         f"{free / GIB:.1f} GiB",
         "Make room; a full disk pauses trainings." if little else "",
     )
+
+
+def _locks(workspace: Workspace) -> Iterator[Finding]:
+    """What to say of a drive without them, nothing of another."""
+    if not locks.are_kept(workspace.root):
+        yield Finding(
+            "locks of the workspace",
+            "bad",
+            "its drive has none, as some network shares have none: there is no training queue",
+            "Choose a --workspace on a disk of this machine.",
+        )
 
 
 def _vocabulary() -> Finding:

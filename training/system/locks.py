@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import filelock
@@ -37,6 +38,16 @@ def lock(handle: int) -> bool:
         if error.errno not in UNSUPPORTED:
             raise
         return True
+
+
+def are_kept(folder: Path) -> bool:
+    """Whether the drive under a folder has locks; also True where that cannot be tried."""
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".probe-", dir=folder) as probe:
+            filelock.lock_descriptor(probe.fileno(), blocking=False)
+    except OSError as error:
+        return error.errno not in UNSUPPORTED
+    return True
 
 
 def is_at(handle: int, path: Path) -> bool:
