@@ -25,9 +25,9 @@ sys.path.insert(0, str(ROOT))
 
 from tests.chromium import HOW, found  # noqa: E402
 
-PLACES = ("Dataset", "Train", "Create", "Styles", "Settings")
+PLACES = ("Dataset", "Train", "Create", "Compare", "Styles", "Settings")
 # Of docs/, which the README shows
-IN_DOCS = {"Dataset": "pictures", "Train": "train", "Create": "compare", "Styles": "styles"}
+IN_DOCS = {"Dataset": "pictures", "Train": "train", "Compare": "compare", "Styles": "styles"}
 # What the system check is shown for: a device, and whether the driver's program names a card
 MACHINES = {
     "nvidia": ("cuda", True),

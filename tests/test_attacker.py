@@ -219,7 +219,7 @@ def test_the_page_itself_runs_under_its_policy(own: str) -> None:
         policy = answer.headers["content-security-policy"] if answer else ""
         scripts = policy.split("script-src")[1].split(";")[0]
         assert "unsafe-inline" not in scripts and "nonce-" in scripts
-        for name in ("Train", "Create", "Styles", "Settings", "Dataset"):
+        for name in ("Train", "Create", "Compare", "Styles", "Settings", "Dataset"):
             page.get_by_role("tab", name=name).click()
         page.wait_for_timeout(1500)
         assert not complaints

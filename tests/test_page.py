@@ -27,8 +27,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 from studio.page.tabs.compare.events import TAKE
+from tests.test_apply_styles import some_style
 from training.data.crops import read_place
-from training.style_files.reading import read_metadata
+from training.models.family import Parts
+from training.style_files.reading import canonical_name, read_metadata
+from training.style_files.writing import write_style
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.browser
@@ -253,7 +256,7 @@ def test_from_upload_to_grid(
     )
 
     # Compare: the style is offered with its trigger word, the grid is drawn
-    opened(tab, "Create")
+    opened(tab, "Compare")
     expect(tab.locator("#style-1 input")).to_have_value("balls · say “ballish” · rank 16")
     tab.locator("#compare-base input, #compare-base textarea").fill(str(base_folder))
     tab.locator("#compare-prompts textarea").fill("a red ball")
@@ -291,7 +294,7 @@ def test_from_upload_to_grid(
     assert shown.get_attribute("src") != first
     assert tab.locator("#compare-seeds input, #compare-seeds textarea").input_value() != "0"
     reloaded(tab)
-    opened(tab, "Create")
+    opened(tab, "Compare")
     expect(tab.locator("#past .thumb")).to_have_count(2, timeout=MINUTE)
     tab.locator("#past .thumb").last.click()
     expect(shown).to_have_attribute("src", first)
@@ -352,6 +355,53 @@ def test_from_upload_to_grid(
     assert [url for url in tab.asked if not url.startswith((address, "data:", "blob:"))] == []
     assert tab.complaints == []
     assert not any("torch" in mapped.path for mapped in psutil.Process(process.pid).memory_maps())
+
+
+def test_an_image_follows_its_slider_and_a_sketch(
+    tab: sync_api.Page, workspace: Path, tmp_path: Path, base_folder: Path, parts: Parts
+) -> None:
+    """Drawn large in a style, again when the slider moves, and from one's own sketch at four
+    strengths beside it; kept with a note.
+    """
+    expect, patient = sync_api.expect, {"timeout": 3 * MINUTE}
+    modules = some_style(parts, rank=2, seed=1, of=["unet"])
+    lora = {canonical_name(part, name, "sd1"): one for (part, name), one in modules.items()}
+    style = workspace / "styles" / "waves.safetensors"
+    style.parent.mkdir(parents=True, exist_ok=True)
+    write_style(style, lora, {"ss_base_model_version": "sd_v1"})
+    reloaded(tab)
+    opened(tab, "Create")
+    expect(tab.locator("#create-style input")).to_have_value(re.compile("waves"), **patient)
+    unfolded(tab, "#create-more", "Advanced settings")
+    tab.locator("#create-base input, #create-base textarea").fill(str(base_folder))
+    tab.locator("#create-steps input").fill("2")
+    tab.locator("#create-prompt textarea").fill("a red ball")
+    tab.locator("#create-draw").click()
+    image = tab.locator("#create-image .created:not(.busy) img")
+    expect(image).to_be_visible(**patient)
+    first = image.get_attribute("src")
+    slider = tab.locator("#create-strength input")
+    slider.focus()
+    for _ in range(3):
+        slider.press("ArrowLeft")
+    expect(tab.locator("#create-strength output")).to_have_text("0.7")
+    expect(image).not_to_have_attribute("src", first, **patient)
+    sketch = tmp_path / "sketch.png"
+    Image.new("RGB", (64, 64), "gold").save(sketch)
+    tab.locator("#create-drop input[type=file]").set_input_files(str(sketch))
+    expect(tab.locator("#create-own img")).to_be_visible(**patient)
+    tab.locator("#create-draw").click()
+    expect(tab.locator("#create-series button")).to_have_count(4, **patient)
+    expect(tab.locator("#create-series button[aria-current]")).to_contain_text("50 %")
+    expect(tab.locator("#create-series figure img")).to_be_visible()  # the original
+    tab.locator("#create-favourite").click()
+    note = tab.locator("#create-note input, #create-note textarea")
+    note.fill("for the cover")
+    note.blur()
+    until(lambda: "for the cover" in (workspace / "created" / "kept.json").read_text(), 60)
+    tab.locator("#create-forget").click()
+    expect(tab.locator("#create-series button")).to_have_count(0)
+    assert tab.complaints == []
 
 
 def test_trainings_wait_their_turn(tab: sync_api.Page, workspace: Path, base_folder: Path) -> None:
@@ -505,7 +555,7 @@ def test_from_a_drawer_of_pictures_to_a_dataset(
     tab.set_viewport_size({"width": 800, "height": 900})
     tab.locator("#theme").click()
     assert tab.evaluate("document.body.classList.contains('dark')")
-    for name in ("Dataset", "Train", "Create", "Styles", "Settings"):
+    for name in ("Dataset", "Train", "Create", "Compare", "Styles", "Settings"):
         opened(tab, name)
         assert tab.evaluate("document.documentElement.scrollWidth") <= 800, name
     tab.set_viewport_size({"width": 1280, "height": 900})
@@ -612,10 +662,11 @@ def test_every_place_has_an_address_and_arrow_keys_lead_there(
 ) -> None:
     """Reload and the back button come back to a place; the one thing to do there is in sight."""
     expect = sync_api.expect
+    tab.evaluate("localStorage.setItem('style-studio-tour', 'seen')")
     tab.goto(f"{server[0]}#create")
     reloaded(tab)
     expect(tab.get_by_role("tab", name="Create")).to_have_attribute("aria-selected", "true")
-    expect(tab.locator("#draw")).to_be_in_viewport()
+    expect(tab.locator("#create-draw")).to_be_in_viewport()
     tab.get_by_role("tab", name="Create").press("ArrowUp")
     expect(tab.get_by_role("tab", name="Train")).to_be_focused()
     expect(tab).to_have_url(f"{server[0]}#train")
@@ -631,7 +682,7 @@ def test_every_place_has_an_address_and_arrow_keys_lead_there(
         tab.set_viewport_size({"width": width, "height": 900})
         opened(tab, "Train")
         expect(tab.locator("#start")).to_be_in_viewport()
-        expect(tab.get_by_role("tab")).to_have_count(5)
+        expect(tab.get_by_role("tab")).to_have_count(6)
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.evaluate(frame) == f"{left}px"
     tab.set_viewport_size({"width": 1280, "height": 900})
@@ -727,7 +778,7 @@ def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(
         page.locator("#tour [data-tour=end]").click()
         for name, shown in (
             ("Train", "#status .finished"),
-            ("Create", "#grid .comparison .open img"),
+            ("Compare", "#grid .comparison .open img"),
             ("Styles", "#style .examples img"),
         ):
             opened(page, name)
@@ -768,7 +819,7 @@ def test_from_nothing_to_a_comparison_of_own_pictures_in_seven_clicks(
         page.locator("#optim-steps input").fill("2")
         click(page.locator("#start"))
         expect(page.locator("#status .finished")).to_contain_text("2 of 2", timeout=5 * MINUTE)
-        click(page.get_by_role("tab", name="Create"))
+        click(page.get_by_role("tab", name="Compare"))
         expect(page.locator("#style-1 input")).to_have_value("my-style · say “ballish” · rank 16")
         # its own, no more the example's, and without the trigger word, which the base must not get
         prompts = page.locator("#compare-prompts textarea")

@@ -174,7 +174,7 @@ def test_from_twelve_pictures_to_a_style_that_was_given_away(
     expect(page.locator("#status .finished")).to_be_visible()
 
     # Compare with the base
-    opened(page, "Create")
+    opened(page, "Compare")
     page.locator("#compare-prompts textarea").fill(
         "a toy, red apple"
     )  # at once: the style's own prompts, when they come, leave it alone

@@ -54,6 +54,19 @@ def take_comparison(workspace: Workspace) -> tuple[str, float] | None:
         return None
 
 
+def create_with(workspace: Workspace, style: str) -> None:
+    """Let Create be filled with this style (its id) when it is opened next. Raises SpaceError."""
+    _keep(workspace, _kept(workspace) | {"create_with": style})
+
+
+def take_creation(workspace: Workspace) -> str | None:
+    """The id that create_with left, once. Raises SpaceError."""
+    kept = _kept(workspace)
+    if (found := kept.pop("create_with", None)) is not None:
+        _keep(workspace, kept)
+    return found
+
+
 def _kept(workspace: Workspace) -> dict[str, str]:
     try:
         found = json.loads(read_regular(workspace.root / "settings.json").decode("utf-8"))

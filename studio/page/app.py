@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.page import api
 from studio.page.scripts import script
-from studio.page.tabs import compare, pictures, settings, styles, train
+from studio.page.tabs import compare, create, pictures, settings, styles, train
 from studio.page.tabs.train.components import running
 from studio.page.templates import render
 from studio.page.theme import theme
@@ -166,7 +166,8 @@ def build(workspace: Workspace) -> gr.Blocks:
             with gr.Tab("Train") as tab:
                 train.layout(workspace, page, tab, in_view, seen)
             for label, module in (
-                ("Create", compare),
+                ("Create", create),
+                ("Compare", compare),
                 ("Styles", styles),
                 ("Settings", settings),
             ):

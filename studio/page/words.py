@@ -185,3 +185,17 @@ HINTS: Mapping[str, str] = {
     "save.licence": "Written into the style file",
     "save.leave_out": "Captions and folder names are never in the file",
 }
+CREATE: Mapping[str, tuple[str, str]] = {  # control of Create -> its label and hint
+    "style": ("Style", ""),
+    "prompt": ("Prompt", "The trigger word is added for you"),
+    "source": ("Your sketch or photo (optional)", ""),
+    "change": ("How much to change", "Low keeps your picture, high follows the prompt"),
+    "shape": ("Shape", ""),
+    "base": ("Base model", ""),
+    "negative": ("Negative prompt", "What the image should not show"),
+    "seed": ("Seed", "The same seed gives the same image"),
+    "steps": ("Steps", "Sampling steps"),
+    "guidance": ("Guidance", "How closely to follow the prompt. 1 is off"),
+    "sampler": ("Sampler", "Base uses the sampler the model was made for"),
+    "note": ("Note", "Kept with the image"),
+}

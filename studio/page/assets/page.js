@@ -127,7 +127,7 @@
     const steps = [
         ['Dataset', '1 of 3 · Drop 15 to 50 pictures in your style and caption what each one shows. An example dataset is here to try.'],
         ['Train', '2 of 3 · Choose a dataset and a trigger word, and start. You can close this page: training continues.'],
-        ['Create', '3 of 3 · Generate images in your style, side by side with the base model. Find the style file for other apps in Styles.'],
+        ['Create', '3 of 3 · Generate images in your style, from a prompt or your own sketch. Find the style file for other apps in Styles.'],
     ];
     let step = 0;
     const tour = number => {

@@ -1,4 +1,4 @@
-"""What the Create tab shows, as HTML: the grid with a large view, a blind look and flipping, and
+"""What the Compare tab shows, as HTML: the grid with a large view, a blind look and flipping, and
 the comparisons drawn before. Knows no gradio.
 """
 

@@ -1,4 +1,4 @@
-"""The Create tab: the base beside styles, from the same noise. studio.compare draws, as a process
+"""The Compare tab: the base beside styles, from the same noise. studio.compare draws, as a process
 of its own; comparisons lie in the workspace, so that whoever opens the page finds them again.
 """
 

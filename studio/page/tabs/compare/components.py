@@ -1,4 +1,4 @@
-"""What the Create tab is laid out of. Knows no handlers."""
+"""What the Compare tab is laid out of. Knows no handlers."""
 
 from __future__ import annotations
 

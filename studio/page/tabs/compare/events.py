@@ -1,4 +1,4 @@
-"""Which event of the Create tab calls which handler."""
+"""Which event of the Compare tab calls which handler."""
 
 from __future__ import annotations
 

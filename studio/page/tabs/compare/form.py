@@ -1,4 +1,4 @@
-"""The Create tab's form <-> ComparisonSpec. Knows no components."""
+"""The Compare tab's form <-> ComparisonSpec. Knows no components."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Create tab's events do; answers are keyed by component. studio.library.comparisons does
+"""What the Compare tab's events do; answers are keyed by component. studio.library.comparisons does
 the work.
 """
 

@@ -1,4 +1,4 @@
-"""What the Create tab shows, read from the workspace, by the name of the component that shows it;
+"""What the Compare tab shows, read from the workspace, by the name of the component that shows it;
 what shall stay as it is is left out. Knows no components.
 """
 

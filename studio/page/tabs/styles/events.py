@@ -44,7 +44,7 @@ def connect(parts: Parts, handlers: Handlers, tab: gr.Tab) -> None:
         handlers.publish, [chosen, sharing.form, sharing.kept], sharing.download, **PRIVATE
     )
     parts.use.click(handlers.use, chosen, None, **PRIVATE).success(
-        None, None, None, js=script("open_compare")
+        None, None, None, js=script("open_create")
     )
     parts.go_on.click(handlers.go_on, chosen, None, **PRIVATE).success(
         None, None, None, js=TO_TRAINING

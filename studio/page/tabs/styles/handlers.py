@@ -99,7 +99,7 @@ class Handlers:
     @shows_errors
     def use(self, id: str) -> None:
         """Let Create be filled with this style."""
-        preferences.compare_with(self.workspace, library.style(self.workspace, id).id, 1.0)
+        preferences.create_with(self.workspace, library.style(self.workspace, id).id)
 
     @shows_errors
     def go_on(self, id: str) -> None:
