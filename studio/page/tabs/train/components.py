@@ -175,7 +175,6 @@ def _knobs() -> tuple[gr.Radio, gr.Radio, gr.Radio]:
         elem_classes=["choice", "cards"],
         min_width=160,
     )
-    gr.HTML(render("presets", presets=PRESETS), padding=False)
     with gr.Row():
         length = gr.Radio(
             list(LENGTHS), value="normal", label="Training length", elem_id="preset-length", **bar
