@@ -22,6 +22,7 @@ from studio.drawing.process import Drawer, Progress, training_on
 from studio.drawing.request import DrawRequest
 from studio.page.tabs import create
 from studio.processes import process as jobs
+from studio.system import storage
 from tests.test_jobs import until
 from training.config.loading import from_mapping, write_run
 from training.errors import BusyError, ConfigError, DataError, StudioError
@@ -198,6 +199,7 @@ def test_favourites_outlive_the_others(tmp_path: Path, monkeypatch: pytest.Monke
     assert [image.id for image in images.newest(workspace, 9)] == [ids[3], ids[2], ids[0]]
     (favourite,) = images.newest(workspace, 9, favourites=True)
     assert favourite.note == "for the <cover>"
+    assert storage.sizes(workspace)["created"] >= 3 * len(picture())  # in Settings, too
     images.keep(workspace, ids[0], None)
     assert images.newest(workspace, 9, favourites=True) == []
     for damaged in ("{", "[]", '{"x": 1}', '{"' + ids[0] + '": 3}'):

@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from studio.datasets import collection
+from studio.drawing import images
 from studio.library import import_export, library
 from studio.library.preferences import FOLDERS_OF_BASES
 from studio.processes import process
@@ -65,6 +66,7 @@ def sizes(workspace: Workspace) -> dict[str, int]:
         workspace.runs(),
         workspace.styles(),
         workspace.comparisons(),
+        images.folder(workspace),
         import_export.trash(workspace),
     )
     return {part.name: size_of(part) for part in parts}
