@@ -1,5 +1,5 @@
 """How much memory a training takes, without a GPU and without weights: `python -m benchmarks.fits
-[sd15 sd21 sdxl] [--storage bfloat16 int8 nf4] [--px 512 1024] [--rank 16]`.
+[sd15 sdxl flux klein4 ...] [--storage bfloat16 int8 nf4] [--px 512 1024] [--rank 16]`.
 
 The networks are built from their true configs on torch's meta device, adapters are put on, and
 every tensor is replaced by a fake one, which has a shape and no content. Then one update is made,
@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import shapes
+from benchmarks.flow_shapes import DUAL, FLOWS, FlowShape
 from training.adapters import lora_layers
 from training.models.files import library
 from training.modules.conv import freeze_convolutions
@@ -89,15 +90,18 @@ class Memory:
         return self.peak - self.frozen - self.trained
 
 
-def denoiser(config: Mapping[str, Any], dtype: torch.dtype, storage: str) -> nn.Module:
-    """A frozen UNet on the meta device, as the loader leaves one on a GPU."""
-    kind = library().UNet2DConditionModel
+def denoiser(config: Mapping[str, Any] | FlowShape, dtype: torch.dtype, storage: str) -> nn.Module:
+    """A frozen UNet or transformer on the meta device, as the loader leaves one on a GPU."""
     with torch.device("meta"):
-        made = kind.from_config(dict(config))
-    # By torch's own, as diffusers' would warn
-    made = nn.Module.to(in_memory_format(made, torch.channels_last), dtype=dtype)
+        if isinstance(config, FlowShape):
+            made = config.denoiser()
+        else:
+            made = library().UNet2DConditionModel.from_config(dict(config))
+            made = in_memory_format(made, torch.channels_last)
+    made = nn.Module.to(made, dtype=dtype)  # by torch's own, as diffusers' would warn
     made.eval().requires_grad_(False)
-    freeze_convolutions(made)
+    if not isinstance(config, FlowShape):
+        freeze_convolutions(made)
     if storage:
         store_weights(made, storage)
     return made
@@ -114,6 +118,9 @@ def made_fake(network: nn.Module, mode: FakeTensorMode) -> None:
             for name, value in list(module._buffers.items()):
                 if value is not None:
                     module._buffers[name] = _like(value)
+            for name, value in list(vars(module).items()):
+                if isinstance(value, Tensor):  # tables of positions that are no buffers
+                    setattr(module, name, _like(value))
 
 
 def _like(value: Tensor) -> Tensor:
@@ -121,7 +128,7 @@ def _like(value: Tensor) -> Tensor:
 
 
 def measured(
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | FlowShape,
     groups: Mapping[str, tuple[str, ...]],
     *,
     px: int,
@@ -131,12 +138,12 @@ def measured(
     rows: int = 1,
     checkpointing: bool = True,
 ) -> Memory:
-    """The memory of an update of adapters on a UNet of this config, of a second one, since the
-    moments are made by the first.
+    """The memory of an update of adapters on a UNet of this config or a transformer of this shape,
+    of a second one, since the moments are made by the first.
     """
     began = time.monotonic()
     network: Any = denoiser(config, dtype, storage)
-    modules = lora_layers.chosen_modules(network, groups, TARGETS)
+    modules = lora_layers.chosen_modules(network, groups, [t for t in TARGETS if t in groups])
     lora_layers.attach(network, modules, rank=rank, alpha=float(rank), seed=0)
     lora_layers.set_gradient_checkpointing(network, checkpointing)
     mode, counted = FakeTensorMode(), Bytes()
@@ -150,10 +157,35 @@ def measured(
         optimiser = Optimiser({"unet": Group(parameters, 1e-4)}, weight_decay=0, clip=1, ema=0)
         gc.collect()
         for _ in range(2):
-            one_update(network, optimiser, px, rows, dtype)
+            if isinstance(config, FlowShape):
+                learnt(config.predicted(network, rows, px, dtype), optimiser)
+            else:
+                one_update(network, optimiser, px, rows, dtype)
             trained = counted.live - before
     weights = sum(p.numel() for p in parameters)
     return Memory(before, trained, counted.peak, weights, time.monotonic() - began)
+
+
+def extrapolated(shape: FlowShape, **keys: Any) -> Memory:
+    """The same of a transformer, found with few blocks: each block of a kind takes as much as any
+    other. keys: of `measured`.
+    """
+    few = {kind: 1 if kind == DUAL else 2 for kind in shape.blocks}
+    counts = [few, *({**few, kind: few[kind] + 1} for kind in few)]
+    first, *others = (
+        measured(shape.with_blocks(count), shape.family.groups, **keys) for count in counts
+    )
+
+    def whole(what: str) -> int:
+        start = getattr(first, what)
+        more = [
+            (getattr(found, what) - start) * (shape.blocks[kind] - few[kind])
+            for kind, found in zip(few, others, strict=True)
+        ]
+        return round(start + sum(more))
+
+    figures = (whole(what) for what in ("frozen", "trained", "peak", "weights"))
+    return Memory(*figures, sum(found.seconds for found in (first, *others)))
 
 
 def one_update(network: Any, optimiser: Optimiser, px: int, rows: int, dtype: torch.dtype) -> None:
@@ -169,6 +201,11 @@ def one_update(network: Any, optimiser: Optimiser, px: int, rows: int, dtype: to
         pooled, sizes = torch.empty((rows, width), dtype=dtype), torch.empty((rows, 6))
         more = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
     said = network(noisy, torch.empty(rows), words, return_dict=False, **more)[0]
+    learnt(said, optimiser)
+
+
+def learnt(said: Tensor, optimiser: Optimiser) -> None:
+    """Backward from a prediction, and the optimiser's step."""
     (said.float() - torch.empty_like(said, dtype=torch.float32)).square().mean().backward()
     del said
     optimiser.update(optimiser.norm(), 1.0)
@@ -178,20 +215,25 @@ def one_update(network: Any, optimiser: Optimiser, px: int, rows: int, dtype: to
 
 
 def rows_of(shape: str, storages: Sequence[str], sides: Sequence[int], rank: int) -> Iterator[str]:
-    """The lines of a table: a storage each, GiB at every side."""
-    config, groups = shapes.configs(shape)["unet"], shapes.FAMILIES[shape].groups
+    """The lines of a table: a storage each, GiB at every side. Of transformers found with few
+    blocks.
+    """
+    flow = FLOWS.get(shape)
     for storage in storages:
         cells = []
         for px in sides:
             for checkpointing in (True, False):
-                found = measured(
-                    config,
-                    groups,
-                    px=px,
-                    storage="" if storage == "bfloat16" else storage,
-                    rank=rank,
-                    checkpointing=checkpointing,
-                )
+                keys: dict[str, Any] = {
+                    "px": px,
+                    "storage": "" if storage == "bfloat16" else storage,
+                    "rank": rank,
+                    "checkpointing": checkpointing,
+                }
+                if flow:
+                    found = extrapolated(flow, **keys)
+                else:
+                    groups = shapes.FAMILIES[shape].groups
+                    found = measured(shapes.configs(shape)["unet"], groups, **keys)
                 cells.append(f"{found.peak / GIB:.2f} (+{found.over / GIB:.2f})")
         first = f"{shape} | {storage} | {found.frozen / GIB:.2f} | {found.weights / 1e6:.1f} M"
         yield f"| {first} | {' | '.join(cells)} |"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from benchmarks.flow_shapes import FLOWS
 from tests.test_training import changed, config, equal, of, pictures
 from training.config.schema import RunConfig
 from training.errors import ConfigError
@@ -44,6 +46,38 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> base_files.BaseFile
         with (tmp_path / part / "model.safetensors").open("wb") as file:
             file.truncate(int(BYTES[request.param] / 3))  # sparse
     return base_files.find(str(tmp_path))
+
+
+@pytest.fixture
+def flux_files(tmp_path: Path) -> base_files.BaseFiles:
+    """The same of FLUX.1, 11.9 billion weights."""
+    shape, family = FLOWS["flux"], base_files.FAMILIES["flux"]
+    configs: dict[str, dict[str, Any]] = {
+        "transformer": {"_class_name": family.classes["transformer"], **shape.config},
+        "vae": {"block_out_channels": [128, 256, 512, 512]},
+    }
+    for part in (*family.classes, *family.tokenizers, "scheduler"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(configs.get(part, {})))
+        (tmp_path / part / "vocab.json").write_text("{}")
+        with (tmp_path / part / "model.safetensors").open("wb") as file:
+            file.truncate(10 * 2**30)  # sparse
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": family.pipeline}))
+    return base_files.find(str(tmp_path))
+
+
+def test_auto_knows_transformers(
+    flux_files: base_files.BaseFiles, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 1024 px FLUX.1 fits cards of 12 GB in nf4, of 24 in int8, of 32 as it is."""
+    outline = loader.outline(flux_files, "transformer")
+    monkeypatch.setattr(loader, "outline", lambda files, part: outline)
+    usual = changed(config, data__resolution=1024, adapter__rank=16)
+    found = {}
+    for gib in (8, 12, 16, 24, 32, 80):
+        with_gib(monkeypatch, gib)
+        found[gib] = base_storage.chosen(usual, flux_files, GPU).place.storage
+    assert found == {8: "", 12: "nf4", 16: "nf4", 24: "int8", 32: "", 80: ""}
 
 
 def with_gib(monkeypatch: pytest.MonkeyPatch, gib: float) -> None:

@@ -14,6 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from benchmarks import fits, shapes
+from benchmarks.flow_shapes import FlowShape
+from training.models import flux
 from training.trainer.optimizer import Group, Optimiser
 
 CONFIG = shapes.configs("tiny")["unet"] | {
@@ -84,3 +86,21 @@ def test_checkpointing_and_storage_and_pictures_show() -> None:
     assert 0.45 < peak(storage="int8").frozen / usual.frozen < 0.6
     assert peak(rank=32).weights == 2 * usual.weights
     assert usual.trained == pytest.approx(16 * usual.weights, rel=0.1)
+
+
+def test_few_blocks_tell_what_many_take() -> None:
+    config = {
+        "in_channels": 64,
+        "attention_head_dim": 16,
+        "num_attention_heads": 4,
+        "joint_attention_dim": 64,
+        "pooled_projection_dim": 32,
+        "guidance_embeds": True,
+        "axes_dims_rope": (4, 6, 6),
+    }
+    blocks = {"num_layers": 5, "num_single_layers": 7}
+    shape = FlowShape(flux.FLUX, 32, (64,), blocks, 32, config=config)
+    whole = fits.measured(shape, shape.family.groups, px=128)
+    found = fits.extrapolated(shape, px=128)
+    for what in ("frozen", "trained", "peak", "weights"):
+        assert getattr(found, what) == pytest.approx(getattr(whole, what), rel=0.01), what
