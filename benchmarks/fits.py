@@ -206,7 +206,7 @@ def one_update(network: Any, optimiser: Optimiser, px: int, rows: int, dtype: to
 
 def learnt(said: Tensor, optimiser: Optimiser) -> None:
     """Backward from a prediction, and the optimiser's step."""
-    (said.float() - torch.empty_like(said, dtype=torch.float32)).square().mean().backward()
+    (said.float() - torch.zeros_like(said, dtype=torch.float32)).square().mean().backward()
     del said
     optimiser.update(optimiser.norm(), 1.0)
 

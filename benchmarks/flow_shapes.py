@@ -50,19 +50,19 @@ class FlowShape:
 
     def words(self, rows: int, dtype: torch.dtype) -> Said | States | Varied:
         """What captions say, of the right shape."""
-        states = torch.empty((rows, self.tokens, *self.width), dtype=dtype)
+        states = torch.randn((rows, self.tokens, *self.width), dtype=dtype)
         if self.family.says is Varied:
             return Varied(tuple(states))
         if self.family.says is States:
             return States(states)
-        return Said(states, torch.empty((rows, self.pooled), dtype=dtype))
+        return Said(states, torch.randn((rows, self.pooled), dtype=dtype))
 
     def predicted(self, network: nn.Module, rows: int, px: int, dtype: torch.dtype) -> Tensor:
         """What the network says to pictures of that side."""
         side = px // self.step
-        noisy = torch.empty((rows, self.channels, side, side), dtype=dtype)
+        noisy = torch.randn((rows, self.channels, side, side), dtype=dtype)
         parts = cast(Parts, SimpleNamespace(denoiser=network, space=LatentSpace(self.channels)))
-        return self.family.predict(parts, noisy, torch.empty(rows), self.words(rows, dtype))
+        return self.family.predict(parts, noisy, torch.rand(rows), self.words(rows, dtype))
 
 
 def _klein(heads: int, words: int) -> dict[str, Any]:
