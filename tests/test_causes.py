@@ -110,6 +110,19 @@ def test_a_decoder_that_the_system_killed_is_not_only_blamed_on_the_picture() ->
     assert "memory was full" in said and "try again" in said
 
 
+def test_a_decoder_that_cannot_start_is_not_the_pictures_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "PIL").mkdir()
+    (tmp_path / "PIL" / "__init__.py").write_text("raise ImportError('half installed')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = image_worker._Worker()
+    with pytest.raises(DataError, match="install the program again") as caught:
+        worker.ask(file_of("PNG"), {"background": WHITE, "pixels": True})
+    worker.close()
+    assert "damaged" not in str(caught.value)
+
+
 def on_windows(code: int, winerror: int) -> OSError:
     error: Any = OSError(code, "as Windows says it")
     error.winerror = winerror

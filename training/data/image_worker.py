@@ -126,6 +126,7 @@ class _Worker:
             raise DataError(
                 f"cannot be decoded now: no process could be started for it ({words}). Try again."
             ) from None
+        self.has_answered = False
         self.limit: str = ""  # what ended the process: time, memory or nothing of ours
         self.seconds, self.memory = SECONDS, MEMORY  # for the picture it is at
         self._finished = threading.Event()
@@ -146,6 +147,7 @@ class _Worker:
             answer = json.loads(self._output.readline(LONGEST_LINE))
         except (OSError, ValueError):  # the process is gone, or says what is no JSON
             raise self._lost() from None
+        self.has_answered = True
         if "error" in answer:
             self.done()
             raise DataError(image_decoding.printable(str(answer["error"])))
@@ -232,6 +234,11 @@ class _Worker:
                 "ends the decoder, or the system ended that because memory was full. Close other "
                 "programs and try again. If it is always this picture, export it again with "
                 "another program, or remove it."
+            )
+        if code == 1 and not self.has_answered:  # as Python ends with a traceback, not a crash
+            return DataError(
+                "is not decoded: the decoder ended before it had decoded anything (exit code 1). "
+                "If it is so with every picture, install the program again."
             )
         return DataError(
             f"ends the decoder (exit code {code}): it is damaged, or made to do so. {ADVICE}"
