@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from studio.library.continue_from import _method
-from tests import trainers
+from tests import tiny_flow, trainers
 from tests.test_training import changed, config, pictures
 from training.adapters import lora_layers
 from training.adapters.inference import apply_styles, load_style
@@ -25,9 +25,12 @@ from training.events import Stepped
 from training.models import base_files, loader
 from training.models.family import Parts
 from training.runtime.device import DeviceSpec
+from training.style_files.key_names import accepted_names
 from training.style_files.lora import Kron, Lora, added, split_rows
-from training.style_files.reading import Style, read_style
+from training.style_files.matching import match
+from training.style_files.reading import Style, read_style, style_from_bytes
 from training.style_files.strengths import Weight, weakened
+from training.style_files.writing import named, style_bytes
 from training.trainer.joint import together
 from training.trainer.loop import train
 from training.trainer.plan import planned
@@ -290,3 +293,37 @@ def test_what_means_nothing_for_lokr_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=setting.replace("__", r"\.")):
         changed(config, **LOKR | {setting: value})
+
+
+@pytest.mark.parametrize("family", ["z-image", "flux2-klein"])
+def test_diffusers_reads_the_file_of_a_transformer(family: str, tmp_path: Path) -> None:
+    """Loaded and fused by the stock pipeline: every weight changes alike."""
+    from diffusers import DiffusionPipeline
+
+    folder = tiny_flow.made(family, tmp_path / "base")
+    files = base_files.find(str(folder))
+    place = DeviceSpec(torch.device("cpu"), torch.float32)
+    network = loader.load_part(files, "transformer", place)
+    shapes, groups = loader.weight_shapes(network), files.family.groups
+    modules = lora_layers.chosen_modules(network, groups, [*groups])
+    own = {
+        ("transformer", module): random_kron(*factor_shapes(shapes[module], 4), seed=i)
+        for i, module in enumerate(modules)
+    }
+    own = {place: kron.times(0.1) for place, kron in own.items()}
+    content = style_bytes(
+        "a", named(own, "diffusers", family), {}, dtype="float32", dialect="diffusers"
+    )
+    back = match(style_from_bytes(content, "a"), accepted_names({"transformer": shapes}, family))
+    assert back.keys() == own.keys()
+    assert all(np.array_equal(back[key].delta(), own[key].delta()) for key in own)
+    (tmp_path / "a.safetensors").write_bytes(content)
+    pipe: Any = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    before = {k: v.clone() for k, v in pipe.transformer.state_dict().items()}
+    pipe.load_lora_weights(str(tmp_path), weight_name="a.safetensors", use_safetensors=True)
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    after = pipe.transformer.state_dict()
+    for (_, module), kron in own.items():
+        change = (after[f"{module}.weight"] - before[f"{module}.weight"]).numpy()
+        assert abs(change - kron.delta()).max() < 1e-5, module
