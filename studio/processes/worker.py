@@ -55,20 +55,27 @@ class Worker:
         """Take the next job for the device, so that nobody else has it; None when none may begin
         now or one is running.
         """
-        me, now = run_lock.myself(), time.time()
-        device = self.device
+        now, device = time.time(), self.device
         with self.line.transaction() as db:
             row = db.execute(
-                "UPDATE jobs SET state = 'running', pid = ?, started = ?, heartbeat = ?, tries "
-                "= tries + 1, message = '' WHERE id = ("
+                "UPDATE jobs SET state = 'running', heartbeat = ?, tries = tries + 1, message = '' "
+                "WHERE id = ("
                 "  SELECT id FROM jobs WHERE device = ? AND state IN ('waiting', "
                 "'interrupted') AND (not_before <= ? OR not_before > ?)"
                 "  ORDER BY state = 'interrupted' DESC, place, id LIMIT 1"
                 ") AND NOT EXISTS (SELECT 1 FROM jobs WHERE device = ? AND state = 'running') "
                 "RETURNING *",
-                (me.pid, me.started, now, device, now, now + LONGEST_WAIT, device),
+                (now, device, now, now + LONGEST_WAIT, device),
             ).fetchone()
-        return job_of(row) if row else None
+            if row is None:
+                return None
+            # Of an earlier training, if any; below zero, for this one has not begun
+            record = jobs.read(self.line.workspace.runs() / row["run"])
+            row = db.execute(
+                "UPDATE jobs SET pid = ?, started = ? WHERE id = ? RETURNING *",
+                (*((-record.pid, record.started) if record else (0, 0.0)), row["id"]),
+            ).fetchone()
+        return job_of(row)
 
     def _run(self, job: Job) -> Path:
         return self.line.workspace.runs() / job.run
@@ -215,6 +222,8 @@ def _ended_before(job: Job, run: Path) -> bool:
     record = jobs.read(run)
     if record is None:
         return False
+    if job.pid <= 0:  # nobody wrote down that it began: is it still the record of before?
+        return (-job.pid, job.started) == (record.pid, record.started)
     is_jobs_own = record.pid == job.pid and abs(record.started - job.started) < run_lock.SAME_START
     return not is_jobs_own and record.started < job.heartbeat - 1.0
 

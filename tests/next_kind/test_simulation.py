@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ pytest.importorskip("greenlet")
 from tests.next_kind.simulation import cheaper, played
 
 FEW, MANY = 60, 20_000  # schedules in the slice and in the long run
+ONCE_WRONG = (200_099,)  # found a fault that was mended then, and no other of the slice would
 SOON = 2_000  # schedules within which a fault shows
 
 
-def wrong(tmp_path: Path, schedules: range, most: int) -> list[str]:
+def wrong(tmp_path: Path, schedules: Iterable[int], most: int) -> list[str]:
     found = []
     with cheaper():
         for number in schedules:
@@ -29,7 +31,7 @@ def wrong(tmp_path: Path, schedules: range, most: int) -> list[str]:
 
 
 def test_no_order_of_events_loses_a_job_or_shares_a_device(tmp_path: Path) -> None:
-    assert wrong(tmp_path, range(FEW), 5) == []
+    assert wrong(tmp_path, [*range(FEW), *ONCE_WRONG], 5) == []
 
 
 @pytest.mark.long
