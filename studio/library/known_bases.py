@@ -29,6 +29,8 @@ class KnownBase:
 
 
 OWN_SIZE = {"sd1": 512}  # px; every other family 1024
+SMALL_FIRMS = "free below a yearly revenue that it names"
+GATED = "Its licence has to be accepted on its page first."
 COMMERCIAL, NOT_COMMERCIAL = "commercial use allowed", "not for commercial use"
 KNOWN = (
     KnownBase(
@@ -62,6 +64,16 @@ KNOWN = (
         "Train here; draw with the distilled FLUX.2 klein 4B as well.",
     ),
     KnownBase(
+        "stabilityai/stable-diffusion-3.5-medium",
+        "Stable Diffusion 3.5 medium",
+        "sd3",
+        16.2,
+        f"Stability Community licence, {SMALL_FIRMS}",
+        8,
+        "bfloat16",
+        GATED,
+    ),
+    KnownBase(
         "Tongyi-MAI/Z-Image",
         "Z-Image",
         "z-image",
@@ -82,6 +94,26 @@ KNOWN = (
         "Draws in 8 steps. Distilled: training it directly undoes some of that, so keep it short.",
     ),
     KnownBase(
+        "lodestones/Chroma1-HD",
+        "Chroma1 HD",
+        "chroma",
+        27.5,
+        f"Apache 2.0, {COMMERCIAL}",
+        16,
+        "int8",
+        "FLUX.1 schnell trained on, and drawn with guidance again.",
+    ),
+    KnownBase(
+        "stabilityai/stable-diffusion-3.5-large",
+        "Stable Diffusion 3.5 large",
+        "sd3",
+        27.4,
+        f"Stability Community licence, {SMALL_FIRMS}",
+        16,
+        "int8",
+        GATED,
+    ),
+    KnownBase(
         "black-forest-labs/FLUX.1-dev",
         "FLUX.1 dev",
         "flux",
@@ -89,7 +121,7 @@ KNOWN = (
         f"FLUX.1 dev licence, {NOT_COMMERCIAL}",
         24,
         "int8",
-        "Its licence has to be accepted on its page first.",
+        GATED,
     ),
     KnownBase(
         "black-forest-labs/FLUX.2-klein-base-9B",
@@ -99,6 +131,16 @@ KNOWN = (
         f"FLUX licence, {NOT_COMMERCIAL}",
         16,
         "int8",
-        "Its licence has to be accepted on its page first.",
+        GATED,
+    ),
+    KnownBase(
+        "Qwen/Qwen-Image",
+        "Qwen-Image",
+        "qwen-image",
+        57.7,
+        f"Apache 2.0, {COMMERCIAL}",
+        24,
+        "nf4",
+        "The largest; writes words into pictures.",
     ),
 )
