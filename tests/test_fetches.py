@@ -96,6 +96,8 @@ def test_strange_folders_and_files_are_passed_over(workspace: Workspace) -> None
     root = workspace.root / "fetches"
     for name in ("painters--large", "no hub id", "..x"):
         (root / name).mkdir(parents=True)
+        (root / name / "model.txt").write_text(name)
+    (root / "painters--forgotten").mkdir()
     progress = root / "painters--large" / "progress.json"
     for text in ("", "[]", '{"done": "x", "whole": -1}', '{"done": true}', "[" * 60000):
         progress.write_text(text)

@@ -15,9 +15,10 @@ from typing import Literal
 from studio.processes import process
 from studio.processes.fetch_worker import PROGRESS
 from training.errors import BusyError, ModelError
-from training.storage.paths import Workspace, read_regular
+from training.storage.paths import Workspace, read_regular, write_whole
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+NAME = "model.txt"  # in the folder of a fetch: the base's hub id
 MOST_GOING = 2  # at once: more share the same line
 State = Literal["fetching", "paused", "failed", "ready"]
 
@@ -43,7 +44,7 @@ def begin(workspace: Workspace, model: str) -> None:
         return
     if len(going) >= MOST_GOING:
         raise BusyError(f"{' and '.join(going)} are being downloaded. Wait for one, or pause it.")
-    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / NAME, model)
     (folder / PROGRESS).unlink(missing_ok=True)
     process.start(
         folder, [sys.executable, "-m", "studio.processes.fetch_worker", model, str(folder)]
@@ -66,8 +67,9 @@ def forget(workspace: Workspace, model: str) -> None:
 def every(workspace: Workspace) -> list[Fetch]:
     """Every fetch of this workspace by its name."""
     root = _root(workspace)
-    names = sorted(f.name for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
-    models = [name.replace("--", "/", 1) for name in names]
+    # Without its name it is one that was forgotten while its process was about to end
+    folders = [f for f in root.iterdir() if (f / NAME).is_file()] if root.is_dir() else []
+    models = [folder.name.replace("--", "/", 1) for folder in sorted(folders)]
     return [_of(workspace, model) for model in models if HUB_ID.fullmatch(model)]
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from studio.datasets import history, store
-from studio.processes import process, queue_database
+from studio.processes import process, queue_database, starting
 from studio.processes.queue import Queue
 from studio.processes.worker import Worker
 from training import events
@@ -27,6 +28,7 @@ from training.storage.paths import Workspace
 
 Content = dict[str, Any]
 SILENT = 30.0  # seconds that a process may take to end
+SETTLED = 1.0  # seconds after which one that does nothing has ended
 DRAWINGS = "drawings"
 
 
@@ -199,9 +201,12 @@ def _look(folder: Path) -> None:
 def _after_look(folder: Path) -> Content:
     """Whoever is claimed is either begun or can be begun again."""
     run = Workspace(folder).runs() / "a"
-    end = time.monotonic() + SILENT
+    end, soon = time.monotonic() + SILENT, time.monotonic() + SETTLED
     while process.is_alive(run) and time.monotonic() < end:
         time.sleep(0.01)
+        if time.monotonic() > soon:  # as if a minute had passed, for a start that came to nothing
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(run / starting.NAME, (time.time() - 2 * starting.STALE,) * 2)
     # Waits again where nothing came of the first try
     states = {name: state for name, (state, _, _) in _line(folder).items()}
     return states | {"a": states["a"] in ("waiting", "running", "interrupted")}

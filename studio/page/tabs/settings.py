@@ -144,7 +144,7 @@ class Handlers:
     @shows_errors
     def act_on_base(self, event: gr.EventData) -> dict[Block, Any]:
         """Do with a base what its button says."""
-        act, model = event._data.get("act"), str(event._data.get("model"))
+        act, model = str(event._data.get("act")), str(event._data.get("model"))
         if act == "use":
             return self.choose_base(model)
         acts = {"fetch": fetches.begin, "pause": fetches.pause, "forget": fetches.forget}

@@ -269,4 +269,4 @@ class Handlers:
 
 def _who(request: gr.Request) -> str:
     """The page that asks."""
-    return str(request.session_hash or "")
+    return str(getattr(request, "session_hash", None) or "")
