@@ -21,6 +21,7 @@ from training.models import hub as bases
 from training.storage.paths import Workspace
 from training.style_files.family_spec import SPECS
 
+PATIENCE = 180.0  # seconds for what takes a few
 MODEL, CONTENT = "painters/large", os.urandom(2 * bases.LARGE)
 FILES = {"model_index.json": b"{}", "unet/diffusion_pytorch_model.safetensors": CONTENT}
 
@@ -41,7 +42,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def until(workspace: Workspace, true: Callable[[Fetch], bool], model: str = MODEL) -> Fetch:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while True:
         found = next(fetch for fetch in fetches.every(workspace) if fetch.model == model)
         if true(found):

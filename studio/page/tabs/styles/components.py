@@ -151,7 +151,7 @@ def _library() -> dict[str, Any]:
     search = gr.Textbox(
         "",
         label="Search",
-        placeholder="Name, trigger word, base model, folder or #tag",
+        placeholder="Name, trigger word or #tag",
         max_lines=1,
         elem_id="search-styles",
     )
