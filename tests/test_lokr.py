@@ -13,7 +13,7 @@ from torch import nn
 
 from studio.library.continue_from import _method
 from tests import tiny_flow, trainers
-from tests.test_training import changed, config, pictures
+from tests.test_training import broken_off, changed, config, pictures
 from training.adapters import lora_layers
 from training.adapters.inference import apply_styles, load_style
 from training.adapters.kronecker import divided, factor_shapes, kron_change
@@ -21,7 +21,6 @@ from training.adapters.multi_lora import SharedBase
 from training.cli import style_file
 from training.config.schema import RunConfig
 from training.errors import ConfigError, StyleFileError
-from training.events import Stepped
 from training.models import base_files, loader
 from training.models.family import Parts
 from training.runtime.device import DeviceSpec
@@ -134,12 +133,7 @@ def test_it_is_trained_resumed_written_drawn_with_and_begun_from(
     config = changed(config, save__every=2, adapter__targets=["attention", "convolutions"], **LOKR)
     straight = changed(config, save__name="straight")
     list(train(straight))
-    run, steps = train(config), 0
-    for event in run:
-        steps += isinstance(event, Stepped)
-        if steps == 3:
-            break
-    run.close()
+    broken_off(config, 3)
     list(train(config))
     file = config.run_folder / "s.safetensors"
     tensors = load_file(file)

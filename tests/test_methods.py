@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from tests import trainers
-from tests.test_training import changed, config, equal, pictures
+from tests.test_training import broken_off, changed, config, equal, pictures
 from training.adapters import lora_layers
 from training.adapters.multi_lora import SharedBase
 from training.config.schema import RunConfig
 from training.errors import ConfigError, StyleFileError
-from training.events import Stepped
 from training.models import base_files, loader
 from training.runtime.device import DeviceSpec
 from training.style_files.reading import read_style
@@ -81,13 +80,7 @@ def test_they_are_trained_resumed_written_and_read(config: RunConfig) -> None:
     config = changed(config, optim__steps=4, save__every=2, **CHOSEN)
     straight = changed(config, save__name="straight")
     list(train(straight))
-    run = train(config)
-    steps = 0
-    for event in run:
-        steps += isinstance(event, Stepped)
-        if steps == 3:
-            break
-    run.close()
+    broken_off(config, 3)
     list(train(config))
     assert equal(straight, config)
     style = read_style(config.run_folder / "s.safetensors")

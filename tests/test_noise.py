@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.test_training import changed, config, equal, pictures
+from tests.test_training import broken_off, changed, config, equal, pictures
 from training.config.schema import RunConfig
 from training.errors import ConfigError
-from training.events import Stepped
 from training.models.objective import Flow, Table, constant_shift
 from training.runtime.rng import drawn, pyramid
 from training.trainer.loop import train
@@ -77,12 +76,7 @@ def test_a_resumed_run_equals_a_straight_one(config: RunConfig) -> None:
     )
     straight = changed(config, save__name="straight")
     list(train(straight))
-    run, steps = train(config), 0
-    for event in run:
-        steps += isinstance(event, Stepped)
-        if steps == 3:
-            break
-    run.close()
+    broken_off(config, 3)
     list(train(config))
     assert equal(straight, config)
 

@@ -88,6 +88,16 @@ def changed(config: RunConfig, **keys: Any) -> RunConfig:
     return from_mapping(tables)
 
 
+def broken_off(config: RunConfig, updates: int) -> None:
+    """Train until so many updates were made, and leave without a word, as when a page is closed."""
+    run, made = train(config), 0
+    for event in run:
+        made += isinstance(event, Stepped)
+        if made == updates:
+            break
+    run.close()
+
+
 def weights(config: RunConfig) -> dict[str, np.ndarray]:
     style = read_style(config.run_folder / f"{config.save.name}.safetensors")
     return {

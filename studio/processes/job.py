@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import subprocess
 import sys
 import tomllib
@@ -20,7 +19,6 @@ JobState = Literal["waiting", "interrupted", "running", "paused", "finished", "f
 CLAIMABLE = ("waiting", "interrupted")
 KINDS = {kind: kind for kind in ("cuda", "xpu", "mps", "cpu")}  # ROCm's cards are cuda to torch
 ASKED = (sys.executable, "-m", "studio.system.device_worker", "--kind")
-LONGEST_ANSWER = 120.0  # seconds; torch alone takes several to load
 IN_LINE = ("waiting", "interrupted", "running", "paused")  # states that a job may leave
 
 
@@ -100,14 +98,6 @@ def _kind_of_torch() -> str:
     then.
     """
     try:
-        said = subprocess.run(
-            ASKED,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=LONGEST_ANSWER,
-            env=process.environment(),
-            check=True,
-        ).stdout
-        return KINDS[json.loads(said.splitlines()[-1])["kind"]]
+        return KINDS[process.asked(ASKED)["kind"]]
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError):
         return "cpu"

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -42,6 +42,7 @@ State = Literal[
 GOING: tuple[State, ...] = ("starting", "running", "stopping")
 RESUMABLE: tuple[State, ...] = ("stopped", "failed", "interrupted")
 STALE = 60.0  # seconds after which a silent run begun elsewhere counts as gone
+LONGEST_ANSWER = 120.0  # seconds; torch alone takes several to load
 LARGEST_RECORD = 2**20  # bytes of process.json
 
 
@@ -310,6 +311,22 @@ def _disk_errors(folder: Path) -> Iterator[None]:
             f"“{folder.name}” could not be started ({cause(error)}). "
             f"{advice(error, 'choose another workspace')}"
         ) from error
+
+
+def asked(command: Sequence[str], seconds: float = LONGEST_ANSWER) -> Any:
+    """What a command says in its last line, as JSON; it ends by itself.
+
+    seconds: the most it may take. Raises OSError, SubprocessError, ValueError or IndexError.
+    """
+    said = subprocess.run(
+        [*command],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=seconds,
+        env=environment(),
+        check=True,
+    ).stdout
+    return json.loads(said.splitlines()[-1])
 
 
 def environment() -> dict[str, str]:

@@ -201,17 +201,10 @@ def device() -> dict[str, str]:
 
     Asked of a process of its own, so that the page itself never loads torch. Raises StudioError.
     """
-    asked = [sys.executable, "-m", "studio.system.device_worker"]
     try:
-        said = subprocess.run(
-            asked,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=LONGEST_LOOK,
-            env=process.environment(),
-            check=True,
-        ).stdout
-        return {str(key): str(value) for key, value in json.loads(said.splitlines()[-1]).items()}
+        command = [sys.executable, "-m", "studio.system.device_worker"]
+        found = process.asked(command, seconds=LONGEST_LOOK)
+        return {str(key): str(value) for key, value in found.items()}
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, AttributeError) as error:
         raise StudioError(
             f"What torch can run on here could not be found out ({why(error)}). Run "
