@@ -90,7 +90,7 @@ def compare(spec: GridSpec) -> Path:
     for column in spec.columns:
         for taken in column.styles:
             _match_named(taken, lambda style: match(style, accepted_names(shapes, family)))
-    with _progress(spec) as on_progress:
+    with _progress(spec, files.family.flow is not None) as on_progress:
         parts = generator.load(spec.base)
         styles = [taken.style for column in spec.columns for taken in column.styles]
         pieces = max((style.reading[1] for style in styles), default=1)
@@ -224,15 +224,15 @@ def _quieten() -> None:
         library.disable_progress_bar()
 
 
-def _steps(spec: GridSpec, row: Row) -> int:
-    """Denoising steps of a row."""
+def _steps(spec: GridSpec, row: Row, flow: bool) -> int:
+    """Denoising steps of a row. flow: whether the base is one."""
     from training.diffusion.from_picture import steps_left
 
-    return spec.steps if row.strength is None else steps_left(spec.steps, row.strength)
+    return spec.steps if row.strength is None else steps_left(spec.steps, row.strength, flow=flow)
 
 
 @contextmanager
-def _progress(spec: GridSpec) -> Iterator[Callable[[int, int], None]]:
+def _progress(spec: GridSpec, flow: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr where that is a terminal, else now and then a line, and an event; yields what
     to call after every denoising step.
     """
@@ -246,7 +246,7 @@ def _progress(spec: GridSpec) -> Iterator[Callable[[int, int], None]]:
     )
 
     console, done, reported = Console(stderr=True), 0, time.monotonic()
-    rows, steps = len(spec.rows), sum(_steps(spec, row) for row in spec.rows)
+    rows, steps = len(spec.rows), sum(_steps(spec, row, flow) for row in spec.rows)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from tests import tiny_flow
 from tests.test_render import CAT, levels_apart
 from training.diffusion import from_picture
 from training.diffusion.from_picture import Start, start_from, steps_left
-from training.diffusion.sampling import decoded, draw
-from training.errors import ConfigError, DataError
+from training.diffusion.sampling import decoded, draw, schedule
+from training.errors import DataError
 from training.models import base_files, loader
 from training.models.family import Parts
 from training.prompt import Prompt
@@ -135,10 +136,110 @@ def test_a_mask_is_as_in_the_stock_pipeline_and_keeps_what_lies_outside(
     assert np.abs(found.astype(int) - original)[24:40, 14:22].max() > 8
 
 
-def test_a_flow_says_that_it_cannot_begin_with_a_picture(sketch: Path, tmp_path: Path) -> None:
-    parts = loader.load(base_files.find(str(tiny_flow.made("flux", tmp_path / "flux"))), FLOAT32)
-    with pytest.raises(ConfigError, match="cannot begin with a picture"):
-        draw(parts, [Prompt("a cat", steps=2)], start=start_of(sketch, 0.6))
+# Our family -> diffusers' pipelines that begin with a picture: everywhere, and with a mask
+FLOWS = {
+    "flux": ("FluxImg2ImgPipeline", "FluxInpaintPipeline"),
+    "z-image": ("ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
+    "qwen-image": ("QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
+    "sd3": ("StableDiffusion3Img2ImgPipeline", ""),
+}
+
+
+@functools.cache
+def flow_parts(folder: Path) -> Parts:
+    return loader.load(base_files.find(str(folder)), FLOAT32)
+
+
+def flow_by_stock(
+    folder: Path, kind: str, prompt: Prompt, sketch: Path, strength: float, **more: Any
+) -> Image.Image:
+    """What diffusers' pipeline of that name makes of the sketch."""
+    import diffusers
+
+    pipe = getattr(diffusers, kind).from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    )
+    pipe.set_progress_bar_config(disable=True)
+    guidance = tiny_flow.GUIDANCE[folder.name](prompt.guidance)
+    if folder.name != "flux":
+        more["negative_prompt"] = flow_parts(folder).family.empty
+    return pipe(
+        prompt=prompt.text,
+        image=Image.open(sketch).convert("RGB"),
+        strength=strength,
+        num_inference_steps=prompt.steps,
+        generator=torch.Generator().manual_seed(prompt.seed),
+        height=TALL[1],
+        width=TALL[0],
+        **guidance,
+        **more,
+    ).images[0]
+
+
+@pytest.mark.parametrize(("family", "strength"), [*((f, 0.5) for f in FLOWS), ("flux", 1)])
+def test_a_flow_begins_as_in_the_stock_pipeline(
+    family: str, strength: float, sketch: Path, flow_base: Callable[[str], Path]
+) -> None:
+    """Half of five steps is three here, where Stable Diffusion makes two."""
+    folder = flow_base(family)
+    parts, prompt = flow_parts(folder), replace(SHEEP, guidance=3.0)
+    seen: list[tuple[int, int]] = []
+    (ours,) = draw(
+        parts,
+        [prompt],
+        start=start_of(sketch, strength),
+        on_progress=lambda *now: seen.append(now),
+    )
+    assert seen[-1] == (steps_left(5, strength, flow=True),) * 2
+    theirs = flow_by_stock(folder, FLOWS[family][0], prompt, sketch, strength)
+    assert ours.size == TALL and levels_apart(ours, theirs) <= 1
+    (plain,) = draw(parts, [replace(prompt, size=TALL[0], height=TALL[1])])
+    assert levels_apart(ours, plain) > 8
+
+
+@pytest.mark.parametrize("family", [family for family, kinds in FLOWS.items() if kinds[1]])
+def test_a_mask_of_a_flow_is_as_in_the_stock_pipeline(
+    family: str, sketch: Path, flow_base: Callable[[str], Path]
+) -> None:
+    folder = flow_base(family)
+    mask = np.zeros((TALL[1], TALL[0]), np.uint8)
+    mask[16:48, 8:24] = 255
+    prompt = replace(SHEEP, guidance=3.0)
+    (ours,) = draw(flow_parts(folder), [prompt], start=start_of(sketch, 0.8, mask))
+    masked = {"mask_image": Image.fromarray(mask)}
+    theirs = flow_by_stock(folder, FLOWS[family][1], prompt, sketch, 0.8, **masked)
+    inside = (14, 24, 18, 40)
+    assert levels_apart(ours.crop(inside), theirs.crop(inside)) <= 1
+    found, original = np.asarray(ours).astype(int), np.asarray(Image.open(sketch))
+    assert np.array_equal(found[mask == 0], original[mask == 0])
+    assert np.abs(found - original)[24:40, 14:18].max() > 8
+
+
+@pytest.mark.parametrize("sampler", ["base", "Heun", "DPM++ 2M", "UniPC"])
+@pytest.mark.parametrize("family", ["flux2-klein", "krea2"])
+def test_every_sampler_of_a_flow_goes_on_from_the_level_that_the_picture_was_noised_to(
+    family: str, sampler: str, sketch: Path, flow_base: Callable[[str], Path]
+) -> None:
+    """Of these diffusers has no such pipeline. A denoiser that knows the picture, and so says
+    noise - picture, is led back to it, whatever the strength: a wrong level would leave noise.
+    """
+    parts = flow_parts(flow_base(family))
+    start, prompt = start_of(sketch, 0.5), replace(SHEEP, guidance=1.0, sampler=sampler)
+    picture, noise = from_picture._latents(parts, start.pixels, prompt.seed)
+    heard: list[float] = []
+
+    def knows(parts: Parts, noisy: torch.Tensor, levels: torch.Tensor, *said: Any) -> torch.Tensor:
+        heard.append(float(levels[0]))
+        return (noise - picture).expand_as(noisy)
+
+    knowing = replace(parts, family=replace(parts.family, predict=knows, guided="not"))
+    (ours,) = draw(knowing, [prompt], start=start)
+    (kept,) = decoded(parts, picture)
+    assert levels_apart(ours, kept) <= 1 and 0.3 < heard[0] < 0.98
+    expected = (1 - heard[0]) * picture + heard[0] * noise
+    scheduler = schedule(parts, sampler, prompt.steps, picture)
+    begun = from_picture.Begun(parts, scheduler, [prompt], start, picture)
+    torch.testing.assert_close(begun.latents, expected)
 
 
 def test_fewer_levels_keep_more_of_the_picture(parts: Parts, sketch: Path) -> None:
@@ -158,6 +259,7 @@ def test_one_step_at_least_is_made(parts: Parts, sketch: Path) -> None:
     draw(parts, [SHEEP], start=start, on_progress=lambda *now: seen.append(now))
     assert seen == [(1, 1)]
     assert [steps_left(25, s) for s in (0.01, 0.3, 0.6, 1.0)] == [1, 7, 15, 25]
+    assert [steps_left(25, s, flow=True) for s in (0.01, 0.3, 0.6, 1.0)] == [1, 8, 15, 25]
 
 
 def test_a_file_becomes_a_start_of_the_nearest_shape(sketch: Path, tmp_path: Path) -> None:

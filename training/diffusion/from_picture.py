@@ -21,7 +21,7 @@ from torch import Tensor
 
 from training.data.buckets import Bucket, finer_buckets, nearest
 from training.data.pictures import open_picture, pixels
-from training.errors import ConfigError, DataError
+from training.errors import DataError
 from training.models.family import Parts
 from training.prompt import Prompt
 
@@ -45,8 +45,12 @@ class Start:
         return self.pixels.shape[1], self.pixels.shape[0]
 
 
-def steps_left(steps: int, strength: float) -> int:
-    """How many of so many denoising steps are made from a picture, at least one."""
+def steps_left(steps: int, strength: float, *, flow: bool = False) -> int:
+    """How many of so many denoising steps are made from a picture, at least one. A share of a step
+    is left out, with a flow made whole: so count diffusers' pipelines of both kinds.
+    """
+    if flow:
+        return max(1, steps - int(max(steps - steps * strength, 0)))
     return min(max(1, int(steps * strength)), steps)
 
 
@@ -87,17 +91,11 @@ class Begun:
     def __init__(
         self, parts: Parts, scheduler: Any, prompts: Sequence[Prompt], start: Start, like: Tensor
     ) -> None:
-        """like: latents of that size, for their device and precision. Raises ConfigError for a
-        base whose noise is a flow.
-        """
-        if parts.family.flow is not None:
-            raise ConfigError(
-                f"{parts.title} cannot begin with a picture here: this is offered for Stable "
-                "Diffusion 1, 2 and XL. Draw from the prompt alone, or choose such a base."
-            )
+        """like: latents of that size, for their device and precision."""
         self.start, self._scheduler = start, scheduler
+        self._flow = parts.family.flow
         steps = prompts[0].steps
-        self.steps = steps_left(steps, start.strength)
+        self.steps = steps_left(steps, start.strength, flow=self._flow is not None)
         self.skipped = (steps - self.steps) * scheduler.order
         self.timesteps = scheduler.timesteps[self.skipped :]
         if hasattr(scheduler, "set_begin_index"):
@@ -105,19 +103,22 @@ class Begun:
         made = [_latents(parts, start.pixels, prompt.seed) for prompt in prompts]
         self._picture, self._noise = (torch.cat(some).to(like) for some in zip(*made, strict=True))
         self._anew = None if start.mask is None else latent_mask(start.mask, like)
-        self.latents = self._noisy(self.timesteps[:1])
+        self.latents = self._noisy(0)
 
-    def _noisy(self, timestep: Tensor) -> Tensor:
-        """The picture's latents at a noise level."""
-        levels = timestep.expand(len(self._picture))
+    def _noisy(self, step: int) -> Tensor:
+        """The picture's latents at the noise level that a step begins with."""
+        if self._flow is not None:  # samplers keep the exact level here, and round their timesteps
+            level = self._scheduler.sigmas[self.skipped + step].to(self._picture)
+            return self._flow.noised(self._picture, self._noise, level)
+        levels = self.timesteps[step : step + 1].expand(len(self._picture))
         return self._scheduler.add_noise(self._picture, self._noise, levels)
 
     def masked(self, latents: Tensor, step: int) -> Tensor:
         """After a step: the latents outside of the mask are the picture's at the next level."""
         if self._anew is None:
             return latents
-        following = self.timesteps[step + 1 : step + 2]
-        outside = self._noisy(following) if len(following) else self._picture
+        last = step + 1 == len(self.timesteps)
+        outside = self._picture if last else self._noisy(step + 1)
         return torch.where(self._anew, latents, outside)
 
     def finished(self, pictures: Sequence[Image.Image]) -> list[Image.Image]:
