@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,9 @@ from training.cli.style_file import main
 from training.errors import StyleFileError
 from training.models.textual_inversion import read_ids
 from training.style_files import safetensors_io
+from training.style_files.key_names import Names, accepted_names, standard_places
 from training.style_files.long_headers import shortened
+from training.style_files.matching import match
 from training.style_files.reading import Style, read_style
 
 GENERATOR = np.random.default_rng(0)
@@ -252,6 +254,52 @@ def test_what_wraps_a_network_is_no_part_of_a_layers_name(wrapper: str, file: Pa
     dotted = {f"{part}.lora_A.weight": matrix(2, 768), f"{part}.lora_B.weight": matrix(64, 2)}
     found = read(file, {f"{wrapper}{name}": values for name, values in dotted.items()})
     assert set(found.modules) == {part} and found.family == "sd1"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base_model.model._orig_mod.down_blocks.1.{}",  # peft of a compiled network
+        "unet.module.down_blocks.1.{}",  # of one on several cards
+        "unet._fsdp_wrapped_module.down_blocks.1._fsdp_wrapped_module.{}",
+        "unet.down_blocks.1._checkpoint_wrapped_module.{}",
+    ],
+)
+def test_what_wraps_a_part_of_a_network_is_no_part_of_a_layers_name(name: str, file: Path) -> None:
+    inner = name.format("attentions.0.transformer_blocks.0.attn2.to_k")
+    tensors = {f"{inner}.lora_A.weight": matrix(2, 768), f"{inner}.lora_B.weight": matrix(64, 2)}
+    part = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    assert set(read(file, tensors).modules) == {part}
+
+
+def test_a_compiled_network_of_sd_scripts_has_the_names_of_any_other(file: Path) -> None:
+    compiled = {
+        name.replace("lora_unet_", "lora_unet__orig_mod_"): values
+        for name, values in style().items()
+    }
+    assert set(read(file, compiled).modules) == set(LAYERS)
+
+
+def base_of(layers: Mapping[str, tuple[int, ...]]) -> Names:
+    """The names of a base that has just these layers of SD 1.5."""
+    dotted = {name: standard_places("sd1")[name] for name in layers}
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, (part, module) in dotted.items():
+        parts.setdefault(part, {})[module] = layers[name]
+    return accepted_names(parts, "sd1")
+
+
+@pytest.mark.parametrize("before", ["network.", "model.lora.", "my_"])
+def test_names_that_begin_strangely_are_blamed_on_no_base(before: str, file: Path) -> None:
+    assert len(match(read(file, style()), base_of(LAYERS))) == len(LAYERS)
+    strange = read(file, {f"{before}{name}": values for name, values in style().items()})
+    with pytest.raises(StyleFileError) as error:
+        match(strange, base_of(LAYERS))
+    assert f"begin with '{before}'" in str(error.value) and "another" not in str(error.value)
+    # in another base's layers the beginning is not all that is wrong
+    other = {name: (32, columns) for name, (_, columns) in LAYERS.items()}
+    with pytest.raises(StyleFileError, match="Choose the base it was made for"):
+        match(strange, base_of(other))
 
 
 # --- norms ---

@@ -34,6 +34,7 @@ from studio.page.views import styles as styles_view
 from studio.processes import process
 from studio.processes import queue as queue_module
 from studio.processes.queue import Queue
+from studio.server import gradio_patches
 from tests.test_jobs import until
 from tests.test_library import finished_run, style_file
 from training import events
@@ -123,13 +124,67 @@ def test_a_dataset_that_is_made_meanwhile_is_in_the_answer(
     assert [value for _, value in shown[parts.dataset].choices] == ["ink", "nested"]
 
 
+@pytest.mark.parametrize("act", ["open", "make", "duplicate", "upload"])
+def test_a_late_answer_does_not_put_the_page_back(
+    act: str, workspace: Workspace, drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is dropped next goes to the dataset that was shown before."""
+    store.make(workspace, "other")
+    parts, handlers = tab(workspace, pictures)
+    window, reading = gr.Request(session_hash="w"), rendering.dataset
+    acts = {
+        "open": lambda: handlers.open_dataset("other", "mini", window),
+        "make": lambda: handlers.make_dataset("nested", window),
+        "duplicate": lambda: handlers.duplicate_dataset("ink", window),
+        "upload": lambda: handlers.upload("other", [], "mini", window),
+    }
+    to_do = [acts[act]]
+
+    def slowly(*given: Any) -> rendering.Dataset:
+        found = reading(*given)
+        if to_do:
+            to_do.pop()()
+        return found
+
+    monkeypatch.setattr(rendering, "dataset", slowly)
+    shown = handlers.show_dataset("ink", "ink/a.png", "mini", window)
+    assert shown[parts.dataset].value == {"make": "nested", "duplicate": "ink copy"}.get(
+        act, "other"
+    )
+    assert not shown[parts.picture.of].startswith("ink/")
+    # what another window does is its own business
+    to_do.append(acts["open"])
+    shown = handlers.show_dataset("ink", "ink/b.png", "mini", gr.Request(session_hash="x"))
+    assert shown[parts.dataset].value == "ink" and shown[parts.picture.of] == "ink/b.png"
+
+
 def test_a_dataset_is_known_by_its_folder_not_by_the_list_that_was_sent(
     workspace: Workspace, drawings: Path
 ) -> None:
+    gradio_patches.pass_forgotten_choices()
     parts, handlers = tab(workspace, pictures)
-    assert parts.dataset.preprocess("made-meanwhile") == "made-meanwhile"
+    sent = type(parts.dataset)(**parts.dataset.constructor_args | {"choices": ["ink"]})
+    assert sent.preprocess("made-meanwhile") == "made-meanwhile"
     with pytest.raises(gr.Error, match="There is no dataset named"):
         handlers.upload("../ink", [], "mini")
+
+
+def test_no_list_that_answers_fill_is_asked_whether_a_choice_is_in_it(
+    workspace: Workspace, drawings: Path
+) -> None:
+    """As gradio makes them anew for a page when an answer has other choices."""
+    gradio_patches.pass_forgotten_choices()
+    later = [
+        block
+        for block in app.build(workspace).blocks.values()
+        if isinstance(block, gr.Dropdown | gr.CheckboxGroup) and not block.choices
+    ]
+    assert len(later) >= 8
+    for block in later:
+        sent = type(block)(**block.constructor_args | {"choices": ["older"]})
+        several = isinstance(block, gr.CheckboxGroup) or block.multiselect
+        chosen = ["new"] if several else "new"
+        assert sent.preprocess(chosen) == chosen, block.elem_id
 
 
 def test_a_caption_is_saved_with_its_picture_and_counted(

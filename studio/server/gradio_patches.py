@@ -56,6 +56,8 @@ FETCHERS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     ),
 )
 HEADER_LIMIT = 64 * 1024  # bytes of a request's headers
+# The class of lists that answers fill anew while the page is open
+CHANGING = "changing-list"
 KEEP_ALIVE = 15  # seconds an idle connection stays open
 MOST_CONNECTIONS = 1000
 LONGEST_HEAD = 10.0  # seconds in which a request's line and headers have to come
@@ -109,12 +111,15 @@ def remove_cors() -> None:
 
 
 def pass_forgotten_choices() -> None:
-    """Let a value through that was chosen in a list which this server has forgotten.
+    """Let a value through that was chosen in a list which this server has forgotten, or has
+    meanwhile replaced.
 
-    Gradio 6.31 checks a choice against the list that it sent to that page, and remembers the lists
-    of so many pages only; a page that was forgotten, or opened before a restart, would hear "not in
-    the list of choices" for ever. Lists that are filled later are empty then; the handlers check
-    what they are given.
+    Gradio 6.31 checks a choice against the list that it sent to that page last. It remembers the
+    lists of so many pages only: one that was forgotten, or opened before a restart, would hear "not
+    in the list of choices" for ever. Of two answers the later one may have the older list, so that
+    what was made last is not in it: a folder that is dropped then would be lost. Lists that are
+    filled later are therefore never asked (those of CHANGING, and all that are empty); the handlers
+    check what they are given.
     """
     for kind in (gr.Dropdown, gr.CheckboxGroup):
         changed: Any = kind
@@ -125,9 +130,10 @@ def pass_forgotten_choices() -> None:
 def _passing_forgotten(check: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     @functools.wraps(check)
     def preprocess(self: Any, payload: Any) -> Any:
-        if self.choices or not _is_choice(payload, several=_takes_several(self)):
-            return check(self, payload)
-        return payload
+        is_ours = not self.choices or CHANGING in self.elem_classes
+        if is_ours and _is_choice(payload, several=_takes_several(self)):
+            return payload
+        return check(self, payload)
 
     return preprocess
 

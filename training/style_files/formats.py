@@ -51,6 +51,10 @@ LEAVES = {
     ".lora_magnitude_vector.weight": "magnitude",
     **{f".{leaf}": leaf for leaf in (*HADAMARD, *KRONECKER)},
 }
+# What torch's wrappers (DDP, compile, FSDP, checkpointing) put into the names of what they wrap
+WRAPPERS = re.compile(
+    r"(?:(?<=[.])|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)[.]"
+)
 # What LyCORIS trains beside layers: differences of the weights and biases of norms
 NORMS = re.compile(r"\.[wb]_norm$")
 UNREADABLE = {  # pattern in a tensor's name -> what it belongs to
@@ -123,8 +127,9 @@ def _role(name: str, part: str) -> tuple[Dialect, str, str]:
     if not suffix:
         return "kohya", name, ""
     layer = name.removesuffix(suffix) + ("_lora" if suffix.startswith("_") else "")
-    # What torch's wrappers put before every name of a network
-    layer = layer.removeprefix("module.").removeprefix("_orig_mod.")
+    layer = WRAPPERS.sub("", layer)
+    if is_kohya(layer):
+        layer = layer.replace("__orig_mod_", "_")
     if "." in layer and is_kohya(layer):  # half converted: the last names still have their dots
         layer = layer.replace(".", "_")
     return (

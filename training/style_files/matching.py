@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from training.style_files.key_names import canonical_name as canonical_name
 from training.style_files.lora import Change, split_rows
 from training.style_files.reading import Style
 from training.style_files.safetensors_io import printable as printable
+
+NOWHERE: Place = ("", "", ())
 
 
 class Unfit(NamedTuple):
@@ -65,6 +68,11 @@ def match(style: Style, names: Mapping[str, Place]) -> dict[tuple[str, str], Cha
         count = f"{len(unfit)} of the style's {len(style.modules)} layers"
         listed = "\n".join(f"  - {name} ({reason})" for name, reason in unfit[:5])
         more = f"\n  and {len(unfit) - 5} more" if len(unfit) > 5 else ""
+        if before := _strange_beginning(style, names):
+            raise StyleFileError(
+                f"The style's layers are those of your base, but their names begin with "
+                f"{before!r}, which is not read. Export it again without that where it was made."
+            )
         raise StyleFileError(
             f"{_diagnosis(style, names)} Choose the base it was made for, or another style. "
             f"{count} do not fit:\n{listed}{more}"
@@ -90,6 +98,18 @@ def unfitting(style: Style, names: Mapping[str, Place]) -> list[Unfit]:
 
 def _size(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
+
+
+def _strange_beginning(style: Style, names: Mapping[str, Place]) -> str:
+    """What stands before the names of all layers, if without it every one fits; else ""."""
+    shapes = {name: change.shaped for name, change in style.modules.items()}
+    first, last = min(shapes), max(shapes)
+    ends = (place.end() for place in re.finditer(r"[._]", first))
+    for end in (end for end in ends if last.startswith(first[:end])):
+        places = {name: names.get(name[end:], NOWHERE)[2] for name in shapes}
+        if all(shaped(places[name]) is not None for name, shaped in shapes.items()):
+            return printable(first[:end], 100)
+    return ""
 
 
 def _diagnosis(style: Style, names: Mapping[str, Place]) -> str:

@@ -19,6 +19,7 @@ from studio.page.tabs.asking import Asking, asking
 from studio.page.templates import note
 from studio.page.views import bases as bases_view
 from studio.page.views import settings as views
+from studio.server.gradio_patches import CHANGING
 from studio.system import doctor, storage
 from training.errors import StudioError
 from training.storage.paths import Workspace
@@ -63,6 +64,7 @@ def components() -> Parts:
                 label="Default base model",
                 info="Used for new trainings and images",
                 elem_id="default-base",
+                elem_classes=CHANGING,
             )
             bases = gr.HTML(elem_id="bases", **PLAIN)
             gr.Markdown("### Download a base model")

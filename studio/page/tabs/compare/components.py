@@ -14,6 +14,7 @@ from studio.page import polling
 from studio.page.tabs.compare.form import GUIDANCE, MOST_IN_MIX, MOST_STYLES
 from studio.page.templates import note
 from studio.page.views import compare as views
+from studio.server.gradio_patches import CHANGING
 
 ABOUT_STRENGTHS = (
     "Strength 1 is the style as trained, 0 the base model. Separate several with commas."
@@ -205,6 +206,7 @@ def _style(number: int) -> tuple[gr.Dropdown, gr.Textbox, gr.Button, gr.Column]:
             value=None,
             label=f"Style {number}",
             elem_id=f"style-{number}",
+            elem_classes=CHANGING,
             interactive=True,
             scale=3,
             min_width=200,

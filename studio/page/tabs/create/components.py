@@ -12,6 +12,7 @@ from studio.drawing.request import SHAPES, SQUARE
 from studio.page import words
 from studio.page.handlers import PLAIN
 from studio.page.views import create as views
+from studio.server.gradio_patches import CHANGING
 from training.samplers import OWN, SAMPLERS
 
 BARE: dict[str, Any] = {"apply_default_css": False}
@@ -90,7 +91,8 @@ def _said(name: str) -> dict[str, Any]:
 
 def _form() -> tuple[Form, dict[str, Any]]:
     """The form, and the parts beside it that are no input."""
-    style = gr.Dropdown([], value=None, **_said("style"), interactive=True)
+    changing: dict[str, Any] = {"elem_classes": CHANGING, "interactive": True}
+    style = gr.Dropdown([], value=None, **_said("style"), **changing)
     prompt = gr.Textbox("", lines=3, placeholder="a red apple", **_said("prompt"))
     drop = gr.File(
         label=words.CREATE["source"][0],

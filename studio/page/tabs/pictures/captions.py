@@ -13,6 +13,7 @@ from studio.datasets import store
 from studio.page.handlers import in_html, shows_errors
 from studio.page.tabs.pictures import rendering
 from studio.page.tabs.pictures.components import Parts
+from studio.page.tabs.pictures.latest import window_of
 from studio.page.views import pictures as views
 from training.storage.paths import Workspace
 
@@ -46,7 +47,7 @@ class Captions:
         if not at:
             return gr.skip()
         folder, text = store.folder(self.workspace, name), text or ""
-        theirs, window = store.caption(folder, at), _window(request)
+        theirs, window = store.caption(folder, at), window_of(request)
         if self._may_replace(of, theirs, before, text, window):
             return self._saved(of, text, model, window)
         shown = f"“{theirs}”" if theirs else "nothing"
@@ -61,7 +62,7 @@ class Captions:
         """Save this window's caption over another one's."""
         if not (of or "").partition("/")[2]:
             return gr.skip()
-        return self._saved(of, text or "", model, _window(request))
+        return self._saved(of, text or "", model, window_of(request))
 
     @shows_errors
     def save_kept(
@@ -77,7 +78,7 @@ class Captions:
         folder = self.workspace.datasets() / name
         if name not in store.names(self.workspace) or at not in store.pictures(folder):
             return answer
-        theirs, window = store.caption(folder, at), _window(request)
+        theirs, window = store.caption(folder, at), window_of(request)
         typed = event._data.get("mine")  # on the way to this text
         is_ours = isinstance(typed, list) and theirs in [str(one).strip() for one in typed]
         if not is_ours and not self._may_replace(of, theirs, before, text, window):
@@ -121,8 +122,3 @@ class Captions:
             parts.kept: views.kept(self.workspace.root, of, text),
             **parts.conflict.asks(),
         }
-
-
-def _window(request: gr.Request | None) -> str | None:
-    """Which window of which browser asks."""
-    return request.session_hash if request else None

@@ -15,6 +15,7 @@ from studio.page.handlers import PLAIN
 from studio.page.tabs.asking import Asking, asking
 from studio.page.tabs.snackbar import Snackbar, snackbar
 from studio.page.views import pictures as views
+from studio.server.gradio_patches import CHANGING
 
 SMALL: dict[str, Any] = {"size": "sm", "min_width": 80}
 
@@ -193,9 +194,7 @@ def _choosing() -> tuple[gr.Dropdown, gr.Textbox]:
         elem_id="dataset",
         scale=3,
         interactive=True,
-        # Handlers look the name up. Gradio would look in the list of the latest answer, which may
-        # be older than the dataset, and lose what was sent
-        allow_custom_value=True,
+        elem_classes=CHANGING,
     )
     new = gr.Textbox(
         "",

@@ -52,6 +52,7 @@ def _datasets(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
         "fn": handlers.open_dataset,
         "inputs": [parts.dataset, parts.base],
         "outputs": [parts.report, parts.in_view, *parts.everything],
+        "trigger_mode": "always_last",  # who goes through the list sees the last one
         **QUIET,
     }
     parts.dataset.change(handlers.offer_example, parts.dataset, parts.example, **QUIET)

@@ -19,6 +19,7 @@ from studio.page.handlers import shows_errors, shows_errors_while_streaming
 from studio.page.tabs.pictures import rendering
 from studio.page.tabs.pictures.captions import Captions
 from studio.page.tabs.pictures.components import Parts
+from studio.page.tabs.pictures.latest import Latest
 from studio.page.views import pictures as views
 from studio.processes.queue import Queue
 from studio.server import uploads
@@ -38,6 +39,7 @@ class Handlers:
         self.workspace = workspace
         self.parts = parts
         self.captions = Captions(workspace, parts)
+        self.latest = Latest()
 
     # datasets
 
@@ -47,23 +49,31 @@ class Handlers:
         return gr.Dropdown(choices=known, value=known[0])
 
     @shows_errors
-    def show_dataset(self, dataset: str | None, of: str, model: str) -> Answer:
+    def show_dataset(
+        self, dataset: str | None, of: str, model: str, request: gr.Request | None = None
+    ) -> Answer:
         """The list of datasets and the chosen one, the newest where it is not there any more.
 
-        Thumbnails may take seconds. A dataset that was made meanwhile must not disappear from the
-        list and the field by this answer.
+        Thumbnails may take seconds. A dataset that was made or chosen meanwhile must not disappear
+        from the list and the field by this answer.
         """
         while True:
-            listing = store.names(self.workspace)
+            listing, before = store.names(self.workspace), self.latest.choice(request)
             name = dataset if dataset in listing else store.newest(self.workspace)
             shown = self._dataset(name, model, _name_in(of))
-            if store.names(self.workspace) == listing:
+            now = self.latest.choice(request)
+            if now != before:
+                dataset, of = now[1], ""
+            elif store.names(self.workspace) == listing:
                 break
         found = gr.Dropdown(choices=choices(self.workspace), value=name)
         return {self.parts.dataset: found, **shown}
 
     @shows_errors
-    def open_dataset(self, dataset: str | None, model: str) -> Answer:
+    def open_dataset(
+        self, dataset: str | None, model: str, request: gr.Request | None = None
+    ) -> Answer:
+        self.latest.choose(dataset or "", request)
         return {
             self.parts.report: "",
             self.parts.in_view: dataset or "",
@@ -71,8 +81,9 @@ class Handlers:
         }
 
     @shows_errors
-    def make_dataset(self, name: str) -> Answer:
+    def make_dataset(self, name: str, request: gr.Request | None = None) -> Answer:
         made = collection.make(self.workspace, name)
+        self.latest.choose(made.name, request)
         return {
             self.parts.dataset: gr.Dropdown(choices=choices(self.workspace), value=made.name),
             self.parts.new: "",
@@ -96,8 +107,9 @@ class Handlers:
         }
 
     @shows_errors
-    def duplicate_dataset(self, dataset: str | None) -> Any:
+    def duplicate_dataset(self, dataset: str | None, request: gr.Request | None = None) -> Any:
         made = collection.duplicate(self.workspace, dataset or "")
+        self.latest.choose(made.name, request)
         return gr.Dropdown(choices=choices(self.workspace), value=made.name)
 
     @shows_errors
@@ -109,7 +121,13 @@ class Handlers:
         }
 
     @shows_errors
-    def upload(self, dataset: str | None, files: list[str] | None, model: str) -> Answer:
+    def upload(
+        self,
+        dataset: str | None,
+        files: list[str] | None,
+        model: str,
+        request: gr.Request | None = None,
+    ) -> Answer:
         name = dataset
         # own pictures do not belong to the example
         if not name or sample_project.is_example(self.workspace, name):
@@ -118,6 +136,7 @@ class Handlers:
         sent, paths, left = incoming.with_paths([Path(f) for f in files or []])
         added = store.add(store.folder(self.workspace, name), sent, paths, left)
         uploads.used(files or [])
+        self.latest.choose(name, request)
         listing = gr.Dropdown(choices=choices(self.workspace), value=name)
         return {
             self.parts.drop: None,

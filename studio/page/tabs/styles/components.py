@@ -13,6 +13,7 @@ from studio.library import publishing
 from studio.page.handlers import LIGHTEN, PLAIN
 from studio.page.tabs.snackbar import Snackbar, snackbar
 from studio.page.views import styles as views
+from studio.server.gradio_patches import CHANGING
 
 HIDDEN: dict[str, Any] = {"visible": False}
 
@@ -209,7 +210,7 @@ def _card() -> CardForm:
 
 
 def _recipes() -> Recipes:
-    other = gr.Dropdown([], label="Compare with", elem_id="other-style")
+    other = gr.Dropdown([], label="Compare with", elem_id="other-style", elem_classes=CHANGING)
     return Recipes(other, gr.HTML(elem_id="differences", **PLAIN))
 
 
@@ -222,7 +223,11 @@ def _sharing() -> Sharing:
         elem_classes="choice",
     )
     kept = gr.CheckboxGroup(
-        [], label="Include in the file", show_select_all=True, elem_id="share-fields"
+        [],
+        label="Include in the file",
+        show_select_all=True,
+        elem_id="share-fields",
+        elem_classes=CHANGING,
     )
     published = gr.HTML(elem_id="published", **PLAIN)
     with gr.Row():

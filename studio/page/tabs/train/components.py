@@ -17,6 +17,7 @@ from studio.page.tabs.train import several
 from studio.page.templates import note, render
 from studio.page.views import previews as previews_view
 from studio.page.views import queue as queue_view
+from studio.server.gradio_patches import CHANGING
 from training.config.presets import LENGTHS, PRESETS, STRENGTHS
 from training.config.settings import settings
 
@@ -147,6 +148,7 @@ def _form() -> Form:
         label="Dataset",
         info="The pictures to train on",
         elem_id="train-dataset",
+        elem_classes=CHANGING,
         interactive=True,
     )
     fields |= forms.controls([rows["data.trigger"], rows["base.model"]])
@@ -188,7 +190,7 @@ def _knobs() -> tuple[gr.Radio, gr.Radio, gr.Radio]:
 def _run_view(seen: Running) -> RunView:
     """The queue, the chosen run and what can be done with it."""
     queue = gr.HTML(elem_id="line", padding=False, js_on_load=queue_view.DO)
-    run = gr.Dropdown([], label="Run", elem_id="run", interactive=True)
+    run = gr.Dropdown([], label="Run", elem_id="run", elem_classes=CHANGING, interactive=True)
     status = gr.HTML(elem_id="status", padding=False, js_on_load=ENTITLE)
     gr.HTML(render("tell_me"), padding=False)
     verdict = gr.HTML(elem_id="verdict", **PLAIN)

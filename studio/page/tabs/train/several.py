@@ -18,6 +18,7 @@ from studio.page.handlers import PRIVATE, QUIET, address, shows_errors
 from studio.page.templates import render
 from studio.page.views import charts
 from studio.processes import process
+from studio.server.gradio_patches import CHANGING
 from training.config.schema import RunConfig
 from training.config.settings import settings
 from training.storage.paths import Workspace
@@ -58,6 +59,7 @@ def components() -> Parts:
             label="Datasets",
             info="Each becomes a style",
             elem_id="together-sets",
+            elem_classes=CHANGING,
         )
         tries = [part for number in range(1, TRIES + 1) for part in _try(number, choices)]
         start = gr.Button("Start batch", elem_id="start-several")
