@@ -217,6 +217,8 @@ def test_a_family_knows_only_the_record(path: Path) -> None:
         "single_file.py",
         "text_states.py",
         "transformer_file.py",
+        "weight_file.py",
+        "gguf_file.py",
         "fsdp.py",
         "textual_inversion.py",
     ):

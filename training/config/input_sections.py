@@ -13,7 +13,8 @@ class Base(Section):
 
     model: str = setting(
         "mini",
-        "`mini` (built in), a diffusers folder, a single .safetensors checkpoint, or a hub id",
+        "`mini` (built in), a diffusers folder, a single .safetensors checkpoint, a .gguf file of a"
+        " transformer, or a hub id",
         advanced=False,
         min_length=1,
         why="it needs no download",

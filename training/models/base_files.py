@@ -91,7 +91,7 @@ def find(model: str, rest: str = "") -> BaseFiles:
 def _of_transformer(model: str, rest: str) -> tuple[Path, str] | None:
     """Folder and title of a single file that holds a transformer alone; None for other bases."""
     path = Path(model).expanduser()
-    is_one = path.suffix.lower() == ".safetensors" and path.is_file()
+    is_one = path.suffix.lower() in (".safetensors", ".gguf") and path.is_file()
     file = transformer_file.examined(path) if is_one else None
     if file is None:
         if rest:
@@ -275,15 +275,10 @@ def _folder(model: str, setting: str = "base.model") -> tuple[Path, str]:
             ".safetensors of it."
         )
     if is_file:
-        if path.suffix.lower() == ".gguf":
-            raise ModelError(
-                f"{model} is a GGUF file, whose quantised weights are not read. Choose the "
-                ".safetensors file in 16 bits: base.storage = int8 or nf4 keeps it small in memory."
-            )
         if path.suffix.lower() != ".safetensors":
             raise ModelError(
-                f"{model} is a file of an unknown kind: a diffusers folder or a .safetensors "
-                "checkpoint was expected."
+                f"{model} is a file of an unknown kind: a diffusers folder, a .safetensors "
+                "checkpoint or a .gguf file was expected."
             )
         return single_file.unpacked(path), path.stem
     if is_folder:

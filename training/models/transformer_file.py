@@ -17,19 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from training.errors import ModelError, SpaceError
+from training.models import weight_file
 from training.models.files import AGAIN, file_hash, library, quiet, read_json, reason, unusable
+from training.models.weight_file import WeightFile
 from training.storage.disk_errors import advice
 from training.storage.paths import cache_folder
 from training.style_files.family_spec import SPECS, FamilySpec
+from training.style_files.safetensors_io import printable
 from training.system import file_system
-
-PREFIXES = ("model.diffusion_model.", "diffusion_model.")  # of every name, in some files
-# Endings of names that only quantised weights have
-QUANTISED = (".scale_weight", ".weight_scale", ".absmax", ".quant_map", "scaled_fp8", "__nf4")
 
 
 @dataclass(frozen=True)
@@ -76,50 +73,49 @@ MARKS = {
 
 @dataclass(frozen=True)
 class TransformerFile:
-    """A file that was looked at: its family, and the shape of every tensor by its bare name."""
+    """A file that was looked at: its family, and what its header says."""
 
-    path: Path
+    content: WeightFile
     spec: FamilySpec
-    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def path(self) -> Path:
+        return self.content.path
 
 
 def examined(path: Path) -> TransformerFile | None:
     """What a file holds, from its header; None where it is no transformer of a family that is
     trained, or cannot be read: others say why.
 
-    Raises ModelError for quantised weights and for relatives that draw from more than words.
+    Raises ModelError for weights in a form that is not read, for relatives that draw from more than
+    words, and for any other GGUF file.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = {name: file.get_slice(name) for name in file.keys()}
-            shapes = {bare(name): tuple(tensor.get_shape()) for name, tensor in found.items()}
-            kinds = {tensor.get_dtype() for tensor in found.values()}
-    except (OSError, SafetensorError):
+    content = weight_file.opened(path)
+    if content is None:
         return None
-    family = family_of(shapes)
+    family = family_of(content.shapes)
+    if not family and path.suffix.lower() == ".gguf":
+        raise ModelError(
+            f"{path} is a GGUF file of {content.said or 'something'!r} that is no transformer "
+            f"which is trained from one: {', '.join(SPECS[name].title for name in MARKS)}."
+        )
     if not family:
         return None
-    odd = [name for name in found if name.endswith(QUANTISED) or ".quant_state." in name]
-    if odd or kinds & {"U8", "I8"}:
-        what = f" ({odd[0]})" if odd else ""
+    if content.unread:
         raise ModelError(
-            f"{path} holds quantised weights{what} of a kind that is not read. Choose the file in "
-            "16 bits: base.storage = int8 or nf4 keeps it small in memory."
+            f"{path} holds quantised weights ({printable(content.unread, 80)}) of a kind that is "
+            "not read. Choose the file in 16 bits, in fp8 or as GGUF: base.storage = int8 or nf4 "
+            "keeps it small in memory."
         )
     marks, spec = MARKS[family], SPECS[family]
-    into = shapes.get(marks.inputs, (0, spec.in_channels))[1:2]
+    into = content.shapes.get(marks.inputs, (0, spec.in_channels))[1:2]
     if into != (spec.in_channels,):
         raise ModelError(
             f"{path} takes {into[0] if into else 0} channels, {spec.in_channels} were expected: it "
             "draws from more than words (filling, depth, edges or editing), which cannot be "
             "trained on pictures alone. Choose the text-to-image model it came from."
         )
-    return TransformerFile(path, spec, shapes)
-
-
-def bare(name: str) -> str:
-    """A tensor's name as the authors' code has it."""
-    return next((name.removeprefix(p) for p in PREFIXES if name.startswith(p)), name)
+    return TransformerFile(content, spec)
 
 
 def family_of(names: Mapping[str, Any]) -> str:
@@ -182,14 +178,16 @@ def unpacked(file: TransformerFile, rest: Path) -> Path:
 def check_fits(file: TransformerFile, config: Mapping[str, Any], rest: Path) -> None:
     """Raise ModelError where a transformer's config is of another size or variant than the file."""
     for start, key in MARKS[file.spec.name].blocks.items():
-        numbers = (name.split(".")[1] for name in file.shapes if name.startswith(f"{start}."))
+        numbers = (
+            name.split(".")[1] for name in file.content.shapes if name.startswith(f"{start}.")
+        )
         count = 1 + max(int(number) for number in numbers if number.isdigit())
         if (wanted := config.get(key, count)) != count:
             raise ModelError(
                 f"{file.path} has {count} {start}, the {file.spec.title} of base.rest ({rest}) "
                 f"has {wanted}: they are of different sizes. Choose the base.rest of its own size."
             )
-    hears = "guidance_in.in_layer.weight" in file.shapes
+    hears = "guidance_in.in_layer.weight" in file.content.shapes
     if file.spec.name == "flux" and hears != bool(config.get("guidance_embeds")):
         own, other = ("dev", "schnell") if hears else ("schnell", "dev")
         raise ModelError(
@@ -203,7 +201,7 @@ def _opened(file: TransformerFile, rest: Path) -> Any:
     with quiet():
         kind = getattr(library(), file.spec.classes["transformer"])
         try:
-            tensors = {bare(name): tensor for name, tensor in load_file(file.path).items()}
+            tensors = weight_file.tensors_of(file.content)
             dtype = max(tensors.values(), key=torch.Tensor.numel).dtype
             network = kind.from_single_file(
                 tensors,
