@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from training.config.input_sections import Folder
 from training.config.loading import (
     changes,
     from_mapping,
@@ -111,6 +112,8 @@ def unusual(s: Setting) -> Any:
         "prior.prompt": 'an "icon"\n\\ü',
         "save.name": "häkel stil (2)",
     }
+    if s.table:
+        return [{"folder": 'ü "x"', "weight": 0.5, "trigger": "tusche"}, {"kind": "class"}]
     if s.key == "adapter.ranks":
         return ["a=4", "ü*{}=1"]
     if s.kind is str:
@@ -321,7 +324,10 @@ def test_the_run_folder_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_table_has_a_row_for_every_setting() -> None:
     rows = markdown_table().splitlines()[2:]
-    assert [row.split("`")[1] for row in rows] == list(BY_KEY)
+    keys = [row.split("`")[1] for row in rows]
+    assert [key for key in keys if "[]" not in key] == list(BY_KEY)
+    in_tables = {f"data.folders[].{name}" for name in Folder.model_fields}
+    assert {key for key in keys if "[]" in key} == in_tables
     assert all(row.count(" | ") == 3 or "| |" in row for row in rows)
 
 

@@ -23,6 +23,7 @@ UNUSUAL = {
     "base": {"model": "./bases/sd 1.5", "dtype": "bfloat16"},
     "data": {
         "folder": "pictures",
+        "folders": [{"folder": 'the "other"', "weight": 0.5}, {"folder": "c", "kind": "class"}],
         "trigger": "føø",
         "resolution": 512,
         "buckets": False,

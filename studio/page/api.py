@@ -27,7 +27,7 @@ from studio.server import uploads
 from studio.system import storage
 from training import events
 from training.config.loading import from_mapping, with_overrides
-from training.config.places import PATHS
+from training.config.places import PATHS, TABLES
 from training.config.settings import settings
 from training.errors import ConfigError, DataError, StudioError
 from training.storage.paths import Workspace, checked_name
@@ -36,7 +36,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 VERBS = ("upload", "train", "status", "stop", "compare", "comparison")
 MOST_FILES, MOST_ROWS, LONGEST_PROMPT = 1000, 64, 1000
-OURS = (*(path for path in PATHS if path != "base.model"), "save.folder", "save.webhook")
+OURS = (
+    *(path for path in PATHS if path != "base.model"),
+    *TABLES,
+    "save.folder",
+    "save.webhook",
+)
 
 
 def answering(verb: Callable[P, R]) -> Callable[P, R]:

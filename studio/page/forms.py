@@ -14,6 +14,7 @@ import gradio as gr
 from gradio.components import Component
 
 from studio.page import words
+from training.config import tables
 from training.config.schema import RunConfig
 from training.config.settings import Setting, settings
 from training.errors import ConfigError
@@ -53,7 +54,8 @@ def control(setting: Setting) -> Component:
     if setting.kind is list and setting.choices:
         return gr.CheckboxGroup(list(setting.choices), value=value, **shared)
     if setting.kind is list:
-        return gr.Textbox(value, lines=3, max_lines=16, placeholder="one per line", **shared)
+        each = '{folder = "drawings", repeats = 2}' if setting.table else "one per line"
+        return gr.Textbox(value, lines=3, max_lines=16, placeholder=each, **shared)
     if setting.choices:
         return gr.Dropdown(list(setting.choices), value=value, **shared)
     if setting.kind in (int, float) and not written(setting):
@@ -76,7 +78,7 @@ def written(setting: Setting) -> bool:
 def shown(setting: Setting, value: Any) -> Any:
     """A setting's value as its control holds it."""
     if setting.kind is list and not setting.choices:
-        return "\n".join(value)
+        return "\n".join(tables.written(one) if setting.table else one for one in value)
     if written(setting):
         return str(value)
     return list(value) if setting.kind is list else value
@@ -87,7 +89,8 @@ def meant(setting: Setting, found: Any) -> Any:
     from_mapping to complain about.
     """
     if setting.kind is list and not setting.choices:
-        return [line.strip() for line in (found or "").splitlines() if line.strip()]
+        lines = [line.strip() for line in (found or "").splitlines() if line.strip()]
+        return [tables.parsed(line) for line in lines] if setting.table else lines
     if setting.kind is list:
         return [choice for choice in setting.choices if choice in (found or ())]
     if setting.kind is int and isinstance(found, str):

@@ -18,6 +18,7 @@ from training.adapters import lora_layers
 from training.cli.for_programs import print_line
 from training.cli.terminal import clock, escaping_console
 from training.config.schema import RunConfig
+from training.data.several_folders import counted
 from training.errors import without_controls
 from training.events import Event, Warned
 from training.runtime.device import finished, peak_memory
@@ -116,15 +117,18 @@ def measured(config: RunConfig, began: float) -> tuple[dict[str, str], list[str]
     used = Counter(f"{b.width}x{b.height}" for b in trainer.data.bucket_of)
     optim = config.optim
     seen = optim.steps * optim.batch_size * optim.accumulate
+    classes = config.prior.images + len(trainer.plan.dataset.class_examples)
     parts, place, trained = trainer.parts, trainer.place, trainer.attached.count
     kept = f", weights kept as {place.storage}" if place.storage else ""
     rows = {
         "base": f"{parts.title} ({parts.family.title}), {place.precision} on {place.name}" + kept,
         "pictures": f"{len(trainer.data.examples)}"
-        + (f" and {config.prior.images} class pictures" if config.prior.images else ""),
+        + (f" ({folders})" if (folders := counted(trainer.data.examples)) else "")
+        + (f" and {classes} class pictures" if classes else ""),
         "buckets": ", ".join(f"{size} px: {count}" for size, count in sorted(used.items())),
         "updates": f"{optim.steps} of {optim.batch_size * optim.accumulate} pictures: every "
-        f"picture {seen / len(trainer.data.examples):.0f} times",
+        f"picture {seen / sum(e.repeats for e in trainer.data.examples):.0f} times"
+        + (", times its folder's" if any(e.repeats > 1 for e in trainer.data.examples) else ""),
         "trained": f"{trained:,} of {trainer.total:,} weights ({trained / trainer.total:.2%})",
         "style file": f"about {trained * 2 / 1e6:.1f} MB",
         "memory": message,

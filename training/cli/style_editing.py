@@ -1,4 +1,5 @@
-"""The writing commands of `style-file`: convert, merge, resize, extract, scrub, bake, export."""
+"""The writing commands of `style-file`: convert, merge, resize, split, extract, scrub, bake,
+export."""
 
 from __future__ import annotations
 
@@ -31,6 +32,9 @@ from training.style_files.merge import (
     packed,
     resized,
     without_magnitudes,
+)
+from training.style_files.merge import (
+    split as split_changes,
 )
 from training.style_files.metadata import ANONYMOUS, public, published
 from training.style_files.reading import accepted_names, bases, printable, read_metadata
@@ -122,6 +126,41 @@ def resize(arguments: argparse.Namespace) -> Answer:
         arguments, result.changes, family, style.metadata, style.dtype, words=style.words
     )
     return write_checked(arguments.out, content, modules, result)
+
+
+def split(arguments: argparse.Namespace) -> Answer:
+    outs = {"content": arguments.content, "style": arguments.style}
+    for out in outs.values():
+        check_output(out, arguments.force, [arguments.file])
+    if arguments.content.resolve() == arguments.style.resolve():
+        raise StyleFileError("--content and --style name one file: give each a name of its own.")
+    style = read_with_warnings(arguments.file)
+    family = family_of(style, arguments.file, None)
+    if family != "sdxl":
+        raise StyleFileError(
+            f"{arguments.file.name} is for {bases()[family]}: content and style are known to lie "
+            "in blocks of their own in Stable Diffusion XL only."
+        )
+    whole = placed(style, family)
+    halves = split_changes(whole)
+    rest = len(whole) - sum(len(changes) for changes in halves.values())
+    notes = (f"{rest} layers of other blocks are in neither file.",) if rest else ()
+    made = {}
+    for half, out in outs.items():
+        title = {"modelspec.title": out.stem, "ss_output_name": out.stem}
+        made[half] = style_content(
+            argparse.Namespace(**{**vars(arguments), "out": out}),
+            halves[half],
+            family,
+            style.metadata | title,
+            style.dtype,
+        )
+    answers = [
+        write_checked(outs[half], content, modules, Result(halves[half], 0.0, notes))
+        for half, (content, modules) in made.items()
+    ]
+    lines = list(dict.fromkeys(line for answer in answers for line in answer.lines))
+    return Answer({half: answer.record for half, answer in zip(outs, answers, strict=True)}, lines)
 
 
 def extract(arguments: argparse.Namespace) -> Answer:

@@ -182,6 +182,15 @@ def _changing_commands(commands: Parsers) -> Commands:
         help="factor on every weight in the text encoders",
     )
     resize = _command(commands, "resize", style_editing.resize, "cut the style to a smaller rank")
+    split = _command(
+        commands,
+        "split",
+        style_editing.split,
+        "write what is shown and how it is drawn into two files, as B-LoRA divides them (SDXL)",
+    )
+    for half, what in (("content", "what is shown"), ("style", "how it is drawn")):
+        split.add_argument(f"--{half}", required=True, type=Path, metavar="FILE", help=what)
+    split.add_argument("--force", action="store_true", help="replace files that exist")
     extract = _command(
         commands,
         "extract",
@@ -198,7 +207,7 @@ def _changing_commands(commands: Parsers) -> Commands:
             type=_share,
             help="share of each layer's squared norm to keep, for instance 0.95",
         )
-    return {"merge": merge, "resize": resize, "extract": extract}
+    return {"merge": merge, "resize": resize, "split": split, "extract": extract}
 
 
 def _sharing_commands(commands: Parsers) -> Commands:
@@ -263,7 +272,7 @@ def _add_common_arguments(made: Commands) -> None:
             "--out", required=True, type=Path, metavar="FILE", help=f"a new {ending} file"
         )
         made[name].add_argument("--force", action="store_true", help="replace FILE when it exists")
-    for name in ("convert", "merge", "resize", "extract", "export"):
+    for name in ("convert", "merge", "resize", "split", "extract", "export"):
         made[name].add_argument(
             "--dtype",
             choices=tuple(STORED),

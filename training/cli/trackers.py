@@ -158,7 +158,7 @@ def flat(config: RunConfig) -> dict[str, bool | int | float | str]:
         f"{section}.{name}": value if isinstance(value, bool | int | float) else str(value)
         for section, table in config.model_dump().items()
         for name, value in table.items()
-        if not name.endswith(("folder", "start", "held_out", "model", "webhook"))
+        if not name.endswith(("folder", "folders", "start", "held_out", "model", "webhook"))
     }
 
 

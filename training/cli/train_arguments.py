@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from training.cli.for_programs import EXIT_CODES, add_completion, add_schema
+from training.config import tables
 from training.config.loading import from_mapping, nearest, read_toml, with_overrides
 from training.config.places import absolute, absolute_flags
 from training.config.presets import LENGTHS, PRESETS, STRENGTHS, settings_of
@@ -109,6 +110,8 @@ def _add_settings(made: Parser) -> None:
 def _metavar(s: Setting) -> str:
     if s.choices and s.kind is not list:
         return "{" + ",".join(s.choices) + "}"
+    if s.table:
+        return "TABLE"
     return {str: "TEXT", int: "N", float: "X", bool: "{on,off}", list: "ITEM"}[s.kind]
 
 
@@ -127,11 +130,11 @@ def sweep_from(argv: list[str]) -> tuple[list[RunConfig], argparse.Namespace]:
             "--sweep takes a file, SWEEP.toml, flags of settings and --dry-run; no --preset or "
             "--report."
         )
-    tables = read_toml(Path(found.file))
+    given = read_toml(Path(found.file))
     flags = {
         key: parse_value(by_key[key], value) for key, value in vars(found).items() if key in by_key
     }
-    given = with_overrides(tables, absolute_flags(flags, Path.cwd()))
+    given = with_overrides(given, absolute_flags(flags, Path.cwd()))
     return styles_of(given, found.file, Path(found.file).resolve().parent), found
 
 
@@ -157,12 +160,12 @@ def config_from(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
     flags = {
         key: parse_value(by_key[key], value) for key, value in vars(found).items() if key in by_key
     }
-    tables = (
+    given = (
         absolute(read_toml(Path(found.file)), Path(found.file).resolve().parent)
         if found.file
         else {}
     )
-    given = with_overrides(tables, absolute_flags(flags, Path.cwd()))
+    given = with_overrides(given, absolute_flags(flags, Path.cwd()))
     if found.preset is None and (found.length, found.strength) != ("normal", "normal"):
         raise ConfigError(
             "--length and --strength are knobs of a preset: give --preset too, or set "
@@ -186,6 +189,8 @@ def parse_value(s: Setting, text: Any) -> Any:
     """
     if (s.kind is bool or "on" in s.choices) and isinstance(text, str):
         return True if text.lower() in TRUE else False if text.lower() in FALSE else text
+    if s.table and isinstance(text, list):
+        return [tables.parsed(item) for item in text]
     if s.kind in (int, float):
         try:
             return s.kind(text)

@@ -65,6 +65,45 @@ class Base(Section):
     )
 
 
+class Folder(Section):
+    """One more folder of pictures, a table of [[data.folders]]."""
+
+    folder: str = setting("", "folder of pictures, as data.folder", advanced=False)
+    repeats: int = setting(
+        1,
+        "how often each of its pictures is seen in a pass over all",
+        unit="times",
+        ge=1,
+        le=1000,
+        why="every picture counts alike",
+    )
+    weight: float = setting(
+        1.0,
+        "weight of the loss on its pictures",
+        gt=0,
+        le=100,
+        why="every picture counts alike",
+    )
+    trigger: str = setting(
+        "",
+        "the trigger word of its pictures; empty = data.trigger",
+        max_length=100,
+        why="one style has one trigger",
+    )
+    template: str = setting(
+        "",
+        "how its captions are made with the trigger; empty = data.template",
+        max_length=500,
+        why="one pattern for all captions",
+    )
+    kind: Literal["style", "class"] = setting(
+        "style",
+        "what its pictures are for: style, to be learnt; class, class pictures with captions of"
+        " their own and without a trigger, which keep what the base draws (weight: prior.weight)",
+        why="class pictures are for subjects",
+    )
+
+
 class Data(Section):
     """The pictures and the words beside them."""
 
@@ -73,6 +112,19 @@ class Data(Section):
         "folder of pictures (.png, .jpg, .webp, .avif, .bmp, .gif, .tiff; .heic with the extra "
         "heic) with .txt captions or a metadata.jsonl",
         advanced=False,
+    )
+    folders: list[Folder] = setting(
+        [],
+        "more folders, a table of the settings below for each, so that several styles or a style"
+        " and a subject are learnt in one run",
+        max_length=64,
+        why="most styles are one folder",
+    )
+    balance: bool = setting(
+        False,
+        "let every folder count alike, however many pictures it has, times its weight; repeats are"
+        " then chosen, also those of folders such as `10_sks dog`",
+        why="more pictures usually tell more",
     )
     trigger: str = setting(
         "",
@@ -214,6 +266,12 @@ class Data(Section):
         le=64,
         why="the text encoder's states of all of them are computed once and kept in memory",
     )
+
+    @property
+    def triggers(self) -> tuple[str, ...]:
+        """All of them, the style's own first."""
+        words = [self.trigger, *(one.trigger for one in self.folders if one.kind == "style")]
+        return tuple(dict.fromkeys(word for word in words if word))
 
 
 class Prior(Section):

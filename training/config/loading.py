@@ -14,11 +14,13 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
+from training.config import tables
 from training.config.addresses import address_complaint
 from training.config.input_sections import Data
 from training.config.layer_patterns import parsed_ranks
-from training.config.places import PATHS
+from training.config.places import PATHS, TABLES
 from training.config.schema import RunConfig, json_schema
+from training.config.section import Section
 from training.config.settings import Setting, settings
 from training.config.training_sections import Optim
 from training.data.captions import WORD, names_in
@@ -63,6 +65,11 @@ def _lenient(found: Mapping[str, Any]) -> dict[str, Any]:
                 k: _as_float(v) if (section, k) in floats and type(v) is int else v
                 for k, v in values.items()
             }
+            values = values | {
+                s.name: tables.with_floats(values[s.name], s.table)
+                for s in settings()
+                if s.table and s.section == section and s.name in values
+            }
         lenient[section] = values
     return lenient
 
@@ -75,7 +82,10 @@ def _as_float(whole: int) -> float:
 
 
 def _complaint(error: Mapping[str, Any]) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+    place = error["loc"]
+    if len(place) > 2 and (found := tables.setting_at(place)) and found.table:
+        return _complaint_of_table(error, found.table)
+    where = ".".join(str(part) for part in place)
     value = error.get("input")
     if error["type"] == "extra_forbidden":
         known = [s.key for s in settings()] if "." in where else list(RunConfig.model_fields)
@@ -88,6 +98,18 @@ def _complaint(error: Mapping[str, Any]) -> str:
     return f"{where} is {_shown(value)}: {_expected(where, error)}"
 
 
+def _complaint_of_table(error: Mapping[str, Any], table: type[Section]) -> str:
+    place, value = error["loc"], error.get("input")
+    where = tables.named(place)
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(place[-1]), list(table.model_fields), 1, 0.5)
+        hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(table.model_fields)}"
+        return f"{where} is not a setting, {hint}"
+    if len(place) == 3:
+        return f'{where} is {_shown(value)}, a table was expected, such as {{folder = "drawings"}}'
+    return f"{where} is {_shown(value)}: {_expected(where, error, tables.member(place))}"
+
+
 NUMBERS = {int: "a whole number", float: "a number"}
 OTHERS = {str: "text", bool: "true or false", list: "a list"}
 DEVICES = (
@@ -95,11 +117,11 @@ DEVICES = (
 )
 
 
-def _expected(where: str, error: Mapping[str, Any]) -> str:
-    """What a setting takes, in words, from its declaration."""
+def _expected(where: str, error: Mapping[str, Any], setting: Setting | None = None) -> str:
+    """What a setting takes, in words, from its declaration. setting: the one in a table."""
     section, _, name = where.partition(".")
     key = ".".join((section, name.partition(".")[0]))  # also of one value in a list
-    setting = next((s for s in settings() if s.key == key), None)
+    key, setting = (where, setting) if setting else (key, _declared(key))
     limits = error.get("ctx") or {}
     match error["type"]:
         case "string_too_long":
@@ -120,6 +142,10 @@ def _expected(where: str, error: Mapping[str, Any]) -> str:
         return f"{OTHERS[setting.kind]} was expected"
     message = error["msg"][0].lower() + error["msg"][1:]
     return message.replace("input should", "it should")
+
+
+def _declared(key: str) -> Setting | None:
+    return next((s for s in settings() if s.key == key), None)
 
 
 def _number_expected(setting: Setting) -> str:
@@ -179,6 +205,7 @@ def _cross_checks(config: RunConfig) -> Iterator[str]:
     except ValueError as error:
         yield f"adapter.ranks holds {error}"
     yield from _template_complaints(config.data)
+    yield from _folder_complaints(config.data)
     for s in settings():
         yield from _text_complaints(s.key, getattr(getattr(config, s.section), s.name))
 
@@ -248,9 +275,34 @@ def _template_complaints(data: Data) -> Iterator[str]:
         )
 
 
+def _folder_complaints(data: Data) -> Iterator[str]:
+    for number, one in enumerate(data.folders, 1):
+        where = f"data.folders, table {number}"
+        if data.balance and one.repeats != 1:
+            yield (
+                f"{where}, repeats is {one.repeats} with data.balance, which chooses repeats: "
+                "leave it out, or turn data.balance off"
+            )
+        if one.kind == "class" and (one.trigger or one.template):
+            yield (
+                f"{where} holds class pictures, which are shown without a trigger: leave out its "
+                "trigger and template"
+            )
+        elif one.trigger or one.template:
+            own = {
+                "trigger": one.trigger or data.trigger,
+                "template": one.template or data.template,
+            }
+            for complaint in _template_complaints(data.model_copy(update=own)):
+                yield f"{where}: {complaint}"
+
+
 def _text_complaints(key: str, value: object) -> Iterator[str]:
     """What TOML, events and file names could not hold."""
     for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, Section):
+            for found in tables.texts([text]):
+                yield from _text_complaints(key, found)
         if not isinstance(text, str):
             continue
         if "\0" in text:
@@ -259,7 +311,7 @@ def _text_complaints(key: str, value: object) -> Iterator[str]:
             "\ud800" <= c <= "\udfff" for c in text
         ):  # how Python tells a command's bytes that are not UTF-8
             yield f"{key} is {_shown(text)}, which is not UTF-8: rename it, or write it again"
-        elif key in PATHS and text.startswith("~") and not _is_of_a_user(text):
+        elif key in (*PATHS, *TABLES) and text.startswith("~") and not _is_of_a_user(text):
             yield f"{key} is {text!r}: there is no user of that name. Write the whole path"
 
 

@@ -24,6 +24,10 @@ READ = tuple(key for key in PATHS if key != "save.folder")
 PLACES = frozenset({"base.model", "data.folder", "prior.folder", "adapter.start"})
 
 
+# Lists of tables each of which names a folder
+TABLES = ("data.folders",)
+
+
 def without_places(record: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by dotted key without those that say where things lie."""
     return {key: value for key, value in record.items() if key not in PLACES}
@@ -39,15 +43,33 @@ def absolute(tables: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         values = made.get(section)
         if isinstance(values, Mapping) and isinstance(path := values.get(name), str):
             made[section] = {**values, name: seen_from(folder, key, path)}
+    for key in TABLES:
+        section, name = key.split(".")
+        values = made.get(section)
+        if isinstance(values, Mapping) and name in values:
+            made[section] = {**values, name: _tables(folder, key, values[name])}
     return made
+
+
+def _tables(folder: Path, key: str, tables: Any) -> Any:
+    """Tables with absolute folders; what is none stays for the checks to judge."""
+    if not isinstance(tables, list):
+        return tables
+    return [
+        {**one, "folder": seen_from(folder, key, path)}
+        if isinstance(one, Mapping) and isinstance(path := one.get("folder"), str)
+        else one
+        for one in tables
+    ]
 
 
 def absolute_flags(flags: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Settings by dotted key, the paths among them seen from a folder."""
-    return {
+    made = {
         key: seen_from(folder, key, value) if key in READ and isinstance(value, str) else value
         for key, value in flags.items()
     }
+    return made | {key: _tables(folder, key, made[key]) for key in TABLES if key in made}
 
 
 def seen_from(folder: Path, key: str, path: str) -> str:

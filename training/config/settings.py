@@ -16,7 +16,8 @@ from training.config.section import Section
 class Setting:
     """One row of the settings table.
 
-    kind: str, int, float, bool or list; choices: of a Literal or a list of them, else ().
+    kind: str, int, float, bool or list; choices: of a Literal or a list of them, else (); table:
+    what each table of a list of tables holds, else None.
     """
 
     section: str
@@ -30,6 +31,7 @@ class Setting:
     advanced: bool
     low: float | None
     high: float | None
+    table: type[Section] | None = None
 
     @property
     def key(self) -> str:
@@ -49,8 +51,10 @@ def _described(section: str, name: str, field: FieldInfo) -> Setting:
     hint: Any = field.annotation
     choices: tuple[str, ...] = ()
     kind: type
+    table: type[Section] | None = None
     if get_origin(hint) is list:
         kind, inner = list, get_args(hint)[0]
+        table = inner if isinstance(inner, type) and issubclass(inner, Section) else None
         choices = get_args(inner) if get_origin(inner) is Literal else ()
     elif get_origin(hint) is Literal:
         kind, choices = str, get_args(hint)
@@ -77,13 +81,23 @@ def _described(section: str, name: str, field: FieldInfo) -> Setting:
         extra["advanced"],
         low,
         high,
+        table,
     )
+
+
+def members(table: type[Section], key: str) -> Iterator[Setting]:
+    """The settings in each table of a list of tables; key: the list's."""
+    for name, field in table.model_fields.items():
+        yield _described(key, name, field)
 
 
 def markdown_table() -> str:
     """The table in docs/settings.md."""
     rows = ["| setting | default | what it does | why this default |", "|---|---|---|---|"]
-    for s in settings():
+    every = [
+        one for s in settings() for one in (s, *(members(s.table, f"{s.key}[]") if s.table else ()))
+    ]
+    for s in every:
         default = (
             {True: "on", False: "off"}.get(s.default, s.default) if s.kind is bool else s.default
         )

@@ -34,7 +34,9 @@ class Example:
     width, height: px, upright; caption: the first one, with the trigger; plain: the same without
     it; digest: sha256 of the file's bytes, hex; place: of its crop, as training.data.buckets.fit
     takes it; written: all captions as they are in the files, without the trigger; mask: what of it
-    counts, None: all of it; repeats: how often it is seen in a pass over all pictures.
+    counts, None: all of it; repeats: how often it is seen in a pass over all pictures; weight: of
+    the loss on it; trigger, template: what its captions are made with; part: what its name begins
+    with in a run's record, "" for what is shown.
     """
 
     path: Path
@@ -47,12 +49,22 @@ class Example:
     written: tuple[str, ...] = ()
     mask: Mask | None = None
     repeats: int = 1
-    within: str = ""  # the sub-folder that it lies in
+    within: str = ""  # the sub-folder that it lies in, or one of several folders
+    part: str = ""
+    weight: float = 1.0
+    trigger: str = ""
+    template: str = TEMPLATE
+    is_class: bool = False  # a class picture with a caption of its own
 
     @property
     def name(self) -> str:
         """Of its file, with the sub-folder."""
         return f"{self.within}/{self.path.name}" if self.within else self.path.name
+
+    @property
+    def recorded(self) -> str:
+        """Its name in a run's record, which stays where a folder is renamed or moved."""
+        return f"{self.part}/{self.path.name}" if self.part else self.name
 
     @property
     def all_written(self) -> tuple[str, ...]:
@@ -77,11 +89,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Dataset:
-    """examples: in the order of their names; notes: on the folder, one sentence each."""
+    """examples: in the order of their names; notes: on the folder, one sentence each;
+    class_examples: class pictures with captions of their own.
+    """
 
     folder: Path
     examples: tuple[Example, ...]
     notes: tuple[str, ...]
+    class_examples: tuple[Example, ...] = ()
 
 
 def read_dataset(
@@ -93,11 +108,13 @@ def read_dataset(
     lines: bool = False,
     wildcards: bool = False,
     mask: str = "none",
+    words: str = "",
 ) -> Dataset:
     """Read all pictures and captions of a folder, without its sub-folders, or of its sub-folders
     where those are named as sd-scripts wants them (see training.data.kohya_folders). lines: each
     line of a caption file is a caption of its own; wildcards: {a|b} in a caption stands for one of
-    them; mask: none, alpha or file, see training.data.masks.
+    them; mask: none, alpha or file, see training.data.masks; words: the caption of pictures that
+    have none, "" for their names.
 
     Raises one DataError that lists what is wrong, the first of it.
     """
@@ -112,12 +129,12 @@ def read_dataset(
     )
     found = repeated_folders(folder)
     if not found:
-        return read(folder)
+        return read(folder, words=words)
     parts: list[Dataset] = []
     wrong: list[str] = []
     for one in found:
         try:
-            parts.append(read(one.folder, words=one.words))
+            parts.append(read(one.folder, words=words or one.words))
         except DataError as error:
             wrong.append(str(error))
     if wrong:
@@ -185,6 +202,8 @@ def _read_folder(
             " ".join(first[name].split()),
             texts[name],
             masks.get(name),
+            trigger=trigger,
+            template=template,
         )
         for name, seen in pictures.items()
     )

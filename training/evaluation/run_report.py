@@ -108,13 +108,22 @@ def of_run(
     candidates = tuple(Candidate(f, int(f.stem.rsplit("-", 1)[1])) for f in files) or (
         Candidate(final, 0),
     )
+    first = dataset.examples[0]
+    own = tuple(e for e in dataset.examples if e.trigger == first.trigger)
+    if len(own) < len(dataset.examples):
+        others = ", ".join(word for word in config.data.triggers if word != first.trigger)
+        yield (
+            f"the report is of the pictures of {first.trigger or 'no trigger'}; for {others}: "
+            "style-file report with their folder and trigger."
+        )
+    shown = dataclasses.replace(dataset, examples=own)
     held = read_as_trained(config.data, settings.held_out) if settings.held_out else None
     request = ReportRequest(
-        candidates, dataset, held, preview.negative, strengths(settings.weakest),
+        candidates, shown, held, preview.negative, strengths(settings.weakest),
         preview.steps, preview.guidance, preview.seed, config.data.background,
     )  # fmt: skip
     texts = asked(settings.prompts, dataset, settings.most)
-    called = partial(captioned, trigger=config.data.trigger, template=config.data.template)
+    called = partial(captioned, trigger=first.trigger, template=first.template)
     return (
         yield from reported(
             request,

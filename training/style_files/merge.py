@@ -34,6 +34,9 @@ from training.style_files.strengths import Weight
 Changes = dict[tuple[str, str], Change]  # (part, module) -> its change
 SIDE = 512  # px of the picture beside a style
 PIXELS = 64 * 10**6  # the largest picture that is opened
+# The two places of SDXL that B-LoRA trains: what is shown, how it is drawn (Frenkel et al. 2024,
+# arXiv 2403.14572, section 4; kohya's output_blocks_0_1 and output_blocks_1_1)
+B_LORA = {"content": "up_blocks.0.attentions.0.", "style": "up_blocks.0.attentions.1."}
 NOTHING = 1e-7  # share of a weight's norm below which two are equal but for rounding
 
 
@@ -96,6 +99,30 @@ def merged(
             "Cut them with --rank or --energy."
         )
     return Result(found)
+
+
+def split(changes: Changes) -> dict[str, Changes]:
+    """What of a style for SDXL is of what is shown (content) and of how it is drawn (style), as
+    B-LoRA divides them; layers of other blocks are in neither.
+
+    Raises StyleFileError for a style that changes only one of the two places.
+    """
+    found = {
+        half: {
+            (part, module): change
+            for (part, module), change in changes.items()
+            if part == "unet" and module.startswith(block)
+        }
+        for half, block in B_LORA.items()
+    }
+    for half, block in B_LORA.items():
+        if not found[half]:
+            raise StyleFileError(
+                f"The style changes no layer of {block.rstrip('.')}, which holds the {half}: train "
+                "it with adapter.only for both places that B-LoRA has, "
+                f"{' and '.join(one.rstrip('.') for one in B_LORA.values())}."
+            )
+    return found
 
 
 def low_rank(result: Result) -> Result:

@@ -226,11 +226,12 @@ def _kind(family: str, prediction: str) -> dict[str, str]:
 
 
 def _modelspec(config: RunConfig, made: Made) -> dict[str, str]:
-    usage = (
-        config.data.template.format(caption="what to draw", trigger=config.data.trigger)
-        if config.data.trigger
-        else "what to draw"
+    first = next(iter(config.data.triggers), "")
+    template = next(
+        (one.template for one in config.data.folders if one.trigger == first and one.template),
+        config.data.template,
     )
+    usage = template.format(caption="what to draw", trigger=first) if first else "what to draw"
     return {
         **_kind(made.family, made.prediction),
         "modelspec.implementation_version": f"style-studio/{made.version}",
@@ -241,7 +242,7 @@ def _modelspec(config: RunConfig, made: Made) -> dict[str, str]:
         "modelspec.author": config.save.author,
         "modelspec.license": config.save.licence,
         "modelspec.tags": "style",
-        "modelspec.trigger_phrase": config.data.trigger,
+        "modelspec.trigger_phrase": ", ".join(config.data.triggers),
         "modelspec.usage_hint": f"Prompt: {usage}",
         "modelspec.encoder_layer": str(config.base.clip_skip or ""),
         "modelspec.prediction_type": MODELSPEC_PREDICTION[made.prediction],
@@ -323,6 +324,8 @@ def _recipe(config: RunConfig) -> dict[str, Any]:
     found["base"]["model"] = model_name(config.base.model)
     for section in ("data", "prior", "save"):
         del found[section]["folder"]
+    for table in found["data"]["folders"]:
+        del table["folder"]
     del found["preview"]["prompts"], found["preview"]["negative"], found["save"]["author"]
     del found["save"]["webhook"], found["save"]["notify"]
     del found["report"]["held_out"], found["report"]["prompts"], found["adapter"]["start"]

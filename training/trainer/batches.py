@@ -136,7 +136,7 @@ class BatchMaker:
         optim, data = self.config.optim, self.data
         rows = self.order.rows(number)
         bucket = data.bucket_of[rows[0]]
-        picked = [(data.examples[i], data.captions[i], 1.0) for i in rows]
+        picked = [(data.examples[i], data.captions[i], data.examples[i].weight) for i in rows]
         picked += self._class_pictures(number, bucket, len(rows))
         style = self.world.share(len(rows))
         prior = (len(rows) + j for j in self.world.share(len(picked) - len(rows)))
@@ -178,14 +178,20 @@ class BatchMaker:
     def _class_pictures(
         self, number: int, bucket: Bucket, count: int
     ) -> Sequence[tuple[Example, tuple[Caption, ...], float]]:
-        """As many class pictures as style pictures, in turn, with their caption and weight."""
+        """As many class pictures as style pictures, in turn, with their caption and weight: those
+        of data.folders have captions of their own, the others prior.prompt.
+        """
         data, prior = self.data, self.config.prior
         if not data.prior_examples:
             return []
         near = data.prior_of[bucket]
         places = (near[(number * count + j) % len(near)] for j in range(count))
-        caption = (Caption(prior.prompt, prior.prompt, prior.prompt),)
-        return [(data.prior_examples[i], caption, prior.weight) for i in places]
+        picked = [data.prior_examples[i] for i in places]
+        said = [example.caption if example.is_class else prior.prompt for example in picked]
+        return [
+            (example, (Caption(text, text, text),), prior.weight * example.weight)
+            for example, text in zip(picked, said, strict=True)
+        ]
 
     def _draw(self, number: int, row: int, rows: int, shape: tuple[int, ...]) -> Draw:
         """What chance gives a row of microbatch `number`; those from `rows` on are class

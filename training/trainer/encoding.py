@@ -42,14 +42,19 @@ def chosen_buckets(plan: Plan, parts: Parts) -> list[Bucket]:
 
 def remarks(plan: Plan, parts: Parts, choices: Sequence[Bucket]) -> Iterator[Warned]:
     """Say what is worth a look in the pictures and captions, as the page does."""
-    examples, data = plan.dataset.examples, plan.config.data
+    examples = plan.dataset.examples
     shapes = {e.name: nearest(e.width, e.height, choices) for e in examples}
     sizes = {e.name: (e.width, e.height) for e in examples}
     found = list(checks.small(sizes, shapes))
     found += checks.lonely(shapes, plan.config.optim.batch_size)
     if reader := caption_reader(parts, plan.config):
-        captions = {e.name: max(e.all_written, key=reader.count) for e in examples}
-        found += checks.too_long(captions, data.trigger, data.template, reader)
+        for trigger, template in dict.fromkeys((e.trigger, e.template) for e in examples):
+            captions = {
+                e.name: max(e.all_written, key=reader.count)
+                for e in examples
+                if (e.trigger, e.template) == (trigger, template)
+            }
+            found += checks.too_long(captions, trigger, template, reader)
     found += repetitions.remarks({e.name: e.plain for e in examples}, _looks(examples))
     yield from (Warned(text) for text in checks.summarised(found))
 
@@ -80,14 +85,14 @@ def trained_captions(plan: Plan, parts: Parts) -> list[tuple[Caption, ...]]:
         config.optim.seed,
     )
 
-    def caption(plain: str) -> Caption:
-        whole = trained = captioned(plain, data.trigger, data.template)
+    def caption(plain: str, e: Example) -> Caption:
+        whole = trained = captioned(plain, e.trigger, e.template)
         if reader is not None:
-            trained = checks.trained_caption(plain, data.trigger, data.template, reader)
+            trained = checks.trained_caption(plain, e.trigger, e.template, reader)
         return Caption(trained, whole, plain)
 
     return [
-        tuple(caption(plain) for plain in variation.of(e.all_written, e.identity, data.trigger))
+        tuple(caption(plain, e) for plain in variation.of(e.all_written, e.identity, e.trigger))
         for e in plan.dataset.examples
     ]
 
@@ -107,8 +112,10 @@ def encode(
     bucket_of = [nearest(e.width, e.height, choices) for e in examples]
     used = sorted(set(bucket_of))
     prior_of: dict[Bucket, list[int]] = {bucket: [] for bucket in used}
-    for i in range(max(len(prior_examples), len(used)) if prior_examples else 0):
-        prior_of[used[i % len(used)]].append(i % len(prior_examples))
+    # As often as they are seen; those of prior.folder once
+    again = [i for i, e in enumerate(prior_examples) for _ in range(e.repeats if e.is_class else 1)]
+    for i in range(max(len(again), len(used)) if again else 0):
+        prior_of[used[i % len(used)]].append(again[i % len(again)])
     captions = trained_captions(plan, parts)
     change, unchanged = _augmentation(plan), Augmentation()
     data = EncodedData(

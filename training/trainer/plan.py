@@ -11,6 +11,8 @@ from training.config.layer_patterns import complaints, parsed_ranks
 from training.config.loading import read_toml
 from training.config.schema import RunConfig
 from training.data.dataset import Dataset, Example, read_dataset
+from training.data.several_folders import Reading as HowRead
+from training.data.several_folders import Source, read_folders
 from training.diffusion import class_images
 from training.errors import (
     ConfigError,
@@ -61,11 +63,7 @@ def planned(config: RunConfig) -> Plan:
     """Check everything that can be checked without loading weights; nothing is written but the
     run's empty folder.
     """
-    if not config.data.folder:
-        raise ConfigError(
-            "data.folder is empty: name the folder that holds your pictures, for instance "
-            "--data.folder pictures."
-        )
+    check_folders(config)
     place = choose(config.base.device, config.base.dtype)
     base_storage.check_package(config.base.storage)
     optimizers.check_package(config.optim.method, config.optim.other)
@@ -73,23 +71,58 @@ def planned(config: RunConfig) -> Plan:
     check_resolution(config, files)
     loader.check_reading(files, config.base.clip_skip)
     check_targets(config, files)
-    data = config.data
     check_patterns(config, files)
-    dataset = read_dataset(
-        Path(data.folder),
-        trigger=data.trigger,
-        template=data.template,
-        background=data.background,
-        lines=data.captions == "lines",
-        wildcards=data.wildcards,
-        mask=data.mask,
-    )
+    dataset = read_pictures(config)
     given = class_images.given(config.prior)
     check_same_run(config, dataset, files)
     checked_writable(config.run_folder, "save.folder")
     place, note = _placed(config, files, place)
     finished, start = _finished(config), _start(config)
     return Plan(config, dataset, given, files, place, finished, start, note)
+
+
+def check_folders(config: RunConfig) -> None:
+    """Refuse settings without a folder of pictures. Raises ConfigError."""
+    data = config.data
+    if not data.folder and not data.folders:
+        raise ConfigError(
+            "data.folder is empty: name the folder that holds your pictures, for instance "
+            "--data.folder pictures."
+        )
+    for number, one in enumerate(data.folders, 1):
+        if not one.folder:
+            raise ConfigError(
+                f"data.folders, table {number} names no folder: folder = ... was expected in it."
+            )
+
+
+def read_pictures(config: RunConfig) -> Dataset:
+    """The pictures of data.folder and data.folders as one set. Raises DataError."""
+    data = config.data
+    reading: HowRead = {
+        "background": data.background,
+        "lines": data.captions == "lines",
+        "wildcards": data.wildcards,
+        "mask": data.mask,
+    }
+    words = (data.trigger, data.template)
+    if not data.folders and not data.balance:
+        return read_dataset(Path(data.folder), trigger=words[0], template=words[1], **reading)
+    sources = [Source(Path(data.folder), "", 1, 1.0, *words)] if data.folder else []
+    for number, one in enumerate(data.folders, 1):
+        is_class = one.kind == "class"
+        source = Source(
+            Path(one.folder),
+            f"data.folders {number}",
+            one.repeats,
+            one.weight,
+            "" if is_class else one.trigger or data.trigger,
+            one.template or data.template,
+            is_class,
+            config.prior.prompt if is_class else "",
+        )
+        sources.append(source)
+    return read_folders(sources, reading, balance=data.balance)
 
 
 def _placed(

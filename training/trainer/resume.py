@@ -12,6 +12,7 @@ from typing import Any
 from training.config.loading import FREE_TO_CHANGE
 from training.config.places import PLACES
 from training.config.schema import RunConfig
+from training.config.section import Section
 from training.config.settings import settings
 from training.data.dataset import Example
 from training.errors import SpaceError
@@ -36,17 +37,26 @@ OF_A_RUN = (
 def settings_record(config: RunConfig) -> dict[str, Any]:
     """The settings that decide what is learnt, by dotted key."""
     return {
-        s.key: getattr(getattr(config, s.section), s.name)
+        s.key: _recorded(getattr(getattr(config, s.section), s.name))
         for s in settings()
         if not {s.section, s.key} & FREE_TO_CHANGE
     }
+
+
+def _recorded(value: Any) -> Any:
+    """Tables as they can be written down, without where their folders lie."""
+    if isinstance(value, list):
+        return [_recorded(one) for one in value]
+    return value.model_dump(exclude={"folder"}) if isinstance(value, Section) else value
 
 
 def pictures_record(examples: Sequence[Example]) -> list[list[str]]:
     """Name, hash of the content and hash of the caption of every picture, in order; the captions
     themselves are not kept.
     """
-    return [[e.name, e.identity, hashlib.sha256(e.words.encode()).hexdigest()] for e in examples]
+    return [
+        [e.recorded, e.identity, hashlib.sha256(e.words.encode()).hexdigest()] for e in examples
+    ]
 
 
 def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -59,6 +59,8 @@ def set_up(
             parts.text_states.prepare(parts, [config.prior.prompt, parts.family.empty])
         with networks.at_hand(*{*parts.networks, parts.family.denoiser}):
             prior_examples = yield from _class_pictures(plan, parts, world, draw=not trial)
+    if config.prior.weight:
+        prior_examples += plan.dataset.class_examples
     count = len(plan.dataset.examples) + len(prior_examples)
     yield Noted(f"encoding {count} pictures")
     with networks.at_hand("vae"), watch.watched(parts.networks.values(), "encoding"):
@@ -169,6 +171,7 @@ def _captions(plan: Plan, data: EncodedData) -> set[str]:
     config = plan.config
     said = [caption for several in data.captions for caption in several]
     texts = {*(one.trained for one in said), "", plan.files.family.empty, config.prior.prompt}
+    texts |= {example.caption for example in plan.dataset.class_examples}
     texts |= {one.whole for one in said}  # a run that began with these goes on with them
     if config.prior.frozen_weight:
         texts |= {one.plain for one in said}
