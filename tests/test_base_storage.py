@@ -183,3 +183,33 @@ def test_styles_that_keep_the_base_differently_cannot_share_it(config: RunConfig
         joint.checked([config, other])
     plans = joint.checked([changed(config, base__storage="int8"), other])
     assert [plan.place.storage for plan in plans] == ["int8", "int8"]
+
+
+@pytest.mark.parametrize("files", ["sd1"], indirect=True)
+def test_a_forecast_says_with_what_it_would_fit(
+    files: base_files.BaseFiles, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As auto would choose, else smaller pictures, else nothing."""
+    made: dict[str, nn.Module] = {}
+    outline = loader.outline
+    monkeypatch.setattr(
+        loader,
+        "outline",
+        lambda files, part: made.get(part) or made.setdefault(part, outline(files, part)),
+    )
+    usual = changed(config, data__resolution=1024)
+    place = DeviceSpec(GPU.device, GPU.dtype)
+    found = {}
+    for gib in (1, 2.6, 4, 6, 24):
+        with_gib(monkeypatch, gib)
+        found[gib] = base_storage.forecast(usual, files, place)
+        stored = base_storage.chosen(usual, files, place).place.storage
+        if found[gib].side == 1024:  # it is what the training does
+            assert found[gib].storage == stored and found[gib].needed <= found[gib].room
+        else:
+            assert stored == "" and found[gib].needed > found[gib].room
+    assert (found[1].storage, found[1].side) == (None, 0)
+    assert found[2.6].side in (512, 768) and found[24].storage == ""
+    with_gib(monkeypatch, 4)
+    whole = base_storage.forecast(changed(usual, base__storage="bfloat16"), files, place)
+    assert whole.needed > whole.room and whole.storage == found[4].storage

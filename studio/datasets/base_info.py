@@ -94,7 +94,7 @@ def known(model: str) -> Base:
     mini, a diffusers folder, or a hub id that is in the cache; else the usual values. Raises
     ModelError.
     """
-    folder = _folder(model.strip())
+    folder = folder_of(model.strip())
     if folder is None:
         return Base()
     files = [
@@ -146,7 +146,7 @@ def _transformer(folder: Path, spec: FamilySpec) -> Base:
     return Base(side, spec.grid, spec.tokens, _tokenizer(folder / spec.tokenizers[-1]))
 
 
-def _folder(model: str) -> Path | None:
+def folder_of(model: str) -> Path | None:
     """Where the base's small files lie; None when they cannot be had without the network or without
     unpacking it.
     """

@@ -4,9 +4,10 @@ each can be undone.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,6 +22,24 @@ from training.data.captions import captioned
 from training.data.checks import kept
 from training.data.pictures import open_picture
 from training.errors import DataError
+
+# What puts a finding right without a choice that only its owner can make
+SAFE = {
+    "alike": "take_out_others",
+    "broken": "take_out",
+    "wordless": "use_name",
+    "unreadable": "rewrite",
+    "untidy": "tidy",
+    "long": "shorten",
+    "lonely": "crop",
+}
+
+
+class NothingLeftError(DataError):
+    """What was to be fixed is none any more."""
+
+    def __init__(self) -> None:
+        super().__init__("That was fixed or changed already. The list is up to date now.")
 
 
 def apply_fix(dataset: Path, kind: str, fix: str, names: Sequence[str], base: Base) -> None:
@@ -37,22 +56,42 @@ def apply_fix(dataset: Path, kind: str, fix: str, names: Sequence[str], base: Ba
         None,
     )
     if finding is None or fix not in dict(finding.offered_fixes):
-        raise DataError("That was fixed or changed already. The list is up to date now.")
+        raise NothingLeftError
     _apply(dataset, finding, fix, base)
 
 
-def apply_to_all(dataset: Path, kind: str, fix: str, base: Base) -> int:
-    """Carry out the same fix of every finding of a kind, undone as one change; return how many
-    there were. Raises DataError when there is none.
+def apply_to_all(dataset: Path, kind: str, fix: str, base: Base, act: str = "") -> int:
+    """Carry out the same fix of every finding of a kind, undone as one change (with all of one
+    act); return how many there were. Raises DataError when there is none.
     """
     found = [f for f in checks.findings(dataset, base) if f.kind == kind]
     found = [f for f in found if fix in dict(f.offered_fixes)]
     if not found:
-        raise DataError("That was fixed or changed already. The list is up to date now.")
-    act = uuid4().hex
+        raise NothingLeftError
+    act = act or uuid4().hex
     for finding in found:
         _apply(dataset, finding, fix, base, act)
     return len(found)
+
+
+def fixable(found: Sequence[checks.Finding], kinds: Container[str] = SAFE) -> list[str]:
+    """The kinds of these findings that can be put right at once, in the order of SAFE."""
+    offered = {f.kind for f in found if SAFE.get(f.kind) in dict(f.offered_fixes)}
+    return [kind for kind in SAFE if kind in offered and kind in kinds]
+
+
+def apply_all(dataset: Path, base: Base, kinds: Container[str] = SAFE) -> int:
+    """Put right whatever can be without a choice, of these kinds, undone as one change; return how
+    many findings there were. Raises DataError when there is none.
+    """
+    act, count = uuid4().hex, 0
+    for kind in fixable(checks.findings(dataset, base), kinds):
+        # what one fix has put right already, such as the caption of a copy, is no finding any more
+        with contextlib.suppress(NothingLeftError):
+            count += apply_to_all(dataset, kind, SAFE[kind], base, act)
+    if not count:
+        raise NothingLeftError
+    return count
 
 
 def _apply(dataset: Path, finding: checks.Finding, fix: str, base: Base, act: str = "") -> None:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,32 @@ from training.config.schema import RunConfig
 from training.errors import StudioError
 from training.system import processes
 
+LONGEST_FORECAST = 120.0  # seconds; torch alone takes several to load
 LONGEST = 600.0  # seconds: a base of full size on a slow disk takes its time
+
+
+@dataclass(frozen=True)
+class Memory:
+    """GiB that a training is predicted to take, and that are free. storage, side: with which it
+    would fit; None and 0 where nothing does.
+    """
+
+    needed: float
+    room: float
+    storage: str | None
+    side: int
+
+
+def memory(config: RunConfig) -> Memory:
+    """Predict what a training takes, from the small files of a base that is on this machine.
+
+    Raises StudioError where it cannot be predicted.
+    """
+    answer = _asked(config, "--memory", seconds=LONGEST_FORECAST)
+    try:
+        return Memory(**answer)
+    except TypeError:
+        raise StudioError("The memory could not be predicted.") from None
 
 
 def measured(config: RunConfig) -> dict[str, Any]:
@@ -25,22 +51,28 @@ def measured(config: RunConfig) -> dict[str, Any]:
 
     Raises StudioError with what the training itself would refuse.
     """
+    return _asked(config)
+
+
+def _asked(config: RunConfig, *options: str, seconds: float = LONGEST) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "run.toml"
         path.write_text(to_toml(config), encoding="utf-8")
-        command = [sys.executable, "-m", "studio.processes.plan_worker", str(path)]
+        command = [sys.executable, "-m", "studio.processes.plan_worker", str(path), *options]
+        # nothing is downloaded to predict
+        offline = {"HF_HUB_OFFLINE": "1"} if options else {}
         try:
             said = subprocess.run(
                 command,
                 capture_output=True,
                 encoding="utf-8",
-                timeout=LONGEST,
-                env=process.environment(),
+                timeout=seconds,
+                env={**process.environment(), **offline},
                 check=False,
             )
         except subprocess.TimeoutExpired:
             raise StudioError(
-                f"Two updates took more than {LONGEST / 60:g} minutes, so nothing was measured. "
+                f"Two updates took more than {seconds / 60:g} minutes, so nothing was measured. "
                 "Wait until other trainings have ended, or take a smaller batch or resolution."
             ) from None
         try:

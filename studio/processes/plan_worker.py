@@ -2,7 +2,8 @@
 `python -m studio.processes.plan_worker RUN.toml`. Loads torch, so a process of its own.
 
 {"rows": {name: text}, "notes": [text]}, or {"error": text} for what the training itself would
-refuse.
+refuse. With --memory nothing is loaded or measured: {"needed": GiB, "room": GiB, "storage": text or
+null, "side": px}, as training.trainer.base_storage.forecast predicts it.
 """
 
 from __future__ import annotations
@@ -11,22 +12,35 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from training.cli.dry_run import measured
 from training.config.loading import from_mapping, read_toml
+from training.config.schema import RunConfig
 from training.errors import StudioError
+from training.models import base_files
+from training.runtime.device import choose
+from training.trainer.base_storage import forecast
 
 
 def main() -> int:
-    began = time.time()
+    began, answer = time.time(), dict[str, Any]()
     try:
-        rows, notes = measured(from_mapping(read_toml(Path(sys.argv[1]))), began)
+        config = from_mapping(read_toml(Path(sys.argv[1])))
+        if "--memory" in sys.argv:
+            answer = _forecast(config)
+        else:
+            answer["rows"], answer["notes"] = measured(config, began)
     except StudioError as error:
         answer = {"error": str(error)}
-    else:
-        answer = {"rows": rows, "notes": notes}
     sys.stdout.write("\n" + json.dumps(answer) + "\n")
     return 0
+
+
+def _forecast(config: RunConfig) -> dict[str, Any]:
+    files = base_files.find(config.base.model, config.base.rest)
+    place = choose(config.base.device, config.base.dtype)
+    return forecast(config, files, place)._asdict()
 
 
 if __name__ == "__main__":

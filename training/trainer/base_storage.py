@@ -15,7 +15,7 @@ from torch import nn
 
 from training.config.schema import RunConfig
 from training.errors import ConfigError, ModelError
-from training.models import base_files
+from training.models import base_files, loader
 from training.models.files import weights_of
 from training.runtime import memory
 from training.runtime.device import GIB, DeviceSpec
@@ -26,6 +26,7 @@ PACKAGE = "bitsandbytes"  # of nf4
 # Memory in which a base fits for certain: times the size of its files in the wanted precision, and
 # GiB beside it
 AMPLE, BESIDE = 1.5, 4.0
+SMALLER = (0.75, 0.5)  # of the side, which are tried where a base does not fit at its own
 
 
 class Chosen(NamedTuple):
@@ -33,6 +34,17 @@ class Chosen(NamedTuple):
 
     place: DeviceSpec
     note: str = ""
+
+
+class Forecast(NamedTuple):
+    """GiB that a training is predicted to take as its settings say, and that are free. storage,
+    side: with which it would fit, the most exact and the largest; None and 0 where nothing does.
+    """
+
+    needed: float
+    room: float
+    storage: str | None
+    side: int
 
 
 def chosen(
@@ -49,6 +61,36 @@ def chosen(
     storage = earlier if wanted == "auto" else _sensible(wanted, place)
     check_package(storage or "")
     return Chosen(replace(place, storage=storage))
+
+
+def forecast(config: RunConfig, files: base_files.BaseFiles, place: DeviceSpec) -> Forecast:
+    """Predict whether a training fits its device, and how it would. Nothing is loaded.
+
+    Raises ModelError where the base's configs do not describe it.
+    """
+    room, outlines = (1 - SPARE) * memory.free(place.device), dict[str, nn.Module]()
+    own, grid = loader.sides(files)
+    side, wanted = config.data.resolution or own, _sensible(config.base.storage, place)
+
+    def peak(storage: str, side: int) -> float:
+        data = config.data.model_copy(update={"resolution": side})
+        there = config.model_copy(update={"data": data})
+        return predicted(there, files, replace(place, storage=storage), outlines).peak
+
+    kept = {storage: peak(storage, side) for storage in ladder(place)}
+    fitting = next((storage for storage, needed in kept.items() if needed <= room), None)
+    smallest = [*kept][-1]
+    needed = kept[smallest if fitting is None else fitting]
+    if wanted != "auto":
+        needed = kept[wanted] if wanted in kept else peak(wanted, side)
+        fitting = wanted if needed <= room else fitting
+    if fitting is not None:
+        return Forecast(needed, room, fitting, side)
+    for share in SMALLER:
+        smaller = max(grid, int(side * share) // grid * grid)
+        if smaller < side and peak(smallest, smaller) <= room:
+            return Forecast(needed, room, smallest, smaller)
+    return Forecast(needed, room, None, 0)
 
 
 def _sensible(wanted: str, place: DeviceSpec) -> str:

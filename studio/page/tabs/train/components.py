@@ -27,6 +27,7 @@ OURS = ("data.folder", "save.folder", "save.webhook")
 # How a run stands, in the window's title; see page.js
 ENTITLE = script("train_title")
 MARK = script("train_wrong")
+BEFORE = script("train_preflight")
 HIDDEN: dict[str, Any] = {"visible": False, "size": "md"}
 
 
@@ -124,7 +125,7 @@ def components(seen: Running | None = None) -> Parts:
             form = _form()
             plan = gr.HTML(elem_id="plan", padding=False)
             together = several.components()
-            preflight = gr.HTML(elem_id="preflight", **PLAIN)
+            preflight = gr.HTML(elem_id="preflight", apply_default_css=False, js_on_load=BEFORE)
             wrong = gr.HTML(elem_id="wrong", apply_default_css=False, js_on_load=MARK)
             with gr.Column(elem_classes="foot"):
                 asks_to_start = asking("start", yes="Start anyway", no="Cancel")

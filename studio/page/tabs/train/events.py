@@ -36,16 +36,7 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
     parts.start.click(handlers.start, form.inputs, asked, **QUIET).success(**look)
     parts.asking.yes.click(handlers.start_anyway, form.inputs, asked, **QUIET).success(**look)
     parts.measure.click(handlers.measure, form.inputs, [parts.plan, parts.wrong], **PRIVATE)
-    trigger = cast(gr.Textbox, form.fields["data.trigger"])
-    model = cast(gr.Textbox, form.fields["base.model"])
-    gr.on(
-        [tab.select, form.dataset.change, trigger.change, model.blur],
-        handlers.check,
-        [form.dataset, trigger, model],
-        parts.preflight,
-        trigger_mode="always_last",
-        **QUIET,
-    )
+    _look_before(parts, handlers, tab)
     view.resume.click(handlers.resume, view.run, view.run, **QUIET).success(**look)
     ends = view.ending.shown
     view.stop.click(handlers.stop, view.run, ends, **QUIET).success(**look)
@@ -61,6 +52,29 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
     )
     view.reuse.click(handlers.from_a_run, view.run, form.outputs, **QUIET)
     view.go_on.click(handlers.go_on, view.run, form.outputs, **QUIET)
+
+
+def _look_before(parts: Parts, handlers: Handlers, tab: gr.Tab) -> None:
+    """The list before Start: it follows the form, and what it offers changes the form."""
+    form, fields = parts.form, parts.form.fields
+    check: dict[str, Any] = {
+        "inputs": form.inputs,
+        "outputs": parts.preflight,
+        "trigger_mode": "always_last",
+        **QUIET,
+    }
+    typed = [cast(gr.Textbox, fields[key]) for key in ("save.name", "base.model")]
+    numbers = [cast(gr.Number, fields[key]) for key in ("optim.steps", "optim.batch_size")]
+    kinds = [cast(gr.Dropdown, fields[key]) for key in ("base.storage", "base.dtype")]
+    trigger = cast(gr.Textbox, fields["data.trigger"])
+    side = cast(gr.Number, fields["data.resolution"])
+    changed = [part.change for part in (form.dataset, trigger, side, *numbers, *kinds)]
+    gr.on([tab.select, *changed, *(part.blur for part in typed)], handlers.check, **check).then(
+        handlers.check_memory, **check, concurrency_limit=1
+    )
+    parts.preflight.click(handlers.put_right, form.inputs, [*fields.values()], **QUIET).then(
+        handlers.check, **check
+    )
 
 
 def follow(parts: Parts, handlers: Handlers, in_view: gr.Textbox) -> None:

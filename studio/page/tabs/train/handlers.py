@@ -22,6 +22,7 @@ from studio.library import (
 from studio.page import polling
 from studio.page.handlers import shows_errors
 from studio.page.tabs.train import form, preflight, queue_actions, rendering
+from studio.page.tabs.train.before import Before
 from studio.page.tabs.train.components import Parts
 from studio.page.views import charts
 from studio.page.views import queue as queue_view
@@ -47,6 +48,7 @@ class Handlers:
         self.queue = Queue(workspace)
         self.tails: dict[str, process.Tail] = {}
         self.recent = polling.Lately(SHARED)
+        self.before = Before(workspace, tuple(parts.form.fields))
 
     # the form
 
@@ -104,9 +106,22 @@ class Handlers:
         return gr.Dropdown(choices=collection.choices(self.workspace), value=name)
 
     @shows_errors
-    def check(self, dataset: str | None, trigger: str | None, model: str | None) -> str:
-        """What to look at before Start."""
-        return preflight.shown(preflight.remarks(self.workspace, dataset, trigger, model))
+    def check(self, dataset: str | None, *values: Any) -> str:
+        """What to look at before Start, as far as it is known without waiting."""
+        return preflight.shown(self.before.lines(dataset, *values))
+
+    @shows_errors
+    def check_memory(self, dataset: str | None, *values: Any) -> Any:
+        """The same with the memory that the training would take."""
+        found = self.before.with_memory(dataset, *values)
+        return gr.skip() if found is None else preflight.shown(found)
+
+    @shows_errors
+    def put_right(self, event: gr.EventData, dataset: str | None, *values: Any) -> Answer:
+        """Do what a line of the list offers."""
+        changes = self.before.put_right(event._data.get("act"), dataset, *values)
+        fields = self.parts.form.fields
+        return {fields[key]: value for key, value in changes.items()} or gr.skip()
 
     # runs
 
@@ -125,7 +140,7 @@ class Handlers:
             config = self.config(dataset, *values)
         except ConfigError as error:
             return {self.parts.wrong: rendering.wrong(error), **self.parts.asking.asks()}
-        found = preflight.remarks(self.workspace, dataset, config.data.trigger, config.base.model)
+        found = self.before.lines(dataset, *values)
         if questions := preflight.questions(found):
             return {self.parts.wrong: "", **self.parts.asking.asks(*questions)}
         return self._started(config)
