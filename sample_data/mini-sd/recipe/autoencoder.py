@@ -93,11 +93,11 @@ def encoded(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def normalised(vae: AutoencoderKL, pictures: Tensor) -> None:
+def normalised(vae: AutoencoderKL, pictures: Tensor, wanted: Tensor | float = 1.0) -> None:
     """Fold each channel's mean and deviation into the two 1x1 convolutions, so that every latent
-    channel is N(0, 1)-like and the scaling factor is 1."""
+    channel has mean 0 and the wanted deviation ([C] or one), and the scaling factor is 1."""
     z = encoded(vae, pictures)
-    mean, deviation = z.mean((0, 2, 3)), z.std((0, 2, 3))
+    mean, deviation = z.mean((0, 2, 3)), z.std((0, 2, 3)) / wanted
     mean, deviation = (
         mean.to(vae.quant_conv.weight.device),
         deviation.to(vae.quant_conv.weight.device),

@@ -30,7 +30,7 @@ import reconstruction
 import strokes
 import torch
 import torch.nn.functional as F
-from autoencoder import normalised
+from autoencoder import encoded, normalised
 from diffusers import AutoencoderKL
 from long_training import LongTraining, Pace
 from pace import mixed
@@ -40,6 +40,8 @@ from training.modules.group_norm import use_fast_group_norm
 
 HERE = Path(__file__).resolve().parent
 CHANNELS = 16
+COARSE = 0.3  # of a channel's variance in means over 4 x 4 places, that it is not called fine
+FINE = 1 / 3  # deviation of fine channels
 SIDE = 128  # px; on crops of 64 group normalisation learns other borders: whole pictures came back
 # with every flat colour 4 of 255 towards grey
 BATCH = 4  # pictures
@@ -182,11 +184,25 @@ def started(state: Path, device: str, *, refine: bool) -> tuple[AutoencoderKL, P
     return vae, state / ("decoder" if refine else "vae")
 
 
+def coarse_share(latents: Tensor) -> Tensor:
+    """Return by channel how much of the variance of [N, C, H, W] is in means over 4 x 4 places;
+    white noise has 1/16.
+    """
+    means = F.avg_pool2d(latents, 4)
+    return means.var((0, 2, 3)) / latents.var((0, 2, 3))
+
+
 def freeze(vae: AutoencoderKL, state: Path) -> None:
-    """Write the autoencoder with every latent channel scaled to mean 0 and deviation 1."""
+    """Write the autoencoder with every latent channel scaled to mean 0 and a deviation of 1, or of
+    FINE where the channel holds detail that is much like noise: of equal weight in the loss, it
+    would hide the rest from the UNet.
+    """
     shards = range(0, pool.drawn_so_far(state / "pool"), 5)
-    pictures = [np.load(pool.path_of(state / "pool", n), mmap_mode="r")[:50] for n in shards]
-    normalised(vae, torch.from_numpy(np.concatenate(pictures)).permute(0, 3, 1, 2))
+    drawn = [np.load(pool.path_of(state / "pool", n), mmap_mode="r")[:50] for n in shards]
+    pictures = torch.from_numpy(np.concatenate(drawn)).permute(0, 3, 1, 2)
+    coarse = coarse_share(encoded(vae, pictures))
+    print("variance in means over 4 x 4 places:", [round(v, 2) for v in coarse.tolist()])
+    normalised(vae, pictures, torch.where(coarse < COARSE, FINE, 1.0))
     vae.save_pretrained(state / "frozen" / "vae")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import begun
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from flat_files import FlatFiles
@@ -55,7 +56,9 @@ class Plan:
     warm: from the present base's weights; high: levels of noise drawn by a square root, more of
     the high ones, where words decide; snr: the most that an error of the picture itself counts,
     much as min-SNR has it, no limit where 0; silent: share of empty captions, for guidance;
-    ends, falls: the step it ends at, and the steps before over which the rate falls.
+    ends, falls: the step it ends at, and the steps before over which the rate falls; halves: steps
+    on latents of half the side (means over 2 x 2, of the noise too, so that a level is as hard to
+    see through) and four times the pictures, before every step on whole ones.
     """
 
     widths: tuple[int, ...] = (96, 128, 224)
@@ -70,6 +73,7 @@ class Plan:
     horizon: float = 2000
     ends: int = 1 << 60
     falls: int = 1
+    halves: int = 0
 
 
 def new_unet(plan: Plan, width: int) -> UNet2DConditionModel:
@@ -159,7 +163,9 @@ class Painter:
 
     def batch(self, step: int, rows: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return (latents, tokens, levels, noise) of a step, out of the first `rows` pictures."""
-        rng, size = torch.Generator().manual_seed(step), self.plan.batch
+        rng = torch.Generator().manual_seed(step)
+        half = step % (self.plan.halves + 1) < self.plan.halves
+        size = self.plan.batch * (4 if half else 1)
         picked = torch.randint(rows, (size,), generator=rng).to(self.device)
         phrase = torch.randint(CAPTIONS, (size,), generator=rng).to(self.device)
         silent = torch.rand(size, generator=rng).to(self.device) < self.plan.silent
@@ -169,6 +175,8 @@ class Painter:
         x = latents[picked].float()
         words = torch.where(silent[:, None], self.nothing, tokens[picked, phrase].long())
         noise = torch.randn(x.shape, generator=rng).to(self.device)
+        if half:
+            x, noise = F.avg_pool2d(x, 2), F.avg_pool2d(noise, 2)
         return x, words, levels.to(self.device), noise
 
     def errors(self, x: Tensor, words: Tensor, levels: Tensor, noise: Tensor) -> Tensor:
