@@ -92,7 +92,10 @@ def test_family_and_prediction_come_back_from_the_metadata(
 def test_the_recipe_is_the_config_without_paths_and_captions() -> None:
     config = from_mapping(
         {
-            "base": {"model": "/home/ann/models/sd15.safetensors"},
+            "base": {
+                "model": "/home/ann/models/sd15.safetensors",
+                "rest": "/home/ann/parts",
+            },
             "data": {"folder": "C:\\Users\\ann\\pictures", "trigger": "inkwash"},
             "preview": {"prompts": ["a secret garden"]},
             "prior": {"folder": "/home/ann/class", "images": 3, "prompt": "a picture"},

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import PureWindowsPath
 from typing import Any, Literal, NamedTuple
 
+from training.config.places import PATHS
 from training.config.schema import RunConfig
 from training.config.training_sections import Adapter, Optim
 from training.errors import StyleFileError
@@ -321,14 +322,15 @@ def _recipe(config: RunConfig) -> dict[str, Any]:
     folders and preview prompts stay at home.
     """
     found = config.model_dump(mode="json")
+    for key in PATHS:
+        section, name = key.split(".")
+        del found[section][name]
     found["base"]["model"] = model_name(config.base.model)
-    for section in ("data", "prior", "save"):
-        del found[section]["folder"]
     for table in found["data"]["folders"]:
         del table["folder"]
     del found["preview"]["prompts"], found["preview"]["negative"], found["save"]["author"]
     del found["save"]["webhook"], found["save"]["notify"]
-    del found["report"]["held_out"], found["report"]["prompts"], found["adapter"]["start"]
+    del found["report"]["prompts"]
     return found
 
 
