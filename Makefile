@@ -10,6 +10,8 @@ CODE = training studio tests benchmarks sample_data docs notebooks
 EXTRA = .
 WORKERS ?= logical
 PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# A test run starts some hundred processes: what is compiled is kept, whatever the environment says
+export PYTHONDONTWRITEBYTECODE =
 DEMO_PROMPTS = "red apple" "rocket" "castle" "penguin" "hamburger"
 
 .PHONY: demo demo-many test test-long studio check format docs base samples example benchmark audit

@@ -22,18 +22,18 @@ ENTRY_POINTS = (
     "studio.processes.worker",
     "studio.system.device_worker",
 )
-# Says what libgomp would read at the moment when torch begins to load it
+# Says what libgomp would read at the moment when torch begins to load it, and ends there
 WATCH = """
 import importlib, os, sys
-seen = []
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            seen.append(os.environ.get("GOMP_SPINCOUNT", "unset"))
+            names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+            print(*(os.environ.get(one, "unset") for one in names), flush=True)
+            os._exit(0)
 sys.meta_path.insert(0, Finder())
 importlib.import_module(sys.argv[1])
 import torch
-print(seen[0], os.environ.get("OMP_WAIT_POLICY", "unset"))
 """
 
 

@@ -33,7 +33,6 @@ ENVIRONMENT = {
     **os.environ,
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),
-    "PYTHONDONTWRITEBYTECODE": "1",
 }
 SHARDED = {
     "ACCELERATE_USE_FSDP": "true",

@@ -28,20 +28,20 @@ class Describer:
     """A captioning model, ready."""
 
     def __init__(self, name: str, cache: Path | None = None) -> None:
+        from huggingface_hub import try_to_load_from_cache
         from transformers import AutoModelForImageTextToText, AutoProcessor
         from transformers.utils import logging
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        where: dict[str, Any] = {
-            "local_files_only": True,
-            "cache_dir": cache,
-            "trust_remote_code": False,
-        }
+        weights = try_to_load_from_cache(name, "model.safetensors", cache_dir=cache)
+        # By its name transformers would ask the hub for files that the model does not have
+        folder = Path(str(weights)).parent
+        where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         self.device = choose("auto", "float32").device
-        self.processor: Any = AutoProcessor.from_pretrained(name, **where)
+        self.processor: Any = AutoProcessor.from_pretrained(folder, **where)
         model: Any = AutoModelForImageTextToText.from_pretrained(
-            name, use_safetensors=True, **where
+            folder, use_safetensors=True, **where
         )
         self.model = model.eval().to(self.device)
 

@@ -93,10 +93,10 @@ class QueueDatabase:
                 return read_regular(ages[min(ages)], LARGEST_NOTICE).decode(errors="replace")
         return ""
 
-    def prepare(self, wait: float = TIMEOUT) -> None:
+    def prepare(self, wait: float | None = None) -> None:
         """Make the database if it is missing, and again if it is damaged. Raises like open.
 
-        wait: seconds for another transaction.
+        wait: seconds for another transaction, TIMEOUT unless given.
         """
         try:
             make_folder(self.folder)
@@ -113,9 +113,9 @@ class QueueDatabase:
         self._is_ready = True
 
     @contextlib.contextmanager
-    def _transaction(self, wait: float = TIMEOUT) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, wait: float | None = None) -> Iterator[sqlite3.Connection]:
         is_hurried = time.monotonic() < self._hurried_until
-        timeout = TRIED if is_hurried else wait
+        timeout = TRIED if is_hurried else TIMEOUT if wait is None else wait
         db = sqlite3.connect(self.folder / NAME, timeout=timeout, isolation_level=None)
         db.row_factory = sqlite3.Row
         db.text_factory = lambda text: text.decode("utf-8", errors="replace")
@@ -160,7 +160,7 @@ class QueueDatabase:
 
     # --- damage ---
 
-    def _is_damaged(self, wait: float = TIMEOUT) -> bool:
+    def _is_damaged(self, wait: float | None = None) -> bool:
         """Whether the database, made if it is missing, is none of ours. Raises
         sqlite3.OperationalError where that cannot be said.
         """
