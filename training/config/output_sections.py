@@ -42,6 +42,13 @@ class Preview(Section):
         max_length=16,
         why="known content shows soonest whether the style is being learnt",
     )
+    model: str = setting(
+        "",
+        "another base of the same family and size that previews are drawn with, loaded each time"
+        " (a CPU holds both then): a diffusers folder or hub id, such as Krea 2 Turbo in a training"
+        " on Raw; empty = the base that is trained. Not for Stable Diffusion 1, 2 and XL",
+        why="what is trained is what is looked at",
+    )
     negative: str = setting("", "negative prompt", max_length=1000)
     steps: int = setting(
         20,

@@ -14,6 +14,7 @@ PATHS = (
     "data.folder",
     "prior.folder",
     "adapter.start",
+    "preview.model",
     "report.held_out",
     "save.folder",
 )
@@ -76,7 +77,7 @@ def seen_from(folder: Path, key: str, path: str) -> str:
     """The absolute path; what may be a built-in name or a hub id, and what no path can be, stays as
     it is for the checks to judge.
     """
-    is_model = key in ("base.model", "base.rest")
+    is_model = key in ("base.model", "base.rest", "preview.model")
     if not path or "\0" in path or (is_model and path == "mini"):
         return path
     try:

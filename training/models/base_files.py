@@ -88,6 +88,19 @@ def find(model: str, rest: str = "") -> BaseFiles:
     return BaseFiles(folder, checked(folder, model), title)
 
 
+def find_folder(model: str, setting: str) -> BaseFiles:
+    """Find a base that another setting than base.model names, a diffusers folder or hub id.
+
+    Raises ModelError.
+    """
+    if Path(model).expanduser().is_file():
+        raise ModelError(
+            f"{setting} is {shown(model)}, a file: a diffusers folder or hub id was expected."
+        )
+    folder, title = _folder(model, setting)
+    return BaseFiles(folder, checked(folder, model), title)
+
+
 def _of_transformer(model: str, rest: str) -> tuple[Path, str] | None:
     """Folder and title of a single file that holds a transformer alone; None for other bases."""
     path = Path(model).expanduser()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from training.models.family import Parts
 from training.runtime import memory
@@ -35,6 +36,23 @@ class Networks:
                     there[name].to("cpu")
                 memory.give_back(self.device)
 
+    @contextmanager
+    def aside(self, name: str) -> Iterator[None]:
+        """While inside, the frozen weights of a network wait beside a GPU. What is trained stays
+        where it is: the optimiser's buffers hold it.
+        """
+        network = self.parts.networks[name]
+        if not has_own_memory(self.device):
+            yield
+            return
+        move_frozen(network, torch.device("cpu"))
+        memory.give_back(self.device)
+        try:
+            yield
+        finally:
+            memory.give_back(self.device)
+            move_frozen(network, self.device)
+
     def keep(self, names: Iterable[str]) -> None:
         """Have these networks on the device from now on, as far as they are still there."""
         self.staying = {*names} & {*self.parts.networks}
@@ -45,3 +63,14 @@ class Networks:
         """Let go of networks that will not be needed again."""
         for name in names:
             self.parts.networks.pop(name, None)
+
+
+@torch.no_grad()
+def move_frozen(network: nn.Module, device: torch.device) -> None:
+    """Send the weights of a network that are not trained, and its buffers, to a device."""
+    for module in network.modules():
+        weights, buffers = vars(module)["_parameters"], vars(module)["_buffers"]
+        for name, weight in weights.items():
+            if weight is not None and not weight.requires_grad:
+                weights[name] = nn.Parameter(weight.to(device), requires_grad=False)
+        buffers.update({name: b.to(device) for name, b in buffers.items() if b is not None})

@@ -30,7 +30,7 @@ from training.storage.paths import (
     checked_writable,
 )
 from training.style_files.reading import Style, read_style
-from training.trainer import base_storage, checkpoint, optimizers, resume
+from training.trainer import base_storage, checkpoint, optimizers, preview_base, resume
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Plan:
     place: DeviceSpec
     finished: int  # updates after which this run's style was already exported, else 0
     start: Style | None = None  # what the adapters begin as
+    drawn_by: base_files.BaseFiles | None = None  # the base of previews, if it is another
     note: str = ""  # how the base is kept in memory, where that was chosen
 
     @property
@@ -77,8 +78,17 @@ def planned(config: RunConfig) -> Plan:
     check_same_run(config, dataset, files)
     checked_writable(config.run_folder, "save.folder")
     place, note = _placed(config, files, place)
-    finished, start = _finished(config), _start(config)
-    return Plan(config, dataset, given, files, place, finished, start, note)
+    return Plan(
+        config,
+        dataset,
+        given,
+        files,
+        place,
+        _finished(config),
+        start=_start(config),
+        drawn_by=preview_base.found(config, files),
+        note=note,
+    )
 
 
 def check_folders(config: RunConfig) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from PIL import Image
+
+from training.adapters.inference import ActiveStyle
 from training.config.schema import RunConfig
 from training.data.captions import captioned
 from training.diffusion.sampling import draw
 from training.events import Previewed
+from training.models import base_files, loader
 from training.prompt import Prompt
 from training.storage.paths import inside, write_whole
+from training.trainer.attach import as_change
 from training.trainer.trainer import Trainer
 
 
@@ -37,11 +42,29 @@ def preview(trainer: Trainer) -> Previewed:
         trainer.adapters_active(),
         trainer.networks.at_hand("vae"),
     ):
-        pictures = draw(trainer.parts, prompts, encode=trainer.encode_captions)
+        if trainer.plan.drawn_by:
+            pictures = _on_another_base(trainer, trainer.plan.drawn_by, prompts)
+        else:
+            pictures = draw(trainer.parts, prompts, encode=trainer.encode_captions)
     for path, prompt, picture in zip(paths, prompts, pictures, strict=True):
         if trainer.world.writes:
             write_whole(inside(trainer.folder, path), prompt.to_png(picture))
     return event
+
+
+def _on_another_base(
+    trainer: Trainer, files: base_files.BaseFiles, prompts: Sequence[Prompt]
+) -> list[Image.Image]:
+    """Draw with the style as it is now on another base, which is loaded for it and let go. A GPU
+    holds one of both denoisers at a time.
+    """
+    changes = {key: as_change(trainer.config, pair) for key, pair in trainer.adapters.items()}
+    rows = [[ActiveStyle(changes)]] * len(prompts)
+    with trainer.networks.aside(trainer.parts.family.denoiser):
+        other = loader.load(files, trainer.place)
+        pictures = draw(other, prompts, rows=rows, encode=trainer.encode_captions)
+        del other  # before the trained one comes back
+    return pictures
 
 
 def is_there(trainer: Trainer) -> bool:
