@@ -8,9 +8,10 @@ ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PYTHONUNBUFFERED=1
 
+# A volume takes its owner from the folder that it lies on
 RUN useradd --create-home --uid 1000 studio \
-    && mkdir /workspace \
-    && chown studio:studio /workspace
+    && install --directory --owner studio --group studio \
+        /workspace /home/studio/.cache /home/studio/.cache/huggingface
 
 WORKDIR /app
 

@@ -121,9 +121,11 @@ $venvPython = '.venv\Scripts\python.exe'
 if (-not (Test-Path $venvPython)) {
     if (Test-Path '.venv') { Remove-Item -LiteralPath '.venv' -Recurse -Force }
     Invoke-Step 'Making the environment .venv' `
-        'Python 3.11 or newer is needed; uv fetches one if the network lets it.' `
-        $uv @('venv', '--quiet', '--python', '>=3.11', '.venv')
+        'Python 3.11 to 3.14 is needed; uv fetches one if the network lets it.' `
+        $uv @('venv', '--quiet', '--python', '>=3.11,<3.15', '.venv')
 }
+Invoke-Step 'Looking at its Python' 'Delete the folder .venv, and install a 64-bit Python 3.11 to 3.14.' `
+    $venvPython @('-c', 'import training')
 if (Test-Path '.venv\.installed') { Remove-Item -LiteralPath '.venv\.installed' }
 $from = if ($Wheels) { @('--offline', '--no-index', '--find-links', $Wheels) } else { @('--torch-backend', $Torch) }
 Invoke-Step 'Installing Style Studio (some hundred MB for a CPU, some GB for a graphics card)' `

@@ -79,9 +79,28 @@ done
     fail "pyproject.toml or constraints.txt is missing beside install.sh." \
         "Unpack the whole download, and run the install.sh inside it."
 [ -w . ] || fail "$here cannot be written to." "Move the folder to where you may write, for instance your home folder."
-case $(uname -m) in
-x86_64 | amd64 | arm64 | aarch64) ;;
+case "$(uname -s) $(uname -m)" in
+'Darwin x86_64')
+    fail "there is no torch for Macs with an Intel processor." \
+        "On a Mac with an Apple chip, open a terminal that does not run under Rosetta; otherwise take another machine."
+    ;;
+*x86_64 | *amd64 | *arm64 | *aarch64) ;;
 *) fail "there is no torch for a $(uname -m) processor." "A 64-bit Intel, AMD or ARM processor and system are needed." ;;
+esac
+# Where the system does not say, the installation finds out
+case $(uname -s) in
+Darwin)
+    mac=$(sw_vers -productVersion 2>/dev/null || echo 14)
+    [ "${mac%%.*}" -ge 14 ] || fail "this is macOS $mac, and torch needs 14 or newer." "Update macOS."
+    ;;
+Linux)
+    libc=$(getconf GNU_LIBC_VERSION 2>/dev/null || ls /lib/ld-musl-* 2>/dev/null || echo glibc 2.28)
+    case $libc in
+    glibc\ 2.?|glibc\ 2.[01]?|glibc\ 2.2[0-7]) fail "this system has $libc, and torch needs 2.28 or newer." "Update the system." ;;
+    glibc*) ;;
+    *) fail "this system has no glibc (Alpine has not), and there is no torch without." "Take another Linux, or a container: docs/containers.md" ;;
+    esac
+    ;;
 esac
 [ "$(getconf LONG_BIT 2>/dev/null || echo 64)" != 32 ] ||
     fail "there is no torch for a 32-bit system." "Install a 64-bit system on this machine."
@@ -124,9 +143,11 @@ fi
 
 if [ ! -x .venv/bin/python ]; then
     rm -rf .venv
-    step "Making the environment .venv" "Python 3.11 or newer is needed; uv fetches one if the network lets it." \
-        "$uv" venv --quiet --python '>=3.11' .venv
+    step "Making the environment .venv" "Python 3.11 to 3.14 is needed; uv fetches one if the network lets it." \
+        "$uv" venv --quiet --python '>=3.11,<3.15' .venv
 fi
+step "Looking at its Python" "Delete the folder .venv, and install a 64-bit Python 3.11 to 3.14." \
+    .venv/bin/python -c 'import training'
 rm -f .venv/.installed
 if [ -n "$wheels" ]; then
     set -- --offline --no-index --find-links "$wheels"

@@ -55,6 +55,24 @@ def test_work_and_fetched_bases_outlive_the_container() -> None:
         assert named == set(COMPOSE["volumes"])
 
 
+def test_user_1000_may_write_where_the_volumes_lie() -> None:
+    """Docker makes a folder that the image has not as root's, and its volume with it."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    made = re.findall(r"install --directory --owner studio --group studio ([^\n&]+)", text)
+    owned = {folder for line in made for folder in line.split()}
+    for service in COMPOSE["services"].values():
+        mounted = {mount.split(":")[1] for mount in service["volumes"]}
+        assert mounted <= owned
+        parents = {str(Path(folder).parent) for folder in mounted}
+        assert parents <= owned | {"/", "/home/studio"}
+
+
+def test_the_container_has_no_rights_of_root() -> None:
+    for service in COMPOSE["services"].values():
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["cap_drop"] == ["ALL"]
+
+
 def test_the_devcontainer_is_json_and_uses_the_makefile() -> None:
     made = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
     target = made["postCreateCommand"].split()[1]

@@ -5,13 +5,20 @@ built, installed into an empty environment elsewhere and used there.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
+import time
 import tomllib
+import urllib.request
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.test_page import free_port
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("training", "studio", "sample_data")
@@ -54,40 +61,125 @@ def test_types_are_announced() -> None:
     assert all((ROOT / name / "py.typed").is_file() for name in ("training", "studio"))
 
 
-@pytest.mark.long
-def test_built_and_installed_elsewhere_it_trains_draws_and_opens(tmp_path: Path) -> None:
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+def test_every_extra_is_explained() -> None:
+    text = (ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    assert explained == set(SETTINGS["project"]["optional-dependencies"])
 
-    def run(*command: str | Path, at: Path = tmp_path) -> str:
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A folder outside the checkout, what runs there, and what packages are made with."""
+
+    folder: Path
+
+    def run(self, *command: str | Path, at: Path | None = None) -> str:
+        clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         done = subprocess.run(
-            command, cwd=at, env=clean, capture_output=True, text=True, check=False
+            command, cwd=at or self.folder, env=clean, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, ".", at=ROOT)
-    (wheel,) = tmp_path.glob("style_studio-*.whl")
-    with zipfile.ZipFile(wheel) as opened:
-        inside = set(opened.namelist())
-    assert data_files() <= inside and "sample_data/mini-sd/unet/config.json" in inside
-    assert not any(name.startswith(("tests/", "benchmarks/", "docs/")) for name in inside)
-    assert not any("/begun/" in name for name in inside)
+    def tool(self, name: str) -> Path:
+        return self.folder / "tools" / "bin" / name
 
-    run(sys.executable, "-m", "venv", "there")
-    commands = tmp_path / "there" / "bin"
-    run(commands / "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel)
-    folder = "import sample_data; print(list(sample_data.__path__)[0])"
-    sample = Path(run(commands / "python", "-P", "-c", folder).strip()) / "linocut"
-    assert tmp_path in sample.parents
-    style = tmp_path / "runs" / "linocut" / "linocut.safetensors"
+    def there(self, name: str) -> Path:
+        """A program of the environment that the package is installed into."""
+        return self.folder / "there" / "bin" / name
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Elsewhere:
+    found = Elsewhere(tmp_path)
+    found.run(sys.executable, "-m", "venv", "tools")
+    found.run(found.tool("pip"), "install", "-q", "uv", "build", "twine")
+    return found
+
+
+def contents(archive: Path) -> set[str]:
+    """The files of a wheel or an sdist, without the folder that an sdist is in."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as opened:
+            return set(opened.namelist())
+    with tarfile.open(archive) as opened:
+        return {one.name.partition("/")[2] for one in opened.getmembers() if one.isfile()}
+
+
+def answers(address: str, page: subprocess.Popen[str]) -> None:
+    """Wait for a page, which has to go on running."""
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                assert b"<html" in answer.read().lower()
+                return
+        except OSError:
+            assert page.poll() is None, page.communicate()[0]
+            time.sleep(0.1)
+
+
+@pytest.mark.long
+def test_built_and_installed_elsewhere_it_trains_draws_and_opens(elsewhere: Elsewhere) -> None:
+    """The wheel is built of the sdist, and uv installs it from a folder of wheels."""
+    run, folder = elsewhere.run, elsewhere.folder
+    run(elsewhere.tool("pyproject-build"), "--outdir", folder / "dist", ROOT)
+    (wheel,), (sdist,) = (folder / "dist").glob("*.whl"), (folder / "dist").glob("*.tar.gz")
+    run(elsewhere.tool("twine"), "check", "--strict", wheel, sdist)
+    for archive in (wheel, sdist):
+        inside = contents(archive)
+        assert data_files() <= inside and "sample_data/mini-sd/unet/config.json" in inside
+        assert not any("/begun/" in name for name in inside)
+        assert not any(name.startswith(("benchmarks/", "docs/")) for name in inside)
+    assert not any(name.startswith("tests/") for name in contents(wheel))
+
+    given = ["-q", "-c", ROOT / "constraints.txt", "-d", folder / "wheels", wheel]
+    run(sys.executable, "-m", "pip", "download", *given)
+    run(elsewhere.tool("uv"), "venv", "-q", "--python", sys.executable, "there")
     run(
-        commands / "train-style", sample / "style.toml", "--optim.steps", "3",
-        "--report.minutes", "0", "--save.folder", tmp_path / "runs",
+        elsewhere.tool("uv"), "pip", "install", "-q", "--offline", "--no-index", "--find-links",
+        folder / "wheels", "--python", elsewhere.there("python"), wheel,
     )  # fmt: skip
-    run(commands / "style-file", "inspect", style)
+    asked = "import sample_data; print(list(sample_data.__path__)[0])"
+    sample = Path(run(elsewhere.there("python"), "-P", "-c", asked).strip()) / "linocut"
+    assert folder in sample.parents
+    style = folder / "runs" / "linocut" / "linocut.safetensors"
     run(
-        commands / "compare-styles", "--base", "mini", "--style", style, "--prompt", "castle",
-        "--steps", "2", "--out", tmp_path / "grid.png",
+        elsewhere.there("train-style"), sample / "style.toml", "--optim.steps", "3",
+        "--report.minutes", "0", "--save.folder", folder / "runs",
     )  # fmt: skip
-    assert (tmp_path / "grid.png").stat().st_size > 1000
-    assert '"state": "bad"' not in run(commands / "style-studio", "doctor", "--json")
+    run(elsewhere.there("style-file"), "inspect", style)
+    run(
+        elsewhere.there("compare-styles"), "--base", "mini", "--style", style, "--prompt",
+        "castle", "--steps", "2", "--out", folder / "grid.png",
+    )  # fmt: skip
+    assert (folder / "grid.png").stat().st_size > 1000
+    assert '"state": "bad"' not in run(elsewhere.there("style-studio"), "doctor", "--json")
+    port = free_port()
+    page = subprocess.Popen(
+        [elsewhere.there("style-studio"), "--port", str(port), "--workspace", folder / "space"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        answers(f"http://127.0.0.1:{port}/", page)
+    finally:
+        page.terminate()
+        page.communicate()
+    assert (folder / "space" / "runs").is_dir()  # the linocut example of a new workspace
+
+
+@pytest.mark.long
+def test_every_system_that_is_promised_has_a_wheel_of_everything(
+    elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the tests, too, as the workflow for hosted runners installs them: no compiler is there.
+
+    macOS 14 is the oldest that torch is made for.
+    """
+    monkeypatch.setenv("MACOSX_DEPLOYMENT_TARGET", "14.0")
+    for system in ("windows", "aarch64-apple-darwin", "linux"):
+        for minor in (11, 12, 13, 14):
+            elsewhere.run(
+                elsewhere.tool("uv"), "pip", "compile", "-q", "--python-platform", system,
+                "--python-version", f"3.{minor}", "--only-binary", ":all:", "--extra", "test",
+                "-c", ROOT / "constraints.txt", ROOT / "pyproject.toml",
+            )  # fmt: skip
