@@ -146,7 +146,7 @@ def test_a_step_that_fails_shows_its_output_and_leaves_nothing_that_starts(
         ({"df -Pk .": "head\n/dev/x 9 9 123456 9% /"}, "only 123 MB are free on this disk"),
     ],
 )
-def test_a_system_that_has_no_torch_is_told_at_once(
+def test_a_system_without_torch_is_refused_at_once(
     program: Path, tmp_path: Path, system: dict[str, str], said: str
 ) -> None:
     """The programs that are asked for it are pretended."""
