@@ -6,6 +6,7 @@ open the page on this machine. Checks what is typed before anything heavy is loa
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from training.cli.for_programs import add_completion
 from training.cli.interrupts import listen
 from training.cli.output import lasting_output
 from training.errors import ConfigError, SpaceError, StudioError
+from training.storage.disk_errors import FORBIDDEN
 from training.storage.paths import Workspace, checked_writable
 
 
@@ -144,8 +146,18 @@ def _check(workspace: Workspace) -> None:
 
 
 def _no_port(host: str, port: int, error: OSError) -> ConfigError:
+    said = error.strerror or error
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return ConfigError(
+            f"--host is {host}, which is no address of this machine ({said}). Give one of its "
+            "own, or leave it out."
+        )
+    if error.errno in FORBIDDEN:
+        return ConfigError(
+            f"Port {port} on {host} is not for everybody ({said}). Give a --port of 1024 or more."
+        )
     return ConfigError(
-        f"Port {port} on {host} cannot be had ({error.strerror or error}). Is the page open "
+        f"Port {port} on {host} cannot be had ({said}). Is the page open "
         "already? Else give another --port."
     )
 

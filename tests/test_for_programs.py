@@ -206,7 +206,7 @@ def completion(command: str, shell: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_a_shell_takes_the_completion(
     command: str, shell: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also the name that is typed is the one that is completed."""
+    """The name that is typed is the one that is completed."""
     script = completion(command, shell, capsys)
     assert "--completion" in script and command in script
     assert "train_style.py" not in script

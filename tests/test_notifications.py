@@ -153,7 +153,7 @@ def test_who_starts_the_program_may_name_the_address(
     passed(config(), FINISHED)
     assert len(server.posted) == 1
     monkeypatch.setenv(notifications.VARIABLE, "file:///etc/passwd")
-    with pytest.raises(ConfigError, match=notifications.VARIABLE):
+    with pytest.raises(ConfigError, match=rf"{notifications.VARIABLE} .* Set it to one"):
         notifications.check([config()])
 
 

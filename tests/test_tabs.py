@@ -724,7 +724,7 @@ def test_the_form_takes_a_comparison_without_the_styles_that_are_gone(
     assert answer[first.picker].value == "run:ink" and answer[second.picker].value is None
     assert answer[first.strengths] == "1"
     assert [answer[row.columns[0]].visible for row in form.styles] == [True] + [False] * 5
-    with pytest.raises(gr.Error, match="cannot be read any more"):
+    with pytest.raises(gr.Error, match=r"cannot be read any more\. Set them by hand"):
         handlers.reuse("none")
 
 

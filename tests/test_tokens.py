@@ -459,7 +459,10 @@ def test_tools_carry_words_along(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert style_file(["merge", at("a"), at("b"), "--family", "sd1", "--out", at("ab")]) == 0
     assert set(read_style(tmp_path / "ab.safetensors").words) == {"ink", "wash"}
     assert style_file(["merge", at("a"), at("c"), "--family", "sd1", "--out", at("ac")]) == 2
-    assert "another of these brings a different one" in capsys.readouterr().err
+    assert (
+        "another of these brings a different one of that name. Use one of them"
+        in capsys.readouterr().err
+    )
     assert style_file(["resize", at("a"), "--rank", "1", "--out", at("r")]) == 0
     assert np.array_equal(
         read_style(tmp_path / "r.safetensors").words["ink"]["text_encoder"], WORD["text_encoder"]

@@ -1,4 +1,4 @@
-"""The headless command: `train_style.py [RUN.toml] [--section.key VALUE ...]`; `--sweep` trains
+"""The headless command: `train-style [RUN.toml] [--section.key VALUE ...]`; `--sweep` trains
 several styles. It prints and writes events.jsonl.
 """
 

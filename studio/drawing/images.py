@@ -27,6 +27,7 @@ MOST_IMAGES = 300  # that are kept beside the favourites; the oldest go first
 LARGEST_SOURCE = 2048  # px of a picture's longer side; what is larger is scaled down
 LONGEST_NOTE = 500  # characters
 LARGEST_RECORD = 2**20  # bytes
+GONE = "That image is not there any more. Choose another one, or generate it again."
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def folder(workspace: Workspace) -> Path:
 def place(workspace: Workspace, id: str) -> Path:
     """Where an image lies. Raises DataError for what is no id."""
     if not ID.fullmatch(str(id)):
-        raise DataError("That image is not there any more.")
+        raise DataError(GONE)
     return folder(workspace) / f"{id}.png"
 
 
@@ -112,7 +113,7 @@ def notes(workspace: Workspace) -> dict[str, str]:
 def keep(workspace: Workspace, id: str, note: str | None) -> None:
     """Make an image a favourite with that note, or none with None. Raises DataError, SpaceError."""
     if not place(workspace, id).is_file():
-        raise DataError("That image is not there any more.")
+        raise DataError(GONE)
     others = {other: text for other, text in notes(workspace).items() if other != id}
     mine = {} if note is None else {id: printable(note, LONGEST_NOTE)}
     write_whole(folder(workspace) / "kept.json", json.dumps(others | mine, ensure_ascii=False))

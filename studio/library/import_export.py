@@ -91,7 +91,7 @@ def bring(workspace: Workspace, files: Sequence[Path]) -> Brought:
             if file.stat().st_size > MAX_FILE:
                 raise StyleFileError(
                     f"{file.name} is larger than {MAX_FILE // 2**20} MiB, which no style is. "
-                    "Is it a whole model?"
+                    "A whole model is chosen as Base in Train, by its path."
                 )
             content = file.read_bytes()
             style = style_from_bytes(content, file.name)

@@ -1,7 +1,7 @@
 """Several styles at once: datasets that are trained together, or one with several values of its
 settings. Knows no torch and no gradio.
 
-A sweep is a folder under the workspace's sweeps/: sweep.toml as `train_style.py --sweep` reads it,
+A sweep is a folder under the workspace's sweeps/: sweep.toml as `train-style --sweep` reads it,
 and what jobs keeps of its process. Every style of it is a run like any other.
 """
 

@@ -246,6 +246,9 @@ def serve(
         i18n=gr.I18n(en=ANNOUNCED),
         app_kwargs=settings,
         prevent_thread_lock=True,
+        # gradio would ask for the page as a browser does, and give up after three seconds: a busy
+        # machine takes longer. That the server answers at all it has heard before.
+        _frontend=False,
     )
     print(
         f"Style Studio is open at {page.local_url}  (Ctrl+C closes it; trainings continue)",

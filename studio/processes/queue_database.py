@@ -17,7 +17,7 @@ from studio.processes.job import COLUMNS, IN_LINE, device_of
 from training.config.loading import to_toml
 from training.errors import SpaceError, StudioError
 from training.storage import run_lock
-from training.storage.disk_errors import advice, cause
+from training.storage.disk_errors import MEMORY, advice, cause, not_read
 from training.storage.paths import fsync_folder, make_folder, read_regular, write_whole
 from training.system import file_system, locks
 
@@ -151,11 +151,9 @@ class QueueDatabase:
                 f"shown or changed. End what has {self.folder.name}/{NAME} of the workspace open; "
                 "what is training continues."
             )
-        full = "full" in str(error)
-        what = "Free space on the workspace's disk" if full else "Look at the workspace's disk"
         return SpaceError(
-            f"The training queue cannot be written ({error}). {what} and its permissions; "
-            "nothing in the queue was changed, and what is training continues."
+            f"The training queue cannot be written ({error}). {_aid(error)}. Nothing in the queue "
+            "was changed, and what is training continues."
         )
 
     # --- damage ---
@@ -217,7 +215,7 @@ class QueueDatabase:
         except OSError as error:
             raise SpaceError(
                 f"The training queue was rebuilt, and {MARK} beside it cannot be taken away "
-                f"({error.strerror}). Look whether the workspace may be written to."
+                f"({cause(error)}). {advice(error, 'choose another --workspace')}"
             ) from error
         if self._is_damaged():
             raise StudioError(
@@ -283,15 +281,24 @@ def _copied(path: Path) -> list[dict[str, Any]]:
         found = json.loads(read_regular(path, LARGEST_COPY))
     except OSError as error:
         if path.is_file():  # it may be read when the disk is better
-            raise SpaceError(
-                f"The copy of the training queue cannot be read ({error.strerror}). Look at "
-                "the workspace's disk."
-            ) from error
+            raise SpaceError(not_read("The copy of the training queue", error)) from error
         return []
     except (ValueError, RecursionError):
         return []
     rows = found if isinstance(found, list) else []
     return [row for row in rows if isinstance(row, dict) and _is_sound(row)]
+
+
+def _aid(error: sqlite3.OperationalError) -> str:
+    """What to do about a database that the disk refuses, by the kind of SQLite's error."""
+    kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says what SQLite was doing
+    if kind == sqlite3.SQLITE_FULL:
+        return "Free space on the workspace's disk"
+    if kind in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
+        return "Allow writing into the workspace and all its files"
+    if kind == sqlite3.SQLITE_NOMEM:
+        return MEMORY
+    return "Look whether the workspace's disk is sound and connected"
 
 
 def _is_sound(row: dict[str, Any]) -> bool:

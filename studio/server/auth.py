@@ -27,6 +27,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from training.errors import ConfigError, without_controls
+from training.storage.disk_errors import not_read
 
 USER = "studio"  # the one name that the login asks for
 VARIABLE = "STYLE_STUDIO_PASSWORD"
@@ -93,11 +94,11 @@ def _from_file(file: Path) -> str:
                 f"{VARIABLE}."
             )
         return file.read_text(encoding="utf-8").strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(not_read(f"--password-file {file}", error)) from None
+    except UnicodeDecodeError:
         raise ConfigError(
-            f"--password-file {file} cannot be read "
-            f"({getattr(error, 'strerror', None) or 'it is not UTF-8'}). Give a text file "
-            "that you may read."
+            f"--password-file {file} is not UTF-8 text. Save it so, or give another file."
         ) from None
 
 

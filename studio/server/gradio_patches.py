@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 import types
 from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
@@ -60,6 +61,7 @@ HEADER_LIMIT = 64 * 1024  # bytes of a request's headers
 CHANGING = "changing-list"
 KEEP_ALIVE = 15  # seconds an idle connection stays open
 MOST_CONNECTIONS = 1000
+START_LOOK = 0.01  # seconds between two looks whether the server has started
 LONGEST_HEAD = 10.0  # seconds in which a request's line and headers have to come
 
 
@@ -73,6 +75,7 @@ def apply(*, behind_proxy: bool) -> None:
     pass_forgotten_choices()
     send_half_characters()
     bound_server(behind_proxy=behind_proxy)
+    wait_for_server()
 
 
 def refuse_fetching() -> None:
@@ -222,6 +225,24 @@ def bound_server(*, behind_proxy: bool) -> None:
         forwarded_allow_ips="127.0.0.1,::1" if behind_proxy else "",
     )
     http_server.uvicorn = types.SimpleNamespace(Config=configure, Server=uvicorn.Server)
+
+
+def wait_for_server() -> None:
+    """Let a server take its time to start, as long as it tries.
+
+    Gradio 6.31 gives up after five seconds and calls the port taken, which on a busy machine it is
+    not.
+    """
+    http_server.Server.run_in_thread = _run_in_thread
+
+
+def _run_in_thread(self: Any) -> None:
+    self.thread = threading.Thread(target=self.run, daemon=True)
+    self.thread.start()
+    while not self.started:
+        self.thread.join(START_LOOK)
+        if not self.thread.is_alive() and not self.started:
+            raise http_server.ServerFailedToStartError("the server ended before it had started")
 
 
 def is_logged_in(scope: Scope) -> bool:

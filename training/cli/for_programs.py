@@ -13,7 +13,6 @@ from training import events
 from training.config.schema import json_schema
 
 SHELLS = ("bash", "zsh", "tcsh", "fish", "powershell")  # that shtab writes completion for
-INSTALLED = {"train_style.py": "train-style"}  # what is typed, where --help names a file
 EXIT_CODES = (
     "exit codes: 0 done; 1 begun and failed, or done with a warning where a report was asked for; "
     "2 refused before anything was begun; 130 interrupted before there was anything to save"
@@ -61,7 +60,6 @@ def completion(parser: argparse.ArgumentParser, shell: str) -> str:
     """The script by which a shell completes a command."""
     import shtab
 
-    parser.prog = INSTALLED.get(parser.prog, parser.prog)
     return shtab.complete(parser, shell)
 
 

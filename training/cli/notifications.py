@@ -48,7 +48,9 @@ def check(configs: Iterable[RunConfig]) -> None:
     """Raise ConfigError for an address that is none, and for a desktop that cannot be reached."""
     address = os.environ.get(VARIABLE, "")
     if address and (complaint := address_complaint(address)):
-        raise ConfigError(f"The variable {VARIABLE} is no web address: {complaint}.")
+        raise ConfigError(
+            f"The variable {VARIABLE} is no web address: {complaint}. Set it to one, or unset it."
+        )
     program = PROGRAMS.get(sys.platform, "notify-send")
     if any(config.save.notify for config in configs) and shutil.which(program) is None:
         advice = "" if sys.platform in PROGRAMS else " (Debian and Ubuntu: libnotify-bin)"

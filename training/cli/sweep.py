@@ -1,4 +1,4 @@
-"""Several styles from one file: `train_style.py --sweep SWEEP.toml` trains them together, then
+"""Several styles from one file: `train-style --sweep SWEEP.toml` trains them together, then
 compares and ranks them.
 
 The file is a run.toml whose settings all styles share, with [[styles]] (tables of settings, one a

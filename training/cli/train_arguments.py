@@ -1,4 +1,4 @@
-"""The arguments of `train_style.py`: a flag for every setting, presets, sweeps; argv -> config.
+"""The arguments of `train-style`: a flag for every setting, presets, sweeps; argv -> config.
 
 Paths in a TOML file are relative to that file; paths in flags and save.folder are relative to where
 the command is run.
@@ -26,12 +26,12 @@ class Parser(argparse.ArgumentParser):
     """argparse that complains as the rest of the project does."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. See train_style.py --help.")
+        raise ConfigError(f"{message}. See train-style --help.")
 
 
 def parser() -> Parser:
     made = Parser(
-        prog="train_style.py",
+        prog="train-style",
         description="Train a style: a LoRA for Stable Diffusion, from a folder of pictures.",
         allow_abbrev=False,
         epilog=EXIT_CODES,
@@ -124,7 +124,7 @@ def sweep_from(argv: list[str]) -> tuple[list[RunConfig], argparse.Namespace]:
     found, unknown = parser().parse_known_args(argv)
     by_key = {s.key: s for s in settings()}
     if unknown:
-        raise ConfigError(f"{unknown[0]!r} belongs to no flag. See train_style.py --help.")
+        raise ConfigError(f"{unknown[0]!r} belongs to no flag. See train-style --help.")
     if not found.file or found.preset is not None or found.report:
         raise ConfigError(
             "--sweep takes a file, SWEEP.toml, flags of settings and --dry-run; no --preset or "
@@ -154,7 +154,7 @@ def config_from(argv: list[str]) -> tuple[RunConfig, argparse.Namespace]:
     if unknown:
         raise ConfigError(
             f"{unknown[0]!r} belongs to no flag. Put names with spaces in quotes; see "
-            "train_style.py --help."
+            "train-style --help."
         )
     by_key = {s.key: s for s in settings()}
     flags = {

@@ -25,6 +25,7 @@ from training.config.settings import Setting, settings
 from training.config.training_sections import Optim
 from training.data.captions import WORD, names_in
 from training.errors import ConfigError, SpaceError, StudioError, listed
+from training.storage.disk_errors import not_read
 from training.storage.paths import checked_name, read_regular, write_whole
 
 PRODIGY_RATE = 0.01  # a smaller one was meant for another optimiser
@@ -170,7 +171,7 @@ def nearest(word: str, known: list[str]) -> str:
     """Return ", did you mean X?" for the closest known name, or a hint where to find them all."""
     same_name = [k for k in known if k.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
     close = same_name or difflib.get_close_matches(word, known, 1, 0.5)
-    return f", did you mean {close[0]}?" if close else "; train_style.py --help lists all of them"
+    return f", did you mean {close[0]}?" if close else "; train-style --help lists all of them"
 
 
 def _cross_checks(config: RunConfig) -> Iterator[str]:
@@ -329,8 +330,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(read_regular(path).decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"{path} is not there. Give a run.toml, or only flags; train_style.py --help shows "
-            "them."
+            f"{path} is not there. Give a run.toml, or only flags; train-style --help shows them."
         ) from None
     except IsADirectoryError:
         raise ConfigError(
@@ -346,10 +346,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             "that worked."
         ) from None
     except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror}). Check that it is a file and that you may "
-            "read it."
-        ) from None
+        raise ConfigError(not_read(path, error)) from None
 
 
 def with_overrides(found: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

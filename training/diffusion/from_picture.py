@@ -75,11 +75,14 @@ def _mask(path: Path, size: tuple[int, int], bucket: Bucket) -> np.ndarray:
     if abs(found.width * size[1] - found.height * size[0]) > 0.03 * size[0] * found.height:
         raise DataError(
             f"{path.name} is {found.width} x {found.height} px and the picture {size[0]} x "
-            f"{size[1]}: a mask of the same shape was expected."
+            f"{size[1]}: a mask of the same shape was expected. Crop it like the picture."
         )
     made = pixels(found.resize(size).convert("RGB"), bucket)[..., 0]
     if not (made > 127).any():
-        raise DataError(f"{path.name} has no white part, so nothing would be drawn anew.")
+        raise DataError(
+            f"{path.name} has no white part, so nothing would be drawn anew. Paint white what is "
+            "to change, or leave the mask out."
+        )
     return made
 
 

@@ -209,7 +209,7 @@ def reported(
         if chosen is None:
             yield (
                 f"no report: it would take longer than report.minutes = {minutes:g}. "
-                "`train_style.py RUN.toml --report` makes one in its own time."
+                "`train-style RUN.toml --report` makes one in its own time."
             )
             return None
         request, texts = chosen

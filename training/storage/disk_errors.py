@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+from pathlib import Path
 
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 FORBIDDEN = (errno.EACCES, errno.EPERM)
@@ -62,6 +63,17 @@ def advice(error: OSError, otherwise: str = "choose another folder") -> str:
     if code == errno.ENOENT:
         return f"Look whether that disk is there, or {otherwise}."
     return f"Look whether that disk is sound and connected, or {otherwise}."
+
+
+def not_read(path: Path | str, error: OSError) -> str:
+    """What to say of a file that is expected to be there and could not be read."""
+    aid = reading_aid(error)
+    if not aid and error.errno in (errno.ENOENT, errno.ENOTDIR):
+        aid = "Look whether it is still there"
+    if not aid and error.errno in (errno.EISDIR, errno.EINVAL, errno.ELOOP):
+        aid = "Give an ordinary file"
+    aid = aid or "Look whether its disk is sound and connected"
+    return f"{path} cannot be read ({cause(error)}). {aid}."
 
 
 def reading_aid(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from training.errors import ModelError, SpaceError, StyleFileError
-from training.storage.disk_errors import advice, cause
+from training.storage.disk_errors import advice, cause, not_read
 from training.storage.paths import fsync_folder, open_regular
 from training.style_files.checkpoint_keys import Piece, pieces
 from training.style_files.key_names import WORDS
@@ -97,10 +97,7 @@ class BaseWeights:
         """
         path, entry, start = self.tensors[part, name]
         if entry.dtype not in ON_DISK:
-            raise ModelError(
-                f"{path} stores {name} as {entry.dtype}, expected F16, BF16 or F32. Convert it "
-                "first."
-            )
+            raise ModelError(_other_precision(path, name, entry.dtype))
         with open_regular(path) as file:
             file.seek(start + entry.begin)
             return array_of(entry, file.read(entry.end - entry.begin))
@@ -118,14 +115,20 @@ def _weight_files(folder: Path) -> list[Path]:
     return plain or found
 
 
+def _other_precision(place: Path, name: str, found: str) -> str:
+    return (
+        f"{place} stores {name} as {found}, expected one of F16, BF16 and F32. Take this base in "
+        "16 bits, or write it so with diffusers: load it with torch_dtype=torch.float16, then "
+        "save_pretrained."
+    )
+
+
 def _head(path: Path) -> Head:
     try:
         with open_regular(path) as file:
             return read_head(path.name, file, path.stat().st_size)
     except OSError as error:
-        raise ModelError(
-            f"{path} cannot be read ({error.strerror}). Check its permissions and its disk."
-        ) from error
+        raise ModelError(not_read(path, error)) from error
 
 
 def write_with_style(
@@ -207,9 +210,7 @@ def _write_with_style(path: Path, copy: Path, changes: Mapping[str, Change]) -> 
 
 def _with_style(path: Path, name: str, entry: Entry, data: bytes, lora: Change) -> bytes:
     if entry.dtype not in DTYPES:
-        raise ModelError(
-            f"{path} stores {name} as {entry.dtype}, expected F16, BF16 or F32. Convert it first."
-        )
+        raise ModelError(_other_precision(path, name, entry.dtype))
     # What becomes too large is reported by stored
     with np.errstate(over="ignore", invalid="ignore"):
         changed = array_of(entry, data) + lora.delta()
@@ -237,7 +238,7 @@ def write_single(
     if not parts["vae"]:
         raise ModelError(
             f"{base.folder} holds no vae/ with .safetensors weights, without which no "
-            "checkpoint is whole."
+            "checkpoint is whole. Give a base that has one, or a folder as --out."
         )
     shapes = {
         part: {name: tensor.entry.shape for name, tensor in tensors.items()}
@@ -279,10 +280,7 @@ def _entries(
     for piece in found:
         dtypes = {parts[piece.part][name].entry.dtype for name in piece.of}
         if len(dtypes) > 1 or not dtypes <= set(DTYPES):
-            raise ModelError(
-                f"{folder} stores {piece.name} as {' and '.join(sorted(dtypes))}, "
-                "expected one of F16, BF16 and F32."
-            )
+            raise ModelError(_other_precision(folder, piece.name, " and ".join(sorted(dtypes))))
         (dtype,) = dtypes
         size = math.prod(piece.shape) * np.dtype(ON_DISK[dtype]).itemsize
         entries[piece.name] = Entry(dtype, piece.shape, end, end + size)

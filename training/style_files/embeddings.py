@@ -151,7 +151,7 @@ def joined(several: Iterable[tuple[str, Words]]) -> dict[str, Vectors]:
             ):
                 raise StyleFileError(
                     f"{label} brings the word {printable(word, 60)!r}, and another of these "
-                    "brings a different one of that name."
+                    "brings a different one of that name. Use one of them at a time."
                 )
     return found
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from training.errors import StyleFileError
+from training.storage.disk_errors import not_read
 from training.storage.paths import mode_of, open_regular, read_regular
 from training.style_files import embeddings, remarks
 from training.style_files.base_family import bases as bases
@@ -260,9 +261,7 @@ def recipe_of(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, error: OSError) -> StyleFileError:
-    return StyleFileError(
-        f"{path} cannot be read ({error.strerror}). Check its permissions and its disk."
-    )
+    return StyleFileError(not_read(path, error))
 
 
 def _content(path: Path, most: int = MAX_FILE) -> bytes:

@@ -23,6 +23,10 @@ from training.system import file_system
 from training.trainer.attach import as_change
 from training.trainer.trainer import Trainer
 
+REPEAT = (
+    "The checkpoint is kept: run the same command again, which writes the style anew. If it ends "
+    "so again, set save.folder to another disk."
+)
 WORDS = "words"  # folder of learnt words, each in a file of its own
 
 
@@ -55,9 +59,7 @@ def export(trainer: Trainer, file: str = "") -> Path:
     )
     written = read_style(unchecked)
     if not embeddings.alike(written.words, words):
-        raise StyleFileError(
-            f"{path} does not give back the word that was learnt. The checkpoint is kept."
-        )
+        raise StyleFileError(f"{path} does not give back the word that was learnt. {REPEAT}")
     _check_same(path, own, written, trainer)
     try:
         for word, vectors in words.items() if not file else ():
@@ -114,5 +116,5 @@ def _check_same(
         if worst > 4e-3 * largest + 1e-7:
             raise StyleFileError(
                 f"{path} does not give back what was trained ({'.'.join(key)} is "
-                f"{worst:.2g} off). The checkpoint is kept."
+                f"{worst:.2g} off). {REPEAT}"
             )

@@ -26,6 +26,7 @@ from training.runtime.device import (
     DeviceSpec,
     choose,
 )
+from training.storage.disk_errors import advice, cause
 from training.storage.paths import (
     checked_writable,
 )
@@ -215,7 +216,7 @@ def check_same_run(
     except OSError as error:
         raise SpaceError(
             f"save.folder leads to {config.run_folder}, which cannot be looked at "
-            f"({error.strerror}). Choose another folder."
+            f"({cause(error)}). {advice(error)}"
         ) from None
     if found is None:
         return

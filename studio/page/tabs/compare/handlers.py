@@ -181,7 +181,10 @@ class Handlers:
         folder = comparisons.folder(self.workspace, name)
         spec = folder and comparisons.read_spec(folder)
         if not spec:
-            raise StudioError("The settings of these images cannot be read any more.")
+            raise StudioError(
+                "The settings of these images cannot be read any more. Set them by hand, or choose "
+                "another comparison."
+            )
         return self._filled(spec)
 
     @shows_errors

@@ -236,7 +236,10 @@ class Handlers:
         """Fill the form with what the shown image was drawn from."""
         created = images.found(self.workspace, shown)
         if created is None:
-            raise DataError("The settings of this image cannot be read any more.")
+            raise DataError(
+                "The settings of this image cannot be read any more. Set them by hand, or choose "
+                "another image."
+            )
         asked, form = created.request, self.parts.form
         styles = [id for _, id in rendering.choices(self.workspace)]
         plain = ("prompt", "shape", "base", "negative", "seed", "steps", "guidance", "sampler")
