@@ -277,6 +277,8 @@ def test_a_cover_that_is_not_there_is_no_picture_of_another_kind(tmp_path: Path)
         ("version_info = (3, 10, 9)", "needs Python 3.11 or newer"),
         ("version_info = (2, 7, 18)", "needs Python 3.11 or newer"),
         ("maxsize = 2**31 - 1", "of 32 bits"),
+        ("modules['fcntl'] = None", "was built without fcntl"),
+        ("modules['resource'] = None", "was built without resource"),
     ],
 )
 @pytest.mark.parametrize("module", ["studio", "training.train_style"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,13 +15,22 @@ from training.events import Finished, Stepped
 from training.trainer.loop import train
 
 
-@pytest.mark.parametrize("checkpointing", ["off", "on"])
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"optim": {"checkpointing": "off"}},
+        {"optim": {"checkpointing": "on"}},
+        {"optim": {"text_encoder_lr": 1e-4}},
+        {"adapter": {"method": "lokr"}},
+    ],
+    ids=["off", "on", "text encoder", "lokr"],
+)
 def test_a_style_is_trained_and_drawn_in_float16(
-    checkpointing: str, base_folder: Path, tmp_path: Path
+    sections: dict[str, dict[str, Any]], base_folder: Path, tmp_path: Path
 ) -> None:
     crashes.pictures(tmp_path)
-    optim = {"steps": 2, "batch_size": 2, "checkpointing": checkpointing}
-    made = crashes.run_toml(tmp_path, base_folder, "half", optim=optim)
+    optim = {"steps": 2, "batch_size": 2} | sections.get("optim", {})
+    made = crashes.run_toml(tmp_path, base_folder, "half", **sections | {"optim": optim})
     config, _ = config_from([str(made), "--base.dtype", "float16"])
     events = list(train(config))
     losses = [event.loss for event in events if isinstance(event, Stepped)]

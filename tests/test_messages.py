@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import errno
+import io
+import itertools
 import os
+import re
 import socket
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,16 +23,26 @@ from gradio import http_server
 from starlette.applications import Starlette
 
 from studio import __main__
+from studio.datasets import caption_worker
+from studio.library import reload_grid
 from studio.processes import queue_database
+from studio.processes.queue import Queue
+from studio.processes.worker import Worker
 from studio.server import auth, gradio_patches
+from tests.test_image_worker import file_of
 from training.cli.train_arguments import config_from, parser, sweep_from
 from training.config import loading
-from training.config.loading import read_toml
-from training.errors import ConfigError, StudioError
+from training.config.loading import from_mapping, read_toml
+from training.data import masks
+from training.data.dataset import read_dataset
+from training.errors import ConfigError, DataError, StudioError
 from training.storage.disk_errors import not_read
+from training.storage.paths import Workspace
 from training.style_files import base_weights, reading
+from training.system import processes
 from training.trainer.plan import check_same_run
 
+ROOT = Path(__file__).resolve().parents[1]
 READERS: dict[str, tuple[Any, str, Callable[[Path], object]]] = {
     "a style": (reading, "read_regular", reading.read_style),
     "a style's metadata": (reading, "open_regular", reading.read_metadata),
@@ -35,6 +50,7 @@ READERS: dict[str, tuple[Any, str, Callable[[Path], object]]] = {
     "settings": (loading, "read_regular", read_toml),
     "the queue's copy": (queue_database, "read_regular", queue_database._copied),
     "a password": (Path, "read_text", auth._from_file),
+    "a downloaded grid": (reload_grid, "read_regular", reload_grid._settings),
 }
 
 
@@ -63,6 +79,97 @@ def test_what_cannot_be_read_is_blamed_on_what_hinders_it(
     with pytest.raises(StudioError) as caught:
         read(file)
     assert f"cannot be read ({os.strerror(code)}). {said}." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(errno.EACCES, "Allow reading it"), (errno.EIO, "disk is sound")]
+)
+@pytest.mark.parametrize("place", ["folder", "masks"])
+def test_a_folder_that_cannot_be_read_is_blamed_on_what_hinders_it(
+    place: str, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    (tmp_path / "a.png").write_bytes(file_of("PNG"))
+    monkeypatch.setattr(*((Path, "iterdir") if place == "folder" else (masks, "_files")), fails)
+    otherwise = "set data.folder to another" if place == "folder" else "set data.mask = none"
+    with pytest.raises(DataError, match=rf"{said}.*, or {otherwise}"):
+        read_dataset(tmp_path, mask="file")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EACCES, "Permission denied"), "Allow reading it"),
+        (OSError(errno.EIO, "Input/output error"), "Look whether its disk is sound"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Memory was full"),
+        (MemoryError(), "Memory was full"),
+        (ValueError("no config"), "Download it again"),
+        (OSError("no file named model.safetensors"), "Download it again"),
+    ],
+)
+def test_a_captioning_model_is_downloaded_again_only_where_that_helps(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    answers: list[dict[str, str]] = []
+    monkeypatch.setattr(caption_worker, "present", lambda _: "blip")
+    monkeypatch.setattr(caption_worker, "Describer", fails)
+    monkeypatch.setattr(caption_worker, "_say", answers.append)
+    monkeypatch.setattr("sys.stdin", io.StringIO("[]"))
+    assert caption_worker.main() == 0
+    [answer] = answers
+    assert "blip in the hub's cache cannot be opened (" in answer["error"]
+    assert said in answer["error"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("kill -KILL $$", "it was killed, as systems do when the memory is full"),
+        ("kill -TERM $$", "it was asked to end, with SIGTERM"),
+        ("kill -ABRT $$", "it crashed with signal 6"),
+        ("kill -SEGV $$", "it crashed with signal 11"),
+        ("exit 3", "exit code 3"),
+    ],
+)
+def test_full_memory_is_suspected_only_where_a_system_kills_for_it(how: str, said: str) -> None:
+    assert processes.ending(subprocess.run(["sh", "-c", how]).returncode) == said
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (0xC0000017, "the memory was full"),
+        (0xC0000005, "it crashed with code 0xc0000005"),
+        (15, "another program ended it"),
+        (1, "exit code 1"),
+    ],
+)
+def test_windows_says_it_by_the_exit_code(
+    code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "sys", SimpleNamespace(platform="win32"))
+    assert processes.ending(code) == said
+
+
+def test_settings_in_the_queue_that_cannot_be_used_are_said_in_whole_sentences(
+    tmp_path: Path,
+) -> None:
+    line = Queue(Workspace(tmp_path), None)
+    config = from_mapping({"save": {"folder": str(line.workspace.runs()), "name": "ink"}})
+    line.add(config)
+    with line.transaction() as db:
+        db.execute("UPDATE jobs SET settings = 'no = ['")
+    worker = Worker(line, "cpu")
+    worker.look(lambda _: ["true"])
+    said = line.jobs()[0].message
+    assert said.startswith("its settings in the queue are damaged. The settings of “ink”")
+    assert said.endswith("start it again in the Train tab.")
 
 
 @pytest.mark.parametrize(
@@ -149,6 +256,58 @@ def test_a_queue_that_is_not_written_names_its_cause(
     assert said in queue_database._aid(caught.value)
     other = sqlite3.OperationalError("disk I/O error")
     assert "sound and connected" in queue_database._aid(other)
+
+
+# --- a way out ---
+
+OURS = re.compile(r"(Config|Data|Model|StyleFile|Space|Busy|Diverged|Studio)Error$|^OutOfMemory$")
+WAY_OUT = re.compile(
+    r"[.?!…)] +[“`A-Z…]|[a-z…]: |expected|^Choose "
+)  # a sentence more, or what is right
+# What says all there is to do, or is only a part of a message
+WHOLE = (
+    "is not a PNG",
+    "holds a text",
+    "is here already",
+    "the folder holds no pictures, …",
+    "No deleted dataset is in the trash.",
+    "that could be undone.",
+    "has more than … bytes",
+    "so there is nothing to begin again.",
+    "Give two styles a weight above 0 first.",
+    "Put both files into one of these folders",
+    "no --preset or --report.",
+    "must be a number",
+)
+
+
+def _texts(node: ast.expr) -> list[str]:
+    """What a message can say, with … for what is filled in."""
+    if isinstance(node, ast.Constant):
+        return [str(node.value)]
+    if isinstance(node, ast.JoinedStr):
+        return ["".join(parts) for parts in itertools.product(*map(_texts, node.values))]
+    if isinstance(node, ast.BinOp):
+        return [a + b for a in _texts(node.left) for b in _texts(node.right)]
+    if isinstance(node, ast.FormattedValue):
+        return _texts(node.value)
+    if isinstance(node, ast.IfExp):
+        return [*_texts(node.body), *_texts(node.orelse)]
+    return ["…"]
+
+
+@pytest.mark.parametrize("package", ["training", "studio"])
+def test_an_error_says_what_to_do(package: str) -> None:
+    blind = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            call = node.exc if isinstance(node, ast.Raise) else None
+            if isinstance(call, ast.Call) and OURS.search(ast.unparse(call.func)) and call.args:
+                for text in _texts(call.args[0]):
+                    is_known = any(part in text for part in WHOLE) or not text.strip("….\n ")
+                    if not is_known and not WAY_OUT.search(text):
+                        blind.append(f"{path.relative_to(ROOT)}:{node.lineno}: {text}")
+    assert blind == []
 
 
 # --- a busy machine ---

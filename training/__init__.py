@@ -15,6 +15,15 @@ if sys.version_info < (3, 11) or sys.maxsize < 2**32:
     sys.exit(2)
 
 from training import openmp
+from training.system import python_build
+
+if lacks := python_build.lacking():
+    sys.stderr.write(
+        f"This Python was built without {lacks}, which Style Studio needs: {sys.executable}. "
+        "Install another from python.org, or run install.sh; on Windows take one for Windows or "
+        "WSL, not one of Cygwin or MSYS2.\n"
+    )
+    sys.exit(2)
 
 __version__ = "0.1.0"
 

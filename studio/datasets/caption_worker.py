@@ -16,10 +16,12 @@ from typing import Any
 import torch
 
 from studio.datasets.captioning import content, present
+from training.data.image_decoding import reason
 from training.data.pictures import open_picture
 from training.errors import DataError
 from training.runtime import cpu_threads
 from training.runtime.device import choose
+from training.storage.disk_errors import reading_aid
 
 LONGEST = 40  # tokens of a caption
 
@@ -63,13 +65,10 @@ def main(cache: Path | None = None) -> int:
     name = present(cache)
     try:
         describer = Describer(name, cache) if name else None
-    except (OSError, ValueError) as error:  # a download that was broken off
-        _say(
-            {
-                "error": f"{name} in the hub's cache cannot be opened "
-                f"({str(error).splitlines()[0][:200]}). Download it again."
-            }
-        )
+    # A download that was broken off, a disk that fails, full memory
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        aid = reading_aid(error) or "Download it again"
+        _say({"error": f"{name} in the hub's cache cannot be opened ({reason(error)}). {aid}."})
         return 0
     if describer is None:
         return 0

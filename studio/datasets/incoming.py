@@ -224,7 +224,7 @@ def _owners(caption: Caption, pictures: Sequence[Placed]) -> list[str]:
             f"{before[0].folder or 'no folder'}. Bring it without its folder if it belongs to that."
         )
     if not found:
-        raise DataError("came without a picture of the same name.")
+        raise DataError("came without a picture of the same name. Bring that first, or with it.")
     distinct = {(p.folder, p.file_name) for p in names.values()}
     if len({p.folder for p in names.values()}) > 1 or len(distinct) < len(names):
         raise DataError(

@@ -25,7 +25,7 @@ from training.errors import BusyError, DataError, SpaceError, StudioError, Style
 from training.storage.disk_errors import advice, cause
 from training.storage.paths import Workspace, inside, read_regular, write_whole
 from training.style_files.reading import MAX_FILE, style_from_bytes
-from training.system import file_system
+from training.system import file_system, processes
 
 MOST_PICTURES = 12
 
@@ -143,10 +143,9 @@ def mixed(workspace: Workspace, parts: Sequence[tuple[str, float]]) -> str:
         env=process.environment(),
     )
     if done.returncode:
-        raise StudioError(
-            "The styles could not be mixed: "
-            f"{done.stderr.strip()[-500:].removeprefix('style-file: ')}"
-        )
+        said = done.stderr.strip()[-500:].removeprefix("style-file: ")
+        said = said or f"{processes.ending(done.returncode)}. Close other programs and try again."
+        raise StudioError(f"The styles could not be mixed: {said}")
     return f"file:{stem}"
 
 

@@ -14,6 +14,7 @@ from studio.library.comparisons import MOST_COLUMNS, ComparisonSpec
 from training.data import image_headers
 from training.errors import DataError
 from training.prompt import KEY
+from training.storage.disk_errors import not_read
 from training.storage.paths import Workspace, read_regular
 
 LARGEST_FILE = 512 * 2**20  # bytes
@@ -83,7 +84,9 @@ def _settings(file: Path) -> dict[str, Any]:
         if len(content) > LARGEST_FILE:
             raise DataError(f"has more than {LARGEST_FILE:,} bytes")
         settings = json.loads(image_headers.png_text(content, KEY) or "null")
-    except (OSError, ValueError, RecursionError, DataError) as error:
+    except OSError as error:
+        raise DataError(not_read(file.name, error)) from None
+    except (ValueError, RecursionError, DataError) as error:
         raise DataError(
             f"{file.name} cannot be read as a PNG ({error}). Drop a grid that this page drew."
         ) from None

@@ -72,7 +72,7 @@ def planned(
     grid: dict[str, dict[str, Any]] = {}
     for key, text in tries.items():
         if key not in varied():
-            raise ConfigError(f"{key[:80]!r} is not a setting that can vary here.")
+            raise ConfigError(f"{key[:80]!r} is not a setting that can vary here. Choose another.")
         section, name = key.split(".")
         grid.setdefault(section, {})[name] = values(key, text)
     if grid:

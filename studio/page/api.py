@@ -167,7 +167,10 @@ class Verbs:
         """Whether a comparison is drawn, and its grid as a file."""
         folder = comparisons.folder(self.workspace, str(name))
         if folder is None:
-            raise StudioError(f"There is no comparison named {str(name)[:80]!r}.")
+            raise StudioError(
+                f"There is no comparison named {str(name)[:80]!r}. Give the name that compare "
+                "answered with."
+            )
         grid, alive = folder / "grid.png", process.is_alive(folder)
         done = grid.is_file() and not alive
         return {
@@ -278,7 +281,7 @@ def _checked_rows(prompts: Any, seeds: Any) -> tuple[tuple[str, ...], tuple[int,
     if len(prompts) * len(seeds) > MOST_ROWS:
         raise StudioError(
             f"{len(prompts)} prompts and {len(seeds)} seeds make {len(prompts) * len(seeds)} "
-            f"rows, {MOST_ROWS} is the most."
+            f"rows, {MOST_ROWS} is the most. Take fewer."
         )
     return tuple(prompts), tuple(seeds)
 

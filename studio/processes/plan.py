@@ -43,7 +43,7 @@ def memory(config: RunConfig) -> Memory:
     try:
         return Memory(**answer)
     except TypeError:
-        raise StudioError("The memory could not be predicted.") from None
+        raise StudioError("The memory could not be predicted. Try a dry run.") from None
 
 
 def measured(config: RunConfig) -> dict[str, Any]:
@@ -72,8 +72,9 @@ def _asked(config: RunConfig, *options: str, seconds: float = LONGEST) -> dict[s
             )
         except subprocess.TimeoutExpired:
             raise StudioError(
-                f"Two updates took more than {seconds / 60:g} minutes, so nothing was measured. "
-                "Wait until other trainings have ended, or take a smaller batch or resolution."
+                f"Loading the base and two updates took more than {seconds / 60:g} minutes, so "
+                "nothing was measured. Wait until other trainings have ended, or take a smaller "
+                "batch or resolution."
             ) from None
         try:
             answer = json.loads(said.stdout.strip().splitlines()[-1])

@@ -39,6 +39,7 @@ from training.storage import run_lock
 from training.storage.paths import Workspace, inside
 from training.system import processes
 
+GONE = "That job is not in the queue any more. Look at the list of runs again."
 MOST_WAITING = 200  # jobs that wait, are interrupted or paused
 
 
@@ -86,7 +87,7 @@ class Queue:
         if config.run_folder != run:
             raise StudioError(
                 f"save.folder is {config.save.folder}: runs of the queue lie in "
-                f"{self.workspace.runs()}."
+                f"{self.workspace.runs()}. Set it to that."
             )
         jobs.check(config)
         device = device_of(config)  # before the database is held: torch may have to be asked
@@ -127,7 +128,7 @@ class Queue:
         with self.transaction() as db:
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (id,)).fetchone()
         if row is None:
-            raise StudioError("That job is not in the queue any more.")
+            raise StudioError(GONE)
         return job_of(row)
 
     def of_run(self, run: str) -> Job | None:

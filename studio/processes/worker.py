@@ -100,7 +100,7 @@ class Worker:
         try:
             config = job.config
         except ConfigError as error:
-            self._set(job, "failed", message=f"its settings in the queue are damaged ({error}).")
+            self._set(job, "failed", message=f"its settings in the queue are damaged. {error}")
             return
         if config.save.resume == "exact" and jobs.state(run) == "finished":
             self._set(job, "finished")  # it ended while nobody could write it down

@@ -85,7 +85,7 @@ def merge(arguments: argparse.Namespace) -> Answer:
             f"{path.name} is for {bases()[family]}"
             for (path, _), family in zip(given, families, strict=True)
         )
-        raise StyleFileError(f"Only styles of one base can be mixed: {kinds}.")
+        raise StyleFileError(f"Only styles of one base can be mixed: {kinds}. Leave some out.")
     weights = [weight.times(arguments.unet, arguments.text_encoder) for _, weight in given]
     changes = [placed(style, families[0]) for style in styles]
     result = merged(
@@ -259,7 +259,7 @@ def write_words(arguments: argparse.Namespace) -> Answer:
     if not style.words:
         raise StyleFileError(
             f"{arguments.file.name} brings no words of its own: its trigger is made of words "
-            "that the base knows."
+            "that the base knows. Write it into the prompt; no file is needed."
         )
     checked_writable(arguments.out, "--out")
     paths = {word: inside(arguments.out, f"{word}.safetensors") for word in style.words}

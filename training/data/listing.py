@@ -13,6 +13,7 @@ from training.data.complaints import shown_name, some_of
 from training.data.file_kinds import LARGEST_LIST, LISTS, SUFFIXES, UNREAD_SUFFIXES
 from training.data.image_decoding import reason
 from training.errors import DataError
+from training.storage.disk_errors import reading_aid
 from training.storage.paths import read_regular
 
 MOST_SNIFFED = 200  # files of no known kind whose beginning is looked at
@@ -66,8 +67,8 @@ def list_folder(folder: Path) -> Listing:
     # RuntimeError: ~name of an unknown user; ValueError: a NUL in the name
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
-            f"the folder cannot be read ({reason(error)}). Mend that, or set data.folder to "
-            "another one."
+            f"the folder cannot be read ({reason(error)}). {reading_aid(error) or 'Mend that'}, "
+            "or set data.folder to another one."
         ) from None
     listing.lists.sort(key=lambda name: LISTS.index(name.lower()))
     if not listing.pictures:

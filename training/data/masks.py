@@ -24,6 +24,7 @@ from training.data.image_decoding import reason
 from training.data.listing import Listing, name_key
 from training.data.pictures import Examined, crop_box, picture_content
 from training.errors import DataError
+from training.storage.disk_errors import reading_aid
 
 FOLDERS = ("mask", "masks")  # sub-folders of masks
 APART = 0.02  # of a side: masks of a slightly other shape were cut by a pixel
@@ -108,7 +109,11 @@ def find_masks(
         try:
             wanted = dict(_files(listing, beside, pictures))
         except OSError as error:
-            complaints.append(f"the masks of the folder cannot be read ({reason(error)}).")
+            aid = reading_aid(error) or "Look whether its disk is sound and connected"
+            complaints.append(
+                f"the masks of the folder cannot be read ({reason(error)}). {aid}, or set "
+                "data.mask = none."
+            )
             return {}
     found: dict[str, Mask] = {}
     with ThreadPoolExecutor(image_worker.MOST_WORKERS) as threads:

@@ -177,7 +177,8 @@ def style_from_bytes(
     unread_words = printable(", ".join(unread), 200)
     if not modules and not words:
         raise StyleFileError(
-            f"{label} holds words ({unread_words}) in a form that cannot be read, and no style."
+            f"{label} holds words ({unread_words}) in a form that cannot be read, and no style. "
+            "Use another file."
         )
     warnings = _warnings(modules, head.metadata, {layer.kind for layer in read.values()})
     warnings += remarks.of_long_metadata(head.left_out) + remarks.of_norms(

@@ -134,10 +134,13 @@ def _parsed(name: str, spec: str) -> Weight:
     for pair in filter(None, last.split(",")):
         group, _, number = pair.partition("=")
         group = group.strip()
-        if not GROUP.fullmatch(group) or group in groups:
+        if group in groups:
             raise ConfigError(
-                f"{group!r} in the weights of {name} is "
-                f"{'there twice' if group in groups else f'no group: {GROUPS} were expected'}."
+                f"{group!r} in the weights of {name} is there twice. Give it one strength."
+            )
+        if not GROUP.fullmatch(group):
+            raise ConfigError(
+                f"{group!r} in the weights of {name} is no group: {GROUPS} were expected."
             )
         groups[group] = _number(f"the strength of {name} in {group}", number)
     return Weight(groups.pop("unet", values[0]), values[-1], tuple(groups.items()))

@@ -17,6 +17,7 @@ import psutil
 
 ENDED = 15  # exit code of a process that psutil ends on Windows
 CRASHED = 0xC0000000  # the least exit code of one that Windows ends for what it did
+NO_MEMORY = (0xC0000017, 0xC000012D)  # those of them for memory that could not be had
 
 
 class PopenOptions(TypedDict, total=False):
@@ -127,9 +128,15 @@ def exit_code(code: int) -> int:
 
 def ending(code: int) -> str:
     """How a child ended, in words, from its return code."""
-    code = exit_code(code)
-    if code == -ENDED:
+    if sys.platform == "win32":
+        if code in NO_MEMORY:
+            return "the memory was full"
+        crashed = f"it crashed with code {code:#x}" if code >= CRASHED else f"exit code {code}"
+        return "another program ended it" if code == ENDED else crashed
+    if code == -signal.SIGKILL:
         return "it was killed, as systems do when the memory is full"
+    if -code in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        return f"it was asked to end, with {signal.Signals(-code).name}"
     return f"it crashed with signal {-code}" if code < 0 else f"exit code {code}"
 
 

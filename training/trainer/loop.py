@@ -104,5 +104,5 @@ def _check_shares(config: RunConfig, world: ProcessGroup) -> None:
     if world.shards and rows % world.size:
         raise ConfigError(
             f"optim.batch_size is {rows}: where the base is divided among {world.size} "
-            f"processes, it must be a multiple of {world.size}."
+            f"processes, a multiple of {world.size} was expected. Set it to one."
         )

@@ -7,7 +7,7 @@ import time
 from studio.library import library, sample_project
 from studio.page.views import queue as queue_view
 from studio.processes import process
-from studio.processes.queue import Job, Queue
+from studio.processes.queue import GONE, Job, Queue
 from training.errors import StudioError
 from training.storage.paths import Workspace
 
@@ -35,7 +35,7 @@ def act(queue: Queue, action: object, id: object) -> None:
     Raises StudioError for what is not there, or not to be done with it.
     """
     if type(id) is not int or not isinstance(action, str):
-        raise StudioError("That job is not in the queue.")
+        raise StudioError(GONE)
     job = queue.job(id)
     if action not in dict(queue_view.ACTS[job.state]):
         raise StudioError(f"“{job.run}” is by now: {queue_view.WORDS[job.state].lower()}.")
