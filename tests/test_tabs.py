@@ -27,6 +27,7 @@ from studio.page.tabs import compare, pictures, settings, styles, train
 from studio.page.tabs.compare import form as compare_form
 from studio.page.tabs.compare.form import StyleValues
 from studio.page.tabs.pictures import rendering
+from studio.page.tabs.styles import rendering as styles_rendering
 from studio.page.tabs.train import rendering as train_rendering
 from studio.page.tabs.train import several
 from studio.page.views import charts
@@ -56,6 +57,23 @@ def tab(workspace: Workspace, module: ModuleType) -> tuple[Any, Any]:
 
 
 # --- the page ---
+
+
+def test_what_is_picked_while_another_pick_is_answered_is_not_passed_over(
+    workspace: Workspace,
+) -> None:
+    """Gradio's own rule, "once", drops it; "always_last" sends the first one's event data again."""
+    page, picks, fields = app.build(workspace), 0, 0
+    for fn in page.fns.values():
+        kinds = {event for at, event in fn.targets if at in page.blocks}
+        lists = {event for at, event in fn.targets if isinstance(page.blocks.get(at), gr.HTML)}
+        if lists & {"select", "input"}:
+            assert fn.trigger_mode == "multiple", fn.name
+            picks += 1
+        elif "input" in kinds and "tick" not in kinds:
+            assert fn.trigger_mode in ("always_last", "multiple"), fn.name
+            fields += 1
+    assert picks >= 6 and fields >= 8
 
 
 def test_building_the_page_starts_nothing(
@@ -803,6 +821,51 @@ def test_a_blind_look_is_kept(workspace: Workspace, compared: Path) -> None:
 
 
 # --- Styles, Settings ---
+
+
+@pytest.mark.parametrize("act", ["choose", "bring", "delete", "bring_back"])
+def test_a_late_answer_leaves_the_style_that_was_chosen_meanwhile(
+    act: str, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is typed next is saved onto the style that was shown before."""
+    for name in ("fog", "ink", "oil"):
+        finished_run(workspace, name)
+    parts, handlers = tab(workspace, styles)
+    window, elsewhere = gr.Request(session_hash="w"), gr.Request(session_hash="x")
+    file = tmp_path / "new.safetensors"
+    style_file(file)
+    if act == "bring_back":
+        handlers.bring([str(file)], "", elsewhere)
+        handlers.delete("file:new", "", elsewhere)
+    oil = gr.EventData(None, {"at": "run:oil"})
+    acts = {
+        "choose": lambda: handlers.choose("run:ink", "", oil, window),
+        "bring": lambda: handlers.bring([str(file)], "run:ink", window),
+        "delete": lambda: handlers.delete("run:ink", "", window),
+        "bring_back": lambda: handlers.bring_back("run:ink", "", window),
+    }
+    looking, to_do, theirs = styles_rendering.one, [acts[act]], []
+
+    def slowly(*given: Any, **named: Any) -> styles_rendering.Shown:
+        found = looking(*given, **named)
+        if to_do:
+            theirs.append(to_do.pop()())
+        return found
+
+    monkeypatch.setattr(styles_rendering, "one", slowly)
+    card = [None] * len(parts.card.fields)
+    late = handlers.save_card("run:ink", "", window, *card)
+    assert set(late) == {parts.listing}
+    chosen = theirs[0][parts.chosen]
+    assert chosen == {"choose": "run:oil", "delete": ""}.get(act, "file:new")
+    # asked before that choice, and looked at only after it
+    if act != "delete":
+        assert set(handlers.open_tab("run:ink", "", window)) == {parts.listing}
+    assert handlers.open_tab(chosen, "", window)[parts.chosen] == chosen or act == "delete"
+    # what another window does is its own business
+    to_do.append(acts["choose"])
+    shown = handlers.open_tab("run:fog", "", gr.Request(session_hash="y"))
+    assert shown[parts.chosen] == "run:fog"
 
 
 def test_a_style_is_shown_and_its_card_is_left_while_it_is_typed(workspace: Workspace) -> None:

@@ -31,6 +31,11 @@ PLAIN: dict[str, Any] = {"apply_default_css": False, "js_on_load": None}
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 # And no spinner over what it changes
 QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
+# Of what is picked in a list: gradio 6.31 passes over a second pick while the first is answered, or
+# sends it with the place of the first. So each is sent at once, and they are answered in turn.
+PICKED: dict[str, Any] = {**QUIET, "trigger_mode": "multiple", "concurrency_limit": 1}
+# Of a field whose last value counts
+LAST: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 TO_TRAINING = script("open_train")
 LIGHTEN = script("report_lighten")  # see page.js
 

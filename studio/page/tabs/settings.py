@@ -14,7 +14,7 @@ from gradio.blocks import Block
 from studio.library import fetches, preferences
 from studio.library.known_bases import KNOWN
 from studio.page import polling
-from studio.page.handlers import PLAIN, PRIVATE, QUIET, shows_errors
+from studio.page.handlers import LAST, PLAIN, PRIVATE, QUIET, shows_errors
 from studio.page.tabs.asking import Asking, asking
 from studio.page.templates import note
 from studio.page.views import bases as bases_view
@@ -205,7 +205,7 @@ def connect(parts: Parts, handlers: Handlers, tab: gr.Tab) -> None:
     followed = [parts.fetchable, parts.follower]
     shown = [parts.base, parts.bases, parts.workspace, *followed]
     tab.select(handlers.show, None, shown, **QUIET)
-    parts.base.input(handlers.choose_base, parts.base, shown, **QUIET)
+    parts.base.input(handlers.choose_base, parts.base, shown, **LAST)
     parts.follower.tick(handlers.look, None, followed, **QUIET)
     parts.fetchable.click(handlers.act_on_base, None, shown, **QUIET)
     gr.on(

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import gradio as gr
 
-from studio.page.handlers import QUIET
+from studio.page.handlers import LAST, PICKED, QUIET
 from studio.page.scripts import script
 from studio.page.tabs.compare.components import Form, Parts
 from studio.page.tabs.compare.handlers import Handlers
@@ -34,9 +34,9 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
     parts.reseed.click(handlers.draw_with_new_seeds, form.inputs, begun, **QUIET).success(**look)
     view.stop.click(handlers.stop, chosen, None, **QUIET).success(**look)
     view.follower.tick(**look)
-    view.past.select(handlers.choose, None, chosen, **QUIET).then(**look)
+    view.past.select(handlers.choose, None, chosen, **PICKED).then(**look)
     view.grid.submit(handlers.reveal, seen, [*view.followed.values()], **QUIET)
-    parts.search.change(handlers.find, seen, view.past, trigger_mode="always_last", **QUIET)
+    parts.search.change(handlers.find, seen, view.past, **LAST)
 
 
 def _fill(parts: Parts, form: Form, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> None:
@@ -50,14 +50,14 @@ def _fill(parts: Parts, form: Form, handlers: Handlers, page: gr.Blocks, tab: gr
         **QUIET,
     )
     for event in (opened.then, first.input):
-        event(handlers.suggest, [first, form.base], parts.suggested, **QUIET).success(
+        event(handlers.suggest, [first, form.base], parts.suggested, **LAST).success(
             None,
             [parts.suggested, form.base, form.prompts, form.guidance, parts.taken],
             [form.base, form.prompts, form.guidance, parts.taken],
             js=TAKE,
             **QUIET,
         )
-    first.input(handlers.forget_offered, None, parts.offered, **QUIET)
+    first.input(handlers.forget_offered, None, parts.offered, **LAST)
     parts.more.click(handlers.add_row, form.count, [parts.more, *form.shown_rows], **QUIET)
     for number, row in enumerate(form.styles):
         row.remove.click(
@@ -71,8 +71,7 @@ def _fill(parts: Parts, form: Form, handlers: Handlers, page: gr.Blocks, tab: gr
         handlers.name_weights,
         form.pickers,
         [row.weight for row in form.styles],
-        trigger_mode="always_last",
-        **QUIET,
+        **LAST,
     )
     parts.checkpoints.click(
         handlers.spread_checkpoints, first, [*form.pickers, *form.shown_rows], **QUIET

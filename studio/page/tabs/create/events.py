@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
-from studio.page.handlers import QUIET
+from studio.page.handlers import LAST, PICKED, QUIET
 from studio.page.tabs.create.components import Parts
 from studio.page.tabs.create.handlers import Handlers
 
@@ -32,7 +32,7 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
         handlers.choose_style,
         [form.style, form.prompt],
         [form.base, form.guidance, form.prompt],
-        **QUIET,
+        **LAST,
     )
     own = [parts.drop, form.source, form.mask, parts.own, parts.forget, form.shape]
     parts.drop.upload(handlers.take, parts.drop, own, **QUIET)
@@ -43,8 +43,8 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
     parts.slider.input(handlers.slide, shown, drawn, **AT_ONCE)
     parts.stop.click(handlers.stop, None, parts.stop, **QUIET)
     for listing in (parts.history, parts.series):
-        listing.select(handlers.choose, None, image, **QUIET)
-    parts.only.input(handlers.find, [shown, parts.only], parts.history, **QUIET)
+        listing.select(handlers.choose, None, image, **PICKED)
+    parts.only.input(handlers.find, [shown, parts.only], parts.history, **LAST)
     parts.favourite.click(handlers.favour, [shown, parts.only], image, **QUIET)
     gr.on(
         # gradio 6.31 passes over the first change of a field that has just appeared
@@ -52,8 +52,7 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
         handlers.write_note,
         [shown, parts.note],
         None,
-        trigger_mode="always_last",
-        **QUIET,
+        **LAST,
     )
     filled = [*form.inputs, *own, parts.slider]
     parts.reuse.click(handlers.reuse, shown, list(dict.fromkeys(filled)), **QUIET)

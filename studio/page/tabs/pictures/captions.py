@@ -11,9 +11,9 @@ from gradio.blocks import Block
 
 from studio.datasets import store
 from studio.page.handlers import in_html, shows_errors
+from studio.page.latest import window_of
 from studio.page.tabs.pictures import rendering
 from studio.page.tabs.pictures.components import Parts
-from studio.page.tabs.pictures.latest import window_of
 from studio.page.views import pictures as views
 from training.storage.paths import Workspace
 

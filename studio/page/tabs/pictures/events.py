@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.page.handlers import PRIVATE, QUIET, TO_TRAINING
+from studio.page.handlers import LAST, PICKED, PRIVATE, QUIET, TO_TRAINING
 from studio.page.tabs.pictures.components import Bulk, Parts
 from studio.page.tabs.pictures.handlers import Handlers
 
@@ -106,7 +106,7 @@ def _picture(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
         handlers.choose,
         [parts.dataset, parts.base],
         picture.shown,
-        **QUIET,
+        **PICKED,
     )
     # change, not input: gradio 6.31 calls only key presses input, not pasting, deleting or an input
     # method. One at a time and none left out, so that the last edit stays.
@@ -137,7 +137,7 @@ def _picture(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
     )
     picture.previous.click(handlers.previous, parts.where, picture.shown, **QUIET)
     picture.next.click(handlers.next, parts.where, picture.shown, **QUIET)
-    picture.desk.input(handlers.move_crop, None, None, **QUIET)
+    picture.desk.input(handlers.move_crop, None, None, **PICKED)
     picture.remove.click(handlers.remove, [picture.of, parts.base], parts.changed, **PRIVATE).then(
         **check
     )
@@ -148,14 +148,13 @@ def _bulk(
 ) -> None:
     """Changing and describing all captions."""
     # apart from what is typed: an answer that touches a field may undo its last letter
-    bulk.kind.input(handlers.name_fields, bulk.kind, [bulk.words, bulk.other], **QUIET)
+    bulk.kind.input(handlers.name_fields, bulk.kind, [bulk.words, bulk.other], **LAST)
     gr.on(
         [bulk.kind.input, bulk.words.change, bulk.other.change],
         handlers.explain_edit,
         [parts.dataset, *bulk.edit],
         bulk.example,
-        trigger_mode="always_last",
-        **QUIET,
+        **LAST,
     )
     bulk.apply.click(
         handlers.edit_all,

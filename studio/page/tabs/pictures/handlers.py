@@ -16,10 +16,10 @@ from studio.datasets import caption_edits, captioning, collection, fixes, histor
 from studio.datasets.collection import choices
 from studio.library import library, sample_project
 from studio.page.handlers import shows_errors, shows_errors_while_streaming
+from studio.page.latest import Latest
 from studio.page.tabs.pictures import rendering
 from studio.page.tabs.pictures.captions import Captions
 from studio.page.tabs.pictures.components import Parts
-from studio.page.tabs.pictures.latest import Latest
 from studio.page.views import pictures as views
 from studio.processes.queue import Queue
 from studio.server import uploads

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from studio.page.handlers import PRIVATE, QUIET, TO_TRAINING
+from studio.page.handlers import LAST, PICKED, PRIVATE, QUIET, TO_TRAINING
 from studio.page.scripts import script
 from studio.page.tabs.styles.components import Parts
 from studio.page.tabs.styles.handlers import Handlers
@@ -16,13 +16,11 @@ def connect(parts: Parts, handlers: Handlers, tab: gr.Tab) -> None:
     sharing = parts.sharing
     # not also at page.load: a late answer would undo what is being typed
     tab.select(handlers.open_tab, [chosen, search], everything, **QUIET)
-    parts.listing.select(handlers.choose, [chosen, search], everything, **QUIET)
+    parts.listing.select(handlers.choose, [chosen, search], everything, **PICKED)
     parts.listing.click(handlers.find_tag, chosen, [search, parts.listing], **QUIET)
     recipes = parts.recipes
-    recipes.other.input(handlers.compare, [chosen, recipes.other], recipes.differences, **QUIET)
-    search.change(
-        handlers.find, [chosen, search], parts.listing, trigger_mode="always_last", **QUIET
-    )
+    recipes.other.input(handlers.compare, [chosen, recipes.other], recipes.differences, **LAST)
+    search.change(handlers.find, [chosen, search], parts.listing, **LAST)
     parts.drop.upload(
         handlers.bring,
         [parts.drop, chosen],
@@ -37,8 +35,7 @@ def connect(parts: Parts, handlers: Handlers, tab: gr.Tab) -> None:
         handlers.show_published,
         [chosen, sharing.kept],
         [sharing.published, sharing.download],
-        trigger_mode="always_last",
-        **QUIET,
+        **LAST,
     )
     sharing.make.click(
         handlers.publish, [chosen, sharing.form, sharing.kept], sharing.download, **PRIVATE

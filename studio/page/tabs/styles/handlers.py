@@ -13,6 +13,7 @@ from gradio.blocks import Block
 from studio.library import import_export, library, preferences, publishing
 from studio.library.cards import Card, card, card_of, merged, write_card
 from studio.page.handlers import made, shows_errors
+from studio.page.latest import Latest
 from studio.page.tabs.styles import rendering
 from studio.page.tabs.styles.components import HIDDEN, Parts
 from studio.page.views import styles as views
@@ -29,15 +30,19 @@ class Handlers:
     def __init__(self, workspace: Workspace, parts: Parts) -> None:
         self.workspace = workspace
         self.parts = parts
+        self.latest = Latest()
 
     @shows_errors
-    def open_tab(self, id: str, searched: str) -> Answer:
-        return self._all(id, searched, shown=id)
+    def open_tab(self, id: str, searched: str, request: gr.Request | None = None) -> Answer:
+        return self._all(id, searched, request, shown=id)
 
     @shows_errors
-    def choose(self, shown: str, searched: str, event: gr.EventData) -> Answer:
+    def choose(
+        self, shown: str, searched: str, event: gr.EventData, request: gr.Request | None = None
+    ) -> Answer:
         id = library.style(self.workspace, str(event._data.get("at", ""))).id
-        return self._all(id, searched, shown=shown)
+        self.latest.choose(id, request)
+        return self._all(id, searched, request, shown=shown)
 
     @shows_errors
     def find(self, id: str, searched: str) -> str:
@@ -55,27 +60,33 @@ class Handlers:
         return rendering.differences(self.workspace, id, other)
 
     @shows_errors
-    def bring(self, files: list[str] | None, id: str) -> Answer:
+    def bring(
+        self, files: list[str] | None, id: str, request: gr.Request | None = None
+    ) -> Answer:
         done = import_export.bring(self.workspace, [Path(f) for f in files or []])
         uploads.used(files or [])
         first = done.kept[0][0] if done.kept else id
         names = {style.id: style.name for style in library.styles(self.workspace)}
+        if done.kept:
+            self.latest.choose(first, request)
         return {
             self.parts.drop: None,
             self.parts.report: views.brought(done, names),
             self.parts.search: "",
-            **self._all(first, "", shown=id),
+            **self._all(first, "", request, shown=id),
         }
 
     @shows_errors
-    def save_card(self, id: str, searched: str, *fields: str | None) -> Answer:
+    def save_card(
+        self, id: str, searched: str, request: gr.Request | None, *fields: str | None
+    ) -> Answer:
         """Save what was typed. fields: of the card's form, what it was filled with last."""
         *typed, before = (text or "" for text in fields)
         style = library.style(self.workspace, id)
         saved = merged(card(style.path), typed=Card(*typed), shown=card_of(before))
         write_card(style.path, saved)
         gr.Info("Saved.")
-        return self._all(id, searched)
+        return self._all(id, searched, request)
 
     @shows_errors
     def show_published(self, id: str, kept: list[str]) -> Answer:
@@ -107,35 +118,47 @@ class Handlers:
         preferences.go_on_from(self.workspace, library.style(self.workspace, id).id)
 
     @shows_errors
-    def delete(self, id: str, searched: str) -> Answer:
+    def delete(self, id: str, searched: str, request: gr.Request | None = None) -> Answer:
         """Delete it, and choose no other: the next one would stand under the same button."""
         name = import_export.take_away(self.workspace, id)
+        self.latest.choose("", request)
         return {
-            **self._all("", searched, shown="", chooses=False),
+            **self._all("", searched, request, shown="", chooses=False),
             **self.parts.snackbar.says(f"Deleted “{name}”.", name),
         }
 
     @shows_errors
-    def bring_back(self, id: str, searched: str) -> Answer:
+    def bring_back(self, id: str, searched: str, request: gr.Request | None = None) -> Answer:
         back = import_export.bring_back(self.workspace)
         found = next((s.id for s in library.styles(self.workspace) if s.name == back), id)
+        self.latest.choose(found, request)
         return {
-            **self._all(found, searched, shown=id),
+            **self._all(found, searched, request, shown=id),
             **self.parts.snackbar.is_silent(),
         }
 
     def _all(
-        self, id: str, searched: str, *, shown: str | None = None, chooses: bool = True
+        self,
+        id: str,
+        searched: str,
+        request: gr.Request | None,
+        *,
+        shown: str | None = None,
+        chooses: bool = True,
     ) -> Answer:
-        """The library and the chosen style, the first one when that is gone, or none.
+        """The library and the chosen style, the first one when that is gone, or none. Only the
+        library when this window has chosen another style meanwhile, whose own answer shows it.
 
         shown: id of the style whose card the page shows; what is being typed about it stays, while
         another style's card replaces it.
         """
+        if (latest := self.latest.choice(request)[1]) not in ("", id):
+            return self._library(latest, searched)
         parts, listing = self.parts, library.styles(self.workspace)
         first = listing[0] if listing and chooses else None
         style = next((s for s in listing if s.id == id), first)
         at = style.id if style else ""
+        self.latest.choose(at, request)
         taken = import_export.last_taken(self.workspace)
         answer: Answer = {
             parts.chosen: at,
@@ -149,9 +172,15 @@ class Handlers:
             ),
             parts.recipes.differences: "",
         }
+        if (latest := self.latest.choice(request)[1]) != at:
+            return self._library(latest, searched)
         if at and at == shown:
             return {part: value for part, value in answer.items() if part not in parts.card.fields}
         return answer
+
+    def _library(self, id: str, searched: str) -> Answer:
+        """The library alone."""
+        return {self.parts.listing: rendering.listing(self.workspace, id, searched)}
 
     def _one(self, shown: rendering.Shown) -> Answer:
         """What shows the chosen style."""

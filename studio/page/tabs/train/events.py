@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import gradio as gr
 
-from studio.page.handlers import PRIVATE, QUIET
+from studio.page.handlers import LAST, PICKED, PRIVATE, QUIET
 from studio.page.scripts import script
 from studio.page.tabs.train.components import Form, Parts
 from studio.page.tabs.train.form import OF_THE_BASE, values_by_base
@@ -45,7 +45,7 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
     view.draw.click(handlers.draw_now, view.run, None, **QUIET)
     view.save.click(handlers.save_now, view.run, None, **QUIET)
     view.queue.click(handlers.act_on_job, view.run, view.run, **QUIET).success(**look)
-    view.queue.select(handlers.choose_run, None, view.run, **QUIET).success(**look)
+    view.queue.select(handlers.choose_run, None, view.run, **PICKED).success(**look)
     view.use.click(handlers.use_recommended, view.run, None, **QUIET).success(**look)
     view.compare.click(handlers.compare, view.run, None, **QUIET).success(
         None, None, None, js=script("open_compare")
@@ -60,8 +60,7 @@ def _look_before(parts: Parts, handlers: Handlers, tab: gr.Tab) -> None:
     check: dict[str, Any] = {
         "inputs": form.inputs,
         "outputs": parts.preflight,
-        "trigger_mode": "always_last",
-        **QUIET,
+        **LAST,
     }
     typed = [cast(gr.Textbox, fields[key]) for key in ("save.name", "base.model")]
     numbers = [cast(gr.Number, fields[key]) for key in ("optim.steps", "optim.batch_size")]
@@ -92,7 +91,7 @@ def _fill(form: Form, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> None:
         handlers.choose_preset,
         [*form.knobs, model],
         [*form.fields.values()],
-        **QUIET,
+        **LAST,
     )
     # What a preset chose for one kind of base gives way to what it chooses for the other; what
     # somebody changed stays

@@ -1,4 +1,4 @@
-"""Which dataset each window of a browser chose last, while answers to earlier choices are made."""
+"""What each window of a browser chose last, while answers to earlier choices are made."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ MOST_WINDOWS = 1000  # whose last choice is remembered
 
 
 class Latest:
-    """An answer that takes seconds may arrive after another dataset was chosen, made or filled. It
-    would put the page back to the earlier one, and what is dropped next would go there.
+    """Which dataset or style. An answer that takes seconds may arrive after another one was chosen,
+    made or filled. It would put the page back to the earlier one, and what is dropped or typed next
+    would go there.
     """
 
     def __init__(self) -> None:
