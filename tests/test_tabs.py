@@ -70,6 +70,8 @@ def test_what_is_picked_while_another_pick_is_answered_is_not_passed_over(
         if lists & {"select", "input"}:
             assert fn.trigger_mode == "multiple", fn.name
             picks += 1
+        elif "upload" in kinds:
+            assert fn.trigger_mode == "multiple", fn.name
         elif "input" in kinds and "tick" not in kinds:
             assert fn.trigger_mode in ("always_last", "multiple"), fn.name
             fields += 1

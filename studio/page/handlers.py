@@ -34,6 +34,8 @@ QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
 # Of what is picked in a list: gradio 6.31 passes over a second pick while the first is answered, or
 # sends it with the place of the first. So each is sent at once, and they are answered in turn.
 PICKED: dict[str, Any] = {**QUIET, "trigger_mode": "multiple", "concurrency_limit": 1}
+# Of files that are dropped, the same
+BROUGHT: dict[str, Any] = {**PRIVATE, "trigger_mode": "multiple", "concurrency_limit": 1}
 # Of a field whose last value counts
 LAST: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 TO_TRAINING = script("open_train")

@@ -78,4 +78,4 @@ def _fill(parts: Parts, form: Form, handlers: Handlers, page: gr.Blocks, tab: gr
     )
     parts.keep_mix.click(handlers.keep_mix, form.mix, form.pickers, **QUIET)
     parts.view.reuse.click(handlers.reuse, parts.chosen, form.outputs, **QUIET)
-    parts.drop.upload(handlers.reload, parts.drop, [parts.drop, *form.outputs], **QUIET)
+    parts.drop.upload(handlers.reload, parts.drop, [parts.drop, *form.outputs], **PICKED)

@@ -35,7 +35,7 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
         **LAST,
     )
     own = [parts.drop, form.source, form.mask, parts.own, parts.forget, form.shape]
-    parts.drop.upload(handlers.take, parts.drop, own, **QUIET)
+    parts.drop.upload(handlers.take, parts.drop, own, **PICKED)
     parts.forget.click(handlers.forget, None, [*own, parts.series], **QUIET)
     parts.own.submit(handlers.paint, None, form.mask, **QUIET)
     parts.draw.click(handlers.draw, form.inputs, drawn, **AT_ONCE)

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.page.handlers import LAST, PICKED, PRIVATE, QUIET, TO_TRAINING
+from studio.page.handlers import BROUGHT, LAST, PICKED, PRIVATE, QUIET, TO_TRAINING
 from studio.page.tabs.pictures.components import Bulk, Parts
 from studio.page.tabs.pictures.handlers import Handlers
 
@@ -68,7 +68,7 @@ def _datasets(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
         handlers.upload,
         [parts.dataset, parts.drop, parts.base],
         [parts.drop, parts.report, parts.dataset, parts.in_view, *parts.everything],
-        **PRIVATE,
+        **BROUGHT,
     ).then(**check)
 
 

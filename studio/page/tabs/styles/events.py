@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from studio.page.handlers import LAST, PICKED, PRIVATE, QUIET, TO_TRAINING
+from studio.page.handlers import BROUGHT, LAST, PICKED, PRIVATE, QUIET, TO_TRAINING
 from studio.page.scripts import script
 from studio.page.tabs.styles.components import Parts
 from studio.page.tabs.styles.handlers import Handlers
@@ -25,7 +25,7 @@ def connect(parts: Parts, handlers: Handlers, tab: gr.Tab) -> None:
         handlers.bring,
         [parts.drop, chosen],
         [parts.drop, parts.report, search, *everything],
-        **PRIVATE,
+        **BROUGHT,
     )
     parts.card.save.click(
         handlers.save_card, [chosen, search, *parts.card.fields], everything, **PRIVATE

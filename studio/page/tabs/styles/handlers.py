@@ -60,9 +60,7 @@ class Handlers:
         return rendering.differences(self.workspace, id, other)
 
     @shows_errors
-    def bring(
-        self, files: list[str] | None, id: str, request: gr.Request | None = None
-    ) -> Answer:
+    def bring(self, files: list[str] | None, id: str, request: gr.Request | None = None) -> Answer:
         done = import_export.bring(self.workspace, [Path(f) for f in files or []])
         uploads.used(files or [])
         first = done.kept[0][0] if done.kept else id
