@@ -58,7 +58,7 @@ def components() -> Parts:
     """Lay the tab out."""
     with gr.Row():
         with gr.Column(min_width=340):
-            gr.Markdown("### Base models")
+            gr.Markdown("## Base models")
             base = gr.Dropdown(
                 [],
                 label="Default base model",
@@ -67,7 +67,7 @@ def components() -> Parts:
                 elem_classes=CHANGING,
             )
             bases = gr.HTML(elem_id="bases", **PLAIN)
-            gr.Markdown("### Download a base model")
+            gr.Markdown("## Download a base model")
             fetchable = gr.HTML(
                 elem_id="fetchable", apply_default_css=False, js_on_load=bases_view.ACT
             )
@@ -83,17 +83,17 @@ def components() -> Parts:
                 )
             follower = polling.follower(elem_id="follows-fetches")
         with gr.Column(min_width=340):
-            gr.Markdown("### Workspace")
+            gr.Markdown("## Workspace")
             used = gr.HTML(elem_id="workspace", **PLAIN)
             small = {"size": "sm", "min_width": 150}
             with gr.Row():
                 trash = gr.Button("Empty the trash", variant="stop", elem_id="empty-trash", **small)
                 caches = gr.Button("Clear caches", elem_id="clear-cache", **small)
             asks = asking("trash", yes="Delete permanently", no="Cancel", variant="stop")
-            gr.Markdown("### System check")
+            gr.Markdown("## System check")
             device = gr.HTML(note(DOCTOR), elem_id="device", **PLAIN)
             examine = gr.Button("Check this machine", size="sm", elem_id="ask-device")
-            gr.Markdown("### Versions")
+            gr.Markdown("## Versions")
             gr.HTML(views.table(storage.versions()), elem_id="versions", **PLAIN)
     return Parts(
         base, bases, fetchable, other, fetch, follower, device, examine, used, trash, asks, caches

@@ -225,7 +225,6 @@ def _sharing() -> Sharing:
     kept = gr.CheckboxGroup(
         [],
         label="Include in the file",
-        show_select_all=True,
         elem_id="share-fields",
         elem_classes=CHANGING,
     )
