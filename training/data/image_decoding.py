@@ -263,7 +263,10 @@ def _disguised(content: bytes) -> str:
             "is text, not a picture (a web page or a pointer saved in its place?). "
             "Download the picture itself, or remove it."
         )
-    return "is not a picture of a kind that is read. Save it as PNG, or remove it."
+    return (
+        "is not a picture of a kind that is read (PNG, JPEG, WEBP, AVIF, BMP, GIF, TIFF, HEIC). "
+        "Save it as PNG, or remove it."
+    )
 
 
 def _other_kind(content: bytes) -> str:
