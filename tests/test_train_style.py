@@ -427,19 +427,6 @@ def test_the_command_works_from_anywhere(command: list[str], tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_output_is_escaped_where_the_encoding_is_poor() -> None:
-    script = (
-        "from pathlib import Path; from training import events; "
-        "from training.cli import terminal; "
-        "terminal.show([events.Warned('h\\xe4keln')], Path())"
-    )
-    env = environment(PYTHONIOENCODING="ascii")
-    shown = subprocess.run(
-        [sys.executable, "-B", "-c", script], capture_output=True, text=True, cwd=ROOT, env=env
-    )
-    assert shown.stdout == "Note: h\\xe4keln\n", shown.stderr
-
-
 def test_a_flag_overrides_the_file(run_toml: Path) -> None:
     flags = [
         "--optim.steps=9",

@@ -17,7 +17,10 @@ from pathlib import Path
 import pytest
 
 from tests import crashes
+from tests.test_style_file import PAIR, tensors
 from training import events
+from training.cli import terminal
+from training.cli.output import lasting_output
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = [sys.executable, "-B", "-m", "training.train_style"]
@@ -221,6 +224,41 @@ def test_the_other_commands_end_quietly_when_their_reader_is_gone(module: str) -
     )
     os.close(output)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+WORDS = ["häkeln", "墨", "красный кот", "😀", "caf\udce9"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "cp437", "utf-8"])
+def test_letters_that_an_encoding_lacks_are_escaped(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "out.txt"
+    with file.open("w", encoding=encoding) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with lasting_output():
+            print(*WORDS)
+            terminal.show([events.Warned(word) for word in WORDS], tmp_path)
+    escaped = [word.encode(encoding, "backslashreplace").decode(encoding) for word in WORDS]
+    lines = file.read_text(encoding=encoding).splitlines()
+    assert lines == [" ".join(escaped), *(f"Note: {word}" for word in escaped)]
+
+
+@pytest.mark.parametrize("command", ["inspect {0}", "scrub {0} --out {1}"])
+def test_style_files_have_names_that_a_pipe_of_windows_lacks(command: str, tmp_path: Path) -> None:
+    style, out = tmp_path / "墨.safetensors", tmp_path / "кот 😀.safetensors"
+    style.write_bytes(tensors(**PAIR))
+    words = [word.format(style, out) for word in command.split()]
+    script = "from training.cli import style_file as s; raise SystemExit(s.main())"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", script, *words],
+        capture_output=True,
+        env={**environment(), "PYTHONIOENCODING": "cp1252"},
+        text=True,
+        encoding="cp1252",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u58a8" in done.stdout or "\\u043a" in done.stdout
 
 
 @pytest.mark.parametrize("kind", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from training.adapters import lora_layers
 from training.cli.for_programs import print_line
-from training.cli.terminal import clock, escaping_console
+from training.cli.terminal import clock, unwrapped_console
 from training.config.schema import RunConfig
 from training.data.several_folders import counted
 from training.errors import without_controls
@@ -48,7 +48,7 @@ def print_plan(config: RunConfig, began: float, *, as_json: bool = False) -> Non
     table.add_column(overflow="fold")  # long paths are shown whole
     for name, text in rows.items():
         table.add_row(name, escape(text))
-    console = escaping_console()
+    console = unwrapped_console()
     console.print(table)
     for note in notes:
         console.print(f"- {without_controls(note)}", markup=False, soft_wrap=True)
@@ -84,7 +84,7 @@ def print_sweep(configs: Sequence[RunConfig], began: float, *, as_json: bool = F
             updates,
             escape(str(plan.config.run_folder)),
         )
-    console = escaping_console()
+    console = unwrapped_console()
     console.print(table)
     console.print(
         "How many go through the base in one pass is timed when they begin. One alone, the first:",

@@ -1,5 +1,6 @@
 """Standard output and error that outlive their reader: what is printed to a closed pipe, a full
-disk or a terminal that is gone is lost, and the work goes on.
+disk or a terminal that is gone is lost, and the work goes on. Letters that the encoding does not
+have, as Windows' pipes lack most (cp1252), are escaped.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class _LastingFile(io.FileIO):
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """While inside, no print and no progress bar raises an error for where its output goes."""
+    """While inside, no print and no progress bar raises an error for where its output goes or for
+    what it says.
+    """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_on_lasting_file(stream) for stream in before)
     try:
@@ -58,7 +61,7 @@ def _on_lasting_file(stream: Any) -> Any:
     return io.TextIOWrapper(
         io.BufferedWriter(_LastingFile(raw.fileno(), "w", closefd=False)),
         encoding=stream.encoding,
-        errors=stream.errors,
+        errors="backslashreplace" if stream.errors == "strict" else stream.errors,
         newline=None,
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,

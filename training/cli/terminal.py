@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -34,12 +33,8 @@ def escape(text: str) -> str:
     return escape_markup(without_controls(text))
 
 
-def escaping_console() -> Console:
-    """What prints to stdout; characters that its encoding does not have are escaped, so that a
-    message never ends a training.
-    """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+def unwrapped_console() -> Console:
+    """What prints to stdout: a message is one line where there is no terminal."""
     return Console(width=None if sys.stdout.isatty() else WIDEST)
 
 
@@ -48,7 +43,7 @@ def show(stream: Iterable[Event], folder: Path) -> None:
 
     A message is one line, however long: scripts read it too.
     """
-    console = escaping_console()
+    console = unwrapped_console()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -90,7 +85,7 @@ def show_many(
 
     a bar each, and every line with the run's name before it.
     """
-    console = escaping_console()
+    console = unwrapped_console()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
