@@ -238,6 +238,8 @@ def test_what_is_drawn_is_encoded_once_and_again_for_another_autoencoder(tmp_pat
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4}
     blocks |= {"up_block_types": ("UpDecoderBlock2D",) * 4}
     vae = AutoencoderKL(**sizes, **blocks)
+    shards.encode(drawn, vae, into)  # nothing is drawn yet
+    assert len(into) == 0
     drawn.add(pictures[:3], tokens[:3], facts[:3], names=["castle"])
     shards.encode(drawn, vae, into)
     drawn.add(pictures[3:], tokens[3:], facts[3:])
@@ -335,3 +337,4 @@ def test_concepts_have_a_name_and_hands_that_keep_some_pairs_for_tests(tmp_path:
     assert all(name not in others for name, others in concepts.SYNONYMS.items())
     spelt = {s for others in concepts.SYNONYMS.values() for s in others}
     assert concepts.UNSAID <= spelt
+    assert not {"hamburger", "castle", "penguin", "crown", "teapot", "rocket"} - concepts.TAUGHT

@@ -133,6 +133,8 @@ class Painter:
         self.plan, self.device, self.state, self.folder = plan, device, state, folder
         self.tokenizer = new_tokenizer([], state / "tokenizer")
         self.text = new_text_encoder(self.tokenizer)
+        if device == "cpu":  # captions this short are quicker without the fused kernel
+            self.text.set_attn_implementation("eager")
         self.unet = new_unet(plan, self.text.config.hidden_size)
         if plan.warm:
             begun_from(begun.painter(), self.unet, self.text, self.tokenizer)

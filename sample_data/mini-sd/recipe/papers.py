@@ -34,7 +34,8 @@ COLOURS: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, 
 LIGHT = ("white", "white", "white", "cream", "cream", "yellow", "pink", "light blue", "light green")
 PALE = ("white", "white", "cream")
 DARK = ("black", "black", "dark blue", "dark green")
-SURFACES = ("plain", "plain", "grain", "grain", "gradient", "stripes", "dots", "checks", "fibres")
+# No caption names a surface: mostly plain, else every ground is drawn half patterned
+SURFACES = (*["plain"] * 8, "grain", "grain", "gradient", "stripes", "dots", "checks", "fibres")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ NOT_MIRRORED = frozenset(
     "clock watch guitar violin keyboard calendar book newspaper trumpet saxophone scissors "
     "calculator dice die telephone typewriter".split()
 )
-GROUNDS = ("none", "none", "none", "none", "grass", "sand", "snow", "sky", "water", "room")
+GROUNDS = (*["none"] * 12, "grass", "sand", "snow", "sky", "water", "room")
 FLAT_GROUNDS = {"grass": "green", "sand": "cream", "snow": "white"}
 # Colours in which a thing would be lost on a ground
 GROUND_COLOURS = {
@@ -169,10 +169,10 @@ def scene(
     canvas = ground(on, size, rng)
     layout = LAYOUTS[count][int(rng.integers(len(LAYOUTS[count])))]
     place = relation = extent = None
-    if placed and count == 1 and rng.random() < 0.35:
+    if placed and count == 1 and rng.random() < 0.2:
         place = str(rng.choice(list(PLACES)))
         layout = ((*PLACES[place], float(rng.uniform(0.4, 0.52))),)
-    elif placed and count == 1 and rng.random() < 0.3:
+    elif placed and count == 1 and rng.random() < 0.2:
         extent = str(rng.choice(["small", "big"]))
         layout = (
             (0.5, 0.5, float(rng.uniform(*{"small": (0.35, 0.45), "big": (0.93, 1)}[extent]))),

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 PART = 500  # pictures drawn and added at once
-ICONS = 150  # different things in a part
+ICONS = 110  # different things in a part
 CAPTIONS = 4  # of every picture, in its own phrasing
 LENGTH = 32  # tokens a caption
 SHAPE = (16, 16, 16)  # of a picture's latents
-MEDIA_SHARE = 0.5  # of pictures that are made in a medium
+MEDIA_SHARE = 0.35  # of pictures that are made in a medium
 OTHER_NAME = 0.3  # share of captions that call a thing by a synonym
 PLAIN_HAND = "flat"  # of a thing whose caption names neither hand nor medium
 HELD_OUT = 1 << 40  # number of the first picture that is never learnt
@@ -112,7 +112,7 @@ def held_out(npm: Path, each: int = 128) -> Iterator[tuple[Example, int]]:
     left out, and of things in a medium left out.
     """
     rng = np.random.default_rng([HELD_OUT, 34])
-    names = list(concepts.chosen(npm))
+    names = concepts.taught(npm)
     for kind in range(len(KINDS)):
         found = 0
         while found < each:
@@ -192,6 +192,8 @@ def draw(
 
 def encode(drawn: FlatFiles, vae: AutoencoderKL, into: FlatFiles) -> None:
     """Add the latents of everything drawn that has none yet, with its tokens and facts."""
+    if len(into) == len(drawn):
+        return
     pictures, tokens, known = drawn.open()
     for at in range(len(into), len(pictures), PART):
         rows = slice(at, at + PART)

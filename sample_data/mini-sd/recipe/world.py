@@ -131,7 +131,7 @@ def icon_things(folder: Path, concepts: Sequence[str]) -> list[Thing]:
 def _chosen(things: Sequence[Thing], rng: Rng) -> list[Thing]:
     """Choose one to four things: one alone, some alike, or two or three that differ."""
     first = things[int(rng.integers(len(things)))]
-    if rng.random() < 0.68:
+    if rng.random() < 0.8:
         chosen = [first]
     elif rng.random() < 0.5:
         chosen = [first] * int(rng.choice([2, 2, 3, 3, 4]))
