@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import tomli_w
+from safetensors.torch import save_file
 
 from tests import crashes
+from tests.test_transformer_file import published
 from training.cli.train_arguments import config_from, sweep_from
 from training.config.loading import from_mapping, read_toml
 from training.config.schema import RunConfig
 from training.errors import StudioError
 from training.events import Event, Started, Stepped
+from training.models import base_files
 from training.runtime import cpu_threads
 from training.trainer import microbatching, resume, schedule
 from training.trainer.loop import train
@@ -176,7 +179,11 @@ def test_what_was_recorded_beside_the_checkpoints_counts_after_a_move(tmp_path: 
 
 def test_a_sweep_keeps_its_schedule_after_a_move(config: RunConfig) -> None:
     config.run_folder.mkdir(parents=True, exist_ok=True)
-    for name in (schedule._settings, schedule._settings_with_places):
+    for name in (
+        schedule._settings,
+        schedule._settings_with_rest,
+        schedule._settings_with_places,
+    ):
         kept = schedule.JointSchedule({0: 0}, {0: name(config)})
         schedule.write(kept, [config])
         assert schedule.found([config], [0]) == kept
@@ -254,3 +261,70 @@ def test_the_run_toml_of_a_run_means_the_same_from_elsewhere(
     assert again.run_folder == tmp_path / "out" / "s"
     assert again.adapter.start == str(tmp_path / "start.safetensors")
     assert [e.step for e in train(again) if isinstance(e, Started)] == [2]
+
+
+# --- what supplies the rest of a single file ---
+
+
+@pytest.fixture
+def of_a_file(
+    flow_base: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> RunConfig:
+    """Four updates on a single file, whose text encoder and VAE come from a folder."""
+    monkeypatch.setenv("STYLE_STUDIO_CACHE", str(tmp_path / "cache"))
+    crashes.pictures(tmp_path)
+    shutil.copytree(flow_base("z-image"), tmp_path / "rest")
+    save_file(published("z-image", tmp_path / "rest"), tmp_path / "z.safetensors")
+    return from_mapping(
+        {
+            "base": {
+                "model": str(tmp_path / "z.safetensors"),
+                "rest": str(tmp_path / "rest"),
+                "dtype": "float32",
+                "device": "cpu",
+            },
+            "data": {"folder": str(tmp_path / "pictures"), "trigger": "sks"},
+            "adapter": {"rank": 2, "alpha": 2.0},
+            "optim": {"steps": 4, "batch_size": 1, "accumulate": 1, "warmup": 0.0},
+            "preview": {"every": 0},
+            "report": {"minutes": 0.0},
+            "save": {"folder": str(tmp_path / "runs"), "name": "s", "every": 0},
+        }
+    )
+
+
+def rest_moved(config: RunConfig) -> RunConfig:
+    old = Path(config.base.rest)
+    return with_(config, base__rest=str(old.rename(old.with_name("the rest"))))
+
+
+def rest_unnamed(config: RunConfig) -> RunConfig:
+    """The file is enough once it was put together."""
+    return with_(config, base__rest="")
+
+
+@pytest.mark.parametrize("move", [rest_moved, rest_unnamed])
+def test_a_run_on_a_file_goes_on_to_the_bit_wherever_its_rest_lies(
+    move: Callable[[RunConfig], RunConfig], of_a_file: RunConfig
+) -> None:
+    straight = with_(of_a_file, save__name="straight")
+    list(train(straight))
+    begun(of_a_file)
+    events = list(train(move(of_a_file)))
+    assert [e.step for e in events if isinstance(e, Started)] == [2]
+    assert crashes.learnt(of_a_file.run_folder) == crashes.learnt(straight.run_folder)
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_rest_of_other_content_is_refused_by_name(
+    part: str, is_named: bool, of_a_file: RunConfig
+) -> None:
+    begun(of_a_file)
+    moved = rest_moved(of_a_file)
+    _change(Path(moved.base.rest) / part)
+    if not is_named:  # the file is put together with what came last
+        base_files.find(moved.base.model, moved.base.rest)
+        moved = rest_unnamed(moved)
+    with pytest.raises(StudioError, match=rf"weights of the base \({part}\)"):
+        list(train(moved))

@@ -22,7 +22,8 @@ PATHS = (
 READ = tuple(key for key in PATHS if key != "save.folder")
 # Of these what is there decides what is learnt, not where it lies: a run goes on wherever its
 # pictures, base and style have moved to, see training.trainer.resume
-PLACES = frozenset({"base.model", "data.folder", "prior.folder", "adapter.start"})
+BASE = ("base.model", "base.rest")  # the places of a base
+PLACES = frozenset({*BASE, "data.folder", "prior.folder", "adapter.start"})
 
 
 # Lists of tables each of which names a folder

@@ -222,7 +222,7 @@ def check_same_run(
         return
     then, settings = found.state["settings"], resume.settings_record(config)
     changed = resume.changed_settings(then, settings)
-    if files is not None and then.get("base.model") != settings["base.model"]:
+    if files is not None and resume.moved(then, settings):
         changed += resume.changed_base(found.state, {"settings": settings, **base_record(files)})
     if changed:
         raise ConfigError(resume.refusal(config.run_folder, changed))

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from training.config.loading import FREE_TO_CHANGE
-from training.config.places import PLACES
+from training.config.places import BASE, PLACES
 from training.config.schema import RunConfig
 from training.config.section import Section
 from training.config.settings import settings
@@ -69,6 +69,7 @@ def changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
         f"{key}: {before[key]!r} then, {value!r} now"
         for key, value in now.items()
         if before[key] != value
+        and key not in BASE  # its content counts: see changed_base
         and not (key in PLACES and before[key] and value)
         and key != STORAGE  # what came of it counts: see changed_storage
     ]
@@ -83,17 +84,22 @@ def changed_storage(then: str, now: str) -> list[str]:
 
 
 def changed_base(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of the base is another than the one this state was written with."""
-    before, after = then["settings"].get("base.model"), now["settings"]["base.model"]
+    """What of the base is another than the one this state was written with, wherever it lies."""
     if then["base"] != now["base"]:
         return ["the weights of the base"]
-    if before == after:
-        return []
     if "base_parts" not in then:  # written by an earlier version, which knew only the UNet
-        return [f"base.model: {before!r} then, {after!r} now"]
+        before, after = then["settings"], now["settings"]
+        return [
+            f"{key}: {before.get(key)!r} then, {after[key]!r} now" for key in moved(before, after)
+        ]
     known = then["base_parts"]
     differing = [part for part, found in now["base_parts"].items() if known.get(part) != found]
     return [f"the weights of the base ({', '.join(differing)})"] if differing else []
+
+
+def moved(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings that name another place of the base. then, now: by dotted key."""
+    return [key for key in BASE if then.get(key, "") != now.get(key, "")]
 
 
 def changed_start(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

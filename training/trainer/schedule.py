@@ -68,7 +68,7 @@ def found(configs: Sequence[RunConfig], here: Sequence[int]) -> JointSchedule | 
         if (
             other is None
             or (other.began, other.settings) != (same.began, same.settings)
-            or same.settings[i] not in (_settings(configs[i]), _settings_with_places(configs[i]))
+            or same.settings[i] not in _known_settings(configs[i])
         ):
             return None
     return same  # the first member's: it is written first, so it knows most
@@ -102,8 +102,18 @@ def _settings(config: RunConfig) -> str:
     return _hash({"name": config.save.name, **without_places(resume.settings_record(config))})
 
 
+def _known_settings(config: RunConfig) -> tuple[str, ...]:
+    """As this version writes it, and as earlier ones did."""
+    return _settings(config), _settings_with_rest(config), _settings_with_places(config)
+
+
+def _settings_with_rest(config: RunConfig) -> str:
+    record = resume.settings_record(config)
+    rest = {"base.rest": record["base.rest"]}
+    return _hash({"name": config.save.name, **without_places(record), **rest})
+
+
 def _settings_with_places(config: RunConfig) -> str:
-    """As earlier versions wrote it."""
     return _hash({"name": config.save.name, **resume.settings_record(config)})
 
 
