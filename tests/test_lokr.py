@@ -101,7 +101,7 @@ def test_a_kron_alone_and_beside_lora_in_one_batch(parts64: Parts) -> None:
     shared = SharedBase(parts64)
     g = torch.Generator().manual_seed(0)
     numbers = [shared.new_adapter_index() for _ in range(3)]
-    krons = shared.attach_kron(numbers[0], network, names, factor=4, seed=1)
+    krons = shared.attach_other(numbers[0], network, names, lora_layers.kron_maker(4, 1))
     loras = shared.attach(numbers[1], network, names[::2], rank=2, alpha=2.0, seed=2)
     for pair in (*krons.values(), *loras.values()):
         pair[1].data.copy_(torch.randn(pair[1].shape, generator=g) * 0.1)

@@ -34,9 +34,10 @@ from tests.test_style_file import (
 from training.adapters.inference import ActiveStyle, apply_styles
 from training.errors import StyleFileError
 from training.style_files.family_spec import SPECS
-from training.style_files.formats import layer_limit
+from training.style_files.formats import check_sizes
 from training.style_files.key_names import canonical_name, diffusers_names, kohya_names
-from training.style_files.lora import Kron
+from training.style_files.lora import Change as AnyChange
+from training.style_files.lora import Hada, Kron
 from training.style_files.matching import match
 from training.style_files.reading import Lora, Style, accepted_names, read_style, style_from_bytes
 from training.style_files.writing import converted, style_bytes
@@ -279,12 +280,14 @@ def file_of(
     return tensors, changes
 
 
-def matrices_of(change: Lora | Kron) -> tuple[np.ndarray, np.ndarray]:
+def matrices_of(change: AnyChange) -> tuple[np.ndarray, ...]:
+    if isinstance(change, Hada):
+        return change.matrices
     return (change.one, change.two) if isinstance(change, Kron) else (change.down, change.up)
 
 
 def compare(
-    modules: dict[tuple[str, str], Lora | Kron], changes: dict[tuple[str, str], Change]
+    modules: dict[tuple[str, str], AnyChange], changes: dict[tuple[str, str], Change]
 ) -> None:
     assert modules.keys() == changes.keys()
     for place, change in changes.items():
@@ -626,28 +629,9 @@ def test_a_hostile_adapter_config_is_refused_at_once(tmp_path: Path) -> None:
             read_style(tmp_path)
 
 
-def test_more_ranks_than_can_be_kept_are_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.style_files import formats
-
-    monkeypatch.setattr(formats, "LIMITS", (5,))
-    tensors, change = loha((20, 30), 3, 6.0, drawing(0))
-    style = style_from_bytes(
-        save({f"lora_unet_mid_block_x.{leaf}": array for leaf, array in tensors.items()}),
-        "a.safetensors",
-    )
-    found = style.modules["lora_unet_mid_block_x"]
-    values = np.linalg.svd(change, compute_uv=False)
-    best = np.linalg.norm(values[5:]) / np.linalg.norm(values)
-    assert found.rank == 5
-    assert np.linalg.norm(found.delta() - change) / np.linalg.norm(change) == pytest.approx(
-        best, rel=1e-3
-    )
-    assert f"{best:.2%}" in " ".join(style.warnings)
-
-
 def test_a_small_file_that_unfolds_to_a_huge_one_is_refused_before_it_is() -> None:
     with pytest.raises(StyleFileError, match="larger than any base"):
-        layer_limit("a", {"x": {"lokr_w1": (10**6, 1), "lokr_w2": (1, 10**6)}})
+        check_sizes("a", {"x": {"lokr_w1": (10**6, 1), "lokr_w2": (1, 10**6)}})
     many = {
         f"x{i}": {
             "hada_w1_a": (8192, 40),
@@ -658,7 +642,7 @@ def test_a_small_file_that_unfolds_to_a_huge_one_is_refused_before_it_is() -> No
         for i in range(2000)
     }
     with pytest.raises(StyleFileError, match="unfolds"):
-        layer_limit("a", many)
+        check_sizes("a", many)
 
 
 def test_words_in_a_style_are_read_and_those_of_unknown_form_named() -> None:

@@ -11,7 +11,7 @@ from studio.processes import process
 from training.config.loading import from_mapping
 from training.config.schema import RunConfig
 from training.storage.paths import Workspace
-from training.style_files.lora import Kron
+from training.style_files.lora import Hada, Kron
 from training.style_files.reading import Style, read_style
 
 # What of a layer's name in a file tells which target it is, in every naming: attn1_to_q, attn1.to_q
@@ -69,6 +69,10 @@ def _method(read: Style) -> dict[str, Any]:
     krons = [change for change in read.modules.values() if isinstance(change, Kron)]
     if krons:
         return {"method": "lokr", "factor": max(max(kron.one.shape) for kron in krons)}
+    hadas = [change for change in read.modules.values() if isinstance(change, Hada)]
+    if hadas:
+        rank = max(len(hada.b1) for hada in hadas)
+        return {"method": "loha", "rank": rank, "alpha": float(rank)}
     rank = max(change.rank for change in read.modules.values())
     return {"rank": rank, "alpha": float(rank)}
 

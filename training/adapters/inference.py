@@ -10,13 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.adapters.lora_layers import Adapter, KronAdapter, LoraLayer, Router
+from training.adapters.lora_layers import (
+    Adapter,
+    HadaAdapter,
+    KronAdapter,
+    LoraLayer,
+    OtherAdapter,
+    Router,
+)
 from training.models import loader
 from training.models.clip_text import clip_skips
 from training.models.family import OWN_WAY, Parts, Reading
 from training.models.textual_inversion import Token, of_words
 from training.style_files.key_names import accepted_names
-from training.style_files.lora import Change, Kron, Lora
+from training.style_files.lora import Change, Hada, Kron, Lora
 from training.style_files.matching import match
 from training.style_files.reading import Style
 
@@ -113,23 +120,27 @@ def apply_styles(
 
 
 def _put_on(layer: LoraLayer, index: int, styles: Sequence[tuple[Change, float]]) -> None:
-    """Put the styles of one row on a layer: low-rank ones as one adapter, Kronecker products one by
-    one.
-    """
+    """Put the styles of one row on a layer: low-rank ones as one adapter, others one by one."""
     low_rank = [(change, strength) for change, strength in styles if isinstance(change, Lora)]
-    krons = [change.times(s) for change, s in styles if isinstance(change, Kron)]
+    others = [change.times(s) for change, s in styles if not isinstance(change, Lora)]
     if not styles:
         return
     weight = layer.base.weight
     if low_rank:
         layer.adapters[index] = _joined(weight, low_rank)
-    if krons:
-        layer.krons[index] = [
-            KronAdapter(
-                *(torch.from_numpy(np.ascontiguousarray(m)).to(weight) for m in (k.one, k.two))
-            )
-            for k in krons
-        ]
+    if others:
+        layer.others[index] = [_other(weight, change) for change in others]
+
+
+def _other(weight: Tensor, change: Kron | Hada) -> OtherAdapter:
+    """A change of another kind as an adapter, in the precision of the base's weight."""
+
+    def matrices(*arrays: np.ndarray) -> list[Tensor]:
+        return [torch.from_numpy(np.ascontiguousarray(array)).to(weight) for array in arrays]
+
+    if isinstance(change, Kron):
+        return KronAdapter(*matrices(change.one, change.two))
+    return HadaAdapter(*matrices(*change.matrices), change.scale)
 
 
 def _joined(weight: Tensor, styles: Sequence[tuple[Lora, float]]) -> Adapter:

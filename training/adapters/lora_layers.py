@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.adapters.hadamard import hada_change
 from training.adapters.kronecker import factor_shapes, kron_change
 from training.adapters.low_rank import Adaptable, for_all_rows, for_each_row
 from training.models.family import Network
@@ -24,7 +25,7 @@ from training.modules.stored import shape_of
 from training.modules.torch_patches import replace_forward
 from training.runtime.device import sent
 from training.runtime.rng import FIRST_WEIGHTS, seeded_generator
-from training.style_files.lora import Kron, Lora
+from training.style_files.lora import Hada, Kron, Lora
 
 TRANSFORMER = "Transformer2DModel"  # diffusers' stack of transformer blocks at one place of a UNet
 ROUTER = "lora_router"  # the attribute of a network that `attach` gave adapters
@@ -76,6 +77,36 @@ class KronAdapter:
 
     one: Tensor
     two: Tensor
+
+    def change(self, base: Adaptable, x: Tensor) -> Tensor:
+        return kron_change(base, x, self.one, self.two)
+
+
+@dataclass(frozen=True)
+class HadaAdapter:
+    """The matrices of one LoHa adapter of one layer: see training.adapters.hadamard."""
+
+    a1: Tensor
+    b1: Tensor
+    a2: Tensor
+    b2: Tensor
+    scale: float
+
+    def change(self, base: Adaptable, x: Tensor) -> Tensor:
+        return hada_change(base, x, self.a1, self.b1, self.a2, self.b2, self.scale)
+
+
+class OtherAdapter(Protocol):
+    """An adapter of another method than LoRA."""
+
+    def change(self, base: Adaptable, x: Tensor) -> Tensor:
+        """What it adds to the layer's answer to x, in the precision of x."""
+        ...
+
+
+Factors = tuple[nn.Parameter, ...]  # what is trained of one layer
+# (base layer, the module's place among the adapted ones) -> what is trained, the adapter made of it
+Maker = Callable[[Adaptable, str, int], tuple[Factors, OtherAdapter]]
 
 
 @dataclass(frozen=True)
@@ -146,7 +177,7 @@ class LoraLayer:
         """frozen: what the changes are added to, the module's present forward where None."""
         self.module, self.router = module, router
         self.adapters: dict[int, Adapter | PeftAdapter] = {}
-        self.krons: dict[int, list[KronAdapter]] = {}  # added to those
+        self.others: dict[int, list[OtherAdapter]] = {}  # added to those
         self._stacks: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         self.base = adaptable(getattr(module, "base_layer", module))  # PEFT wraps its layers
         self.frozen = frozen or module.forward
@@ -165,27 +196,27 @@ class LoraLayer:
                 y = for_all_rows(self.base, x, adapter.down, adapter.up, adapter.scale)
         else:
             y = self._each_row(x, route)
-        return self._with_krons(y, x, route) if self.krons else y
+        return self._with_others(y, x, route) if self.others else y
 
-    def _with_krons(self, y: Tensor, x: Tensor, route: int | tuple[int, ...]) -> Tensor:
-        """y with the Kronecker products of every row."""
-        for index, krons in self.krons.items():
+    def _with_others(self, y: Tensor, x: Tensor, route: int | tuple[int, ...]) -> Tensor:
+        """y with what other methods add to every row."""
+        for index, others in self.others.items():
             if isinstance(route, int):
                 rows = range(len(x)) if index == route else ()
             else:
                 rows = [row for row in range(len(x)) if route[row % len(route)] == index]
-            for kron in krons if rows else ():
+            for other in others if rows else ():
                 if len(rows) == len(x):
-                    y = y + kron_change(self.base, x, kron.one, kron.two)
+                    y = y + other.change(self.base, x)
                     continue
                 order = self.router.order(tuple(rows), x.device)
                 own = x.index_select(0, order)
-                y = y.index_add(0, order, kron_change(self.base, own, kron.one, kron.two))
+                y = y.index_add(0, order, other.change(self.base, own))
         return y
 
     def _each_row(self, x: Tensor, route: tuple[int, ...]) -> Tensor:
         known = tuple(index for index in dict.fromkeys(route) if index in self.adapters)
-        if len(x) % len(route) and (known or self.krons):
+        if len(x) % len(route) and (known or self.others):
             raise ValueError(f"a batch of {len(x)} rows does not fit a route of {len(route)} rows")
         if not known:
             return self.frozen(x)
@@ -265,27 +296,44 @@ def attach(
     return found
 
 
-def attach_kron(
-    network: nn.Module, modules: Sequence[str], *, factor: int, seed: int
-) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
-    """Put LoKr on the named modules; return module name -> (one, two), float32, trainable. A new
-    adapter changes nothing: two is 0.
+def attach_other(network: nn.Module, modules: Sequence[str], make: Maker) -> dict[str, Factors]:
+    """Put adapters of another method than LoRA on the named modules; return module name -> what is
+    trained, float32. A new adapter changes nothing.
     """
     router = Router(0)
     vars(network)[ROUTER] = router
-    found: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
+    found: dict[str, Factors] = {}
     for name in modules:
         layer = LoraLayer(network.get_submodule(name), router)
-        found[name] = first_factors(layer.base, factor, seed, len(found))
-        layer.krons[0] = [KronAdapter(*found[name])]
+        found[name], adapter = make(layer.base, name, len(found))
+        layer.others[0] = [adapter]
     return found
 
 
-def first_factors(
-    base: Adaptable, factor: int, seed: int, place: int
-) -> tuple[nn.Parameter, nn.Parameter]:
-    """Masters of a new LoKr adapter; place: as in first_weights."""
-    return first_weights(base, *factor_shapes(shape_of(base), factor), seed, place)
+def kron_maker(factor: int, seed: int) -> Maker:
+    """LoKr: (one, two), two is 0."""
+
+    def make(base: Adaptable, module: str, place: int) -> tuple[Factors, OtherAdapter]:
+        pair = first_weights(base, *factor_shapes(shape_of(base), factor), seed, place)
+        return pair, KronAdapter(*pair)
+
+    return make
+
+
+def hada_maker(ranks: Mapping[str, int], scale: float, seed: int) -> Maker:
+    """LoHa: (a1, b1, a2, b2), begun as LyCORIS begins it; a2 is 0. ranks: of the modules."""
+
+    def make(base: Adaptable, module: str, place: int) -> tuple[Factors, OtherAdapter]:
+        (out, *others), rank = shape_of(base), ranks[module]
+        columns = math.prod(others)
+        g = seeded_generator(seed, FIRST_WEIGHTS, place)
+        b1 = torch.randn(rank, columns, generator=g)
+        a1 = torch.randn(out, rank, generator=g) * 0.1
+        b2 = torch.randn(rank, columns, generator=g)
+        factors = tuple(_master(base, m) for m in (a1, b1, torch.zeros(out, rank), b2))
+        return factors, HadaAdapter(*factors, scale)
+
+    return make
 
 
 def first_weights(
@@ -300,13 +348,14 @@ def first_weights(
         torch.rand(tuple(down), generator=seeded_generator(seed, FIRST_WEIGHTS, place)) * 2 * bound
         - bound
     )
+    return _master(base, first), _master(base, torch.zeros(tuple(up)))
+
+
+def _master(base: Adaptable, value: Tensor) -> nn.Parameter:
+    """A trained matrix on the base layer's device, in float32 or wider."""
     weight = base.weight  # which a stored one makes anew
     exact = torch.promote_types(weight.dtype, torch.float32)
-
-    def on_device(value: Tensor) -> nn.Parameter:
-        return nn.Parameter(value.to(weight.device, exact))
-
-    return on_device(first), on_device(torch.zeros(tuple(up)))
+    return nn.Parameter(value.to(weight.device, exact))
 
 
 def set_gradient_checkpointing(network: Network, on: bool) -> None:
@@ -361,6 +410,10 @@ def as_lora(down: Tensor, up: Tensor, alpha: float) -> Lora:
 
 def as_kron(one: Tensor, two: Tensor) -> Kron:
     return Kron(_as_array(one), _as_array(two))
+
+
+def as_hada(factors: Sequence[Tensor], alpha: float, kernel: tuple[int, ...]) -> Hada:
+    return Hada(*map(_as_array, factors), alpha, kernel)
 
 
 def _as_array(matrix: Tensor) -> np.ndarray:

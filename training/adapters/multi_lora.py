@@ -15,18 +15,18 @@ from torch import nn
 
 from training.adapters.lora_layers import (
     Adapter,
-    KronAdapter,
+    Factors,
     LoraLayer,
+    Maker,
     Router,
     adaptable,
-    first_factors,
     first_weights,
 )
 from training.adapters.low_rank import Adaptable
 from training.models.family import Parts
 from training.modules.stored import shape_of
 
-Pair = tuple[nn.Parameter, nn.Parameter]  # down, up; of LoKr one, two
+Pair = tuple[nn.Parameter, nn.Parameter]  # down, up
 
 
 class SharedBase:
@@ -72,21 +72,15 @@ class SharedBase:
             found[name] = pair
         return found
 
-    def attach_kron(
-        self,
-        adapter_index: int,
-        network: nn.Module,
-        modules: Sequence[str],
-        *,
-        factor: int,
-        seed: int,
-    ) -> dict[str, Pair]:
-        """The same for LoKr, as lora_layers.attach_kron does for one style alone."""
-        found: dict[str, Pair] = {}
+    def attach_other(
+        self, adapter_index: int, network: nn.Module, modules: Sequence[str], make: Maker
+    ) -> dict[str, Factors]:
+        """The same for another method, as lora_layers.attach_other does for one style alone."""
+        found: dict[str, Factors] = {}
         for name in modules:
             base = adaptable(network.get_submodule(name))
-            found[name] = first_factors(base, factor, seed, len(found))
-            self._layer(base).krons[adapter_index] = [KronAdapter(*found[name])]
+            found[name], adapter = make(base, name, len(found))
+            self._layer(base).others[adapter_index] = [adapter]
         return found
 
     def _layer(self, base: Adaptable) -> LoraLayer:
@@ -100,8 +94,8 @@ class SharedBase:
         """
         for base, layer in list(self._layers.items()):
             layer.adapters.pop(adapter_index, None)
-            layer.krons.pop(adapter_index, None)
-            if not (layer.adapters or layer.krons):
+            layer.others.pop(adapter_index, None)
+            if not (layer.adapters or layer.others):
                 layer.restore()
                 del self._layers[base]
 

@@ -18,7 +18,7 @@ from training.style_files.base_weights import BaseWeights
 from training.style_files.embeddings import Words, alike, writable
 from training.style_files.family_spec import SPECS
 from training.style_files.key_names import counted
-from training.style_files.lora import Change, Kron
+from training.style_files.lora import Change, Hada, Kron
 from training.style_files.merge import Changes, Result
 from training.style_files.metadata import rewritten, without
 from training.style_files.reading import (
@@ -155,6 +155,9 @@ def _largest_sum(change: Change) -> float:
     """The largest number that a change is added up to, signs aside."""
     if isinstance(change, Kron):
         return float(abs(change.one).max() * abs(change.two).max())
+    if isinstance(change, Hada):
+        one, two = abs(change.a1) @ abs(change.b1), abs(change.a2) @ abs(change.b2)
+        return float((one * two).max() * change.scale)
     up, down = change.flat()
     return float((abs(up) @ abs(down)).max())
 
@@ -176,15 +179,21 @@ def _same_matrices(found: Change, lora: Change, ulp: float) -> bool:
 
     Then so are the products, which take a hundred times as long.
     """
-    if isinstance(found, Kron) or isinstance(lora, Kron):
-        if not (isinstance(found, Kron) and isinstance(lora, Kron)):
-            return False
-        pairs = [(found.one, lora.one), (found.two, lora.two)]
-    else:
-        pairs = list(zip(found.flat(), lora.flat(), strict=True))
+    if type(found) is not type(lora):
+        return False
+    pairs = list(zip(_matrices(found), _matrices(lora), strict=True))
     return all(
         a.shape == b.shape and bool((abs(a - b) <= ulp * abs(b) + SMALLEST).all()) for a, b in pairs
     )
+
+
+def _matrices(change: Change) -> tuple[np.ndarray, ...]:
+    """What a change is made of, any scale inside."""
+    if isinstance(change, Kron):
+        return change.one, change.two
+    if isinstance(change, Hada):
+        return change.a1 * np.float32(change.scale), change.b1, change.a2, change.b2
+    return change.flat()
 
 
 def write_checked(

@@ -201,6 +201,11 @@ def _cross_checks(config: RunConfig) -> Iterator[str]:
     yield from _optimiser_complaints(config.optim)
     if config.adapter.method == "lokr":
         yield from _lokr_complaints(config)
+    if config.adapter.method != "lora" and config.optim.up_ratio != 1:
+        yield (
+            f"optim.up_ratio is {config.optim.up_ratio:g} with adapter.method = "
+            f"{config.adapter.method}, which has no up matrices: set it to 1"
+        )
     try:
         parsed_ranks(config.adapter.ranks)
     except ValueError as error:
@@ -219,11 +224,6 @@ def _lokr_complaints(config: RunConfig) -> Iterator[str]:
         yield (
             f"adapter.scale is {config.adapter.scale} with adapter.method = lokr, whose scale "
             "is 1: set it to alpha_over_rank"
-        )
-    if config.optim.up_ratio != 1:
-        yield (
-            f"optim.up_ratio is {config.optim.up_ratio:g} with adapter.method = lokr, which has no "
-            "up matrices: set it to 1"
         )
 
 

@@ -20,16 +20,17 @@ Method = Literal[
 class Adapter(Section):
     """What is trained: small matrices beside the frozen weights."""
 
-    method: Literal["lora", "lokr"] = setting(
+    method: Literal["lora", "lokr", "loha"] = setting(
         "lora",
         "lora: low-rank adaptation (Hu et al. 2021); lokr: a Kronecker product of two matrices "
-        "(Yeh et al. 2024), read by ComfyUI, A1111, Forge and InvokeAI, by diffusers not for "
-        "Stable Diffusion",
+        "and loha: two low-rank products multiplied element by element (Yeh et al. 2024), both "
+        "read by ComfyUI, A1111, Forge and InvokeAI, by diffusers not for Stable Diffusion",
         why="every program can read it",
     )
     rank: int = setting(
         16,
-        "rank of the adapters (lora); a higher one learns finer detail and makes a larger file",
+        "rank of the adapters (lora, loha); a higher one learns finer detail and makes a larger "
+        "file",
         ge=1,
         le=512,
         why="rank 8 had 8 points less style and 13 less content on linocut; the file stays at a "

@@ -18,20 +18,13 @@ from typing import Literal, NamedTuple
 from training.errors import StyleFileError
 from training.style_files.embeddings import is_alone, word_of
 from training.style_files.key_names import dotted_name, is_kohya
-from training.style_files.layers import HADAMARD, KRONECKER, MAX_RANK
+from training.style_files.layers import HADAMARD, KRONECKER
 from training.style_files.safetensors_io import BUNDLED
 
 Dialect = Literal["kohya", "diffusers"]
 
 MAX_LAYER = 2**27  # weights of one layer; the largest of any base in use has half as many
 MAX_WEIGHTS = 2**30  # of all matrices of a style together, 4 GiB in float32
-LIMITS = (
-    MAX_RANK,
-    512,
-    256,
-    128,
-    64,
-)  # ranks that LoHa is rewritten with, the first that keeps within MAX_WEIGHTS
 
 LEAVES = {
     ".lora_down.weight": "down",
@@ -157,10 +150,10 @@ def _unsupported(label: str, strange: list[str], others: bool) -> StyleFileError
     )
 
 
-def layer_limit(label: str, layers: Mapping[str, Mapping[str, tuple[int, ...]]]) -> int:
-    """The largest rank that layers may be rewritten with.
+def check_sizes(label: str, layers: Mapping[str, Mapping[str, tuple[int, ...]]]) -> None:
+    """Refuse layers that no base has, and more weights than any style, before anything is computed.
 
-    layers: layer -> role -> shape. Raises StyleFileError before anything is computed.
+    layers: layer -> role -> shape. Raises StyleFileError.
     """
     sizes = [_size(shapes) for shapes in layers.values()]
     if any(size.rows * size.columns > MAX_LAYER for size in sizes):
@@ -168,26 +161,17 @@ def layer_limit(label: str, layers: Mapping[str, Mapping[str, tuple[int, ...]]])
             f"{label} has a layer of more than {MAX_LAYER} weights, larger than any base has. "
             "Use another file."
         )
-    for limit in LIMITS:
-        if (
-            sum(
-                (s.rows + s.columns) * (min(s.rank, limit) if s.rewritten else s.rank)
-                for s in sizes
-            )
-            <= MAX_WEIGHTS
-        ):
-            return limit
-    raise StyleFileError(
-        f"{label} unfolds to more than {MAX_WEIGHTS} weights, larger than any style. Use another "
-        "file."
-    )
+    if sum((s.rows + s.columns) * s.rank for s in sizes) > MAX_WEIGHTS:
+        raise StyleFileError(
+            f"{label} unfolds to more than {MAX_WEIGHTS} weights, larger than any style. Use "
+            "another file."
+        )
 
 
 class _Size(NamedTuple):
     rows: int
     columns: int
     rank: int
-    rewritten: bool = True  # as a Lora of a rank of our choice
 
 
 def _size(shapes: Mapping[str, tuple[int, ...]]) -> _Size:
@@ -204,16 +188,15 @@ def _size(shapes: Mapping[str, tuple[int, ...]]) -> _Size:
         core = shapes.get("hada_t1", ())
         rows = side("hada_w1_a", 1 if core else 0)
         columns = side("hada_w1_b", 1) * math.prod(core[2:])
-        rank = side("hada_w1_b", 0) * side("hada_w2_b", 0)
-        return _Size(rows, columns, min(rows, columns, rank))
+        return _Size(rows, columns, side("hada_w1_b", 0) + side("hada_w2_b", 0))
     if any(role.startswith("lokr") for role in shapes):
         one = _factor_size(shapes, "lokr_w1", ())
         two = _factor_size(shapes, "lokr_w2", shapes.get("lokr_t2", ()))
         rows, columns = one[0] * two[0], one[1] * two[1]
         numbers = one[0] * one[1] + two[0] * two[1]  # its factors stay as they are
-        return _Size(rows, columns, -(-numbers // max(rows + columns, 1)), rewritten=False)
+        return _Size(rows, columns, -(-numbers // max(rows + columns, 1)))
     kernel = math.prod((shapes.get("mid") or shapes.get("down", ()))[2:])
-    return _Size(side("up", 0), side("down", 1) * kernel, side("down", 0), rewritten=False)
+    return _Size(side("up", 0), side("down", 1) * kernel, side("down", 0))
 
 
 def _factor_size(

@@ -1,20 +1,18 @@
-"""One layer of a style in whichever method it was trained, as a low-rank change or a Kronecker
-product.
-"""
+"""One layer of a style in whichever method it was trained."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from training.errors import StyleFileError
 from training.style_files.key_names import kernel_of
-from training.style_files.lora import Change, Kron, Lora, from_matrices, hadamard, whole
+from training.style_files.lora import Change, Hada, Kron, Lora
 from training.style_files.safetensors_io import damaged
 
 Arrays = Mapping[str, np.ndarray]
@@ -44,7 +42,6 @@ class Layer(NamedTuple):
     change: Change
     kind: str  # LoRA, LoCon with a Tucker core, LoHa, LoKr
     magnitude: Magnitude | None
-    left_out: float  # Frobenius norm of what a Lora of the largest rank cannot hold
 
 
 @dataclass(frozen=True)
@@ -114,11 +111,8 @@ class Settings:
         }
 
 
-def layer_of(label: str, name: str, arrays: Arrays, settings: Settings, limit: int) -> Layer:
-    """One layer from its tensors, float32.
-
-    limit: the largest rank of a Lora that LoHa becomes. Raises StyleFileError.
-    """
+def layer_of(label: str, name: str, arrays: Arrays, settings: Settings) -> Layer:
+    """One layer from its tensors, float32. Raises StyleFileError."""
     roles = set(arrays)
     lora_roles, kind = {"down", "up"}, "LoRA"
     if roles & set(HADAMARD):
@@ -151,13 +145,14 @@ def layer_of(label: str, name: str, arrays: Arrays, settings: Settings, limit: i
     if any(arrays[role].ndim < 2 for role in lora_roles):
         raise misfits
     alpha, rank = _strength(label, name, arrays, kind, settings)
-    build: Callable[..., tuple[Change, float]] = {"LoRA": _plain, "LoHa": _loha, "LoKr": _lokr}.get(
-        kind, _tucker
-    )
+    build: Callable[[str, Arrays], Change] = {
+        "LoRA": _plain,
+        "LoHa": _loha,
+        "LoKr": _lokr,
+    }.get(kind, _tucker)
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            change, left_out = build(name, arrays, limit)
-            scaled = _scaled(change, alpha, rank)
+            scaled = _scaled(build(name, arrays), alpha, rank)
     except (ValueError, IndexError, np.linalg.LinAlgError):
         raise misfits from None
     if complaint := complaint_about(scaled):
@@ -166,13 +161,17 @@ def layer_of(label: str, name: str, arrays: Arrays, settings: Settings, limit: i
         )
     if settings.promises_dora(name) and not roles & {"dora_scale", "magnitude"}:
         raise damaged(label, f"it says it is DoRA (use_dora), and {name} has no magnitudes")
-    return Layer(scaled, kind, _magnitude(label, name, arrays, scaled), left_out * alpha / rank)
+    return Layer(scaled, kind, _magnitude(label, name, arrays, scaled))
 
 
 def _scaled(change: Change, alpha: float, rank: int) -> Change:
     """A change of scale 1 with its strength, which a Kronecker product holds in its factors."""
     if isinstance(change, Kron):
         return change if alpha == rank else change.times(alpha / rank)
+    if isinstance(change, Hada):
+        return replace(
+            change, alpha=alpha if len(change.b1) == rank else change.alpha * alpha / rank
+        )
     own = change.rank
     return Lora(change.down, change.up, alpha if own == rank else alpha / rank * own)
 
@@ -203,18 +202,19 @@ def _strength(
     return float(arrays["alpha"].reshape(())), rank
 
 
-def _plain(name: str, arrays: Arrays, limit: int) -> tuple[Lora, float]:
-    return Lora(arrays["down"], arrays["up"], 1.0), 0.0
+def _plain(name: str, arrays: Arrays) -> Lora:
+    return Lora(arrays["down"], arrays["up"], 1.0)
 
 
-def _tucker(name: str, arrays: Arrays, limit: int) -> tuple[Lora, float]:
+def _tucker(name: str, arrays: Arrays) -> Lora:
     """lora_mid (r, r, k, k) taken into down: the same rank, exactly."""
     down, up, mid = arrays["down"], arrays["up"], arrays["mid"]
     unfolded = np.einsum("ijkl,jq->iqkl", mid, down.reshape(len(down), -1))
-    return Lora(unfolded, up.reshape(len(up), -1)[:, :, None, None], float(len(down))), 0.0
+    return Lora(unfolded, up.reshape(len(up), -1)[:, :, None, None], float(len(down)))
 
 
-def _loha(name: str, arrays: Arrays, limit: int) -> tuple[Lora, float]:
+def _loha(name: str, arrays: Arrays) -> Hada:
+    """A core is taken into the matrix that it stands beside: the same ranks, exactly."""
     (a1, b1, k1), (a2, b2, _) = (
         _unfolded(arrays[f"hada_w{n}_a"], arrays[f"hada_w{n}_b"], arrays.get(f"hada_t{n}"))
         for n in (1, 2)
@@ -222,12 +222,12 @@ def _loha(name: str, arrays: Arrays, limit: int) -> tuple[Lora, float]:
     shape = _weight_shape(name, len(a1), b1.shape[1], k1)
     if b1.shape[1] != b2.shape[1] or len(a1) != len(a2):
         raise ValueError
-    if len(b1) * len(b2) <= min(limit, len(a1), b1.shape[1]):
-        return from_matrices(*hadamard(a1, b1, a2, b2), shape), 0.0
-    return whole(((a1 @ b1) * (a2 @ b2)).reshape(shape), limit)
+    if a1.shape[1] != len(b1) or a2.shape[1] != len(b2):
+        raise ValueError
+    return Hada(a1, b1, a2, b2, float(len(b1)), shape[2:])
 
 
-def _lokr(name: str, arrays: Arrays, limit: int) -> tuple[Kron, float]:
+def _lokr(name: str, arrays: Arrays) -> Kron:
     kernel: tuple[int, ...] = ()
     factors = []
     for factor, core in (("lokr_w1", None), ("lokr_w2", arrays.get("lokr_t2"))):
@@ -241,7 +241,7 @@ def _lokr(name: str, arrays: Arrays, limit: int) -> tuple[Kron, float]:
     w1, w2 = factors
     shape = _weight_shape(name, len(w1) * len(w2), w1.shape[1] * w2.shape[1], kernel)
     kernel = shape[2:]
-    return Kron(w1, w2.reshape(len(w2), w2.shape[1] // math.prod(kernel), *kernel)), 0.0
+    return Kron(w1, w2.reshape(len(w2), w2.shape[1] // math.prod(kernel), *kernel))
 
 
 def _unfolded(
@@ -310,6 +310,8 @@ def complaint_about(change: Change) -> str:
     """What is wrong with a layer, "" when nothing is."""
     if isinstance(change, Kron):
         return _complaint_about_kron(change)
+    if isinstance(change, Hada):
+        return _complaint_about_hada(change)
     lora = change
     down, up, alpha = lora.down, lora.up, lora.alpha
     shapes = f"(lora_down {down.shape}, lora_up {up.shape})"
@@ -322,11 +324,8 @@ def complaint_about(change: Change) -> str:
         return f"has weights of shapes that no LoRA has {shapes}"
     if up.shape[1] != lora.rank or lora.rank > MAX_RANK:
         return f"has ranks that do not agree or are above {MAX_RANK} {shapes}"
-    if not (math.isfinite(alpha) and 0 < alpha <= max(64 * lora.rank, 1024)):
-        return (
-            f"has an alpha of {alpha:g}, expected more than 0 and at most "
-            f"{max(64 * lora.rank, 1024)}"
-        )
+    if complaint := _complaint_about_alpha(alpha, lora.rank):
+        return complaint
     if not (np.isfinite(down).all() and np.isfinite(up).all()):
         return "holds values that are not finite (NaN or infinity)"
     return ""
@@ -339,3 +338,23 @@ def _complaint_about_kron(change: Kron) -> str:
     if not (np.isfinite(one).all() and np.isfinite(two).all()):
         return "holds values that are not finite (NaN or infinity)"
     return ""
+
+
+def _complaint_about_hada(change: Hada) -> str:
+    shapes = ", ".join(str(matrix.shape) for matrix in change.matrices)
+    if any(matrix.ndim != 2 or 0 in matrix.shape for matrix in change.matrices):
+        return f"has weights of shapes that no LoHa has ({shapes})"
+    if max(len(change.b1), len(change.b2)) > MAX_RANK:
+        return f"has ranks above {MAX_RANK} ({shapes})"
+    if complaint := _complaint_about_alpha(change.alpha, len(change.b1)):
+        return complaint
+    if not all(np.isfinite(matrix).all() for matrix in change.matrices):
+        return "holds values that are not finite (NaN or infinity)"
+    return ""
+
+
+def _complaint_about_alpha(alpha: float, rank: int) -> str:
+    most = max(64 * rank, 1024)
+    if math.isfinite(alpha) and 0 < alpha <= most:
+        return ""
+    return f"has an alpha of {alpha:g}, expected more than 0 and at most {most}"

@@ -1,4 +1,4 @@
-"""One layer's change, low-rank or a Kronecker product, and the arithmetic on it:
+"""One layer's change, low-rank or a product of another kind, and the arithmetic on it:
 
 adding, cutting to a rank, products of other kinds rewritten. Knows numpy only.
 """
@@ -165,7 +165,82 @@ class Kron:
         return replace(self, two=self.two.reshape(len(self.two), columns // each, *kernel))
 
 
-Change = Lora | Kron  # of one layer
+@dataclass(frozen=True, eq=False)
+class Hada:
+    """One layer's change as alpha / r * (a1 @ b1) * (a2 @ b2), the second product element by
+    element. a: (out, r); b: (r, in * k * k); all float32; r is b1's. LoHa: Yeh et al. 2024, arXiv
+    2309.14859, section 3.2; FedPara: Hyeon-Woo et al. 2022.
+    """
+
+    a1: np.ndarray
+    b1: np.ndarray
+    a2: np.ndarray
+    b2: np.ndarray
+    alpha: float
+    kernel: tuple[int, ...] = ()
+
+    @property
+    def matrices(self) -> tuple[np.ndarray, ...]:
+        return self.a1, self.b1, self.a2, self.b2
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / len(self.b1)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the base's weight."""
+        return (len(self.a1), self.b1.shape[1] // math.prod(self.kernel), *self.kernel)
+
+    @property
+    def rank(self) -> int:
+        """The largest rank that it can have."""
+        return min(len(self.b1) * len(self.b2), len(self.a1), self.b1.shape[1])
+
+    @property
+    def size(self) -> int:
+        """How many numbers it is made of."""
+        return sum(matrix.size for matrix in self.matrices)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether one of its matrices is zero, so that it changes nothing."""
+        return not all(matrix.any() for matrix in self.matrices)
+
+    def delta(self) -> np.ndarray:
+        """The change, float32, in the shape of the base's weight."""
+        product = (self.a1 @ self.b1) * (self.a2 @ self.b2) * np.float32(self.scale)
+        return product.astype(np.float32, copy=False).reshape(self.shape)
+
+    def as_lora(self) -> Lora:
+        """The same change as a low-rank product, exactly: of as many ranks as it has."""
+        if len(self.b1) * len(self.b2) > self.rank:
+            return whole(self.delta())
+        lora = from_matrices(*hadamard(*self.matrices), self.shape)
+        return replace(lora, alpha=self.scale * lora.rank)
+
+    def times(self, factor: float) -> Hada:
+        """The same change, so many times as strong."""
+        return replace(self, alpha=self.alpha * factor)
+
+    def square(self) -> float:
+        """The squared Frobenius norm of the change."""
+        return float(np.sum(self.delta().astype(np.float64) ** 2))
+
+    def shaped(self, shape: tuple[int, ...]) -> Hada | None:
+        """The same change for a weight of that shape, None when it does not fit: see Lora."""
+        own = self.shape
+        if own == shape:
+            return self
+        columns = math.prod(shape[1:])
+        if len(shape) not in (2, 4) or own[0] != shape[0] or self.b1.shape[1] != columns:
+            return None
+        if self.kernel and (len(shape) == 4 or own[1] != shape[1]):
+            return None
+        return replace(self, kernel=tuple(shape[2:]))
+
+
+Change = Lora | Kron | Hada  # of one layer
 
 
 def zeros_of(shape: tuple[int, ...]) -> Lora:
@@ -192,6 +267,10 @@ def split_rows(change: Change, counts: Sequence[int]) -> list[Change]:
     """
     if len(counts) == 1:
         return [change]
+    if isinstance(change, Hada):
+        ends = np.cumsum(counts)
+        rows = [slice(end - n, end) for end, n in zip(ends, counts, strict=True)]
+        return [replace(change, a1=change.a1[own], a2=change.a2[own]) for own in rows]
     if isinstance(change, Kron):
         height = len(change.two)
         if any(count % height for count in counts):
@@ -206,9 +285,9 @@ def split_rows(change: Change, counts: Sequence[int]) -> list[Change]:
 
 def added(changes: Sequence[tuple[Change, float]]) -> Change:
     """The weighted sum, exactly: matrices side by side, so the ranks add up. All of one shape. A
-    Kronecker product alone stays one.
+    product of another kind alone stays what it is.
     """
-    if len(changes) == 1 and isinstance(changes[0][0], Kron):
+    if len(changes) == 1 and not isinstance(changes[0][0], Lora):
         return changes[0][0].times(changes[0][1])
     flats = [(*change.as_lora().flat(), weight) for change, weight in changes]
     up = np.concatenate([up * np.float32(weight) for up, _, weight in flats], axis=1)
@@ -276,19 +355,14 @@ def _rest(squares: np.ndarray, kept: int) -> float:
     return float(np.sqrt(np.sum(gone[gone > ROUNDING * squares[0]])))
 
 
-def whole(change: np.ndarray, limit: int) -> tuple[Lora, float]:
-    """Any change of a weight, (out, in[, k, k]), in at most limit ranks:
-
-    exactly where they are enough, else the nearest and what it leaves out.
+def whole(change: np.ndarray) -> Lora:
+    """Any change of a weight, (out, in[, k, k]), exactly: a matrix is its own product with the
+    identity.
     """
     matrix = change.reshape(len(change), -1)
-    full = min(matrix.shape)
-    if full > limit:
-        return nearest(change, rank=limit)
-    eye = np.eye(full, dtype=np.float32)  # a matrix is its own product with the identity
-    return from_matrices(
-        *((eye, matrix) if len(matrix) == full else (matrix, eye)), change.shape
-    ), 0.0
+    eye = np.eye(min(matrix.shape), dtype=np.float32)
+    pair = (eye, matrix) if len(matrix) == len(eye) else (matrix, eye)
+    return from_matrices(*pair, change.shape)
 
 
 def hadamard(

@@ -26,7 +26,7 @@ from training.style_files.base_weights import BaseWeights
 from training.style_files.family_spec import SPECS
 from training.style_files.key_names import Place
 from training.style_files.layers import MAX_RANK, Magnitude
-from training.style_files.lora import Change, Kron, added, cut, nearest
+from training.style_files.lora import Change, Kron, Lora, added, cut, nearest
 from training.style_files.matching import match
 from training.style_files.reading import MAX_WORDS, Style, printable
 from training.style_files.strengths import Weight
@@ -126,12 +126,15 @@ def split(changes: Changes) -> dict[str, Changes]:
 
 
 def low_rank(result: Result) -> Result:
-    """Kronecker products as low-rank ones, for a reader that knows no others."""
-    krons: Changes = {p: c for p, c in result.changes.items() if isinstance(c, Kron)}
-    if not krons:
+    """LoKr and LoHa as low-rank changes, for a reader that knows no others."""
+    others: Changes = {p: c for p, c in result.changes.items() if not isinstance(c, Lora)}
+    if not others:
         return result
-    cut_down = resized(krons, rank=MAX_RANK)
-    note = f"{len(krons)} layers of LoKr were written as LoRA, since diffusers reads no LoKr here."
+    cut_down = resized(others, rank=MAX_RANK)
+    kinds = {"LoKr" if isinstance(change, Kron) else "LoHa" for change in others.values()}
+    kind = " and ".join(sorted(kinds))
+    layers = f"{len(others)} layers of {kind}"
+    note = f"{layers} were written as LoRA, since diffusers reads no {kind} here."
     return Result(result.changes | cut_down.changes, cut_down.residual, (*result.notes, note))
 
 

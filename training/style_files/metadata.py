@@ -21,7 +21,7 @@ from training.config.training_sections import Adapter, Optim
 from training.errors import StyleFileError
 from training.style_files.base_family import family_in
 from training.style_files.family_spec import SPECS
-from training.style_files.lora import Change, Lora
+from training.style_files.lora import Change, Kron, Lora
 
 LYCORIS = "lycoris.kohya"  # the module of sd-scripts that makes LoKr
 # Group of metadata -> what it tells, and the keys in it (patterns over the whole key)
@@ -177,7 +177,9 @@ def rewritten(
         found |= _kind(family, prediction)
     loras = [change for change in changes if isinstance(change, Lora)]
     if len(loras) < len(changes):
-        arguments = json.dumps({"algo": "lokr", "full_matrix": "True"})
+        is_lokr = any(isinstance(change, Kron) for change in changes)
+        algorithm = {"algo": "lokr", "full_matrix": "True"} if is_lokr else {"algo": "loha"}
+        arguments = json.dumps(algorithm)
         sizes = ("ss_network_dim", "ss_network_alpha")
         found = {key: value for key, value in found.items() if key not in sizes}
         return found | {"ss_network_module": LYCORIS, "ss_network_args": arguments}
@@ -289,12 +291,14 @@ def _network_metadata(adapter: Adapter) -> dict[str, str]:
         arguments = {"algo": "lokr", "full_matrix": "True", "factor": factor}
         return {"ss_network_module": LYCORIS, "ss_network_args": json.dumps(arguments)}
     rank, alpha = str(adapter.rank), str(adapter.file_alpha(adapter.rank))
-    of_convolutions = {"conv_dim": rank, "conv_alpha": alpha}
+    arguments = {"algo": adapter.method} if adapter.method != "lora" else {}
+    if "convolutions" in adapter.targets:
+        arguments |= {"conv_dim": rank, "conv_alpha": alpha}
     return {
-        "ss_network_module": "networks.lora",
+        "ss_network_module": LYCORIS if adapter.method != "lora" else "networks.lora",
         "ss_network_dim": rank,
         "ss_network_alpha": alpha,
-        "ss_network_args": json.dumps(of_convolutions if "convolutions" in adapter.targets else {}),
+        "ss_network_args": json.dumps(arguments),
     }
 
 

@@ -27,7 +27,7 @@ from training.style_files.base_family import bases as bases
 from training.style_files.base_family import family_in as family_in
 from training.style_files.base_family import family_of_shapes, settled
 from training.style_files.embeddings import Words, family_of_words
-from training.style_files.formats import Dialect, layer_limit, sorted_out
+from training.style_files.formats import Dialect, check_sizes, sorted_out
 from training.style_files.key_names import WORDS
 from training.style_files.key_names import accepted_names as accepted_names
 from training.style_files.key_names import canonical_name as canonical_name
@@ -69,7 +69,7 @@ class Style:
     dialect: Dialect = "kohya"
     dtype: Dtype = "float16"
     warnings: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ("LoRA",)  # what the file holds; LoHa was rewritten as LoRA
+    kinds: tuple[str, ...] = ("LoRA",)  # what the file holds
     # DoRA's; a style with any cannot be matched without the base's weights
     magnitudes: Mapping[str, Magnitude] = field(default_factory=dict)
     # That it brings with it (textual inversion): word -> text encoder -> vectors
@@ -114,7 +114,7 @@ class Style:
 
     @property
     def ranks(self) -> str:
-        """`16`, or `4 to 32` when they differ; "" for words and Kronecker products alone."""
+        """`16`, or `4 to 32` when they differ; "" for words and products of other kinds alone."""
         ranks = sorted({c.rank for c in self.modules.values() if isinstance(c, Lora)})
         return "".join(map(str, ranks)) if len(ranks) < 2 else f"{ranks[0]} to {ranks[-1]}"
 
@@ -156,7 +156,7 @@ def style_from_bytes(
         name: {role: head.tensors[key].shape for role, key in keys.items()}
         for name, keys in layers.items()
     }
-    limit = layer_limit(label, shapes)
+    check_sizes(label, shapes)
     settings = settings or _recorded_settings(label, head, dialect)
     data = memoryview(content)[head.start :]
 
@@ -170,7 +170,7 @@ def style_from_bytes(
         read: dict[str, Layer] = {}
         for name, keys in layers.items():
             tensors = {role: array(key) for role, key in keys.items()}
-            read[name] = layer_of(label, name, tensors, settings, limit)
+            read[name] = layer_of(label, name, tensors, settings)
     modules = {name: layer.change for name, layer in read.items()}
     words = embeddings.read(label, PurePath(label).stem, head.tensors, array)
     unread = [word for word in brought if word not in words]
@@ -195,7 +195,7 @@ def style_from_bytes(
         sha256.result(),
         dialect,
         _stored_dtype(head),
-        warnings + _left_out(read, limit),
+        warnings,
         _kinds(read, words),
         {name: layer.magnitude for name, layer in read.items() if layer.magnitude},
         words,
@@ -227,20 +227,6 @@ def _kinds(read: Mapping[str, Layer], words: Words) -> tuple[str, ...]:
     if any(layer.magnitude for layer in read.values()):
         kinds.add("DoRA")
     return (*sorted(kinds), *(("textual inversion",) if words else ()))
-
-
-def _left_out(read: Mapping[str, Layer], limit: int) -> tuple[str, ...]:
-    """A warning when layers have more ranks than are read."""
-    rest = [layer.left_out for layer in read.values() if layer.left_out]
-    if not rest:
-        return ()
-    left_out = sum(norm * norm for norm in rest)
-    kept = sum(layer.change.square() for layer in read.values())
-    share = (left_out / (left_out + kept)) ** 0.5
-    return (
-        f"{len(rest)} layers have more ranks than the {limit} that are read: {share:.2%} "
-        "of the style's strength is left out.",
-    )
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -341,10 +327,7 @@ def _joined(styles: list[Style]) -> Style:
 def _warnings(
     modules: Mapping[str, Change], metadata: Mapping[str, str], kinds: Collection[str]
 ) -> tuple[str, ...]:
-    """What the user should know. kinds: what the file holds.
-
-    LoHa has ranks of our making, LoKr none, of which nothing is said.
-    """
+    """What the user should know. kinds: what the file holds."""
     found = []
     if modules and all(change.is_zero for change in modules.values()):
         found.append("All its weights are zero: it changes nothing.")

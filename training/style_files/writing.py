@@ -26,7 +26,7 @@ from training.style_files.key_names import (
     standard_places,
 )
 from training.style_files.layers import MAX_RANK, complaint_about
-from training.style_files.lora import Change, Kron, cut, zeros_of
+from training.style_files.lora import Change, Hada, Kron, cut, zeros_of
 from training.style_files.lora import Lora as Lora
 from training.style_files.reading import Style, _content, style_from_bytes
 from training.style_files.safetensors_io import (
@@ -46,6 +46,9 @@ ROLES = {
     "kohya": {"down": ".lora_down.weight", "up": ".lora_up.weight"},
     "diffusers": {"down": ".lora_A.weight", "up": ".lora_B.weight"},
 }
+
+
+HADA = (".hada_w1_a", ".hada_w1_b", ".hada_w2_a", ".hada_w2_b")
 
 
 RECOMPUTED = {
@@ -118,7 +121,7 @@ def style_bytes(
                 array.shape,
                 stored(label, name, array, dtype),
             )
-        if dialect == "kohya" and isinstance(change, Lora):
+        if not isinstance(change, Kron) and (dialect == "kohya" or isinstance(change, Hada)):
             tensors[f"{name}.alpha"] = ("F32", (), np.array(change.alpha, "<f4").tobytes())
     for name, (shape, data) in embeddings.bundled(label, words, dtype).items():
         tensors[name] = (STORED[dtype], shape, data)
@@ -139,6 +142,8 @@ def _leaves(change: Change, dialect: Dialect) -> dict[str, np.ndarray]:
     """
     if isinstance(change, Kron):
         return {".lokr_w1": change.one, ".lokr_w2": change.two}
+    if isinstance(change, Hada):
+        return dict(zip(HADA, change.matrices, strict=True))
     up = change.up if dialect == "kohya" else change.up * np.float32(change.alpha / change.rank)
     return {ROLES[dialect]["down"]: change.down, ROLES[dialect]["up"]: up}
 
@@ -272,7 +277,7 @@ def named(
 
 
 def _for_diffusers(change: Change) -> Lora:
-    """A change as the pipelines of Stable Diffusion read it, which know no LoKr."""
+    """A change as the pipelines of Stable Diffusion read it, which know no other."""
     lora = change.as_lora()
     return lora if lora.rank <= MAX_RANK else cut(lora, rank=MAX_RANK)[0]
 

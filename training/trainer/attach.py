@@ -20,14 +20,14 @@ from training.models.family import Parts
 from training.models.textual_inversion import Token, first_token
 from training.modules.compile import compile_passes
 from training.style_files.key_names import Place
-from training.style_files.lora import Change, Kron, Lora
+from training.style_files.lora import Change, Hada, Kron, Lora
 from training.style_files.matching import match
 from training.style_files.reading import Style, printable
 from training.trainer import optimizers
 from training.trainer.optimizer import Group, Optimiser
 
-# (part, module): (down, up), of LoKr (one, two)
-Adapters = dict[tuple[str, str], tuple[nn.Parameter, nn.Parameter]]
+# (part, module): (down, up); of LoKr (one, two), of LoHa (a1, b1, a2, b2)
+Adapters = dict[tuple[str, str], lora_layers.Factors]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,14 @@ class Attached:
     def count(self) -> int:
         """Weights that are trained."""
         words = sum(vectors.numel() for token in self.tokens for vectors in token.vectors.values())
-        return words + sum(p.numel() for pair in self.adapters.values() for p in pair)
+        return words + sum(p.numel() for own in self.adapters.values() for p in own)
+
+    def changes(self, config: RunConfig) -> dict[tuple[str, str], Change]:
+        """What is trained as a style file has it."""
+        shapes = {(part, module): shape for part, module, shape in self.names.values()}
+        return {
+            key: as_change(config, factors, shapes[key]) for key, factors in self.adapters.items()
+        }
 
 
 def attach(
@@ -71,7 +78,7 @@ def attach(
         if lr == 0:
             continue
         found = _put_on(config, parts, part, shared_base, adapter_index)
-        adapters |= {(part, module): pair for module, pair in found.items()}
+        adapters |= {(part, module): own for module, own in found.items()}
         groups |= _groups(part, list(found.values()), lr, optim.up_ratio)
     compile_passes(parts.denoiser, optim.compile)
     if start:
@@ -94,35 +101,45 @@ def attach(
 
 def _put_on(
     config: RunConfig, parts: Parts, part: str, shared_base: SharedBase | None, adapter_index: int
-) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
+) -> Mapping[str, lora_layers.Factors]:
     """New adapters of the chosen method on a part's modules."""
     adapter, seed = config.adapter, config.optim.seed
     network, modules = parts.networks[part], _modules(config, parts, part)
-    if adapter.method == "lokr":
-        put_kron = lora_layers.attach_kron
-        if shared_base:
-            put_kron = partial(shared_base.attach_kron, adapter_index)
-        return put_kron(network, modules, factor=adapter.factor, seed=seed)
-    put_on = partial(shared_base.attach, adapter_index) if shared_base else lora_layers.attach
     ranks = parsed_ranks(adapter.ranks) if part == parts.family.denoiser else {}
-    own, alpha = ranks_of(modules, ranks, adapter.rank), adapter.file_alpha(adapter.rank)
+    own = ranks_of(modules, ranks, adapter.rank)
+    if adapter.method != "lora":
+        put_other = lora_layers.attach_other
+        if shared_base:
+            put_other = partial(shared_base.attach_other, adapter_index)
+        if adapter.method == "lokr":
+            return put_other(network, modules, lora_layers.kron_maker(adapter.factor, seed))
+        make = lora_layers.hada_maker(own, adapter.multiplier, seed)
+        return put_other(network, modules, make)
+    put_on = partial(shared_base.attach, adapter_index) if shared_base else lora_layers.attach
+    alpha = adapter.file_alpha(adapter.rank)
     return put_on(network, modules, rank=adapter.rank, alpha=alpha, seed=seed, ranks=own)
 
 
-def as_change(config: RunConfig, pair: tuple[Tensor, Tensor]) -> Change:
-    """A layer's trained matrices as a style file has them."""
-    if config.adapter.method == "lokr":
-        return lora_layers.as_kron(*pair)
-    return lora_layers.as_lora(*pair, config.adapter.file_alpha(len(pair[0])))
+def as_change(config: RunConfig, factors: Sequence[Tensor], shape: Sequence[int]) -> Change:
+    """A layer's trained matrices as a style file has them. shape: of the base's weight."""
+    adapter = config.adapter
+    if adapter.method == "lokr":
+        one, two = factors
+        return lora_layers.as_kron(one, two)
+    if adapter.method == "loha":
+        alpha = adapter.file_alpha(len(factors[1]))
+        return lora_layers.as_hada(factors, alpha, tuple(shape[2:]))
+    down, up = factors
+    return lora_layers.as_lora(down, up, adapter.file_alpha(len(down)))
 
 
 def _groups(
-    part: str, pairs: Sequence[tuple[nn.Parameter, nn.Parameter]], lr: float, up_ratio: float
+    part: str, layers: Sequence[lora_layers.Factors], lr: float, up_ratio: float
 ) -> dict[str, Group]:
     """The weights of a part, in one group where they learn alike."""
     if up_ratio == 1:
-        return {part: Group([p for pair in pairs for p in pair], lr)}
-    downs, ups = zip(*pairs, strict=True)
+        return {part: Group([p for layer in layers for p in layer], lr)}
+    downs, ups = zip(*layers, strict=True)
     return {f"{part}.down": Group(downs, lr), f"{part}.up": Group(ups, lr * up_ratio)}
 
 
@@ -168,6 +185,9 @@ def _begin_as(
     if config.adapter.method == "lokr":
         _begin_as_kron(config, found, adapters)
         return
+    if config.adapter.method == "loha":
+        _begin_as_hada(config, found, adapters)
+        return
     scale = config.adapter.multiplier
     loras = {key: change.as_lora() for key, change in found.items()}
     for key, lora in loras.items():
@@ -206,6 +226,30 @@ def _begin_as_kron(
                 f"Set adapter.factor to {max(shapes[0])}."
             )
         for parameter, matrix in zip(own, (change.one, change.two), strict=True):
+            parameter.data.copy_(torch.from_numpy(np.ascontiguousarray(matrix)))
+
+
+def _begin_as_hada(
+    config: RunConfig, found: Mapping[tuple[str, str], Change], adapters: Adapters
+) -> None:
+    for key, change in found.items():
+        if isinstance(change, Lora) and change.is_zero:
+            continue
+        if not isinstance(change, Hada):
+            raise StyleFileError(
+                f"{config.adapter.start} is no LoHa at {'.'.join(key)}, which this run trains. Set "
+                "adapter.method to what the style is, or start from a LoHa."
+            )
+        own, rank = adapters[key], len(change.b1)
+        if any(m.shape != p.shape for m, p in zip(change.matrices, own, strict=True)):
+            raise StyleFileError(
+                f"{config.adapter.start} has rank {rank} at {'.'.join(key)}, this run "
+                f"{len(own[1])}. Set adapter.rank, or what adapter.ranks says of it, to {rank}."
+            )
+        # LoHa's strength may be in any of its matrices
+        factor = np.float32(change.scale / config.adapter.multiplier)
+        first = (change.a1 * factor, change.b1, change.a2, change.b2)
+        for parameter, matrix in zip(own, first, strict=True):
             parameter.data.copy_(torch.from_numpy(np.ascontiguousarray(matrix)))
 
 

@@ -20,7 +20,6 @@ from training.style_files.metadata import Made, metadata_for
 from training.style_files.reading import Style, read_style
 from training.style_files.writing import write_style
 from training.system import file_system
-from training.trainer.attach import as_change
 from training.trainer.trainer import Trainer
 
 REPEAT = (
@@ -33,7 +32,7 @@ WORDS = "words"  # folder of learnt words, each in a file of its own
 def has_effect(trainer: Trainer) -> bool:
     """Whether any adapter changes any weight of the base."""
     with trainer.optimiser.averaged():
-        return any(bool(a.any()) and bool(b.any()) for a, b in trainer.adapters.values())
+        return any(all(bool(m.any()) for m in own) for own in trainer.adapters.values())
 
 
 def export(trainer: Trainer, file: str = "") -> Path:
@@ -47,7 +46,7 @@ def export(trainer: Trainer, file: str = "") -> Path:
     if not trainer.world.writes:
         return path
     with trainer.optimiser.averaged():
-        own = {key: as_change(config, pair) for key, pair in trainer.adapters.items()}
+        own = trainer.attached.changes(config)
         words = as_words(trainer.tokens)
     unchecked = path.with_name(f".{path.name}")
     write_style(

@@ -99,4 +99,5 @@ def _trained(config: RunConfig, files: base_files.BaseFiles, part: str, network:
     if adapter.method == "lokr":
         pairs = (factor_shapes(shapes[name], adapter.factor) for name in names)
         return sum(math.prod(one) + math.prod(two) for one, two in pairs)
-    return sum(ranks[n] * (shapes[n][0] + math.prod(shapes[n][1:])) for n in names)
+    each = 2 if adapter.method == "loha" else 1  # products of two matrices
+    return each * sum(ranks[n] * (shapes[n][0] + math.prod(shapes[n][1:])) for n in names)

@@ -14,7 +14,6 @@ from training.events import Previewed
 from training.models import base_files, loader
 from training.prompt import Prompt
 from training.storage.paths import inside, write_whole
-from training.trainer.attach import as_change
 from training.trainer.trainer import Trainer
 
 
@@ -58,7 +57,7 @@ def _on_another_base(
     """Draw with the style as it is now on another base, which is loaded for it and let go. A GPU
     holds one of both denoisers at a time.
     """
-    changes = {key: as_change(trainer.config, pair) for key, pair in trainer.adapters.items()}
+    changes = trainer.attached.changes(trainer.config)
     rows = [[ActiveStyle(changes)]] * len(prompts)
     with trainer.networks.aside(trainer.parts.family.denoiser):
         other = loader.load(files, trainer.place)
