@@ -15,7 +15,7 @@ from studio.library.continue_from import _method
 from tests.test_lokr import _drawn_is_merged
 from tests.test_training import broken_off, changed, config, pictures
 from tests.trainers import ready
-from training.adapters import lora_layers
+from training.adapters import other_methods
 from training.adapters.hadamard import hada_change
 from training.cli import style_file
 from training.config.schema import RunConfig
@@ -69,7 +69,7 @@ def test_answers_and_gradients_are_pefts(layer: nn.Linear | nn.Conv2d) -> None:
     for factor, master in zip(factors, masters, strict=True):
         torch.testing.assert_close(factor.grad, master.grad, **exact)
     kernel = tuple(layer.weight.shape[2:])
-    delta = lora_layers.as_hada([f.detach() for f in factors], 6.0, kernel).delta()
+    delta = other_methods.as_hada([f.detach() for f in factors], 6.0, kernel).delta()
     np.testing.assert_allclose(delta, his.get_delta_weight("default").detach(), atol=1e-4)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from studio.library.continue_from import _method
 from tests import tiny_flow, trainers
 from tests.test_training import broken_off, changed, config, pictures
-from training.adapters import lora_layers
+from training.adapters import lora_layers, other_methods
 from training.adapters.inference import apply_styles, load_style
 from training.adapters.kronecker import divided, factor_shapes, kron_change
 from training.adapters.multi_lora import SharedBase
@@ -101,7 +101,7 @@ def test_a_kron_alone_and_beside_lora_in_one_batch(parts64: Parts) -> None:
     shared = SharedBase(parts64)
     g = torch.Generator().manual_seed(0)
     numbers = [shared.new_adapter_index() for _ in range(3)]
-    krons = shared.attach_other(numbers[0], network, names, lora_layers.kron_maker(4, 1))
+    krons = shared.attach_other(numbers[0], network, names, other_methods.kron_maker(4, 1))
     loras = shared.attach(numbers[1], network, names[::2], rank=2, alpha=2.0, seed=2)
     for pair in (*krons.values(), *loras.values()):
         pair[1].data.copy_(torch.randn(pair[1].shape, generator=g) * 0.1)

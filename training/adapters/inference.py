@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from training.adapters.lora_layers import (
     Adapter,
-    HadaAdapter,
-    KronAdapter,
     LoraLayer,
-    OtherAdapter,
     Router,
 )
+from training.adapters.other_methods import HadaAdapter, KronAdapter, OtherAdapter
 from training.models import loader
 from training.models.clip_text import clip_skips
 from training.models.family import OWN_WAY, Parts, Reading

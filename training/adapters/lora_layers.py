@@ -5,27 +5,23 @@ The masters stay in float32; the frozen weights and the products are in the base
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.adapters.hadamard import hada_change
-from training.adapters.kronecker import factor_shapes, kron_change
 from training.adapters.low_rank import Adaptable, for_all_rows, for_each_row
+from training.adapters.masters import as_array, first_weights
+from training.adapters.other_methods import Factors, Maker, OtherAdapter
 from training.models.family import Network
-from training.modules.stored import shape_of
 from training.modules.torch_patches import replace_forward
 from training.runtime.device import sent
-from training.runtime.rng import FIRST_WEIGHTS, seeded_generator
-from training.style_files.lora import Hada, Kron, Lora
+from training.style_files.lora import Lora
 
 TRANSFORMER = "Transformer2DModel"  # diffusers' stack of transformer blocks at one place of a UNet
 ROUTER = "lora_router"  # the attribute of a network that `attach` gave adapters
@@ -67,46 +63,6 @@ class Adapter:
     @property
     def rank(self) -> int:
         return len(self.down)
-
-
-@dataclass(frozen=True)
-class KronAdapter:
-    """The factors of one adapter of one layer: see training.adapters.kronecker. Any strength is
-    inside.
-    """
-
-    one: Tensor
-    two: Tensor
-
-    def change(self, base: Adaptable, x: Tensor) -> Tensor:
-        return kron_change(base, x, self.one, self.two)
-
-
-@dataclass(frozen=True)
-class HadaAdapter:
-    """The matrices of one LoHa adapter of one layer: see training.adapters.hadamard."""
-
-    a1: Tensor
-    b1: Tensor
-    a2: Tensor
-    b2: Tensor
-    scale: float
-
-    def change(self, base: Adaptable, x: Tensor) -> Tensor:
-        return hada_change(base, x, self.a1, self.b1, self.a2, self.b2, self.scale)
-
-
-class OtherAdapter(Protocol):
-    """An adapter of another method than LoRA."""
-
-    def change(self, base: Adaptable, x: Tensor) -> Tensor:
-        """What it adds to the layer's answer to x, in the precision of x."""
-        ...
-
-
-Factors = tuple[nn.Parameter, ...]  # what is trained of one layer
-# (base layer, the module's place among the adapted ones) -> what is trained, the adapter made of it
-Maker = Callable[[Adaptable, str, int], tuple[Factors, OtherAdapter]]
 
 
 @dataclass(frozen=True)
@@ -310,54 +266,6 @@ def attach_other(network: nn.Module, modules: Sequence[str], make: Maker) -> dic
     return found
 
 
-def kron_maker(factor: int, seed: int) -> Maker:
-    """LoKr: (one, two), two is 0."""
-
-    def make(base: Adaptable, module: str, place: int) -> tuple[Factors, OtherAdapter]:
-        pair = first_weights(base, *factor_shapes(shape_of(base), factor), seed, place)
-        return pair, KronAdapter(*pair)
-
-    return make
-
-
-def hada_maker(ranks: Mapping[str, int], scale: float, seed: int) -> Maker:
-    """LoHa: (a1, b1, a2, b2), begun as LyCORIS begins it; a2 is 0. ranks: of the modules."""
-
-    def make(base: Adaptable, module: str, place: int) -> tuple[Factors, OtherAdapter]:
-        (out, *others), rank = shape_of(base), ranks[module]
-        columns = math.prod(others)
-        g = seeded_generator(seed, FIRST_WEIGHTS, place)
-        b1 = torch.randn(rank, columns, generator=g)
-        a1 = torch.randn(out, rank, generator=g) * 0.1
-        b2 = torch.randn(rank, columns, generator=g)
-        factors = tuple(_master(base, m) for m in (a1, b1, torch.zeros(out, rank), b2))
-        return factors, HadaAdapter(*factors, scale)
-
-    return make
-
-
-def first_weights(
-    base: Adaptable, down: Sequence[int], up: Sequence[int], seed: int, place: int
-) -> tuple[nn.Parameter, nn.Parameter]:
-    """Masters of a new adapter, of these shapes, on the base layer's device.
-
-    place: the module's among the adapted ones of its network.
-    """
-    bound = math.prod(down[1:]) ** -0.5
-    first = (
-        torch.rand(tuple(down), generator=seeded_generator(seed, FIRST_WEIGHTS, place)) * 2 * bound
-        - bound
-    )
-    return _master(base, first), _master(base, torch.zeros(tuple(up)))
-
-
-def _master(base: Adaptable, value: Tensor) -> nn.Parameter:
-    """A trained matrix on the base layer's device, in float32 or wider."""
-    weight = base.weight  # which a stored one makes anew
-    exact = torch.promote_types(weight.dtype, torch.float32)
-    return nn.Parameter(value.to(weight.device, exact))
-
-
 def set_gradient_checkpointing(network: Network, on: bool) -> None:
     """Have a UNet's transformer blocks computed again in the backward pass, or all that they
     compute kept. On a CPU the gradients are the same to the bit.
@@ -405,16 +313,4 @@ def adapters_disabled(networks: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def as_lora(down: Tensor, up: Tensor, alpha: float) -> Lora:
-    return Lora(_as_array(down), _as_array(up), alpha)
-
-
-def as_kron(one: Tensor, two: Tensor) -> Kron:
-    return Kron(_as_array(one), _as_array(two))
-
-
-def as_hada(factors: Sequence[Tensor], alpha: float, kernel: tuple[int, ...]) -> Hada:
-    return Hada(*map(_as_array, factors), alpha, kernel)
-
-
-def _as_array(matrix: Tensor) -> np.ndarray:
-    return matrix.detach().float().cpu().numpy().copy()
+    return Lora(as_array(down), as_array(up), alpha)

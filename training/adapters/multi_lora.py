@@ -15,14 +15,13 @@ from torch import nn
 
 from training.adapters.lora_layers import (
     Adapter,
-    Factors,
     LoraLayer,
-    Maker,
     Router,
     adaptable,
-    first_weights,
 )
 from training.adapters.low_rank import Adaptable
+from training.adapters.masters import first_weights
+from training.adapters.other_methods import Factors, Maker
 from training.models.family import Parts
 from training.modules.stored import shape_of
 

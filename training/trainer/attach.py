@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.adapters import lora_layers
+from training.adapters import lora_layers, other_methods
 from training.adapters.multi_lora import SharedBase
 from training.config.layer_patterns import kept, parsed_ranks, ranks_of
 from training.config.schema import RunConfig
@@ -112,8 +112,8 @@ def _put_on(
         if shared_base:
             put_other = partial(shared_base.attach_other, adapter_index)
         if adapter.method == "lokr":
-            return put_other(network, modules, lora_layers.kron_maker(adapter.factor, seed))
-        make = lora_layers.hada_maker(own, adapter.multiplier, seed)
+            return put_other(network, modules, other_methods.kron_maker(adapter.factor, seed))
+        make = other_methods.hada_maker(own, adapter.multiplier, seed)
         return put_other(network, modules, make)
     put_on = partial(shared_base.attach, adapter_index) if shared_base else lora_layers.attach
     alpha = adapter.file_alpha(adapter.rank)
@@ -125,10 +125,10 @@ def as_change(config: RunConfig, factors: Sequence[Tensor], shape: Sequence[int]
     adapter = config.adapter
     if adapter.method == "lokr":
         one, two = factors
-        return lora_layers.as_kron(one, two)
+        return other_methods.as_kron(one, two)
     if adapter.method == "loha":
         alpha = adapter.file_alpha(len(factors[1]))
-        return lora_layers.as_hada(factors, alpha, tuple(shape[2:]))
+        return other_methods.as_hada(factors, alpha, tuple(shape[2:]))
     down, up = factors
     return lora_layers.as_lora(down, up, adapter.file_alpha(len(down)))
 
