@@ -522,7 +522,7 @@ def test_from_a_drawer_of_pictures_to_a_dataset(
     until(lambda: read_place(dataset / "wide.png") == (0.0, 0.5))
 
     # All captions at once; undone after a reload
-    unfolded(tab, "#bulk", "Edit all captions")
+    unfolded(tab, "#bulk", "Edit captions")
     tab.locator("#bulk-apply").click()
     expect(tab.get_by_text("“Words” is empty")).to_be_visible()
     tab.wait_for_timeout(500)

@@ -294,17 +294,17 @@ def test_a_bulk_edit_keeps_the_name_that_was_the_caption(
     store.add(folder, sorted(tmp_path.glob("*.png")))
     store.write_caption(folder, "gold cat.png", "")  # left empty on purpose
     _, handlers = tab(workspace, pictures)
-    shown = handlers.explain_edit("ink", "Add to the start", "on paper", "")
+    shown = handlers.several.explain_edit("ink", "Add to the start", "on paper", "")
     for before, after in (("blue cat", "on paper, blue cat"), ("red cat", "on paper, red cat")):
         assert f"<td>{before}</td><td><b>{after}</b></td>" in shown
     assert "3 captions will change" in shown
-    handlers.edit_all("ink", "", "mini", "Add to the start", "on paper", "")
+    handlers.several.edit_all("ink", "", "mini", "Add to the start", "on paper", "")
     assert store.captions(folder) == {
         "blue cat.png": "on paper, blue cat",
         "gold cat.png": "on paper",
         "red cat.png": "on paper, red cat",
     }
-    unchanged = handlers.explain_edit("ink", "Remove a tag", "blue cat", "")
+    unchanged = handlers.several.explain_edit("ink", "Remove a tag", "blue cat", "")
     assert "1 caption will change" in unchanged and "2 unchanged" in unchanged
     handlers.undo("ink", "", "mini")
     assert not (folder / "red cat.txt").exists()

@@ -125,7 +125,7 @@ def test_from_twelve_pictures_to_a_style_that_was_given_away(
         expect(caption).to_have_value("")
         caption.fill(f"a {Path(name).stem}")
         until(lambda name=name: (dataset / name).with_suffix(".txt").exists())
-    unfolded(page, "#bulk", "Edit all captions")
+    unfolded(page, "#bulk", "Edit captions")
     page.locator("#bulk-words input, #bulk-words textarea").fill("toy")
     page.locator("#bulk-apply").click()
     until(

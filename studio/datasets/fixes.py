@@ -80,6 +80,11 @@ def fixable(found: Sequence[checks.Finding], kinds: Container[str] = SAFE) -> li
     return [kind for kind in SAFE if kind in offered and kind in kinds]
 
 
+def safe(found: Sequence[checks.Finding]) -> int:
+    """How many of these findings can be put right at once."""
+    return sum(SAFE.get(finding.kind) in dict(finding.offered_fixes) for finding in found)
+
+
 def apply_all(dataset: Path, base: Base, kinds: Container[str] = SAFE) -> int:
     """Put right whatever can be without a choice, of these kinds, undone as one change; return how
     many findings there were. Raises DataError when there is none.

@@ -8,7 +8,7 @@
             thumb.tabIndex = thumb === (current || thumbs[0]) ? 0 : -1;  // one stop for the Tab key, however many pictures
             if (chosen && held) thumb.focus({preventScroll: true});
             if (chosen && !thumb.hasAttribute('aria-current')) {
-                const sheet = thumb.parentElement, above = thumb.offsetTop - sheet.offsetTop;
+                const sheet = thumb.closest('.thumbs'), above = thumb.parentElement.offsetTop - sheet.offsetTop;
                 if (above < sheet.scrollTop || above + thumb.offsetHeight > sheet.scrollTop + sheet.clientHeight) sheet.scrollTop = above - 40;
             }
             chosen ? thumb.setAttribute('aria-current', 'true') : thumb.removeAttribute('aria-current');
@@ -24,7 +24,8 @@
         const inCaption = event.target.closest('#caption');
         const thumb = event.target.closest('#pictures .thumb'), rows = {ArrowDown: 1, ArrowUp: -1}[event.key];
         if (thumb && rows) {
-            const all = [...thumb.parentElement.children], wide = all.filter(other => other.offsetTop === all[0].offsetTop).length;
+            const all = [...thumb.closest('.thumbs').querySelectorAll('.thumb')], top = all[0].parentElement.offsetTop;
+            const wide = all.filter(other => other.parentElement.offsetTop === top).length;
             const other = all[all.indexOf(thumb) + rows * wide];
             event.preventDefault();
             if (other) other.click();

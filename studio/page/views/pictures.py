@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from studio.datasets import fixes
 from studio.datasets.base_info import Tokens
 from studio.datasets.checks import Finding
 from studio.datasets.store import Added
@@ -16,6 +17,7 @@ from studio.page.scripts import script
 from studio.page.templates import note, render
 from training.data.buckets import Bucket, fit
 
+PAGE = 120  # pictures that are shown at once, also in pictures_pick.js
 MOST_SIDE_BY_SIDE = 6  # pictures of a finding
 MOST_FINDINGS = 100
 FEWEST_GROUPED = 3  # findings of a kind that are shown as one
@@ -42,14 +44,32 @@ OF_ALL = {
 
 # The parts of the page that are drawn here tell the server what was clicked or moved.
 PICK = script("pictures_pick")
+TAGS = script("pictures_tags")
 FIX = script("pictures_fix")
 MOVE = script("pictures_crop")
 KEEP = script("pictures_keep")
 
 
-def thumbnails(items: Sequence[tuple[str, str, bool]]) -> str:
-    """items: address, name, whether it has a caption."""
-    return render("pictures_thumbnails", items=items) if items else ""
+def thumbnails(
+    dataset: str, items: Sequence[tuple[str, str, bool]], names: Sequence[str], page: int
+) -> str:
+    """One page of the pictures that pass the filter, each with a box by which it is chosen.
+
+    items: address, name, whether it has a caption; names: of all that pass, on every page.
+    """
+    return render(
+        "pictures_thumbnails",
+        dataset=dataset,
+        items=items,
+        names=names,
+        page=page,
+        pages=-(-len(names) // PAGE),
+    )
+
+
+def tags(found: Sequence[tuple[str, int]]) -> str:
+    """The most frequent tags and how often each stands; a click shows its pictures."""
+    return render("pictures_tags", tags=found) if found else ""
 
 
 def desk(
@@ -161,6 +181,8 @@ def findings(found: Sequence[Finding], addresses: Mapping[str, str], note: str =
         addresses=addresses,
         note=note,
         most=MOST_SIDE_BY_SIDE,
+        safe=fixes.safe(found),
+        found=len(found),
     )
 
 

@@ -10,13 +10,14 @@ import gradio as gr
 from gradio.blocks import Block, BlockContext
 from gradio.components import Component
 
-from studio.datasets import caption_edits
+from studio.datasets import caption_edits, filters
 from studio.page.handlers import PLAIN
 from studio.page.tabs.asking import Asking, asking
 from studio.page.tabs.snackbar import Snackbar, snackbar
 from studio.page.views import pictures as views
 from studio.server.gradio_patches import CHANGING
 
+ALL_CAPTIONS = "Apply to all captions"
 SMALL: dict[str, Any] = {"size": "sm", "min_width": 80}
 
 
@@ -59,6 +60,23 @@ class Managing:
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """The thumbnails and what narrows them. chosen: names of the pictures whose boxes are ticked,
+    as JSON; "" for none.
+    """
+
+    filter: gr.Dropdown
+    words: gr.Textbox
+    tags: gr.HTML
+    thumbnails: gr.HTML
+    chosen: gr.Textbox
+
+    @property
+    def narrowing(self) -> list[Component]:
+        return [self.filter, self.words]
+
+
+@dataclass(frozen=True)
 class Bulk:
     """All captions at once."""
 
@@ -90,7 +108,7 @@ class Parts:
     drop: gr.File
     report: gr.HTML
     summary: gr.HTML
-    thumbnails: gr.HTML
+    gallery: Gallery
     picture: Picture
     undo: gr.Button
     bulk: Bulk
@@ -104,7 +122,13 @@ class Parts:
     @property
     def everything(self) -> list[Block]:
         """What shows a dataset."""
-        return [self.summary, self.thumbnails, self.undo, *self.picture.shown]
+        return [
+            self.summary,
+            self.gallery.thumbnails,
+            self.gallery.tags,
+            self.undo,
+            *self.picture.shown,
+        ]
 
     @property
     def changed(self) -> list[Block]:
@@ -149,10 +173,10 @@ def components(root: Path | None = None) -> Parts:
                 undo = gr.Button(
                     "Undo", size="sm", visible=False, scale=0, elem_id="undo", elem_classes="undo"
                 )
-            thumbnails = gr.HTML(elem_id="pictures", apply_default_css=False, js_on_load=views.PICK)
+            gallery = _gallery()
         with gr.Column(scale=2, min_width=320, elem_classes=["beside", "inspector"]):
             picture = _picture(root)
-    with gr.Accordion("Edit all captions", open=False, elem_id="bulk"):
+    with gr.Accordion("Edit captions", open=False, elem_id="bulk"):
         bulk = _bulk()
     with gr.Accordion("Dataset check", open=True, elem_id="checks"):
         base, check, findings = _checks()
@@ -165,7 +189,7 @@ def components(root: Path | None = None) -> Parts:
         drop=drop,
         report=report,
         summary=summary,
-        thumbnails=thumbnails,
+        gallery=gallery,
         picture=picture,
         undo=undo,
         bulk=bulk,
@@ -252,6 +276,30 @@ def _picture(root: Path | None) -> Picture:
     return Picture(desk, of, before, kept, conflict, caption, tokens, earlier, after, remove)
 
 
+def _gallery() -> Gallery:
+    with gr.Row(equal_height=True):
+        kind = gr.Dropdown(
+            list(filters.FILTERS),
+            value=filters.ALL,
+            label="Show",
+            elem_id="picture-filter",
+            min_width=170,
+        )
+        words = gr.Textbox(
+            "",
+            label="With tags or words",
+            placeholder="cat, outdoors, -night",
+            max_lines=1,
+            elem_id="picture-words",
+            min_width=170,
+        )
+    plain: dict[str, Any] = {"apply_default_css": False}
+    tags = gr.HTML(elem_id="picture-tags", js_on_load=views.TAGS, **plain)
+    thumbnails = gr.HTML(elem_id="pictures", js_on_load=views.PICK, **plain)
+    chosen = gr.Textbox("", visible="hidden", elem_id="chosen-pictures")
+    return Gallery(kind, words, tags, thumbnails, chosen)
+
+
 def _bulk() -> Bulk:
     with gr.Row(equal_height=True):
         kind = gr.Dropdown(
@@ -264,7 +312,7 @@ def _bulk() -> Bulk:
         line: dict[str, Any] = {"max_lines": 1, "min_width": 150}
         words = gr.Textbox("", label="Words", elem_id="bulk-words", **line)
         other = gr.Textbox("", label="Replace with", visible=False, elem_id="bulk-other", **line)
-        apply = gr.Button("Apply to all captions", elem_id="bulk-apply", min_width=200, scale=0)
+        apply = gr.Button(ALL_CAPTIONS, elem_id="bulk-apply", min_width=200, scale=0)
     example = gr.HTML(elem_id="bulk-example", **PLAIN)
     with gr.Row(equal_height=True):
         describe = gr.Button(

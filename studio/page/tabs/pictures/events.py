@@ -32,6 +32,7 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
     parts.check.click(**check | PRIVATE)
     _datasets(parts, handlers, check)
     _picture(parts, handlers, check)
+    _gallery(parts, handlers, check)
     _bulk(parts, parts.bulk, handlers, show, check)
     parts.findings.click(handlers.fix, parts.where, parts.changed, **PRIVATE).then(**check)
     parts.train.click(lambda dataset: dataset or "", parts.dataset, parts.in_view, **QUIET).success(
@@ -101,12 +102,9 @@ def _managing(
 def _picture(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
     """Going through the pictures, captions and crops."""
     picture = parts.picture
-    gr.on(
-        [parts.thumbnails.select, parts.findings.select],
-        handlers.choose,
-        [parts.dataset, parts.base],
-        picture.shown,
-        **PICKED,
+    parts.findings.select(handlers.choose, [parts.dataset, parts.base], picture.shown, **PICKED)
+    parts.gallery.thumbnails.select(
+        handlers.choose_in_gallery, parts.where, parts.everything, **PICKED
     )
     # change, not input: gradio 6.31 calls only key presses input, not pasting, deleting or an input
     # method. One at a time and none left out, so that the last edit stays.
@@ -135,11 +133,35 @@ def _picture(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
         trigger_mode="multiple",
         **QUIET,
     )
-    picture.previous.click(handlers.previous, parts.where, picture.shown, **QUIET)
-    picture.next.click(handlers.next, parts.where, picture.shown, **QUIET)
+    picture.previous.click(handlers.previous, parts.where, parts.everything, **QUIET)
+    picture.next.click(handlers.next, parts.where, parts.everything, **QUIET)
     picture.desk.input(handlers.move_crop, None, None, **PICKED)
     picture.remove.click(handlers.remove, [picture.of, parts.base], parts.changed, **PRIVATE).then(
         **check
+    )
+
+
+def _gallery(parts: Parts, handlers: Handlers, check: dict[str, Any]) -> None:
+    """Narrowing what is shown, and acts on several pictures."""
+    gallery, bulk = parts.gallery, parts.bulk
+    narrow: dict[str, Any] = {
+        "fn": handlers.several.narrow,
+        "inputs": [*parts.where, *gallery.narrowing],
+        "outputs": parts.everything,
+        **LAST,
+    }
+    gallery.filter.input(**narrow)
+    # change, not input: as with captions; also what a tag was clicked for
+    gallery.words.change(**narrow)
+    gallery.tags.select(handlers.several.take_tag, None, gallery.words, **PICKED)
+    gallery.thumbnails.click(handlers.several.act, parts.where, parts.changed, **PICKED).then(
+        **check
+    )
+    gallery.thumbnails.input(
+        handlers.several.take_chosen,
+        [parts.dataset, *bulk.edit],
+        [gallery.chosen, bulk.apply, bulk.example],
+        **PICKED,
     )
 
 
@@ -148,28 +170,28 @@ def _bulk(
 ) -> None:
     """Changing and describing all captions."""
     # apart from what is typed: an answer that touches a field may undo its last letter
-    bulk.kind.input(handlers.name_fields, bulk.kind, [bulk.words, bulk.other], **LAST)
+    bulk.kind.input(handlers.several.name_fields, bulk.kind, [bulk.words, bulk.other], **LAST)
     gr.on(
         [bulk.kind.input, bulk.words.change, bulk.other.change],
-        handlers.explain_edit,
-        [parts.dataset, *bulk.edit],
+        handlers.several.explain_edit,
+        [parts.dataset, *bulk.edit, parts.gallery.chosen],
         bulk.example,
         **LAST,
     )
     bulk.apply.click(
-        handlers.edit_all,
-        [*parts.where, *bulk.edit],
+        handlers.several.edit_all,
+        [*parts.where, *bulk.edit, parts.gallery.chosen],
         [bulk.example, *parts.changed],
         **PRIVATE,
     ).then(**check)
     describing = bulk.describe.click(
-        handlers.describe_all,
+        handlers.several.describe_all,
         parts.where,
         [bulk.described, bulk.stop],
         concurrency_limit=1,
         **QUIET,
     )
     describing.then(**show).then(**check)
-    bulk.stop.click(handlers.stop_describing, None, bulk.stop, cancels=[describing], **QUIET).then(
-        **show
-    )
+    bulk.stop.click(
+        handlers.several.stop_describing, None, bulk.stop, cancels=[describing], **QUIET
+    ).then(**show)

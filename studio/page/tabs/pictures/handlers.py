@@ -4,29 +4,30 @@ work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import gradio as gr
 from gradio.blocks import Block
 
-from studio.datasets import caption_edits, captioning, collection, fixes, history, incoming, store
+from studio.datasets import collection, fixes, history, incoming, store
 from studio.datasets.collection import choices
 from studio.library import library, sample_project
-from studio.page.handlers import shows_errors, shows_errors_while_streaming
+from studio.page.handlers import shows_errors
 from studio.page.latest import Latest
 from studio.page.tabs.pictures import rendering
 from studio.page.tabs.pictures.captions import Captions
 from studio.page.tabs.pictures.components import Parts
+from studio.page.tabs.pictures.gallery import Gallery
+from studio.page.tabs.pictures.several import Several
+from studio.page.tabs.pictures.showing import CHANGE, Showing, event_text, name_in
 from studio.page.views import pictures as views
 from studio.processes.queue import Queue
 from studio.server import uploads
 from training.storage.paths import Workspace
 
 FIRST = "my-pictures"  # the dataset that is made for pictures dropped before any dataset was
-DATASET, CHANGE = "dataset", "change"  # what the line at the bottom takes back
+DATASET = "dataset"  # what the line at the bottom takes back, besides a change
 Answer = dict[Block, Any]
 
 
@@ -40,6 +41,9 @@ class Handlers:
         self.parts = parts
         self.captions = Captions(workspace, parts)
         self.latest = Latest()
+        self.gallery = Gallery(workspace)
+        self.showing = Showing(workspace, parts, self.gallery)
+        self.several = Several(workspace, parts, self.showing)
 
     # datasets
 
@@ -60,7 +64,7 @@ class Handlers:
         while True:
             listing, before = store.names(self.workspace), self.latest.choice(request)
             name = dataset if dataset in listing else store.newest(self.workspace)
-            shown = self._dataset(name, model, _name_in(of))
+            shown = self.showing.dataset(name, model, name_in(of), request)
             now = self.latest.choice(request)
             if now != before:
                 dataset, of = now[1], ""
@@ -77,7 +81,7 @@ class Handlers:
         return {
             self.parts.report: "",
             self.parts.in_view: dataset or "",
-            **self._dataset(dataset, model),
+            **self.showing.dataset(dataset, model, request=request),
         }
 
     @shows_errors
@@ -113,10 +117,12 @@ class Handlers:
         return gr.Dropdown(choices=choices(self.workspace), value=made.name)
 
     @shows_errors
-    def delete_dataset(self, dataset: str | None, model: str) -> Answer:
+    def delete_dataset(
+        self, dataset: str | None, model: str, request: gr.Request | None = None
+    ) -> Answer:
         called = collection.delete(self.workspace, dataset or "")
         return {
-            **self._listed(store.newest(self.workspace), model),
+            **self.showing.listed(store.newest(self.workspace), model, request),
             **self.parts.snackbar.says(f"Deleted the dataset “{called}”.", DATASET),
         }
 
@@ -143,7 +149,9 @@ class Handlers:
             self.parts.report: views.report(added),
             self.parts.dataset: listing,
             self.parts.in_view: name,
-            **self._dataset(name, model, next(iter((*added.kept, *added.captioned)), "")),
+            **self.showing.dataset(
+                name, model, next(iter((*added.kept, *added.captioned)), ""), request
+            ),
         }
 
     @shows_errors
@@ -160,131 +168,94 @@ class Handlers:
 
     @shows_errors
     def choose(self, dataset: str | None, model: str, event: gr.EventData) -> Answer:
-        return self._picture(dataset, _event_text(event, "at"), model)
+        return self.showing.picture(dataset, event_text(event, "at"), model)
 
     @shows_errors
-    def previous(self, dataset: str | None, of: str, model: str) -> Answer:
-        return self._step(-1, dataset, of, model)
+    def choose_in_gallery(
+        self,
+        dataset: str | None,
+        of: str,
+        model: str,
+        event: gr.EventData,
+        request: gr.Request | None = None,
+    ) -> Answer:
+        """The same where it may stand on another page."""
+        before, at = name_in(of), event_text(event, "at")
+        if self.gallery.are_apart(dataset, before, at, model, request):
+            return self.showing.dataset(dataset, model, at, request)
+        return self.showing.picture(dataset, at, model)
 
     @shows_errors
-    def next(self, dataset: str | None, of: str, model: str) -> Answer:
-        return self._step(1, dataset, of, model)
+    def previous(
+        self, dataset: str | None, of: str, model: str, request: gr.Request | None = None
+    ) -> Answer:
+        return self._step(-1, dataset, of, model, request)
 
-    def _step(self, by: int, dataset: str | None, of: str, model: str) -> Answer:
-        listing = store.pictures(store.folder(self.workspace, dataset or ""))
-        at = _name_in(of)
-        found = listing[(listing.index(at) + by) % len(listing)] if at in listing else ""
-        return self._picture(dataset, found, model)
+    @shows_errors
+    def next(
+        self, dataset: str | None, of: str, model: str, request: gr.Request | None = None
+    ) -> Answer:
+        return self._step(1, dataset, of, model, request)
+
+    def _step(
+        self, by: int, dataset: str | None, of: str, model: str, request: gr.Request | None
+    ) -> Answer:
+        at, turns = self.gallery.neighbour(dataset, name_in(of), by, model, request)
+        if turns:
+            return self.showing.dataset(dataset, model, at, request)
+        return self.showing.picture(dataset, at, model)
 
     @shows_errors
     def take_theirs(self, of: str, model: str) -> Answer:
         name, _, at = (of or "").partition("/")
         mark = views.kept(self.workspace.root, of, None)
-        return {self.parts.picture.kept: mark, **self._picture(name, at, model)}
+        return {self.parts.picture.kept: mark, **self.showing.picture(name, at, model)}
 
     @shows_errors
     def move_crop(self, event: gr.EventData) -> None:
-        name, _, at = _event_text(event, "of").partition("/")
+        name, _, at = event_text(event, "of").partition("/")
         place = tuple(event._data.get(key) for key in ("across", "down"))
         if all(type(share) in (int, float) for share in place):
             store.place_crop(store.folder(self.workspace, name), at, place)
 
     @shows_errors
-    def remove(self, of: str, model: str) -> Answer:
+    def remove(self, of: str, model: str, request: gr.Request | None = None) -> Answer:
         name, _, at = (of or "").partition("/")
         folder = store.folder(self.workspace, name)
         listing = store.pictures(folder)
         store.remove(folder, [at])
         following = listing[listing.index(at) + 1 :]
         return {
-            **self._dataset(name, model, next(iter(following), "")),
+            **self.showing.dataset(name, model, next(iter(following), ""), request),
             **self.parts.snackbar.says(f"Removed {at}.", CHANGE),
         }
 
     @shows_errors
-    def undo(self, dataset: str | None, of: str, model: str) -> Answer:
+    def undo(
+        self, dataset: str | None, of: str, model: str, request: gr.Request | None = None
+    ) -> Answer:
         done = history.undo(store.folder(self.workspace, dataset or ""))
         if done.stayed:
             gr.Info(f"{len(done.stayed)} files have changed since then and were left as they are.")
         return {
-            **self._dataset(dataset, model, _name_in(of)),
+            **self.showing.dataset(dataset, model, name_in(of), request),
             **self.parts.snackbar.is_silent(),
         }
 
     @shows_errors
-    def undo_last(self, undoes: str, dataset: str | None, of: str, model: str) -> Answer:
+    def undo_last(
+        self,
+        undoes: str,
+        dataset: str | None,
+        of: str,
+        model: str,
+        request: gr.Request | None = None,
+    ) -> Answer:
         """What the line at the bottom offers to take back."""
         if undoes != DATASET:
-            return self.undo(dataset, of, model)
+            return self.undo(dataset, of, model, request)
         name = collection.bring_back(self.workspace)
-        return {**self._listed(name, model), **self.parts.snackbar.is_silent()}
-
-    # all captions
-
-    @shows_errors
-    def name_fields(self, kind: str | None) -> Answer:
-        edits = caption_edits.EDITS
-        chosen = kind if isinstance(kind, str) and kind in edits else next(iter(edits))
-        _, first, second = edits[chosen]
-        return {
-            self.parts.bulk.words: gr.Textbox(label=first),
-            self.parts.bulk.other: gr.Textbox(label=second or "Replace with", visible=bool(second)),
-        }
-
-    @shows_errors
-    def explain_edit(self, dataset: str | None, kind: str, words: str, other: str) -> str:
-        if not dataset or not (words or "").strip():
-            return ""
-        captions = store.trained_captions(store.folder(self.workspace, dataset))
-        changed = caption_edits.edited(captions, kind, words, other or "")
-        return views.bulk_example(changed, captions)
-
-    @shows_errors
-    def edit_all(
-        self, dataset: str | None, of: str, model: str, kind: str, words: str, other: str
-    ) -> Answer:
-        folder, words, other = store.folder(self.workspace, dataset or ""), words or "", other or ""
-        changed = caption_edits.edited(store.trained_captions(folder), kind, words, other)
-        count = store.rewrite(folder, caption_edits.described(kind, words, other), changed)
-        done = f"Changed {count} caption{'' if count == 1 else 's'}."
-        return {
-            self.parts.bulk.example: views.edited(count),
-            **self._dataset(dataset, model, _name_in(of)),
-            **(self.parts.snackbar.says(done, CHANGE) if count else {}),
-        }
-
-    @shows_errors_while_streaming
-    def describe_all(self, dataset: str | None, of: str | None, model: str) -> Iterator[Answer]:
-        """Captions by a model, kept as they come, so that they outlive stop and page; undone as one
-        change.
-        """
-        folder, act = store.folder(self.workspace, dataset or ""), uuid4().hex
-        bare = [at for at, text in store.captions(folder).items() if not text]
-        count = 0
-        pictures = [store.picture(folder, at) for at in bare]
-        try:
-            for path, text in captioning.described(pictures) if bare else ():
-                if store.captions(folder).get(path.name) == "":  # what was typed meanwhile stays
-                    store.rewrite(folder, "captions by a model", {path.name: text}, act=act)
-                count += 1
-                yield self._described(count, len(bare))
-        except captioning.NoModelError:
-            yield {
-                self.parts.bulk.described: views.no_captioning_model(captioning.MODELS),
-                self.parts.bulk.stop: gr.Button(visible=False),
-            }
-            return
-        yield self._described(count, len(bare), done=True)
-
-    def _described(self, count: int, of: int, *, done: bool = False) -> Answer:
-        return {
-            self.parts.bulk.described: views.described(count, of, done=done),
-            self.parts.bulk.stop: gr.Button(visible=not done),
-        }
-
-    @shows_errors
-    def stop_describing(self) -> Any:
-        return gr.Button(visible=False)
+        return {**self.showing.listed(name, model, request), **self.parts.snackbar.is_silent()}
 
     # findings
 
@@ -293,65 +264,31 @@ class Handlers:
         return rendering.findings(self.workspace, dataset, model)
 
     @shows_errors
-    def fix(self, dataset: str | None, of: str, model: str, event: gr.EventData) -> Answer:
-        """Fix one finding, or all of a kind."""
+    def fix(
+        self,
+        dataset: str | None,
+        of: str,
+        model: str,
+        event: gr.EventData,
+        request: gr.Request | None = None,
+    ) -> Answer:
+        """Fix one finding, all of a kind, or whatever needs no choice."""
         on, folder = event._data.get("on"), store.folder(self.workspace, dataset or "")
-        kind, fix = _event_text(event, "kind"), _event_text(event, "fix")
+        kind, fix = event_text(event, "kind"), event_text(event, "fix")
         base, _ = rendering.base_for(self.workspace, folder.name, model)
+        if fix == "all":
+            count = fixes.apply_all(folder, base)
+            done = f"Fixed {count} issue{'' if count == 1 else 's'}."
+            return {
+                **self.showing.dataset(dataset, model, name_in(of), request),
+                **self.parts.snackbar.says(done, CHANGE),
+            }
         if on is None:
             fixes.apply_to_all(folder, kind, fix, base)
         else:
             names = [str(name) for name in on] if isinstance(on, list) else []
             fixes.apply_fix(folder, kind, fix, names, base)
         return {
-            **self._dataset(dataset, model, _name_in(of)),
+            **self.showing.dataset(dataset, model, name_in(of), request),
             **self.parts.snackbar.says(f"Done: {history.last(folder)}.", CHANGE),
         }
-
-    # what is shown
-
-    def _listed(self, name: str | None, model: str) -> Answer:
-        """Another dataset, with the list of them all."""
-        return {
-            self.parts.dataset: gr.Dropdown(choices=choices(self.workspace), value=name),
-            self.parts.in_view: name or "",
-            **self._dataset(name, model),
-        }
-
-    def _dataset(self, name: str | None, model: str, at: str = "") -> Answer:
-        found = rendering.dataset(self.workspace, name, model, at)
-        undo = f"Undo: {found.undo}" if found.undo else "Undo"
-        return {
-            self.parts.summary: found.summary,
-            self.parts.thumbnails: found.thumbnails,
-            self.parts.undo: gr.Button(undo, visible=found.undo is not None),
-            **self._shown(found.picture),
-        }
-
-    def _picture(self, name: str | None, at: str, model: str) -> Answer:
-        return self._shown(rendering.picture(self.workspace, name, at, model))
-
-    def _shown(self, picture: rendering.Picture) -> Answer:
-        parts = self.parts.picture
-        return {
-            parts.desk: picture.desk,
-            parts.of: picture.of,
-            parts.before: picture.caption,
-            **parts.conflict.asks(),
-            parts.caption: gr.Textbox(
-                picture.caption,
-                placeholder=picture.placeholder,
-                interactive=bool(picture.of),
-            ),
-            parts.tokens: picture.tokens,
-        }
-
-
-def _event_text(event: gr.EventData, key: str) -> str:
-    """What the page says was clicked; it may say anything."""
-    return str(event._data.get(key, ""))
-
-
-def _name_in(of: str | None) -> str:
-    """The picture's name in dataset/name."""
-    return (of or "").partition("/")[2]

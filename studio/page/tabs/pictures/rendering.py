@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from studio.datasets import base_info, checks, history, store
+from studio.datasets import base_info, checks, filters, history, store
+from studio.datasets.filters import Filter
 from studio.library import library
 from studio.page.handlers import address
 from studio.page.views import pictures as views
@@ -14,6 +15,7 @@ from training.errors import DataError, ModelError
 from training.storage.paths import Workspace
 
 THUMBNAIL, LARGE = 256, 768  # px of the longer side
+EVERYTHING = Filter()
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Dataset:
 
     summary: str
     thumbnails: str
+    tags: str
     undo: str | None
     picture: Picture
 
@@ -57,24 +60,41 @@ def base_for(workspace: Workspace, name: str, model: str | None) -> tuple[base_i
     return replace(known, trigger=trigger, template=template), note
 
 
-def dataset(workspace: Workspace, name: str | None, model: str, at: str = "") -> Dataset:
-    """A dataset and its picture named at, the first one where that is not there."""
+def dataset(
+    workspace: Workspace, name: str | None, model: str, at: str = "", of: Filter = EVERYTHING
+) -> Dataset:
+    """A dataset and its picture named at, the first one of those that pass where that is not there;
+    the page of thumbnails is that of the picture.
+    """
     if not name:
-        return Dataset(views.summary(0, 0), "", None, picture(workspace, name, "", model))
-    folder, items, complaints = store.folder(workspace, name), [], []
-    for found, text in store.captions(folder).items():
+        return Dataset(views.summary(0, 0), "", "", None, picture(workspace, name, "", model))
+    folder = store.folder(workspace, name)
+    names = passing(workspace, name, model, of)
+    page = names.index(at) // views.PAGE if at in names else 0
+    captions, items, complaints = store.captions(folder), [], []
+    for found in names[page * views.PAGE : (page + 1) * views.PAGE]:
         try:
-            items.append((address(folder / found, THUMBNAIL), found, bool(text)))
+            items.append((address(folder / found, THUMBNAIL), found, bool(captions.get(found))))
         except DataError as error:
             complaints.append(str(error).removeprefix(f"{folder}/"))
     good = [item[1] for item in items]
-    chosen = at if at in good else next(iter(good), "")
+    stays = at in good or (at in captions and not of.is_open and at not in names)
+    chosen = at if stays else next(iter(good), "")
     return Dataset(
         summary(folder, complaints),
-        views.thumbnails(items),
+        views.thumbnails(name, items, names, page) if captions else "",
+        views.tags(filters.frequent_tags(folder)),
         history.last(folder),
         picture(workspace, name, chosen, model),
     )
+
+
+def passing(workspace: Workspace, name: str, model: str, of: Filter) -> list[str]:
+    """Names of the pictures that pass a filter."""
+    folder = store.folder(workspace, name)
+    if of.is_open:
+        return store.pictures(folder)
+    return filters.passing(folder, base_for(workspace, name, model)[0], of)
 
 
 def picture(workspace: Workspace, name: str | None, at: str, model: str) -> Picture:

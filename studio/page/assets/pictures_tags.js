@@ -1,0 +1,4 @@
+element.addEventListener('click', event => {
+    const tag = event.target.closest('[data-tag]');
+    if (tag) trigger('select', {tag: tag.dataset.tag});
+});
