@@ -663,3 +663,19 @@ def test_a_worker_that_dies_before_it_begins_leaves_no_earlier_end_to_the_job(
     (run / starting.NAME).unlink()
     Worker(line, "cpu").settle(line.job(id))
     assert line.job(id).state == "interrupted"
+
+
+def test_an_end_that_nobody_recorded_is_not_the_next_trainings(workspace: Workspace) -> None:
+    """A worker was killed between its training's process and the record of it, twice."""
+    line = Queue(workspace, None)
+    id = line.add(config(workspace, "a"))
+    run = workspace.runs() / "a"
+    run.mkdir(parents=True)
+    for ended_then, state in ((True, "interrupted"), (False, "paused")):
+        if ended_then:
+            events.append(run / "events.jsonl", events.Finished(1, "", True, 1.0))
+        assert Worker(line, "cpu").claim() is not None
+        if not ended_then:
+            events.append(run / "events.jsonl", events.Finished(1, "", True, 1.0))
+        Worker(line, "cpu").settle(line.job(id))
+        assert line.job(id).state == state

@@ -26,9 +26,9 @@ IN_LINE = ("waiting", "interrupted", "running", "paused")  # states that a job m
 class Job:
     """A row. run: name of the run's folder; request: "pause" or "cancel" while a training is asked
     to; tries: starts since the last new checkpoint; pid, started: of the training, 0 while there is
-    none, and between claim and start of the one that its folder tells of, the pid below zero;
-    heartbeat: when a worker last saw it alive; message: why it waits or failed. Times are
-    seconds since 1970.
+    none, and between claim and start of the one that its folder tells of, the pid below zero, or
+    where it has no record of one, 0 and the length of its events in bytes; heartbeat: when a worker
+    last saw it alive; message: why it waits or failed. Times are seconds since 1970.
     """
 
     id: int

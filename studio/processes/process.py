@@ -148,8 +148,7 @@ def start(folder: Path, command: Sequence[str]) -> Process:
     with _disk_errors(folder), _starting(folder, command):
         if _is_there(folder):
             raise BusyError(f"“{folder.name}” is already running. Wait for it, or stop it first.")
-        said = folder / "events.jsonl"
-        since = said.stat().st_size if said.exists() else 0
+        since = events_length(folder)
         with (folder / "terminal.log").open("wb") as log:
             child = subprocess.Popen(
                 [*command],
@@ -170,6 +169,14 @@ def start(folder: Path, command: Sequence[str]) -> Process:
             raise
     threading.Thread(target=_see_end, args=(folder, child, process), daemon=True).start()
     return process
+
+
+def events_length(folder: Path) -> int:
+    """How many bytes trainings have written to events.jsonl so far."""
+    try:
+        return (folder / "events.jsonl").stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def stop(folder: Path, *, at_once: bool = False) -> None:

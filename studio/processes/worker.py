@@ -69,11 +69,14 @@ class Worker:
             ).fetchone()
             if row is None:
                 return None
-            # Of an earlier training, if any; below zero, for this one has not begun
-            record = jobs.read(self.line.workspace.runs() / row["run"])
+            # Of an earlier training, if any; below zero, for this one has not begun. One that
+            # nobody could record is known by what it said
+            run = self.line.workspace.runs() / row["run"]
+            record = jobs.read(run)
+            before = (-record.pid, record.started) if record else (0, float(jobs.events_length(run)))
             row = db.execute(
                 "UPDATE jobs SET pid = ?, started = ? WHERE id = ? RETURNING *",
-                (*((-record.pid, record.started) if record else (0, 0.0)), row["id"]),
+                (*before, row["id"]),
             ).fetchone()
         return job_of(row)
 
@@ -120,7 +123,7 @@ class Worker:
             update={"save": config.save.model_copy(update={"resume": "exact"})}
         )
         process = run_lock.holder(run) or jobs.read(run)
-        found = (process.pid, process.started) if process else (0, 0)
+        found = (process.pid, process.started) if process else (job.pid, job.started)
         with self.line.transaction() as db:
             db.execute(
                 "UPDATE jobs SET settings = ?, pid = ?, started = ? WHERE id = ?",
@@ -216,12 +219,12 @@ class Worker:
 
 
 def _ended_before(job: Job, run: Path) -> bool:
-    """Whether the folder's record is of a training that had ended before this job was claimed: its
-    worker went before it could begin.
+    """Whether the folder tells of a training that had ended before this job was claimed: its worker
+    went before it could begin, or the new one before it said anything.
     """
     record = jobs.read(run)
     if record is None:
-        return False
+        return job.pid == 0 and jobs.events_length(run) <= job.started
     if job.pid <= 0:  # nobody wrote down that it began: is it still the record of before?
         return (-job.pid, job.started) == (record.pid, record.started)
     is_jobs_own = record.pid == job.pid and abs(record.started - job.started) < run_lock.SAME_START
