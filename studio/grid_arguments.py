@@ -161,7 +161,7 @@ def _add_output_arguments(made: Parser) -> None:
 
 
 def _is_number(text: str) -> bool:
-    return bool(re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", text))
+    return bool(re.fullmatch(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", text))
 
 
 def number(what: str, text: str, low: float, high: float) -> float:

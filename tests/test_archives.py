@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import stat
 import struct
+import time
 import zipfile
 from pathlib import Path
 
@@ -67,6 +68,18 @@ def test_a_zip_in_a_dataset_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(archives, "MOST_MEMBERS", 4)
     with pytest.raises(DataError, match="4 is the most"):
         archives.unpacked(archive, tmp_path / "out")
+
+
+def test_a_listing_that_is_too_long_is_not_read(tmp_path: Path) -> None:
+    """Names by the hundred thousand, for each of which zipfile takes half a kibibyte."""
+    name = b"PK\1\2" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"a"
+    listing = name * 200_000
+    end = b"PK\5\6" + bytes(4) + struct.pack("<HHIIH", 0, 0, len(listing), 0, 0)
+    (tmp_path / "long.zip").write_bytes(listing + end)
+    began = time.thread_time()
+    with pytest.raises(DataError, match="a listing of 9,400,000 bytes, 8,388,608 is the most"):
+        archives.unpacked(tmp_path / "long.zip", tmp_path / "out")
+    assert time.thread_time() - began < 1
 
 
 def test_what_the_listing_claims_is_not_believed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from tests.tiny import tiny_base
 from training.config.loading import from_mapping
 from training.config.schema import RunConfig
+from training.data.caption_lists import LARGEST_CAPTION
 from training.data.caption_variants import Variation, resolved
 from training.data.dataset import read_dataset
 from training.errors import DataError
@@ -63,6 +65,14 @@ def test_every_alternative_is_said() -> None:
     found = Variation(wildcards=True, count=64).of(["a {red|dark {blue|green}|} {hat}"], "a")
     assert set(found) == {"a red {hat}", "a dark blue {hat}", "a dark green {hat}", "a {hat}"}
     assert resolved("{a|b} {c|d}") == "a c"
+
+
+@pytest.mark.parametrize("piece", ["|", "{a", "{a|", "{a|b}", "{|"])
+def test_no_caption_takes_long_to_read(piece: str) -> None:
+    text = "{" + piece * (LARGEST_CAPTION // len(piece))
+    began = time.thread_time()
+    resolved(text)
+    assert time.thread_time() - began < 0.1
 
 
 def test_a_variant_depends_on_seed_picture_and_caption_alone() -> None:

@@ -170,6 +170,7 @@ EVERYTHING = (
     ("POST", "/gradio_api/upload"),
     ("POST", "/gradio_api/queue/join"),
     ("GET", "/gradio_api/queue/data?session_hash=a"),
+    ("GET", "/gradio_api/heartbeat/a"),
     ("POST", "/gradio_api/run/predict"),
 )
 

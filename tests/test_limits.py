@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from studio.processes import queue
-from studio.server import gradio_patches, rate_limit
+from studio.server import auth, gradio_patches, rate_limit
 from tests.test_door import Asked
 from tests.test_page import free_port, page_process
 from training.config.loading import from_mapping
@@ -134,10 +134,14 @@ def test_the_page_itself_goes_through(asked: Asked) -> None:
 
 
 def answered(
-    app: rate_limit.Limits, path: str, body: list[bytes], client: str = "1.2.3.4"
+    app: rate_limit.Limits,
+    path: str,
+    body: list[bytes],
+    client: str = "1.2.3.4",
+    method: str = "POST",
 ) -> tuple[int, str]:
-    """Status and words of a POST whose body comes in these pieces, its length not told."""
-    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "client": (client, 1)}
+    """Status and words of a request whose body comes in these pieces, its length not told."""
+    scope = {"type": "http", "method": method, "path": path, "headers": [], "client": (client, 1)}
     pieces, sent = (
         [{"type": "http.request", "body": b, "more_body": True} for b in body]
         + [{"type": "http.request"}],
@@ -278,6 +282,73 @@ def test_nothing_is_read_before_the_login() -> None:
     app = rate_limit.Limits(echo, events=5, is_logged_in=lambda _: False)
     for path in ("/gradio_api/queue/join", "/gradio_api/upload", "/gradio_api/cancel"):
         assert answered(app, path, [])[0] == 401
+
+
+def test_before_the_login_no_connection_is_kept(tmp_path: Path) -> None:
+    """A thousand heartbeats of strangers would leave no connection for anybody else."""
+    app = rate_limit.Limits(echo, events=5, upload_folder=tmp_path, is_logged_in=lambda _: False)
+    streams = ("heartbeat/abc", "queue/data", "upload_progress", f"file={tmp_path}/a", "info")
+    for path in streams:
+        assert answered(app, f"/gradio_api/{path}", [], method="GET")[0] == 401
+    for path in ("/", "/theme.css", "/assets/a.js", "/gradio_api/login_check", "/logout"):
+        assert answered(app, path, [], method="GET")[0] == 200
+    assert answered(app, "/", [])[0] == 401  # and what is sent there is not read
+
+
+def test_one_machine_does_not_take_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradio_patches, "MOST_OF_ONE", 3)
+
+    class Transport(asyncio.Transport):
+        def __init__(self, peer: str) -> None:
+            super().__init__({"peername": (peer, 1), "sockname": ("192.0.2.9", 80)})
+            self.is_open = True
+
+        def abort(self) -> None:
+            self.is_open = False
+
+        close = abort
+
+        def is_closing(self) -> bool:
+            return not self.is_open
+
+    async def main() -> None:
+        config = uvicorn.Config(echo, http=gradio_patches.BoundedHead, lifespan="off")
+        config.load()
+        state = ServerState()
+
+        def opened(peer: str) -> bool:
+            connection = gradio_patches.BoundedHead(config, state, {})
+            connection.connection_made(transport := Transport(peer))
+            if not transport.is_open:
+                connection.connection_lost(None)
+            return transport.is_open
+
+        assert [opened("192.0.2.1") for _ in range(5)] == [True] * 3 + [False] * 2
+        assert opened("192.0.2.2")
+        # A machine has all addresses of its network, in IPv6
+        assert [opened(f"2001:db8::{n}") for n in range(5)] == [True] * 3 + [False] * 2
+        assert opened("2001:db8:0:1::1")
+        for own in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):  # a proxy
+            assert all(opened(own) for _ in range(5))
+        assert len(state.connections) == 8 + 15
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("192.0.2.1", "::ffff:192.0.2.1", True),
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("::1", "::2", False),
+        ("", "testclient", False),
+    ],
+)
+def test_clients_are_counted_by_their_network(one: str, other: str, is_same: bool) -> None:
+    assert (auth.network(one) == auth.network(other)) == is_same
 
 
 def test_a_client_that_asks_too_often_waits_and_others_do_not(

@@ -8,6 +8,7 @@ the folder they came from.
 from __future__ import annotations
 
 import errno
+import io
 import re
 import struct
 import zipfile
@@ -36,6 +37,7 @@ from training.storage.disk_errors import advice, cause
 
 MOST_MEMBERS = 5000  # pictures and captions that are taken from one zip
 MOST_NAMES = 20_000  # in its listing, folders and all
+LARGEST_LISTING = 8 * 2**20  # bytes, 400 a name; zipfile reads it whole
 LARGEST_IN_ALL = 4 * 2**30  # bytes, unpacked
 MOST_RATIO = 200  # unpacked / packed of a large member: pictures are packed already
 LARGE = 2**20  # bytes; smaller members may pack as well as they like
@@ -43,6 +45,21 @@ PIECE = 2**20  # bytes read at a time
 UTF8_MARK = 0x800  # flag of a member's name
 UNICODE_PATH = 0x7075  # kind of an extra field
 WESTERN = frozenset("ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜáíóúñÑß")  # of cp437
+
+
+class _Bounded(io.FileIO):
+    """A file that is read in pieces of bearable size: zipfile takes a listing at once, and makes
+    half a kibibyte of every name in it before it can be asked how many there are.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Raises DataError."""
+        if size is not None and size > LARGEST_LISTING:
+            raise DataError(
+                f"has a listing of {size:,} bytes, {LARGEST_LISTING:,} is the most. Make several "
+                "zips of it."
+            )
+        return super().read(size)
 
 
 def is_zip(file: Path) -> bool:
@@ -57,7 +74,7 @@ def unpacked(archive: Path, into: Path) -> tuple[list[Incoming], list[tuple[str,
     refused: list[tuple[str, str]] = []
     left = LARGEST_IN_ALL
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with _Bounded(archive) as file, zipfile.ZipFile(file) as opened:
             members = [
                 m
                 for m in opened.infolist()

@@ -73,7 +73,8 @@ class Worker:
             # nobody could record is known by what it said
             run = self.line.workspace.runs() / row["run"]
             record = jobs.read(run)
-            before = (-record.pid, record.started) if record else (0, float(jobs.events_length(run)))
+            said = float(jobs.events_length(run))
+            before = (-record.pid, record.started) if record else (0, said)
             row = db.execute(
                 "UPDATE jobs SET pid = ?, started = ? WHERE id = ? RETURNING *",
                 (*before, row["id"]),

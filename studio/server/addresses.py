@@ -20,33 +20,37 @@ from urllib.parse import unquote
 class Address:
     """One kind of address. pattern:
 
-    of the whole path, decoded; kind: open or bounded (in size, number or place).
+    of the whole path, decoded; kind: open or bounded (in size, number or place); is_public: whether
+    it answers before a login.
     """
 
     pattern: str
     kind: str
     reason: str
+    is_public: bool = False
 
 
 ADDRESSES = (
-    Address(r"/", "open", "the page; nothing of a workspace before a login"),
+    Address(r"/", "open", "the page; nothing of a workspace before a login", is_public=True),
     Address(r"/config/?", "open", "the page's controls, after a login; programs read it"),
     Address(r"/gradio_api/info/?", "open", "the verbs for programs, after a login"),
-    Address(r"/(gradio_api/)?theme\.css", "open", "colours"),
+    Address(r"/(gradio_api/)?theme\.css", "open", "colours", is_public=True),
     Address(
         r"/(assets|static|svelte)/[^\\:]+",
         "open",
         "gradio's own files, which hold nothing of a user's",
+        is_public=True,
     ),
-    Address(r"/(favicon\.ico|robots\.txt|manifest\.json)", "open", "fixed files"),
-    Address(r"/login/?", "bounded", "wrong passwords are counted for each address"),
-    Address(r"/logout", "open", "ends the asker's own sessions"),
+    Address(r"/(favicon\.ico|robots\.txt|manifest\.json)", "open", "fixed files", is_public=True),
+    Address(r"/login/?", "bounded", "wrong passwords are counted for each address", is_public=True),
+    Address(r"/logout", "open", "ends the asker's own sessions", is_public=True),
     Address(
         r"/gradio_api/(user|login_check|app_id)/?",
         "open",
         "says who is logged in, to its own origin only",
+        is_public=True,
     ),
-    Address(r"/gradio_api/startup-events", "open", "starts the queue once"),
+    Address(r"/gradio_api/startup-events", "open", "starts the queue once", is_public=True),
     Address(
         r"/gradio_api/file=.+",
         "bounded",
@@ -59,9 +63,16 @@ ADDRESSES = (
         r"/gradio_api/queue/data/?", "open", "the stream of one session's answers, after a login"
     ),
     Address(r"/gradio_api/(reset|cancel)/?", "bounded", "in bytes and number"),
-    Address(r"/gradio_api/heartbeat/[\w-]{1,64}", "open", "programs keep their session with it"),
+    Address(
+        r"/gradio_api/heartbeat/[\w-]{1,64}",
+        "open",
+        "programs keep their session with it, after a login",
+    ),
 )
-OPEN = re.compile("|".join(f"(?:{address.pattern})" for address in ADDRESSES))
+OPEN, PUBLIC = (
+    re.compile("|".join(f"(?:{one.pattern})" for one in ADDRESSES if one.is_public or not public))
+    for public in (False, True)
+)
 FILE = "/gradio_api/file="
 MOST_ENCODINGS = 5  # how often a path is decoded before it is looked at
 
@@ -71,6 +82,11 @@ def is_open(path: str, upload_folder: Path) -> bool:
     if OPEN.fullmatch(path) is None:
         return False
     return not path.startswith(FILE) or is_served_file(path.removeprefix(FILE), upload_folder)
+
+
+def is_public(path: str) -> bool:
+    """Whether an address that the page has answers before a login."""
+    return PUBLIC.fullmatch(path) is not None
 
 
 def is_served_file(name: str, upload_folder: Path) -> bool:

@@ -39,7 +39,7 @@ MOST_ERRORS, FORGIVEN = (
 )  # wrong passwords within so many seconds, after which all are refused for as long
 CLIENT: ContextVar[str] = ContextVar(
     "client", default=""
-)  # address of the request that is being answered
+)  # whose request is being answered, see network
 READS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -62,6 +62,20 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def network(client: str) -> str:
+    """What stands for a client where clients are counted: an IPv4 address, or the /64 of an IPv6
+    one, of which a single machine has every address.
+    """
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return client
+    mapped = getattr(address, "ipv4_mapped", None)
+    if address.version == 4 or mapped or address.is_loopback:
+        return str(mapped or address)
+    return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 def password(host: str, file: Path | None, *, port: int) -> str | None:
@@ -207,7 +221,7 @@ class SameOrigin:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        CLIENT.set(scope["client"][0] if scope.get("client") else "")
+        CLIENT.set(network(scope["client"][0]) if scope.get("client") else "")
         scope = {**scope, "headers": self._believed(scope)}
         if _is_foreign(scope, self.public_name):
             words = (

@@ -25,6 +25,7 @@ from gradio_client import utils as client_utils
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from studio.server.auth import is_loopback, network
 from studio.server.errors import FetchRefused
 from studio.server.rate_limit import without_half_characters
 
@@ -61,6 +62,7 @@ HEADER_LIMIT = 64 * 1024  # bytes of a request's headers
 CHANGING = "changing-list"
 KEEP_ALIVE = 15  # seconds an idle connection stays open
 MOST_CONNECTIONS = 1000
+MOST_OF_ONE = 200  # of another machine; a browser opens six
 START_LOOK = 0.01  # seconds between two looks whether the server has started
 LONGEST_HEAD = 10.0  # seconds in which a request's line and headers have to come
 
@@ -179,14 +181,18 @@ def _whole(value: Any) -> Any:
 
 
 class BoundedHead(H11Protocol):
-    """Closes a connection whose next request's head is not complete in time; uvicorn waits for
-    ever, byte by byte.
+    """Closes a connection whose next request's head is not complete in time, where uvicorn waits
+    for ever, byte by byte, and one of a machine that has MOST_OF_ONE already, so that a stranger
+    leaves some to others.
     """
 
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
+        if self._has_too_many():
+            transport.abort()
+            return
         self._watch_head()
 
     def data_received(self, data: bytes) -> None:
@@ -196,6 +202,13 @@ class BoundedHead(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
         super().connection_lost(exc)
+
+    def _has_too_many(self) -> bool:
+        """Whether the other side has too many connections; this machine's own is a proxy."""
+        host = _network_of(self)
+        if not host or is_loopback(host):
+            return False
+        return sum(_network_of(one) == host for one in self.connections) > MOST_OF_ONE
 
     def _watch_head(self) -> None:
         if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
@@ -207,6 +220,11 @@ class BoundedHead(H11Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _network_of(connection: Any) -> str:
+    """ "" where the system does not say who is on the other side."""
+    return network(connection.client[0]) if connection.client else ""
 
 
 def bound_server(*, behind_proxy: bool) -> None:

@@ -21,6 +21,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from studio.server import addresses
+from studio.server.auth import network
 
 LOGIN = re.compile(r"/login/?")
 JOIN = re.compile(r"(/gradio_api)?/queue/join/?")
@@ -68,14 +69,16 @@ class Limits:
         if not addresses.is_open(path, self.upload_folder):
             await PlainTextResponse("This page has no such address.", 404)(scope, receive, send)
             return
-        if not writes:
+        needs_login = not (LOGIN.fullmatch(path) if writes else addresses.is_public(path))
+        is_refused = needs_login and not self.is_logged_in(scope)
+        if not writes and not is_refused:
             await self.app(scope, receive, send)
             return
-        if self._too_often(scope["client"][0] if scope.get("client") else ""):
+        if writes and self._too_often(scope["client"][0] if scope.get("client") else ""):
             words = f"More than {self.most} requests came from you within a minute. Wait a moment."
             await PlainTextResponse(words, 429, {"retry-after": "10"})(scope, receive, send)
             return
-        if not LOGIN.fullmatch(path) and not self.is_logged_in(scope):
+        if is_refused:
             await PlainTextResponse("Log in first.", 401)(scope, receive, send)
             return
         most = (
@@ -102,8 +105,8 @@ class Limits:
             return
         await self.app(scope, _replayed(_whole(body), receive), send)
 
-    def _too_often(self, client: str) -> bool:
-        now = time.monotonic()
+    def _too_often(self, address: str) -> bool:
+        now, client = time.monotonic(), network(address)
         with self._turn:
             for other in [
                 name for name, asked in self._asked.items() if not asked or now - asked[-1] > MINUTE

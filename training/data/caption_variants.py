@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from training.data.chance import uniform
 
-WILDCARD = re.compile(r"\{([^{}]*\|[^{}]*)\}")  # {red|green}, the innermost of nested ones
+# {red|green}, the innermost of nested ones; no place is looked at twice
+WILDCARD = re.compile(r"\{([^{}|]*+\|[^{}]*+)\}")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ NEAR_BITS = 6  # of 64 in which the hashes of two copies may differ, both of the
 MOST_COMPARED = 3000  # pictures; every pair is looked at
 SAME_CAPTION = 3  # pictures
 FOREIGN = re.compile(
-    r"https?://|www\.|<[a-z/][^>]*>|\.(png|jpe?g|webp)\b", re.IGNORECASE
+    r"https?://|www\.|<[a-z/][^<>]*+>|\.(png|jpe?g|webp)\b", re.IGNORECASE
 )  # in a caption: a link, a tag of HTML, the name of a file
 TWICE = "what is shown twice is learnt twice, and soon by heart."
 
