@@ -5,6 +5,7 @@ what a page is not sent again, and what many pages share. When a page asks is in
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from pathlib import Path
@@ -130,6 +131,15 @@ def test_a_growing_curve_is_drawn_to_about_its_end() -> None:
         assert kept <= count and count - kept <= count / charts.REDRAWN
     drawn = {len(charts.settled([0] * count)) for count in range(10_000, 20_000)}
     assert len(drawn) <= 2 * charts.REDRAWN
+
+
+@pytest.mark.parametrize("loss", [5.5, 0.1, 1 / 3, 7.7, 1e307, 5e-324])
+def test_losses_that_a_float_just_tells_apart_are_drawn(loss: float) -> None:
+    """A constant loss whose mean is off by its last bit once took more numbers than fit memory."""
+    other = math.nextafter(loss, math.inf)
+    for low, high in ((loss, other), (-other, -loss), (loss, loss)):
+        assert 0 < len(charts._ticks(low, high)) < 20
+        assert "polyline" in charts.line_chart("Loss", [1, 2], [("raw", [low, high])])
 
 
 def test_pages_that_ask_at_the_same_time_share_one_answer() -> None:

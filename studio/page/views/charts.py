@@ -265,7 +265,8 @@ def _ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Round numbers from below low to above high, about most of them."""
     high = high if high > low else low + (abs(low) or 1.0)
     # Neither nothing nor more than a float holds, however close or far apart they are
-    raw = max(high / most - low / most, SMALLEST_STEP)
+    least = max(SMALLEST_STEP, math.ulp(low), math.ulp(high))
+    raw = max(high / most - low / most, least)
     step = 10 ** math.floor(math.log10(raw))
     step *= next(m for m in (1, 2, 5, 10) if m * step >= raw)
     start = math.floor(low / step)
