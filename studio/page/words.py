@@ -26,6 +26,7 @@ SECTIONS: Mapping[str, tuple[str, str]] = {  # section -> its title and a senten
 LABELS: Mapping[str, str] = {
     "base.model": "Base model",
     "base.rest": "Text encoder and VAE",
+    "base.assistant": "Training adapter",
     "base.dtype": "Precision",
     "base.clip_skip": "Clip skip",
     "base.text_pieces": "Longest caption",

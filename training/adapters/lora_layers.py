@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.adapters import frozen_change
 from training.adapters.low_rank import Adaptable, for_all_rows, for_each_row
 from training.adapters.masters import as_array, first_weights
 from training.adapters.other_methods import Factors, Maker, OtherAdapter
@@ -137,6 +138,7 @@ class LoraLayer:
         self._stacks: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         self.base = adaptable(getattr(module, "base_layer", module))  # PEFT wraps its layers
         self.frozen = frozen or module.forward
+        self.beside = frozen_change.of(self.base)  # which the product of the weights alone lacks
         # Give the module the forward back that it had before
         self.restore = replace_forward(module, self)
 
@@ -150,6 +152,7 @@ class LoraLayer:
                 y = self.frozen(x)
             else:
                 y = for_all_rows(self.base, x, adapter.down, adapter.up, adapter.scale)
+                y = y if self.beside is None else self.beside(x, y)
         else:
             y = self._each_row(x, route)
         return self._with_others(y, x, route) if self.others else y

@@ -25,6 +25,13 @@ class Base(Section):
         " same family, which supplies text encoders, VAE and sampler; asked once for each file",
         why="other bases are whole",
     )
+    assistant: str = setting(
+        "",
+        "for a distilled base: a style file that keeps it from losing its few steps (training "
+        "adapter, de-distillation), active in every update, left out of previews and of what is "
+        "written; not with optim.compile",
+        why="other bases need none",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto",
         "precision of the frozen base; auto: bfloat16 if the device supports it, else float16"

@@ -11,6 +11,7 @@ from typing import Any
 PATHS = (
     "base.model",
     "base.rest",
+    "base.assistant",
     "data.folder",
     "prior.folder",
     "adapter.start",
@@ -23,7 +24,7 @@ READ = tuple(key for key in PATHS if key != "save.folder")
 # Of these what is there decides what is learnt, not where it lies: a run goes on wherever its
 # pictures, base and style have moved to, see training.trainer.resume
 BASE = ("base.model", "base.rest")  # the places of a base
-PLACES = frozenset({*BASE, "data.folder", "prior.folder", "adapter.start"})
+PLACES = frozenset({*BASE, "base.assistant", "data.folder", "prior.folder", "adapter.start"})
 
 
 # Lists of tables each of which names a folder

@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+from training.adapters.frozen_change import left_out
 from training.config.input_sections import Prior
 from training.data.dataset import Example, read_dataset
 from training.diffusion.sampling import draw
@@ -60,7 +61,8 @@ def drawn(
         prompts = [
             Prompt(prior.prompt, steps=steps, guidance=guidance, seed=seed + i) for i in some
         ]
-        pictures = draw(parts, prompts) if world.writes or world.shards else ()
+        with left_out(parts.denoiser):  # of a base that is shared, and trained already
+            pictures = draw(parts, prompts) if world.writes or world.shards else ()
         for i, picture in zip(
             some if world.writes else (), pictures if world.writes else (), strict=True
         ):

@@ -78,7 +78,7 @@ def checked(configs: Sequence[RunConfig]) -> list[Plan]:
     folders: dict[Path, str] = {}
     for plan in plans:
         config, first = plan.config, plans[0].config
-        for key in ("model", "rest", "device", "dtype", "clip_skip", "text_pieces"):
+        for key in ("model", "rest", "assistant", "device", "dtype", "clip_skip", "text_pieces"):
             if getattr(config.base, key) != getattr(first.base, key):
                 raise ConfigError(
                     f"styles that are trained together share one base: base.{key} is "

@@ -96,6 +96,11 @@ def _check_shares(config: RunConfig, world: ProcessGroup) -> None:
             "optim.compile does not go with a base that is divided among processes. Set it to "
             "off, or turn FSDP off."
         )
+    if world.shards and config.base.assistant:
+        raise ConfigError(
+            "base.assistant does not go with a base that is divided among processes. Leave it "
+            "empty, or turn FSDP off."
+        )
     if world.shards and config.preview.model:
         raise ConfigError(
             "preview.model does not go with a base that is divided among processes. Leave it "

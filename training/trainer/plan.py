@@ -31,7 +31,7 @@ from training.storage.paths import (
     checked_writable,
 )
 from training.style_files.reading import Style, read_style
-from training.trainer import base_storage, checkpoint, optimizers, preview_base, resume
+from training.trainer import assistant, base_storage, checkpoint, optimizers, preview_base, resume
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Plan:
     place: DeviceSpec
     finished: int  # updates after which this run's style was already exported, else 0
     start: Style | None = None  # what the adapters begin as
+    assistant: Style | None = None  # a frozen change of the base while it is trained
     drawn_by: base_files.BaseFiles | None = None  # the base of previews, if it is another
     note: str = ""  # how the base is kept in memory, where that was chosen
 
@@ -78,6 +79,7 @@ def planned(config: RunConfig) -> Plan:
     given = class_images.given(config.prior)
     check_same_run(config, dataset, files)
     checked_writable(config.run_folder, "save.folder")
+    helper = assistant.found(config, files)
     place, note = _placed(config, files, place)
     return Plan(
         config,
@@ -87,6 +89,7 @@ def planned(config: RunConfig) -> Plan:
         place,
         _finished(config),
         start=_start(config),
+        assistant=helper,
         drawn_by=preview_base.found(config, files),
         note=note,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import nn
 
@@ -56,6 +57,8 @@ def predicted(
     frozen = sum(
         weight_bytes(networks[part], replace_storage(files, part, place)) for part in there
     )
+    if config.base.assistant:
+        frozen += _file_size(config.base.assistant) * place.dtype.itemsize / 2
     adapters = sum(_trained(config, files, part, networks[part]) for part in trained)
     state = adapters * (STATE + (4 if optim.ema else 0))
     side = config.data.resolution or loader.sides(files)[0]
@@ -64,6 +67,16 @@ def predicted(
     made = max(largest_made(networks[part], place) for part in there) if place.storage else 0
     peak = frozen + made + (state + beside) * (1 + FRAGMENTS)
     return Prediction(frozen / GIB, peak / GIB + LIBRARIES)
+
+
+def _file_size(path: str) -> int:
+    """Bytes of a style file, of 16 bits as most are; 0 for one that cannot be read, as its reader
+    tells.
+    """
+    try:
+        return Path(path).expanduser().stat().st_size
+    except OSError:
+        return 0
 
 
 def replace_storage(files: base_files.BaseFiles, part: str, place: DeviceSpec) -> DeviceSpec:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from training.adapters.frozen_change import left_out
 from training.adapters.inference import ActiveStyle
 from training.config.schema import RunConfig
 from training.data.captions import captioned
@@ -39,6 +40,7 @@ def preview(trainer: Trainer) -> Previewed:
     with (
         trainer.optimiser.averaged(),
         trainer.adapters_active(),
+        left_out(trainer.parts.denoiser),
         trainer.networks.at_hand("vae"),
     ):
         if trainer.plan.drawn_by:

@@ -114,6 +114,12 @@ def changed_start(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [] if same else [f"adapter.start: {before!r} then, {after!r} now"]
 
 
+def changed_assistant(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Whether another assistant is active, wherever its file lies."""
+    before, after = then.get("assistant", ""), now["assistant"]
+    return ["the content of base.assistant"] if before and after and before != after else []
+
+
 def changed_pictures(
     then: Sequence[Sequence[str]], now: Sequence[Sequence[str]], kind: str = "picture"
 ) -> list[str]:

@@ -101,6 +101,7 @@ def _record(trainer: Trainer) -> dict[str, Any]:
         "class_pictures": resume.pictures_record(trainer.data.prior_examples),
         **base_record(trainer.plan.files),
         "storage": trainer.place.storage,
+        "assistant": trainer.plan.assistant.sha256 if trainer.plan.assistant else "",
         "start": trainer.plan.start.sha256 if trainer.plan.start else "",
         "place": device_record(trainer.place)
         | {"processes": trainer.world.size}
@@ -116,7 +117,8 @@ def _changed(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         then["class_pictures"], now["class_pictures"], "class picture"
     )
     changed += resume.changed_storage(then.get("storage", ""), now["storage"])
-    return changed + resume.changed_base(then, now) + resume.changed_start(then, now)
+    changed += resume.changed_base(then, now) + resume.changed_assistant(then, now)
+    return changed + resume.changed_start(then, now)
 
 
 def _same_microbatches(trainer: Trainer) -> Iterator[Noted]:

@@ -114,7 +114,9 @@ def _settings_with_rest(config: RunConfig) -> str:
 
 
 def _settings_with_places(config: RunConfig) -> str:
-    return _hash({"name": config.save.name, **resume.settings_record(config)})
+    record = resume.settings_record(config)
+    del record["base.assistant"]  # younger than these records
+    return _hash({"name": config.save.name, **record})
 
 
 def _hash(record: Mapping[str, Any]) -> str:
