@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.flow_shapes import FLOWS
+from benchmarks.flow_shapes import DUAL, FLOWS
 from tests.test_training import changed, config, equal, of, pictures
 from training.config.schema import RunConfig
 from training.errors import ConfigError
@@ -49,35 +49,68 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> base_files.BaseFile
 
 
 @pytest.fixture
-def flux_files(tmp_path: Path) -> base_files.BaseFiles:
-    """The same of FLUX.1, 11.9 billion weights."""
-    shape, family = FLOWS["flux"], base_files.FAMILIES["flux"]
+def flow_files(request: pytest.FixtureRequest, tmp_path: Path) -> base_files.BaseFiles:
+    """The same of a transformer, up to 20 billion weights."""
+    shape, family = FLOWS[request.param], FLOWS[request.param].family
+    transformer = {"_class_name": family.classes["transformer"], **shape.config, **shape.blocks}
+    if DUAL in shape.blocks:
+        transformer[DUAL] = list(range(shape.blocks[DUAL]))
     configs: dict[str, dict[str, Any]] = {
-        "transformer": {"_class_name": family.classes["transformer"], **shape.config},
+        "transformer": transformer,
         "vae": {"block_out_channels": [128, 256, 512, 512]},
     }
     for part in (*family.classes, *family.tokenizers, "scheduler"):
         (tmp_path / part).mkdir()
         (tmp_path / part / "config.json").write_text(json.dumps(configs.get(part, {})))
-        (tmp_path / part / "vocab.json").write_text("{}")
+        for name, text in (
+            ("vocab.json", "{}"),
+            ("tokenizer_config.json", '{"chat_template": "x"}'),
+        ):
+            (tmp_path / part / name).write_text(text)
         with (tmp_path / part / "model.safetensors").open("wb") as file:
             file.truncate(10 * 2**30)  # sparse
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": family.pipeline}))
     return base_files.find(str(tmp_path))
 
 
+CARDS = (8, 12, 16, 24, 32, 48, 80)  # GB
+
+
+@pytest.mark.parametrize(
+    ("flow_files", "chosen"),
+    [
+        ("flux", ["", "nf4", "nf4", "int8", "", "", ""]),
+        ("chroma", ["", "nf4", "int8", "", "", "", ""]),
+        ("klein4", ["int8", "", "", "", "", "", ""]),
+        ("klein9", ["", "nf4", "int8", "", "", "", ""]),
+        ("z-image", ["nf4", "int8", "int8", "", "", "", ""]),
+        ("sd35-medium", ["", "", "", "", "", "", ""]),
+        ("sd35-large", ["nf4", "int8", "int8", "", "", "", ""]),
+        ("qwen-image", ["", "", "", "nf4", "int8", "", ""]),
+        ("krea2", ["", "", "nf4", "int8", "", "", ""]),
+    ],
+    indirect=["flow_files"],
+)
 def test_auto_knows_transformers(
-    flux_files: base_files.BaseFiles, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+    flow_files: base_files.BaseFiles,
+    chosen: list[str],
+    config: RunConfig,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At 1024 px FLUX.1 fits cards of 12 GB in nf4, of 24 in int8, of 32 as it is."""
-    outline = loader.outline(flux_files, "transformer")
+    """At 1024 px, the most exact that fits the card; where nothing does, base.dtype stays. What is
+    chosen is predicted to fit.
+    """
+    outline = loader.outline(flow_files, "transformer")
     monkeypatch.setattr(loader, "outline", lambda files, part: outline)
     usual = changed(config, data__resolution=1024, adapter__rank=16)
-    found = {}
-    for gib in (8, 12, 16, 24, 32, 80):
+    found = []
+    for gib in CARDS:
         with_gib(monkeypatch, gib)
-        found[gib] = base_storage.chosen(usual, flux_files, GPU).place.storage
-    assert found == {8: "", 12: "nf4", 16: "nf4", 24: "int8", 32: "", 80: ""}
+        place = base_storage.chosen(usual, flow_files, GPU).place
+        found.append(place.storage)
+        if place.storage:
+            assert predicted_memory.predicted(usual, flow_files, place).peak <= gib
+    assert found == chosen
 
 
 def with_gib(monkeypatch: pytest.MonkeyPatch, gib: float) -> None:

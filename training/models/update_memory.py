@@ -26,6 +26,7 @@ MEASURED: dict[str, tuple[Measured, ...]] = {
     "z-image": (Measured(11.5, 0.57, 2.17),),
     "flux2-klein": (Measured(7.2, 0.57, 1.72), Measured(16.9, 0.85, 2.54)),
     "flux": (Measured(22.2, 0.75, 2.25),),
+    "chroma": (Measured(16.6, 0.53, 2.01),),
     "sd3": (Measured(4.2, 0.14, 0.63), Measured(15.0, 0.39, 1.31)),
     "qwen-image": (Measured(38.1, 0.55, 2.1),),
     "krea2": (Measured(23.9, 0.75, 2.84),),

@@ -23,7 +23,7 @@ from training.style_files.key_names import Place
 from training.style_files.lora import Change, Hada, Kron, Lora
 from training.style_files.matching import match
 from training.style_files.reading import Style, printable
-from training.trainer import optimizers
+from training.trainer import assistant, optimizers
 from training.trainer.optimizer import Group, Optimiser
 
 # (part, module): (down, up); of LoKr (one, two), of LoHa (a1, b1, a2, b2)
@@ -64,10 +64,14 @@ def attach(
     names: Mapping[str, Place],
     shared_base: SharedBase | None,
     start: Style | None,
+    helper: Style | None = None,
 ) -> Attached:
     """Put the adapters on and make the optimiser; fewer and other adapters are all in which styles
-    differ. Raises StyleFileError for a start that does not fit.
+    differ. helper: the base's assistant, which they come beside. Raises StyleFileError for a start
+    that does not fit.
     """
+    if helper:
+        assistant.put_on(helper, parts.denoiser, names)
     optim = config.optim
     adapter_index = shared_base.new_adapter_index() if shared_base else 0
     adapters: Adapters = {}

@@ -14,7 +14,7 @@ from training.models.family import Parts
 from training.modules.attention import choose_attention
 from training.runtime.distributed import ALONE, ProcessGroup
 from training.style_files.key_names import accepted_names
-from training.trainer import assistant, attach, resume
+from training.trainer import attach, resume
 from training.trainer.batches import EncodedData
 from training.trainer.encoding import chosen_buckets, cuts, encode, remarks
 from training.trainer.latents import Words
@@ -76,9 +76,7 @@ def set_up(
     denoiser = parts.denoiser  # loaded now, if it had to wait
     networks.keep(parts.family.adapted)
     choose_attention(denoiser)
-    if plan.assistant:
-        assistant.put_on(plan.assistant, denoiser, names)
-    attached = attach.attach(config, parts, names, shared_base, plan.start)
+    attached = attach.attach(config, parts, names, shared_base, plan.start, plan.assistant)
     largest = config.optim.batch_size * (2 if prior_examples else 1)
     folder = config.run_folder if world.writes and not trial else None
     microbatches = MicrobatchPlans(
