@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -100,3 +101,27 @@ def test_the_notebook_uses_flags_that_there_are(command: str) -> None:
     known = {flag for action in made._actions for flag in action.option_strings}
     (source,) = (s for s in CODE if "command = [" in s and f'"{command}",' in s)
     assert set(re.findall(r'"(--[\w.-]+)"', source)) - {"--dry-run"} <= known
+
+
+@pytest.mark.parametrize("address", ["", "https://x-7860.example.org/"], ids=["elsewhere", "Colab"])
+def test_the_notebooks_page_takes_the_password_that_is_printed(
+    address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A file would do only on a drive that keeps permissions, which mounted ones often do not."""
+    from studio.__main__ import _parser
+
+    begun: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, env={}: begun.append((command, env)))
+    colab = SimpleNamespace(eval_js=lambda _: address) if address else None
+    monkeypatch.setitem(sys.modules, "google.colab.output", colab)
+    (source,) = (s for s in CODE if "Popen" in s)
+    exec(source, {"WORK": tmp_path, "subprocess": subprocess})
+    ((command, env),) = begun
+    given = _parser().parse_args(command[1:])
+    monkeypatch.setenv(auth.VARIABLE, env.get(auth.VARIABLE, ""))
+    password = auth.password(given.host, given.password_file, port=given.port)
+    assert password and password in capsys.readouterr().out
+    assert auth.checked_public_name(given.public_name) == ("x-7860.example.org" if address else "")
