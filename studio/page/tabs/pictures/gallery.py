@@ -9,7 +9,7 @@ from uuid import uuid4
 import gradio as gr
 from gradio.blocks import Block
 
-from studio.datasets import store
+from studio.datasets import store, turning
 from studio.datasets.filters import ALL, Filter
 from studio.page.latest import MOST_WINDOWS, window_of
 from studio.page.tabs.pictures import rendering
@@ -74,6 +74,9 @@ class Gallery:
         if act == "remove":
             store.remove(folder, there)
             return f"Removed {pictures}."
+        if act in turning.TURNS:
+            turning.turn(folder, there, act)
+            return f"Rotated {pictures}."
         if act == "name":
             texts = {name: caption_from_name(name) for name in there}
             texts = {name: text for name, text in texts.items() if text}
