@@ -37,6 +37,9 @@ FIRST_FILES = (
     "test_flow_families.py",
     "test_crashes.py",
     "test_style_dialects.py",
+    "test_many_pages.py",
+    "test_compiled.py",
+    "test_fits.py",
     # Those that train many times, or start processes that do
     "test_training.py",
     "test_together.py",

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.errors import ModelError
-from training.models import base_files, loader, transformer_file
+from training.models import base_files, loader, transformer_file, weight_file
 from training.runtime.device import DeviceSpec
 from training.style_files.family_spec import SPECS
 
@@ -264,6 +264,17 @@ def test_fp8_with_a_scale_for_each_matrix_is_read(
     refused("is no finite number", {scale: torch.tensor(float("nan"))})
     other = torch.tensor([*b'{"format": "nvfp4"}'], dtype=torch.uint8)
     refused("comfy_quant. of a kind", {f"model.diffusion_model.{name}.comfy_quant": other})
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 4, 1)])
+def test_only_rows_of_matrices_have_scales_of_their_own(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """A scale for each number of a vector would make a matrix of it, of any size."""
+    tensors = {"a.weight": torch.ones(shape).to(FP8), "a.weight_scale": torch.ones(3)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    found = weight_file.opened(tmp_path / "a.safetensors")
+    assert found is not None and found.unread == "a.weight_scale"
 
 
 def test_what_cannot_be_put_together_is_refused_in_words(flow_base: Bases, tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def _unread(
         if name.endswith(OTHERS) or ".quant_state." in name or kinds[name] in ("U8", "I8"):
             yield name
     for name, scale in scales.items():
-        rows = sides.get(name, ())[:1]
+        shape = sides.get(name, ())
+        rows = shape[:1] if len(shape) == 2 else (1,)
         if kinds.get(name) not in FP8 or sides[scale] not in ((), (1,), (1, 1), rows, (*rows, 1)):
             yield scale
 
