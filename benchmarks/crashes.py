@@ -7,6 +7,9 @@ bit with the undisturbed run: weights, moments, average, every loss, the picture
 go round ten variations: text encoder trained or frozen, class pictures or none, accumulation and
 average or neither, two of them with a learnt word as well.
 
+With `--optimizers` the chains go round every optimiser that is installed and every adapter method,
+in runs of fewer updates with a checkpoint after each.
+
 With `--sweeps` a chain is a sweep of two or three styles that are trained together, of different
 ranks, text encoder trained or frozen; in every other chain the size of pass that was timed to be
 quickest is exchanged for another. It is compared with the undisturbed sweep of the same sizes.
@@ -18,6 +21,7 @@ same file, only what is missing is done. Exit code 1 when a chain differs.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 import random
@@ -33,9 +37,12 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from tests import crashes  # noqa: E402
 from tests.tiny import tiny_base  # noqa: E402
+from training.trainer import optimizers  # noqa: E402
 
 CHAIN = 20  # kills of one run before those at its end
 UPDATES = 160  # of one run
+FEWER = 24  # of one run where every update has a checkpoint
+ADAPTERS = ("lora", "lokr", "loha")
 LONGEST = 0.8  # seconds of one attempt; a whole run takes three to ten
 STYLES = (  # of a sweep
     {"optim": {"accumulate": 1, "steps": 100}},
@@ -77,6 +84,31 @@ def variations() -> dict[str, dict[str, Any]]:
         f"{name}-words": {**found[name], "adapter": {"tokens": 2}}
         for name in ("text-prior-accumulated", "frozen-alone-single")
     }
+
+
+def of_optimizers() -> dict[str, dict[str, Any]]:
+    """Settings by the names of an installed optimiser and of the method it trains."""
+    rates = {"prodigy": 1.0, "lion": 1e-4}
+    pairs = [("adamw", method) for method in ADAPTERS]
+    there = (
+        name
+        for name, one in optimizers.METHODS.items()
+        if not one.module or importlib.util.find_spec(one.module) is not None
+    )
+    pairs += zip(there, itertools.cycle(reversed(ADAPTERS)))
+    found = {}
+    for optimizer, method in pairs:
+        lr = rates.get(optimizer, 1e-3)
+        optim = {"method": optimizer, "unet_lr": lr, "text_encoder_lr": lr, "steps": FEWER}
+        if optimizer == "schedule-free":  # which averages, and has no schedule
+            optim |= {"schedule": "constant", "ema": 0.0}
+        found[f"{optimizer}-{method}"] = {
+            "optim": optim,
+            "adapter": {"method": method},
+            "preview": {"every": 10},
+            "save": {"every": 1},
+        }
+    return found
 
 
 def chain(
@@ -153,14 +185,19 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, default=0, help="decides points and times (default %(default)s)"
     )
-    parser.add_argument("--sweeps", action="store_true", help="kill sweeps, not single runs")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--sweeps", action="store_true", help="kill sweeps, not single runs")
+    what.add_argument(
+        "--optimizers", action="store_true", help="go round the optimisers and adapter methods"
+    )
     parser.add_argument(
         "--out",
         type=Path,
         help="file of finished chains, one JSON a line; those in it are not done again",
     )
     given = parser.parse_args()
-    began, done, kinds = time.time(), earlier(given.out), variations()
+    began, done = time.time(), earlier(given.out)
+    kinds = of_optimizers() if given.optimizers else variations()
 
     def kills():
         return sum(sum(one["kills"].values()) for one in done)

@@ -79,7 +79,8 @@ class Trainer:
     late = False
 
     def __enter__(self) -> Trainer:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
         command = [sys.executable, "-B", "-m", "tests.crashes"]
         self.process = subprocess.Popen(
             command,
@@ -121,10 +122,11 @@ def run_toml(folder: Path, base: Path, name: str, **sections: dict[str, Any]) ->
 
     accumulation, an average, buckets, mirrored pictures, previews, checkpoints.
     """
+    save = {"folder": str(folder / "runs"), "name": name, "every": 2}
     settings = _settings(
         folder,
         base,
-        {"save": {"folder": str(folder / "runs"), "name": name, "every": 2}} | sections,
+        sections | {"save": save | sections.get("save", {})},
     )
     return _written(folder / f"{name}.toml", settings)
 

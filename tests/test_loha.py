@@ -24,7 +24,8 @@ from training.models import base_files, loader
 from training.models.family import Parts
 from training.runtime.device import DeviceSpec
 from training.style_files.lora import Hada, Lora, added, split_rows
-from training.style_files.reading import read_style
+from training.style_files.reading import read_style, style_from_bytes
+from training.style_files.writing import style_bytes
 from training.trainer.joint import together
 from training.trainer.loop import train
 from training.trainer.plan import planned
@@ -124,6 +125,20 @@ def test_a_loha_and_a_lora_are_trained_in_one_pass(config: RunConfig) -> None:
     scale = max(abs(change.delta()).max() for change in wanted.modules.values())
     for name, change in wanted.modules.items():
         np.testing.assert_allclose(found.modules[name].delta(), change.delta(), atol=0.02 * scale)
+
+
+def test_a_beginning_is_kept_in_16_bits() -> None:
+    """Prodigy's first update, at a rate of a millionth: float16 has no such numbers."""
+    g = torch.Generator().manual_seed(0)
+    sizes = ((15, 2), (2, 12), (15, 2), (2, 12))
+    factors = [torch.randn(size, generator=g) for size in sizes]
+    factors[2] *= 1e-6
+    trained = other_methods.as_hada(factors, 2.0, ())
+    product = (factors[0] @ factors[1]) * (factors[2] @ factors[3])
+    np.testing.assert_allclose(trained.delta(), product, rtol=1e-6)
+    found = style_from_bytes(style_bytes("a", {"lora_unet_mid_block_x": trained}, {}), "a")
+    (back,) = found.modules.values()
+    assert abs(back.delta() - trained.delta()).max() < 4e-3 * abs(trained.delta()).max()
 
 
 def random_hada(kernel: tuple[int, ...], rank: int = 2) -> Hada:

@@ -138,7 +138,8 @@ def _other(weight: Tensor, change: Kron | Hada) -> OtherAdapter:
 
     if isinstance(change, Kron):
         return KronAdapter(*matrices(change.one, change.two))
-    return HadaAdapter(*matrices(*change.matrices), change.scale)
+    a1, b1, a2, b2 = matrices(*change.matrices)
+    return HadaAdapter(a1, b1, a2, b2, change.scale)
 
 
 def _joined(weight: Tensor, styles: Sequence[tuple[Lora, float]]) -> Adapter:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -79,8 +80,9 @@ def hada_maker(ranks: Mapping[str, int], scale: float, seed: int) -> Maker:
         b1 = torch.randn(rank, columns, generator=g)
         a1 = torch.randn(out, rank, generator=g) * 0.1
         b2 = torch.randn(rank, columns, generator=g)
-        factors = tuple(master(base, m) for m in (a1, b1, torch.zeros(out, rank), b2))
-        return factors, HadaAdapter(*factors, scale)
+        first = master(base, a1), master(base, b1)
+        second = master(base, torch.zeros(out, rank)), master(base, b2)
+        return (*first, *second), HadaAdapter(*first, *second, scale)
 
     return make
 
@@ -90,4 +92,16 @@ def as_kron(one: Tensor, two: Tensor) -> Kron:
 
 
 def as_hada(factors: Sequence[Tensor], alpha: float, kernel: tuple[int, ...]) -> Hada:
-    return Hada(*map(as_array, factors), alpha, kernel)
+    a1, b1, a2, b2 = map(as_array, factors)
+    return Hada(*_balanced(a1, b1), *_balanced(a2, b2), alpha, kernel)
+
+
+def _balanced(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same product of matrices about as large as each other, which 16 bits hold best: after
+    the first updates a2 is a millionth of b2. By powers of two, so exactly.
+    """
+    largest = [float(abs(matrix).max()) for matrix in (a, b)]
+    if not all(0 < value < math.inf for value in largest):
+        return a, b
+    half = round((math.log2(largest[1]) - math.log2(largest[0])) / 2)
+    return np.ldexp(a, half), np.ldexp(b, -half)
