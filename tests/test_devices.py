@@ -191,6 +191,36 @@ def test_a_card_that_torch_was_not_made_for_is_named(
         assert "--torch-backend=auto" in finding.advice
 
 
+@pytest.mark.parametrize(
+    ("memory", "trains", "not_yet"),
+    [
+        ("1.0 GiB free of 3.6 GiB", "Stable Diffusion 1.5", "Stable Diffusion XL"),
+        ("11.0 GiB free of 11.6 GiB", "Z-Image", "Chroma1 HD"),
+        ("15.0 GiB free of 15.9 GiB", "Chroma1 HD", "FLUX.1 dev"),
+    ],
+)
+def test_the_doctor_says_which_bases_a_card_trains(memory: str, trains: str, not_yet: str) -> None:
+    (finding,) = doctor._trainable(memory)
+    assert finding.state == "good" and trains in finding.words and not_yet not in finding.words
+
+
+def test_the_doctor_says_where_a_card_is_too_small_and_nothing_without_one() -> None:
+    (finding,) = doctor._trainable("1.5 GiB free of 2.0 GiB")
+    assert finding.state == "worth a look" and "4 GB" in finding.advice
+    assert not [*doctor._trainable(""), *doctor._trainable("9.0 GiB of the machine's, as Metal")]
+
+
+def test_the_doctor_reads_the_memory_of_a_card_as_it_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the words of the process that asks torch."""
+    monkeypatch.setenv("PYTHONPATH", f"{PRETENDED}")
+    monkeypatch.setenv("PRETENDED_DEVICE", "cuda")
+    found = {one.about: one for one in doctor._device()}
+    words = found["bases that it trains"].words
+    assert "a card of 12 GB" in words and "FLUX.2 klein 4B base" in words
+
+
 @pytest.fixture
 def apple(cards: dict[str, Pretended], monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """An Apple GPU: bytes that the process holds there, and that Metal recommends at most."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 import psutil
 
+from studio.library.known_bases import KNOWN
 from studio.processes import process
 from studio.system import storage
 from training.errors import SpaceError, StudioError, without_controls
@@ -119,6 +121,7 @@ def _device() -> Iterator[Finding]:
         "" if works == "works" else ("Set base.device = \"cpu\", or install the build of torch "
                                     "that is made for this device."),
     )  # fmt: skip
+    yield from _trainable(device.get("memory of the device", ""))
     if device.get("device") == "cpu" and (card := _card()):
         yield _idle(card, device.get("build", "CPU"))
     if device.get("device") == "cpu" and device.get("precision") == "float32":
@@ -128,6 +131,25 @@ def _device() -> Iterator[Finding]:
             "this CPU does not multiply bfloat16",
             "A newer CPU, or a GPU, trains several times as fast.",
         )
+
+
+def _trainable(memory: str) -> Iterator[Finding]:
+    """The known bases that a device of its own memory trains, as it says that: `11.0 GiB free of
+    12.0 GiB`. Nothing for other devices.
+    """
+    whole = re.search(r"free of ([\d.]+) GiB$", memory)
+    if whole is None:
+        return
+    size = round(float(whole[1]))  # cards of 12 GB have a little less than 12 GiB
+    fitting = [base for base in KNOWN if base.card <= size]
+    names = ", ".join(base.title for base in fitting)
+    smallest = min(base.card for base in KNOWN)
+    yield Finding(
+        "bases that it trains",
+        "good" if fitting else "worth a look",
+        f"by prediction, on a card of {size} GB: {names or 'none of the known ones'}",
+        "" if fitting else f"The smallest needs {smallest} GB. Train on the built-in base.",
+    )
 
 
 def _idle(card: str, build: str) -> Finding:
