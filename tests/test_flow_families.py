@@ -43,6 +43,7 @@ from training.style_files.matching import match
 from training.style_files.reading import read_style, style_from_bytes
 from training.style_files.transformer_names import native_modules
 from training.style_files.writing import named, placed, style_bytes
+from training.trainer import plan
 from training.trainer.joint import together
 from training.trainer.loop import train
 from training.trainer.plan import planned
@@ -515,10 +516,30 @@ def test_settings_that_mean_nothing_here_are_refused(config: RunConfig) -> None:
         ("adapter", {"tokens": 2}, "adapter.tokens is 2"),
         ("adapter", {"targets": ["convolutions"]}, "adapter.targets names convolutions"),
         ("optim", {"unet_lr": 0.0}, "optim.unet_lr is 0"),
+        ("optim", {"min_snr": 3.0}, "optim.min_snr is 3.0, which is for noise schedules"),
+        ("optim", {"noise_offset": 0.1}, "optim.noise_offset is 0.1, which is for noise schedules"),
     ):
         changed = getattr(config, table).model_copy(update=keys)
         with pytest.raises(ConfigError, match=re.escape(message)):
             planned(config.model_copy(update={table: changed}))
+
+
+@pytest.mark.parametrize("folder", ["flux"], indirect=True)
+def test_a_run_that_was_begun_with_such_settings_goes_on(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optim = config.optim.model_copy(update={"noise_offset": 0.1})
+    quiet = config.preview.model_copy(update={"every": 0})
+    old = config.model_copy(update={"optim": optim, "preview": quiet})
+    seen: list[Any] = []
+    with monkeypatch.context() as earlier:
+        earlier.setattr(plan, "OF_SCHEDULES", ())
+        for event in train(old, lambda: any(isinstance(e, Stepped) for e in seen)):
+            seen.append(event)
+    assert planned(old).config == old
+    anew = old.save.model_copy(update={"resume": "anew"})
+    with pytest.raises(ConfigError, match=r"optim\.noise_offset is 0\.1"):
+        planned(old.model_copy(update={"save": anew}))
 
 
 def test_a_style_of_another_family_is_refused_in_words(parts: Parts) -> None:

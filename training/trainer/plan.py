@@ -10,6 +10,7 @@ from training.adapters.lora_layers import chosen_modules
 from training.config.layer_patterns import complaints, parsed_ranks
 from training.config.loading import read_toml
 from training.config.schema import RunConfig
+from training.config.training_sections import Optim
 from training.data.dataset import Dataset, Example, read_dataset
 from training.data.several_folders import Reading as HowRead
 from training.data.several_folders import Source, read_folders
@@ -32,6 +33,8 @@ from training.storage.paths import (
 )
 from training.style_files.reading import Style, read_style
 from training.trainer import assistant, base_storage, checkpoint, optimizers, preview_base, resume
+
+OF_SCHEDULES = ("min_snr", "noise_offset", "multires")  # settings that mean nothing in a flow
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def planned(config: RunConfig) -> Plan:
     dataset = read_pictures(config)
     given = class_images.given(config.prior)
     check_same_run(config, dataset, files)
+    check_noise(config, files)
     checked_writable(config.run_folder, "save.folder")
     helper = assistant.found(config, files)
     place, note = _placed(config, files, place)
@@ -280,6 +284,24 @@ def check_targets(config: RunConfig, files: base_files.BaseFiles) -> None:
             f"optim.unet_lr is 0, and of {family.title} the transformer alone is trained. Set it "
             "above 0."
         )
+
+
+def check_noise(config: RunConfig, files: base_files.BaseFiles) -> None:
+    """Refuse settings of noise schedules for a base that is trained by flow matching; a run that
+    was begun with them goes on. Raises ConfigError.
+    """
+    if files.family.flow is None:
+        return
+    found, _ = checkpoint.newest(config.run_folder / "checkpoints")
+    usual = Optim()
+    for key in OF_SCHEDULES if found is None or config.save.resume == "anew" else ():
+        value, default = (getattr(optim, key) for optim in (config.optim, usual))
+        if value not in (0, default):
+            raise ConfigError(
+                f"optim.{key} is {value}, which is for noise schedules such as Stable Diffusion's: "
+                f"{files.family.title} is trained by flow matching. Leave it at {default}; which "
+                "levels are learnt from is optim.timestep_bias."
+            )
 
 
 def _finished(config: RunConfig) -> int:
