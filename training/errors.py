@@ -44,7 +44,7 @@ def listed(complaints: Sequence[str]) -> list[str]:
 
 
 class StudioError(Exception):
-    """What a user can understand and mend. The message is shown as it is, without a traceback."""
+    """What a user can understand and change. The message is shown as it is, without a traceback."""
 
     exit_code = 2  # nothing was started
     passing = False  # whether it may be gone when the same is tried again later

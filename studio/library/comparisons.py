@@ -29,8 +29,8 @@ EVERY = 1.0  # seconds between two events of a drawing
 class ComparisonSpec:
     """What to compare. styles:
 
-    id and strength, each a column; size: px, 0 for the base's own; mix: the same worn together, one
-    more column.
+    id and strength, each a column; size: px, 0 for the base's own; mix: the same applied together,
+    one more column.
     """
 
     base: str

@@ -1,10 +1,10 @@
-"""What styles that are trained together keep beside their checkpoints, so that each goes on in the
-company it had. Knows no torch.
+"""What styles that are trained together keep beside their checkpoints, so that each goes on beside
+the same others. Knows no torch.
 
 The shapes of a whole pass decide how its sums are rounded. So a style's bits depend on who goes
 through the base with it: not on what the others have learnt, but on how many they are and of what
-rank. The passes of a company are counted in turns; who its members are, how many go in one pass and
-who goes alone is written into the folder of every member before the first pass that it decides.
+rank. The passes of a joint schedule are counted in turns; which styles share it, how many go in one
+pass and which goes alone is written into the folder of each before the first pass that it decides.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from training.storage.disk_errors import advice, cause
 from training.storage.paths import read_regular, write_whole
 from training.trainer import resume
 
-FILE = "company.json"  # in the folder of every member
+FILE = "company.json"  # the joint schedule, in the folder of each style
 
 
 @dataclass
@@ -49,8 +49,8 @@ def founded(configs: Sequence[RunConfig], passes: Mapping[int, int]) -> JointSch
 
 
 def found(configs: Sequence[RunConfig], here: Sequence[int]) -> JointSchedule | None:
-    """The company that the styles at the places `here` were left in; None when it is not the same
-    for all of them, or not of these configs.
+    """The joint schedule that the styles at the places `here` were left in; None when it is not the
+    same for all of them, or not of these configs.
     """
     kept = {i: _read(config.run_folder / FILE) for i, config in enumerate(configs)}
     same = next(
@@ -82,7 +82,7 @@ def write(joint_schedule: JointSchedule, configs: Sequence[RunConfig]) -> None:
 
 
 def left(folder: Path) -> bool:
-    """Forget the company of a style that goes on without it; whether there was one.
+    """Forget the joint schedule of a style that goes on without it; whether there was one.
 
     Raises SpaceError.
     """
