@@ -41,7 +41,8 @@ def found(config: RunConfig, files: base_files.BaseFiles) -> Style | None:
         }
         changed = {part for part, _ in match(style, accepted_names(shapes, files.family.name))}
     except StyleFileError as error:
-        raise StyleFileError(f"{SETTING} ({path}): {error}") from error
+        where = f"{SETTING} ({path}):"
+        raise StyleFileError(f"{where} {error}") from error
     if style.words or changed != {files.family.denoiser}:
         raise ConfigError(
             f"{SETTING} ({path}) changes more than the {files.family.denoiser} of "
