@@ -21,15 +21,17 @@ from training.adapters.multi_lora import SharedBase
 from training.config.loading import from_mapping
 from training.config.schema import RunConfig
 from training.errors import ConfigError, StudioError, StyleFileError
-from training.events import Started
+from training.events import Finished, Started
 from training.models import base_files, loader
 from training.models.family import Parts
+from training.modules.stored import is_stored
 from training.runtime.device import DeviceSpec
+from training.runtime.distributed import ProcessGroup
 from training.style_files.key_names import dialect_of
 from training.style_files.lora import Lora
 from training.style_files.reading import read_style
 from training.style_files.writing import named, style_bytes
-from training.trainer import previews, setup
+from training.trainer import loop, previews, setup
 from training.trainer.joint import checked, together
 from training.trainer.loop import train
 from training.trainer.plan import planned
@@ -224,3 +226,25 @@ def test_styles_trained_together_share_it(config: RunConfig) -> None:
         np.testing.assert_allclose(
             found.modules[name].delta(), change.delta(), rtol=1e-3, atol=1e-5
         )
+
+
+def test_a_base_in_int8_has_one_beside_its_weights(config: RunConfig) -> None:
+    """The frozen answer is that of the stored weights, and the change is added to it."""
+    stored = with_(config, base__storage="int8")
+    trainer = setup.without_notes(setup.set_up(planned(stored)))
+    network = trainer.parts.denoiser
+    changed = [m for m in network.modules() if frozen_change.of(m)]
+    assert any(is_stored(layer) for layer in changed)
+    layer: Any = next(layer for layer in changed if is_stored(layer))
+    x = torch.randn(3, layer.shape[1])
+    with frozen_change.left_out(network):
+        before = layer(x)
+    change = layer.get_buffer("change_up") @ layer.get_buffer("change_down")
+    torch.testing.assert_close(layer(x), before + x @ change.t(), rtol=1e-4, atol=1e-4)
+    assert isinstance([*train(stored)][-1], Finished)
+
+
+def test_a_divided_base_refuses_one(config: RunConfig) -> None:
+    world = ProcessGroup(0, 1, shards=True)
+    with pytest.raises(ConfigError, match=r"base\.assistant does not go with a base"):
+        loop._check_shares(config, world)
