@@ -147,6 +147,16 @@ def test_the_chosen_are_removed_and_come_back_as_one_change(
     assert parts.snackbar.words not in nothing and len(store.pictures(drawings)) == 5
 
 
+def test_what_was_undone_is_offered_and_made_again(workspace: Workspace, drawings: Path) -> None:
+    parts, handlers = tab(workspace, pictures)
+    handlers.several.act("ink", "ink/a.png", "mini", event(act="remove", on=["a.png"]))
+    undone = handlers.undo("ink", "ink/b.png", "mini")
+    assert undone[parts.redo].visible and undone[parts.redo].value == "Redo: remove a.png"
+    again = handlers.redo("ink", "ink/b.png", "mini")
+    assert not again[parts.redo].visible and "a.png" not in store.pictures(drawings)
+    assert set(again) <= set(parts.changed)
+
+
 def test_what_needs_no_choice_is_fixed_at_once(workspace: Workspace, drawings: Path) -> None:
     parts, handlers = tab(workspace, pictures)
     assert 'data-fix="all"' in handlers.check("ink", "mini")

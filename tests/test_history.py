@@ -61,6 +61,44 @@ def test_changes_are_undone_one_after_another(folder: Path) -> None:
         history.undo(folder)
 
 
+def test_what_was_undone_is_made_again_until_something_else_is_changed(folder: Path) -> None:
+    states = [state(folder)]
+    history.change(folder, "first", {"a.txt": b"new", "d.txt": b"made"})
+    states.append(state(folder))
+    history.change(folder, "second", {"b.txt": None, "a.txt": b"newer"})
+    states.append(state(folder))
+    history.undo(folder)
+    history.undo(folder)
+    assert history.undone(folder) == "first" and state(folder) == states[0]
+    for number, what in enumerate(("first", "second"), start=1):
+        assert history.redo(folder) == what
+        assert state(folder) == states[number] and history.last(folder) == what
+    assert history.undone(folder) is None
+    history.undo(folder)
+    assert history.undone(folder) == "second" and state(folder) == states[1]
+    history.change(folder, "another", {"c.txt": b"3"})
+    assert history.undone(folder) is None
+    with pytest.raises(DataError, match="Nothing was undone"):
+        history.redo(folder)
+
+
+def test_nothing_that_was_typed_since_is_written_over_by_redo(folder: Path) -> None:
+    history.change(folder, "one", {"a.txt": b"1"})
+    history.undo(folder)
+    (folder / "a.txt").write_text("by hand")
+    with pytest.raises(DataError, match="changed since"):
+        history.redo(folder)
+    assert (folder / "a.txt").read_text() == "by hand" and history.undone(folder) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"what": "x", "files": {"../a": {}}}'])
+def test_a_damaged_redo_is_none(folder: Path, content: str) -> None:
+    history.change(folder, "one", {"a.txt": b"1"})
+    history.undo(folder)
+    (folder / history.FOLDER / "redo" / "000001" / "redo.json").write_text(content)
+    assert history.undone(folder) is None
+
+
 def test_what_was_changed_by_hand_since_stays(folder: Path) -> None:
     history.change(folder, "two", {"a.txt": b"1", "b.txt": b"2"})
     (folder / "a.txt").write_text("by hand")

@@ -1,7 +1,8 @@
 """Changes of a dataset that can be undone, one after another, also after a reload. Knows files;
 nothing of captions or gradio.
 
-A change is kept in `<dataset>/.history/<number>/`: what it was, and every file as it was before.
+A change is kept in `<dataset>/.history/<number>/`: what it was, and every file as it was before;
+one that was undone in `.history/redo/<number>/` until something else is changed.
 Undo puts back what nobody changed since.
 """
 
@@ -47,6 +48,14 @@ def change(dataset: Path, what: str, files: Mapping[str, bytes | None], *, act: 
     act: names what is done bit by bit; what follows the last change with the same one is a part of
     it, and undone with it.
     """
+    with TURN:
+        count = _change(dataset, what, files, act)
+        if count:
+            shutil.rmtree(_redo_folder(dataset), ignore_errors=True)
+        return count
+
+
+def _change(dataset: Path, what: str, files: Mapping[str, bytes | None], act: str) -> int:
     with TURN:
         differing = {name: new for name, new in files.items() if _content(dataset, name) != new}
         if not differing:
@@ -97,6 +106,36 @@ def last(dataset: Path) -> str | None:
     )
 
 
+def undone(dataset: Path) -> str | None:
+    """What the next redo makes again, None when there is nothing."""
+    found = _next_redo(dataset)
+    return found[1]["what"] if found else None
+
+
+def redo(dataset: Path) -> str:
+    """Make the change again that was undone last, which undo takes back again; return what it was.
+
+    Raises DataError when there is none or its files were changed since, SpaceError.
+    """
+    with TURN:
+        found = _next_redo(dataset)
+        if found is None:
+            raise DataError(f"Nothing was undone in {dataset.name} that could be made again.")
+        entry, record = found
+        if [name for name, of in record["files"].items() if _now(dataset, name) != of["now"]]:
+            shutil.rmtree(_redo_folder(dataset), ignore_errors=True)
+            raise DataError(
+                f"“{record['what']}” cannot be made again: its files have changed since."
+            )
+        files = {
+            name: (entry / "after" / name).read_bytes() if of["has"] else None
+            for name, of in record["files"].items()
+        }
+        _change(dataset, record["what"], files, "")
+        shutil.rmtree(entry, ignore_errors=True)
+        return record["what"]
+
+
 def undo(dataset: Path) -> Undone:
     """Take the last change back. Raises DataError when there is none, SpaceError."""
     with TURN:
@@ -105,10 +144,12 @@ def undo(dataset: Path) -> Undone:
             if record is None:
                 continue
             stayed = []
+            after: dict[str, bytes | None] = {}
             for name, was in record["files"].items():
                 before = (entry / "before" / name).read_bytes() if was["had"] else None
                 now = _content(dataset, name)
                 if _digest(now) == was["after"]:
+                    after[name] = now
                     _put(dataset, name, before)
                 elif now != before:
                     stayed.append(name)
@@ -118,8 +159,49 @@ def undo(dataset: Path) -> Undone:
                 fsync_folder(entry)
             if not stayed:  # else what was before stays on disk
                 shutil.rmtree(entry, ignore_errors=True)
+            _keep_for_redo(dataset, number, record["what"], {} if stayed else after)
             return Undone(record["what"], tuple(stayed))
     raise DataError(f"Nothing was changed in {dataset.name} that could be undone.")
+
+
+def _redo_folder(dataset: Path) -> Path:
+    return dataset / FOLDER / "redo"
+
+
+def _keep_for_redo(
+    dataset: Path, number: int, what: str, after: Mapping[str, bytes | None]
+) -> None:
+    """Keep what an undo took back. What is on a full disk cannot be made again, only that."""
+    root = _redo_folder(dataset)
+    if not after:
+        shutil.rmtree(root, ignore_errors=True)
+        return
+    entry = root / f"{number:06d}"
+    files = {n: {"has": new is not None, "now": _now(dataset, n)} for n, new in after.items()}
+    try:
+        make_folder(entry / "after")
+        for name, new in after.items():
+            if new is not None:
+                write_whole(entry / "after" / name, new)
+        record = {"what": what, "files": files}
+        write_whole(entry / "redo.json", json.dumps(record, ensure_ascii=False))
+    except (OSError, SpaceError):
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _next_redo(dataset: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The lowest entry, which was undone last; None where there is none or it is damaged."""
+    root = _redo_folder(dataset)
+    numbers = [f.name for f in root.iterdir() if f.name.isdigit()] if root.is_dir() else []
+    if not numbers:
+        return None
+    entry = root / min(numbers)
+    record = _record_in(entry / "redo.json", {"has", "now"})
+    return (entry, record) if record else None
+
+
+def _now(dataset: Path, name: str) -> str | None:
+    return _digest(_content(dataset, name))
 
 
 def _numbers(dataset: Path) -> list[int]:
@@ -133,17 +215,20 @@ def _numbers(dataset: Path) -> list[int]:
 
 def _recorded_act(dataset: Path, number: int) -> dict[str, Any] | None:
     """What an entry says; None for one that was never finished or is damaged."""
+    return _record_in(dataset / FOLDER / f"{number:06d}" / "change.json", {"had", "after"})
+
+
+def _record_in(file: Path, keys: set[str]) -> dict[str, Any] | None:
+    """The record in a file. keys: what it says of each of its files."""
     try:
-        record = json.loads(
-            read_regular(dataset / FOLDER / f"{number:06d}" / "change.json").decode("utf-8")
-        )
+        record = json.loads(read_regular(file).decode("utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     files = record.get("files") if isinstance(record, dict) else None
     if not isinstance(files, dict) or not isinstance(record.get("what"), str):
         return None
     names_only = all(Path(name).name == name for name in files)
-    are_whole = all(isinstance(f, dict) and {"had", "after"} <= set(f) for f in files.values())
+    are_whole = all(isinstance(f, dict) and keys <= set(f) for f in files.values())
     return record if names_only and are_whole else None
 
 

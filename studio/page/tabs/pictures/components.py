@@ -111,6 +111,7 @@ class Parts:
     gallery: Gallery
     picture: Picture
     undo: gr.Button
+    redo: gr.Button
     bulk: Bulk
     base: gr.Dropdown
     check: gr.Button
@@ -127,6 +128,7 @@ class Parts:
             self.gallery.thumbnails,
             self.gallery.tags,
             self.undo,
+            self.redo,
             *self.picture.shown,
         ]
 
@@ -168,11 +170,7 @@ def components(root: Path | None = None) -> Parts:
                 elem_id="upload",
             )
             report = gr.HTML(elem_id="upload-report", **PLAIN)
-            with gr.Row(equal_height=True, elem_classes="said"):
-                summary = gr.HTML(elem_id="dataset-summary", **PLAIN)
-                undo = gr.Button(
-                    "Undo", size="sm", visible=False, scale=0, elem_id="undo", elem_classes="undo"
-                )
+            summary, undo, redo = _said()
             gallery = _gallery()
         with gr.Column(scale=2, min_width=320, elem_classes=["beside", "inspector"]):
             picture = _picture(root)
@@ -192,6 +190,7 @@ def components(root: Path | None = None) -> Parts:
         gallery=gallery,
         picture=picture,
         undo=undo,
+        redo=redo,
         bulk=bulk,
         base=base,
         check=check,
@@ -200,6 +199,16 @@ def components(root: Path | None = None) -> Parts:
         in_view=gr.Textbox("", visible="hidden", elem_id="dataset-in-view"),
         snackbar=snackbar("pictures"),
     )
+
+
+def _said() -> tuple[gr.HTML, gr.Button, gr.Button]:
+    """How many pictures there are, Undo and Redo."""
+    hidden: dict[str, Any] = {"size": "sm", "visible": False, "scale": 0, "elem_classes": "undo"}
+    with gr.Row(equal_height=True, elem_classes="said"):
+        summary = gr.HTML(elem_id="dataset-summary", **PLAIN)
+        undo = gr.Button("Undo", elem_id="undo", **hidden)
+        redo = gr.Button("Redo", elem_id="redo", **hidden)
+    return summary, undo, redo
 
 
 def _next() -> gr.Button:

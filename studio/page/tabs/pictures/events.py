@@ -39,6 +39,7 @@ def connect(parts: Parts, handlers: Handlers, page: gr.Blocks, tab: gr.Tab) -> N
         None, None, None, js=TO_TRAINING
     )
     parts.undo.click(handlers.undo, parts.where, parts.changed, **PRIVATE).then(**check)
+    parts.redo.click(handlers.redo, parts.where, parts.changed, **PRIVATE).then(**check)
     parts.snackbar.undo.click(
         handlers.undo_last,
         [parts.snackbar.undoes, *parts.where],

@@ -243,6 +243,17 @@ class Handlers:
         }
 
     @shows_errors
+    def redo(
+        self, dataset: str | None, of: str, model: str, request: gr.Request | None = None
+    ) -> Answer:
+        """Make again what was undone last."""
+        done = history.redo(store.folder(self.workspace, dataset or ""))
+        return {
+            **self.showing.dataset(dataset, model, name_in(of), request),
+            **self.parts.snackbar.says(f"Done again: {done}.", CHANGE),
+        }
+
+    @shows_errors
     def undo_last(
         self,
         undoes: str,

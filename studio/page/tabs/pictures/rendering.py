@@ -31,12 +31,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset with one picture of it. undo: the last change, None where there is none."""
+    """A dataset with one picture of it. undo, redo: the last change and the last that was undone,
+    None where there is none.
+    """
 
     summary: str
     thumbnails: str
     tags: str
     undo: str | None
+    redo: str | None
     picture: Picture
 
 
@@ -67,7 +70,7 @@ def dataset(
     the page of thumbnails is that of the picture.
     """
     if not name:
-        return Dataset(views.summary(0, 0), "", "", None, picture(workspace, name, "", model))
+        return Dataset(views.summary(0, 0), "", "", None, None, picture(workspace, name, "", model))
     folder = store.folder(workspace, name)
     names = passing(workspace, name, model, of)
     page = names.index(at) // views.PAGE if at in names else 0
@@ -85,6 +88,7 @@ def dataset(
         views.thumbnails(name, items, names, page) if captions else "",
         views.tags(filters.frequent_tags(folder)),
         history.last(folder),
+        history.undone(folder),
         picture(workspace, name, chosen, model),
     )
 

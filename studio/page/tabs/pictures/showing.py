@@ -48,6 +48,9 @@ class Showing:
             self.parts.gallery.thumbnails: found.thumbnails,
             self.parts.gallery.tags: found.tags,
             self.parts.undo: gr.Button(undo, visible=found.undo is not None),
+            self.parts.redo: gr.Button(
+                f"Redo: {found.redo}" if found.redo else "Redo", visible=found.redo is not None
+            ),
             **self._shown(found.picture),
         }
 
