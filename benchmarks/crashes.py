@@ -43,7 +43,8 @@ CHAIN = 20  # kills of one run before those at its end
 UPDATES = 160  # of one run
 FEWER = 24  # of one run where every update has a checkpoint
 ADAPTERS = ("lora", "lokr", "loha")
-LONGEST = 0.8  # seconds of one attempt; a whole run takes three to ten
+LONGEST = 0.8  # seconds of one attempt at a sweep
+SHARE = 0.25  # of the undisturbed run: one attempt at a run, so that busy machines get as far
 STYLES = (  # of a sweep
     {"optim": {"accumulate": 1, "steps": 100}},
     {"adapter": {"rank": 4}, "optim": {"text_encoder_lr": 0.0, "ema": 0.0, "steps": 60}},
@@ -112,17 +113,17 @@ def of_optimizers() -> dict[str, dict[str, Any]]:
 
 
 def chain(
-    trainer: crashes.Trainer, toml: Path, straight: Path, rng: random.Random
+    trainer: crashes.Trainer, toml: Path, straight: Path, rng: random.Random, longest: float
 ) -> tuple[Counter[str], str]:
     """Kill a run again and again, let it end; return the kills by where they were, and what differs
-    from the undisturbed one.
+    from the undisturbed one. longest: seconds of one attempt.
     """
     where: Counter[str] = Counter()
     style = straight.parent / toml.stem / f"{toml.stem}.safetensors"
     while sum(where.values()) < CHAIN and not style.exists():
         point, at = crashes.random_point(rng) if rng.random() < 0.5 else ("", 1)
-        if trainer.run(toml, point, at, after=rng.uniform(0.02, LONGEST))[0] == 9:
-            where["a random time" if trainer.late else point] += 1
+        if trainer.run(toml, point, at, after=rng.uniform(0.02, longest))[0] == 9:
+            where[_when(style.parent) if trainer.late else point] += 1
     for point in AT_THE_END:
         if trainer.run(toml, point)[0] == 9:
             where[point] += 1
@@ -131,6 +132,12 @@ def chain(
         0,
         0,
     ) else f"ended with {ended}"
+
+
+def _when(run: Path) -> str:
+    """What a kill at a random time is called: one before any checkpoint shows little."""
+    begun = any((run / "checkpoints").glob("*"))
+    return "a random time" if begun else "before the first checkpoint"
 
 
 def sweep_chain(
@@ -198,6 +205,7 @@ def main() -> int:
     given = parser.parse_args()
     began, done = time.time(), earlier(given.out)
     kinds = of_optimizers() if given.optimizers else variations()
+    took: dict[str, float] = {}  # seconds of the undisturbed run
 
     def kills():
         return sum(sum(one["kills"].values()) for one in done)
@@ -225,12 +233,16 @@ def main() -> int:
                 continue
             kind = list(kinds)[number % len(kinds)]
             straight = folder / "runs" / f"straight-{kind}"
-            if not straight.exists() and trainer.run(
-                crashes.run_toml(folder, base, straight.name, **kinds[kind])
-            ) != (0, 0):
-                raise SystemExit(f"{straight.name} did not end; see {folder}")
+            if kind not in took:
+                start = time.monotonic()
+                if trainer.run(crashes.run_toml(folder, base, straight.name, **kinds[kind])) != (
+                    0,
+                    0,
+                ):
+                    raise SystemExit(f"{straight.name} did not end; see {folder}")
+                took[kind] = time.monotonic() - start
             toml = crashes.run_toml(folder, base, f"chain-{number}", **kinds[kind])
-            where, differs = chain(trainer, toml, straight, rng)
+            where, differs = chain(trainer, toml, straight, rng, SHARE * took[kind])
             keep(
                 done,
                 given.out,

@@ -107,8 +107,7 @@ UNSAID = frozenset(
     "bear-face bread-slice candles door-open tree-evergreen tree-palm shoe-heel sail-boat diamonds "
     "ice-cream-bowl school-cap trophy-cup lollypop die drop hotdog tshirt cellphone".split()
 )
-# What is learnt first: with all of them at once a small model had learnt none to be told after
-# days of a processor
+# What is learnt first: of all of them at once none could be named on a picture after 19,468 steps
 TAUGHT = frozenset(
     """airplane anchor automobile balloon banana bear bed beer-mug bell bicycle bird birthday-cake
     bomb bread bus butterfly cactus camera candle candy carrot castle cat chair cheese-wedge

@@ -23,7 +23,7 @@ element.addEventListener('click', event => {
     const picture = event.target.closest('[data-at]'), page = event.target.closest('[data-page]');
     const act = event.target.closest('[data-act]'), box = event.target.closest('.choose');
     if (picture) trigger('select', {at: picture.dataset.at});
-    if (page) trigger('select', {at: all()[page.dataset.page * 120] || ''});
+    if (page) trigger('select', {at: page.dataset.page});
     if (event.target.closest('[data-choose=none]')) choose([]);
     if (event.target.closest('[data-choose=all]')) choose(event.target.checked ? all() : []);
     if (act && act.dataset.act === 'edit') {

@@ -17,7 +17,7 @@ from studio.page.scripts import script
 from studio.page.templates import note, render
 from training.data.buckets import Bucket, fit
 
-PAGE = 120  # pictures that are shown at once, also in pictures_pick.js
+PAGE = 120  # pictures that are shown at once
 MOST_SIDE_BY_SIDE = 6  # pictures of a finding
 MOST_FINDINGS = 100
 FEWEST_GROUPED = 3  # findings of a kind that are shown as one
@@ -63,6 +63,7 @@ def thumbnails(
         items=items,
         names=names,
         page=page,
+        size=PAGE,
         pages=-(-len(names) // PAGE),
     )
 
