@@ -18,9 +18,9 @@ from studio.page.latest import Latest
 from studio.page.tabs.pictures import rendering
 from studio.page.tabs.pictures.captions import Captions
 from studio.page.tabs.pictures.components import Parts
-from studio.page.tabs.pictures.gallery import Gallery
+from studio.page.tabs.pictures.gallery import Gallery, chosen_in
 from studio.page.tabs.pictures.several import Several
-from studio.page.tabs.pictures.showing import CHANGE, Showing, event_text, name_in
+from studio.page.tabs.pictures.showing import Showing, event_text, name_in
 from studio.page.views import pictures as views
 from studio.processes.queue import Queue
 from studio.server import uploads
@@ -224,11 +224,8 @@ class Handlers:
         folder = store.folder(self.workspace, name)
         listing = store.pictures(folder)
         store.remove(folder, [at])
-        following = listing[listing.index(at) + 1 :]
-        return {
-            **self.showing.dataset(name, model, next(iter(following), ""), request),
-            **self.parts.snackbar.says(f"Removed {at}.", CHANGE),
-        }
+        following = next(iter(listing[listing.index(at) + 1 :]), "")
+        return self.showing.changed(name, model, following, request, f"Removed {at}.")
 
     @shows_errors
     def undo(
@@ -247,11 +244,9 @@ class Handlers:
         self, dataset: str | None, of: str, model: str, request: gr.Request | None = None
     ) -> Answer:
         """Make again what was undone last."""
-        done = history.redo(store.folder(self.workspace, dataset or ""))
-        return {
-            **self.showing.dataset(dataset, model, name_in(of), request),
-            **self.parts.snackbar.says(f"Done again: {done}.", CHANGE),
-        }
+        what = history.redo(store.folder(self.workspace, dataset or ""))
+        done = f"Done again: {what}."
+        return self.showing.changed(dataset, model, name_in(of), request, done)
 
     @shows_errors
     def undo_last(
@@ -290,16 +285,10 @@ class Handlers:
         if fix == "all":
             count = fixes.apply_all(folder, base)
             done = f"Fixed {count} issue{'' if count == 1 else 's'}."
-            return {
-                **self.showing.dataset(dataset, model, name_in(of), request),
-                **self.parts.snackbar.says(done, CHANGE),
-            }
-        if on is None:
+        elif on is None:
             fixes.apply_to_all(folder, kind, fix, base)
+            done = f"Done: {history.last(folder)}."
         else:
-            names = [str(name) for name in on] if isinstance(on, list) else []
-            fixes.apply_fix(folder, kind, fix, names, base)
-        return {
-            **self.showing.dataset(dataset, model, name_in(of), request),
-            **self.parts.snackbar.says(f"Done: {history.last(folder)}.", CHANGE),
-        }
+            fixes.apply_fix(folder, kind, fix, chosen_in(event), base)
+            done = f"Done: {history.last(folder)}."
+        return self.showing.changed(dataset, model, name_in(of), request, done)

@@ -16,7 +16,7 @@ from studio.datasets import caption_edits, captioning, store
 from studio.page.handlers import shows_errors, shows_errors_while_streaming
 from studio.page.tabs.pictures.components import Parts
 from studio.page.tabs.pictures.gallery import apply_label, chosen, chosen_in
-from studio.page.tabs.pictures.showing import CHANGE, Showing, event_text, name_in
+from studio.page.tabs.pictures.showing import Showing, event_text, name_in
 from studio.page.views import pictures as views
 from training.storage.paths import Workspace
 
@@ -62,10 +62,7 @@ class Several:
     ) -> Answer:
         """What a button above the pictures does with those that are chosen."""
         done = self.showing.gallery.act(dataset, event_text(event, "act"), chosen_in(event))
-        return {
-            **self.showing.dataset(dataset, model, name_in(of), request),
-            **(self.parts.snackbar.says(done, CHANGE) if done else {}),
-        }
+        return self.showing.changed(dataset, model, name_in(of), request, done)
 
     @shows_errors
     def take_chosen(
@@ -118,11 +115,10 @@ class Several:
         folder, words, other = store.folder(self.workspace, dataset or ""), words or "", other or ""
         changed = caption_edits.edited(self._trained(folder.name, on), kind, words, other)
         count = store.rewrite(folder, caption_edits.described(kind, words, other), changed)
-        done = f"Changed {count} caption{'' if count == 1 else 's'}."
+        done = f"Changed {count} caption{'' if count == 1 else 's'}." if count else ""
         return {
             self.parts.bulk.example: views.edited(count),
-            **self.showing.dataset(dataset, model, name_in(of), request),
-            **(self.parts.snackbar.says(done, CHANGE) if count else {}),
+            **self.showing.changed(dataset, model, name_in(of), request, done),
         }
 
     def _trained(self, dataset: str, on: str) -> dict[str, str]:

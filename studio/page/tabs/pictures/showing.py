@@ -54,6 +54,15 @@ class Showing:
             **self._shown(found.picture),
         }
 
+    def changed(
+        self, name: str | None, model: str, at: str, request: gr.Request | None, done: str
+    ) -> Answer:
+        """The dataset after a change. done: what was done, which the line at the bottom takes back;
+        "" for nothing.
+        """
+        said = self.parts.snackbar.says(done, CHANGE) if done else {}
+        return {**self.dataset(name, model, at, request), **said}
+
     def picture(self, name: str | None, at: str, model: str) -> Answer:
         return self._shown(rendering.picture(self.workspace, name, at, model))
 
