@@ -274,7 +274,8 @@ def test_a_worker_asked_to_end_leaves_between_two_looks(
     line = Queue(workspace, worker=None)
     place = line.place_of("cpu")
     script = (
-        "import sys\nfrom pathlib import Path\nfrom studio.processes import queue, worker\n"
+        f"import signal, sys\nsignal.signal({kind:d}, signal.SIG_DFL)\n"  # nohup ignores one
+        "from pathlib import Path\nfrom studio.processes import queue, worker\n"
         "from training.cli.interrupts import Interrupts\n"
         "queue.Queue.has_work = lambda *_: True\n"
         "worker.work(Path(sys.argv[1]), 'cpu', Interrupts())\n"

@@ -120,7 +120,10 @@ def redo(dataset: Path) -> str:
     with TURN:
         found = _next_redo(dataset)
         if found is None:
-            raise DataError(f"Nothing was undone in {dataset.name} that could be made again.")
+            raise DataError(
+                f"Nothing was undone in {dataset.name} that could be made again. Make the change "
+                "itself."
+            )
         entry, record = found
         if [name for name, of in record["files"].items() if _now(dataset, name) != of["now"]]:
             shutil.rmtree(_redo_folder(dataset), ignore_errors=True)

@@ -7,6 +7,7 @@ the command is run.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +23,13 @@ from training.errors import ConfigError
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
+class WholeWords(argparse.HelpFormatter):
+    """Ends no line within a word that has a hyphen, so that texts can be searched."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that complains as the rest of the project does."""
 
@@ -35,6 +43,7 @@ def parser() -> Parser:
         description="Train a style: a LoRA for Stable Diffusion, from a folder of pictures.",
         allow_abbrev=False,
         epilog=EXIT_CODES,
+        formatter_class=WholeWords,
     )
     made.add_argument(
         "file", nargs="?", metavar="RUN.toml", help="settings; a flag overrides what stands in it"
